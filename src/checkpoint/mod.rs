@@ -1,0 +1,3 @@
+//! Checkpoint
+
+pub mod tracker;

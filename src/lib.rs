@@ -1,0 +1,16 @@
+//! mongosync copies MongoDB collections into search engines, webhooks, other MongoDBs and files,
+//! and keeps them true by following the change streams.
+//!
+//! The modules stand in the order in which data flows: rules → source → transform → delivery →
+//! target. Only acknowledgements come back, to checkpoint.
+
+pub mod rules;
+pub mod source;
+pub mod change;
+pub mod transform;
+pub mod delivery;
+pub mod target;
+pub mod checkpoint;
+pub mod pipeline;
+pub mod status;
+pub mod cli;
