@@ -1,3 +1,4 @@
-//! Checkpoint
+//! What is settled, and where that is kept.
 
+pub mod store;
 pub mod tracker;

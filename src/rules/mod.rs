@@ -1,1 +1,4 @@
 //! Placeholder
+
+pub mod model;
+pub mod template;

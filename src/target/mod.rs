@@ -1,1 +1,167 @@
-//! Placeholder
+//! Where documents go: the contract that every target keeps, and a folder for each kind.
+//!
+//! A target decides nothing about retries, sleeping, batching or order; `delivery` does. It turns
+//! operations into the bytes of a request, sends a request once, and says of each item what became
+//! of it.
+
+use std::{ops::Range, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::change::{ClusterTime, Document, Namespace, Phase};
+
+/// One place in a target: where one delivered document lies. For an engine that is index, id and
+/// routing.
+///
+/// Two places are the same exactly when they are equal; the bytes are the target's own encoding and
+/// are what the checkpoint store keeps.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct PlaceKey(pub Bytes);
+
+/// What is to be done in one place.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// The place holds this document from now on.
+    Put(Document),
+    /// The place holds nothing from now on.
+    Remove,
+}
+
+/// One write, made by `delivery::route` from a change.
+#[derive(Clone, Debug)]
+pub struct Operation {
+    /// Where.
+    pub place: PlaceKey,
+    /// What.
+    pub action: Action,
+    /// A lower bound of the time of the state that is written: the external version.
+    pub time: ClusterTime,
+    /// What a single delivery may set beside its place, as the target's own encoding (for an engine
+    /// the ingest pipeline); empty where there is nothing.
+    pub extra: Bytes,
+    /// For logs, dead letters and metrics.
+    pub namespace: Namespace,
+    /// Copy or changes.
+    pub phase: Phase,
+}
+
+/// Why an item or a request did not go through, and may later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// The label in metrics: one of a small fixed set, such as `network`, `timeout`, `throttled`,
+    /// `too_large`, `unavailable`, `unauthorized`, `blocked`.
+    pub reason: &'static str,
+    /// For a person: what happened, in the target's words, without secrets.
+    pub message: String,
+    /// What the target asked for (`Retry-After`).
+    pub after: Option<Duration>,
+    /// How what is sent should change.
+    pub pressure: Pressure,
+}
+
+/// What a target's answer says about how much it can take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pressure {
+    /// Nothing.
+    Same,
+    /// Send less at a time (429).
+    Less,
+    /// The request's body is over the target's limit (413); alone in its request, the item is
+    /// refused for good.
+    TooLarge,
+}
+
+/// What became of one item of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done, durably as far as the target can say.
+    Applied,
+    /// The place already holds something newer, or what was to be removed is not there.
+    Superseded,
+    /// Not done; the same item may go through later.
+    Retry(Retry),
+    /// Refused for good, with the target's own words.
+    Rejected(String),
+}
+
+/// One item of a request: where its bytes lie in the body, and what it does.
+#[derive(Clone, Debug)]
+pub struct Item {
+    /// Its bytes in the body of the request it was encoded for.
+    pub range: Range<usize>,
+    /// Where it writes.
+    pub place: PlaceKey,
+}
+
+/// A request that is ready to be sent, as often as it takes. Within one request every place occurs
+/// once.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The encoded items, one after the other, in order.
+    pub body: Bytes,
+    /// In the order of the body; never empty.
+    pub items: Vec<Item>,
+}
+
+impl Request {
+    /// A request of only some of the items, given by ascending index.
+    pub fn only(&self, indices: &[usize]) -> Self {
+        if indices.len() == self.items.len() {
+            return self.clone();
+        }
+        let size = indices.iter().map(|&index| self.items[index].range.len()).sum();
+        let mut body = Vec::with_capacity(size);
+        let items = indices
+            .iter()
+            .map(|&index| {
+                let item = &self.items[index];
+                let start = body.len();
+                body.extend_from_slice(&self.body[item.range.clone()]);
+                Item { range: start..body.len(), place: item.place.clone() }
+            })
+            .collect();
+        Self { body: body.into(), items }
+    }
+}
+
+/// A place that is written to.
+///
+/// # Contract
+/// - `encode` is plain computing: no waiting, no state that a later call depends on.
+/// - `send` is called for one request of a lane at a time, and concurrently for different lanes. It
+///   tries once. It may be dropped at any moment; the fate of the request is then unknown, and it
+///   will be sent again.
+/// - An `Ok` answer has exactly one outcome for each item, in order. `Err` means that the fate of
+///   the whole request is unknown or that none of it was done; all of it will be sent again.
+/// - Writes are idempotent under `time`: an item that arrives twice or late changes nothing that is
+///   newer, or the target says in its documentation what it can't do.
+#[async_trait]
+pub trait Target: Send + Sync + 'static {
+    /// Appends the bytes of one operation to a request's body. `Err` refuses the operation for
+    /// good, with the reason; the body is then as it was.
+    fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String>;
+
+    /// Sends a request once.
+    async fn send(&self, request: &Request) -> Result<Vec<Outcome>, Retry>;
+
+    /// Reaches the target and makes what has to be there before the first write. Called before the
+    /// copy, again after a failure, and harmless to repeat.
+    async fn prepare(&self) -> Result<(), Retry>;
+
+    /// Called when the copy of a rule begins, and again when a process resumes in the middle of
+    /// one: the target may arrange itself for bulk writes.
+    async fn copy_begins(&self, _rule: &str) -> Result<(), Retry> {
+        Ok(())
+    }
+
+    /// Called once everything that the copy of a rule delivered is settled, and again at a start
+    /// that finds the copy complete: makes what was written visible, and takes back what
+    /// `copy_begins` arranged.
+    async fn copy_complete(&self, _rule: &str) -> Result<(), Retry> {
+        Ok(())
+    }
+
+    /// A place in words, for dead letters and logs.
+    fn describe(&self, place: &PlaceKey) -> String;
+}

@@ -1,0 +1,403 @@
+//! The checked model of a rule file: what the rest of the program works from.
+//!
+//! It knows nothing of YAML, and everything in it holds: names lead somewhere, times and sizes are
+//! numbers, queries are BSON, templates and scripts have been parsed. `rules::load` is the only
+//! maker.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use bson::{RawDocumentBuf, Timestamp};
+
+use crate::{change::Namespace, transform::Script};
+
+use super::template::Template;
+
+/// A whole rule file.
+#[derive(Debug)]
+pub struct RuleFile {
+    /// The file as it was named, for messages.
+    pub path: PathBuf,
+    /// Names the positions and the lease: `name:`, else the file's stem.
+    pub name: String,
+    /// Where documents are read.
+    pub source: Source,
+    /// Where positions, copy progress and dead letters are kept.
+    pub checkpoint: Checkpoint,
+    /// The status server; `None` where it is `off`.
+    pub http: Option<Http>,
+    /// In the order of the file; at least one.
+    pub targets: Vec<Target>,
+    /// In the order of the file; at least one, names unique.
+    pub rules: Vec<Rule>,
+}
+
+impl RuleFile {
+    /// The rules that write to `target`, each with what it says about that target.
+    pub fn deliveries<'a>(
+        &'a self,
+        target: &'a str,
+    ) -> impl Iterator<Item = (&'a Rule, &'a Destination)> + 'a {
+        self.rules.iter().flat_map(move |rule| {
+            rule.to.iter().filter(move |to| to.target == target).map(move |to| (rule, to))
+        })
+    }
+}
+
+/// Text that is never shown: `Debug` prints dots.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Arc<str>);
+
+impl Secret {
+    /// Wraps the text.
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, for the one place that sends it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
+
+/// `source:`
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// A connection string with whatever options the driver takes; may hold a password.
+    pub uri: Secret,
+    /// How long a change stream's `getMore` waits on an idle system.
+    pub max_await: Duration,
+    /// Events or documents in one reply, at the most.
+    pub batch_size: u32,
+}
+
+/// `checkpoint:`
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// How often positions are stored.
+    pub every: Duration,
+    /// Where.
+    pub store: CheckpointStore,
+}
+
+/// The two kinds of checkpoint store.
+#[derive(Clone, Debug)]
+pub enum CheckpointStore {
+    /// Collections in a MongoDB.
+    MongoDb {
+        /// `None` is the source itself.
+        uri: Option<Secret>,
+        /// Default `mongosync`.
+        database: String,
+    },
+    /// A folder on this host.
+    File {
+        /// Default `.mongosync/NAME` beside the rule file.
+        path: PathBuf,
+    },
+}
+
+/// `http:`
+#[derive(Clone, Debug)]
+pub struct Http {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Whether the file says so; a default that is taken gives way to a free port.
+    pub listen_written: bool,
+    /// Always there where `listen` is not a loopback address.
+    pub token: Option<Secret>,
+}
+
+/// One entry of `targets:`.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The name that rules use.
+    pub name: String,
+    /// What it is.
+    pub kind: TargetKind,
+    /// How it is written to.
+    pub delivery: DeliverySettings,
+}
+
+/// What a target is. A new target is one variant here, one folder under `target/` and one row in
+/// the conformance suite.
+#[derive(Clone, Debug)]
+pub enum TargetKind {
+    /// `elasticsearch:` or `opensearch:`
+    Engine(Engine),
+}
+
+/// The settings that every target has.
+#[derive(Clone, Debug)]
+pub struct DeliverySettings {
+    /// A request ends here, in bytes of its body; one document larger than this goes alone.
+    pub max_bytes: usize,
+    /// A request ends here, in documents.
+    pub max_actions: usize,
+    /// How long a lane gathers while a request is under way.
+    pub max_delay: Duration,
+    /// Lanes, each with one request under way; 1 where `ordering: total`.
+    pub concurrency: usize,
+    /// One request, from its first byte to the last byte of its answer.
+    pub timeout: Duration,
+    /// The first wait after a failure that can pass.
+    pub retry_initial: Duration,
+    /// The longest wait between two tries.
+    pub retry_max: Duration,
+    /// What a refusal for good leads to.
+    pub on_rejected: OnRejected,
+}
+
+/// `on_rejected:`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnRejected {
+    /// Every refusal becomes a dead letter.
+    DeadLetter,
+    /// The first refusal ends the run (it is a dead letter too).
+    Stop,
+    /// So many refusals end the run.
+    StopAfter(u64),
+}
+
+/// Which of the two families of engine, for messages and for what differs between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EngineFlavor {
+    /// Elasticsearch 7.10 and later.
+    Elasticsearch,
+    /// OpenSearch 1 and later.
+    OpenSearch,
+}
+
+impl EngineFlavor {
+    /// The key in the rule file.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Elasticsearch => "elasticsearch",
+            Self::OpenSearch => "opensearch",
+        }
+    }
+}
+
+/// `elasticsearch:` and `opensearch:`
+#[derive(Clone, Debug)]
+pub struct Engine {
+    /// Which one.
+    pub flavor: EngineFlavor,
+    /// At least one, without user and password, without a trailing slash.
+    pub urls: Vec<String>,
+    /// How to log in.
+    pub auth: EngineAuth,
+    /// Certificates.
+    pub tls: Tls,
+    /// Whether bulk bodies are sent as gzip.
+    pub gzip: bool,
+    /// `json: extended` writes canonical Extended JSON.
+    pub extended_json: bool,
+}
+
+/// `auth:` of an engine.
+#[derive(Clone, Debug)]
+pub enum EngineAuth {
+    /// No header.
+    None,
+    /// `username` and `password`.
+    Basic(String, Secret),
+    /// `api_key`, as base64 of `id:key`, as the engine hands it out.
+    ApiKey(Secret),
+    /// `bearer`.
+    Bearer(Secret),
+}
+
+/// `tls:`; paths are resolved against the rule file's folder.
+#[derive(Clone, Debug, Default)]
+pub struct Tls {
+    /// A PEM file with the authorities to trust beside the system's own.
+    pub ca: Option<PathBuf>,
+    /// The client's certificate and key, both PEM.
+    pub client: Option<(PathBuf, PathBuf)>,
+    /// Accept any certificate.
+    pub insecure: bool,
+}
+
+/// One entry of `rules:`.
+#[derive(Debug)]
+pub struct Rule {
+    /// Unique in the file.
+    pub name: String,
+    /// `namespace:` and `exclude:`
+    pub namespaces: Selector,
+    /// `copy:`; `None` where it is false.
+    pub copy: Option<CopySettings>,
+    /// `changes:`; `None` where it is false: what is only copied.
+    pub changes: Option<ChangesSettings>,
+    /// A MongoDB query.
+    pub filter: Option<RawDocumentBuf>,
+    /// A MongoDB projection, which keeps `_id`.
+    pub project: Option<RawDocumentBuf>,
+    /// Stages that keep one document one document.
+    pub pipeline: Vec<RawDocumentBuf>,
+    /// The compiled script.
+    pub transform: Option<Arc<Script>>,
+    /// What happens in the target when a document is deleted.
+    pub on_delete: OnDelete,
+    /// At least one.
+    pub to: Vec<Destination>,
+    /// Changes exactly when what the rule delivers has changed: a hash over namespaces, filter,
+    /// project, pipeline, script with its imports, limits and destinations.
+    pub fingerprint: String,
+}
+
+/// `on_delete:`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDelete {
+    /// Deleted in the source, removed from the target.
+    Remove,
+    /// Deleted in the source, kept in the target. (A document that leaves the filter still leaves.)
+    Keep,
+}
+
+/// `copy:`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopySettings {
+    /// Chunks that are read at the same time.
+    pub parallel: usize,
+    /// Bytes of documents in a chunk, about.
+    pub chunk: usize,
+    /// Whether the server may use disk for a sort.
+    pub allow_disk_use: bool,
+}
+
+/// Which namespaces a rule reads.
+#[derive(Clone, Debug)]
+pub struct Selector {
+    /// Any of these; at least one.
+    pub include: Vec<NamespacePattern>,
+    /// None of these.
+    pub exclude: Vec<NamespacePattern>,
+}
+
+/// One pattern of `namespace:` or `exclude:`. Database and collection are matched apart.
+#[derive(Clone, Debug)]
+pub enum NamespacePattern {
+    /// One namespace, by name.
+    Exact(Namespace),
+    /// A glob on each side of the first dot.
+    Glob {
+        /// As it was written.
+        text: String,
+        /// For the database; `None` where it is a plain name.
+        database: globset::GlobMatcher,
+        /// The database where it holds no wildcard: the stream's scope depends on it.
+        literal_database: Option<String>,
+        /// For the collection.
+        collection: globset::GlobMatcher,
+    },
+    /// A regular expression over `db.collection`.
+    Regex(regex::Regex),
+}
+
+impl Selector {
+    /// The one namespace that this selects, where it is one exact name.
+    pub fn exact(&self) -> Option<&Namespace> {
+        match self.include.as_slice() {
+            [NamespacePattern::Exact(namespace)] => Some(namespace),
+            _ => None,
+        }
+    }
+
+    /// Whether the rule reads this namespace. Patterns pass over `system.*` collections and the
+    /// `admin`, `config` and `local` databases; an exact name does not.
+    pub fn matches(&self, namespace: &Namespace) -> bool {
+        self.include.iter().any(|pattern| pattern.matches(namespace))
+            && !self.exclude.iter().any(|pattern| pattern.matches(namespace))
+    }
+
+    /// Whether the namespace is selected by its exact name.
+    pub fn names(&self, namespace: &Namespace) -> bool {
+        self.include
+            .iter()
+            .any(|pattern| matches!(pattern, NamespacePattern::Exact(name) if name == namespace))
+    }
+}
+
+impl NamespacePattern {
+    /// Whether this one pattern takes the namespace.
+    pub fn matches(&self, namespace: &Namespace) -> bool {
+        let hidden = || {
+            namespace.collection().starts_with("system.")
+                || matches!(namespace.database(), "admin" | "config" | "local")
+        };
+        match self {
+            Self::Exact(name) => name == namespace,
+            Self::Glob { database, collection, .. } => {
+                database.is_match(namespace.database())
+                    && collection.is_match(namespace.collection())
+                    && !hidden()
+            }
+            Self::Regex(regex) => regex.is_match(namespace.as_str()) && !hidden(),
+        }
+    }
+}
+
+/// One entry of a rule's `to:`.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    /// The target's name.
+    pub target: String,
+    /// What the entry says about it.
+    pub place: Place,
+}
+
+/// Where in a target a rule's documents lie. One variant a kind of target.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// In an Elasticsearch or OpenSearch.
+    Engine(EnginePlace),
+}
+
+/// `to:` of an engine.
+#[derive(Clone, Debug)]
+pub struct EnginePlace {
+    /// `None` is `_id` as plain text.
+    pub id: Option<Template>,
+    /// `None` where documents are routed by id.
+    pub routing: Option<Template>,
+    /// The ingest pipeline's name.
+    pub ingest_pipeline: Option<Template>,
+    /// The index.
+    pub index: EngineIndex,
+}
+
+/// `index:` of an engine.
+#[derive(Clone, Debug)]
+pub struct EngineIndex {
+    /// `None` is `db-collection` in lower case.
+    pub name: Option<Template>,
+    /// Whether `name` is an alias with numbered indices behind it.
+    pub alias: bool,
+    /// Settings for indices that mongosync makes, as JSON.
+    pub settings: Option<serde_json::Value>,
+    /// Mappings for indices that mongosync makes, as JSON.
+    pub mappings: Option<serde_json::Value>,
+}
+
+/// `changes:`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChangesSettings {
+    /// Where the first run begins when the rule has no copy.
+    pub since: Since,
+}
+
+/// `changes.since:`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Since {
+    /// With what comes from now on.
+    Now,
+    /// At this cluster time.
+    Time(Timestamp),
+}
