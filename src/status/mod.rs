@@ -1,1 +1,4 @@
 //! Placeholder
+/// Placeholder
+#[derive(Debug)]
+pub struct Status;
