@@ -83,6 +83,12 @@ impl ClusterTime {
         self.0 as u32
     }
 
+    /// The last time before this one.
+    #[must_use]
+    pub fn before(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
     /// The external version of Elasticsearch and OpenSearch that stands for this time. It fits a
     /// signed 64-bit integer until 2038.
     pub fn version(self) -> i64 {
@@ -194,6 +200,8 @@ pub enum State {
     Present(Document),
     /// It is there and does not match the rule.
     Unmatched,
+    /// It is there, and the rule's read fails on it: the server's words.
+    Failed(String),
     /// It is not there. Where nobody asked which of the two it is (`on_delete: remove`), a document
     /// that does not match is reported as gone too.
     Gone,
@@ -210,9 +218,9 @@ pub struct Change {
     pub key: DocumentKey,
     /// A lower bound of the time at which `states` were read: what an engine gets as version.
     pub time: ClusterTime,
-    /// The cluster time of the newest event that this answers, for lag and delivery time; zero in
-    /// the copy.
-    pub event_time: ClusterTime,
+    /// The server's clock at the oldest event that this answers, for the time a delivery took;
+    /// `None` in the copy.
+    pub since: Option<bson::DateTime>,
     /// Copy or changes.
     pub phase: Phase,
     /// One entry a rule that was asked, in the order of the rules.

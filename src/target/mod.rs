@@ -7,9 +7,13 @@
 use std::{ops::Range, time::Duration};
 
 use async_trait::async_trait;
+use bson::RawDocument;
 use bytes::Bytes;
 
-use crate::change::{ClusterTime, Document, Namespace, Phase};
+use crate::{
+    change::{ClusterTime, Document, DocumentKey, Namespace, Phase},
+    transform::Meta,
+};
 
 /// One place in a target: where one delivered document lies. For an engine that is index, id and
 /// routing.
@@ -28,7 +32,33 @@ pub enum Action {
     Remove,
 }
 
-/// One write, made by `delivery::route` from a change.
+/// What a place is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Placing<'a> {
+    /// Where the document lives in the source.
+    pub namespace: &'a Namespace,
+    /// Which document it is.
+    pub key: &'a DocumentKey,
+    /// The default id: `_id` as text that no other `_id` of the namespace has.
+    pub id: &'a str,
+    /// `put` or `remove`, for templates.
+    pub op: &'a str,
+    /// The shaped document; `None` for a removal, which only a fixed place can be made for.
+    pub document: Option<&'a RawDocument>,
+    /// What the transform set for this one delivery.
+    pub meta: &'a Meta,
+}
+
+/// Where a document goes, and what goes with it.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// Where.
+    pub place: PlaceKey,
+    /// See [`Operation::extra`].
+    pub extra: Bytes,
+}
+
+/// One write, made by `delivery::shape` from a change.
 #[derive(Clone, Debug)]
 pub struct Operation {
     /// Where.
@@ -110,12 +140,20 @@ impl Request {
         if indices.len() == self.items.len() {
             return self.clone();
         }
-        let size = indices.iter().map(|&index| self.items[index].range.len()).sum();
+        self.copy(indices.iter().map(|&index| &self.items[index]))
+    }
+
+    /// The same request without bytes that belong to no item.
+    #[must_use]
+    pub fn compact(&self) -> Self {
+        self.copy(self.items.iter())
+    }
+
+    fn copy<'a>(&self, items: impl Iterator<Item = &'a Item> + Clone) -> Self {
+        let size = items.clone().map(|item| item.range.len()).sum();
         let mut body = Vec::with_capacity(size);
-        let items = indices
-            .iter()
-            .map(|&index| {
-                let item = &self.items[index];
+        let items = items
+            .map(|item| {
                 let start = body.len();
                 body.extend_from_slice(&self.body[item.range.clone()]);
                 Item { range: start..body.len(), place: item.place.clone() }
@@ -138,6 +176,16 @@ impl Request {
 ///   newer, or the target says in its documentation what it can't do.
 #[async_trait]
 pub trait Target: Send + Sync + 'static {
+    /// Where a document of a rule lies, from the rule's templates and what the transform set.
+    ///
+    /// # Errors
+    /// What is wrong with this one document, in words: it becomes a dead letter.
+    fn place(&self, rule: &str, placing: &Placing<'_>) -> Result<Placed, String>;
+
+    /// Whether the place of every document of the rule is a function of namespace and document key
+    /// alone, as far as templates go. Only then `place` is asked about removals.
+    fn place_is_fixed(&self, rule: &str) -> bool;
+
     /// Appends the bytes of one operation to a request's body. `Err` refuses the operation for
     /// good, with the reason; the body is then as it was.
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String>;

@@ -1,0 +1,120 @@
+//! What a lane gathers for one delivery: the encoded items, and what waits for them.
+
+use std::{collections::HashMap, ops::Range, sync::Arc};
+
+use crate::{
+    change::{DocumentKey, Namespace, Phase, RuleIndex},
+    checkpoint::tracker::Claim,
+    target::{Action, Item, Operation, PlaceKey, Request, Target},
+};
+
+use super::dead_letters::{Letter, Stage};
+
+/// Where an item comes from.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Whose rule.
+    pub rule: RuleIndex,
+    /// Of which namespace.
+    pub namespace: Namespace,
+    /// Which document.
+    pub key: DocumentKey,
+    /// Copy or changes.
+    pub phase: Phase,
+    /// The server's clock at the oldest event that it answers.
+    pub since: Option<bson::DateTime>,
+}
+
+/// One item of a batch.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Its bytes in the body.
+    range: Range<usize>,
+    /// Where it writes.
+    pub place: PlaceKey,
+    /// Whether it removes.
+    pub removes: bool,
+    /// Where it comes from.
+    pub origin: Arc<Origin>,
+}
+
+/// Gathered changes of one lane, settled together.
+///
+/// Every place occurs once: a later operation on a place takes the earlier one's stead, which is
+/// right since both come from one lane in order and each carries a whole state.
+#[derive(Default, Debug)]
+pub struct Batch {
+    body: Vec<u8>,
+    entries: Vec<Entry>,
+    by_place: HashMap<PlaceKey, usize>,
+    replaced: bool,
+    /// Refused before they were sent; stored before anything of the batch is settled.
+    pub letters: Vec<Letter>,
+    /// Settled when the batch is.
+    pub claims: Vec<Claim>,
+    /// Keys whose stored places are trimmed to these once the batch is settled.
+    pub places: Vec<super::places::Trim>,
+}
+
+impl Batch {
+    /// Whether there is nothing at all in it, claims included.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.claims.is_empty() && self.letters.is_empty()
+    }
+
+    /// Items that will be sent.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Bytes of the body so far.
+    pub fn bytes(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Encodes an operation into the body. What the target refuses becomes a letter of the batch.
+    pub fn push(&mut self, target: &dyn Target, operation: &Operation, origin: &Arc<Origin>) {
+        let start = self.body.len();
+        if let Err(words) = target.encode(operation, &mut self.body) {
+            self.body.truncate(start);
+            let place = target.describe(&operation.place);
+            self.letters.push(Letter::new(origin.clone(), Stage::Target, words, Some(place)));
+            return;
+        }
+        let entry = Entry {
+            range: start..self.body.len(),
+            place: operation.place.clone(),
+            removes: matches!(operation.action, Action::Remove),
+            origin: origin.clone(),
+        };
+        match self.by_place.get(&entry.place) {
+            Some(&index) => {
+                self.entries[index] = entry;
+                self.replaced = true;
+            }
+            None => {
+                self.by_place.insert(entry.place.clone(), self.entries.len());
+                self.entries.push(entry);
+            }
+        }
+    }
+
+    /// Ends the gathering: the request, and the entries in the request's order. `None` where there
+    /// is nothing to send.
+    pub fn seal(&mut self) -> Option<(Request, Vec<Entry>)> {
+        let entries = std::mem::take(&mut self.entries);
+        let body = std::mem::take(&mut self.body);
+        self.by_place.clear();
+        if entries.is_empty() {
+            return None;
+        }
+        let items = entries
+            .iter()
+            .map(|entry| Item { range: entry.range.clone(), place: entry.place.clone() })
+            .collect();
+        let request = Request { body: body.into(), items };
+        // Bytes of what was replaced still stand in the body; copying what counts leaves them out.
+        let request = if self.replaced { request.compact() } else { request };
+        Some((request, entries))
+    }
+}

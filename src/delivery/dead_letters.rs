@@ -1,0 +1,240 @@
+//! What was refused for good: kept durably with the reason, before the position may pass it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    change::RuleIndex,
+    checkpoint::{
+        records::{DeadLetterRecord, keys},
+        store::{RecordKey, Store, Table, Write},
+    },
+    rules::model::OnRejected,
+};
+
+use super::{Halt, batch::Origin, insist, insist_on_writing};
+
+/// Where a document was refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// MongoDB could not evaluate the rule's read on it.
+    Source,
+    /// The transform failed on it, or called `fail()`.
+    Transform,
+    /// It has no place: a template that can't be filled, or two documents in one place.
+    Place,
+    /// The target refused it.
+    Target,
+}
+
+impl Stage {
+    /// As it is stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Transform => "transform",
+            Self::Place => "place",
+            Self::Target => "target",
+        }
+    }
+}
+
+/// One refused document.
+#[derive(Clone, Debug)]
+pub struct Letter {
+    origin: Arc<Origin>,
+    stage: Stage,
+    words: String,
+    place: Option<String>,
+}
+
+impl Letter {
+    /// `words` are the other side's own.
+    pub fn new(origin: Arc<Origin>, stage: Stage, words: String, place: Option<String>) -> Self {
+        Self { origin, stage, words, place }
+    }
+
+    /// Where the document came from.
+    pub fn origin(&self) -> &Arc<Origin> {
+        &self.origin
+    }
+}
+
+/// The dead letters of one target.
+pub struct DeadLetters {
+    store: Arc<dyn Store>,
+    target: String,
+    rules: Vec<Arc<str>>,
+    policy: OnRejected,
+    /// Which records there are, so that a success costs no read.
+    known: Mutex<HashSet<RecordKey>>,
+    count: AtomicU64,
+}
+
+/// Records read at once at the start.
+const PAGE: usize = 1_000;
+
+impl DeadLetters {
+    /// Reads which dead letters there are.
+    ///
+    /// # Errors
+    /// See [`Halt`].
+    pub async fn load(
+        store: Arc<dyn Store>,
+        target: &str,
+        rules: Vec<Arc<str>>,
+        policy: OnRejected,
+        stop: &CancellationToken,
+    ) -> Result<Self, Halt> {
+        let prefix = RecordKey::text(&[target]);
+        let mut known = HashSet::new();
+        let mut after = None;
+        loop {
+            let page =
+                insist(stop, || store.scan(Table::DeadLetters, &prefix, after.as_ref(), PAGE))
+                    .await?;
+            let complete = page.len() < PAGE;
+            after = page.last().map(|(key, _)| key.clone());
+            known.extend(page.into_iter().map(|(key, _)| key));
+            if complete {
+                break;
+            }
+        }
+        Ok(Self {
+            store,
+            target: target.to_owned(),
+            rules,
+            policy,
+            known: Mutex::new(known),
+            count: AtomicU64::new(0),
+        })
+    }
+
+    /// How many are stored now.
+    pub fn stored(&self) -> usize {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// How many this run has written.
+    pub fn written(&self) -> u64 {
+        self.count.load(Ordering::Acquire)
+    }
+
+    fn key(&self, origin: &Origin) -> RecordKey {
+        keys::dead_letter(
+            &self.target,
+            &self.rules[usize::from(origin.rule.0)],
+            &origin.namespace,
+            origin.key.canonical(),
+        )
+    }
+
+    /// Stores letters durably. A second letter of the same document and rule takes the stead of the
+    /// first and counts its tries.
+    ///
+    /// # Errors
+    /// `TooManyRejected` where the target's policy says so, once the letters are stored.
+    pub async fn bury(&self, letters: Vec<Letter>, stop: &CancellationToken) -> Result<(), Halt> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let count = letters.len() as u64;
+        let mut latest: HashMap<RecordKey, Letter> = HashMap::with_capacity(letters.len());
+        for letter in letters {
+            latest.insert(self.key(&letter.origin), letter);
+        }
+        let keys: Vec<_> = latest.keys().cloned().collect();
+        let earlier = insist(stop, || self.store.get_many(Table::DeadLetters, &keys)).await?;
+        let now = bson::DateTime::now();
+        let mut writes = Vec::with_capacity(keys.len());
+        for (key, earlier) in keys.iter().zip(earlier) {
+            let Some(letter) = latest.get(key) else { continue };
+            // One that can't be read is written anew rather than kept.
+            let earlier = earlier.and_then(|record| DeadLetterRecord::decode(&record).ok());
+            let record = self.record(letter, earlier.as_ref(), now);
+            writes.push(Write {
+                table: Table::DeadLetters,
+                key: key.clone(),
+                value: Some(record.encode()),
+            });
+        }
+        insist_on_writing(&*self.store, writes, stop).await?;
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).extend(keys);
+        let total = self.count.fetch_add(count, Ordering::AcqRel) + count;
+        let limit = match self.policy {
+            OnRejected::DeadLetter => return Ok(()),
+            OnRejected::Stop => 1,
+            OnRejected::StopAfter(limit) => limit,
+        };
+        if total >= limit {
+            return Err(Halt::TooManyRejected { target: self.target.clone(), count: total });
+        }
+        Ok(())
+    }
+
+    fn record(
+        &self,
+        letter: &Letter,
+        earlier: Option<&DeadLetterRecord>,
+        now: bson::DateTime,
+    ) -> DeadLetterRecord {
+        let origin = &letter.origin;
+        DeadLetterRecord {
+            target: self.target.clone(),
+            rule: self.rules[usize::from(origin.rule.0)].to_string(),
+            namespace: origin.namespace.to_string(),
+            key: origin.key.raw().to_owned(),
+            key_text: origin.key.display().to_string(),
+            place: letter.place.clone(),
+            reason: letter.stage.as_str().to_owned(),
+            words: letter.words.clone(),
+            first_seen: earlier.map_or(now, |record| record.first_seen),
+            last_seen: now,
+            attempts: earlier.map_or(0, |record| record.attempts) + 1,
+        }
+    }
+
+    /// Forgets the letters of documents that have gone through.
+    ///
+    /// # Errors
+    /// See [`Halt`].
+    pub async fn settle(
+        &self,
+        through: impl IntoIterator<Item = &Origin>,
+        stop: &CancellationToken,
+    ) -> Result<(), Halt> {
+        let settled: Vec<RecordKey> = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            if known.is_empty() {
+                return Ok(());
+            }
+            through
+                .into_iter()
+                .map(|origin| self.key(origin))
+                .filter(|key| known.contains(key))
+                .collect()
+        };
+        let writes = settled
+            .iter()
+            .map(|key| Write { table: Table::DeadLetters, key: key.clone(), value: None })
+            .collect();
+        insist_on_writing(&*self.store, writes, stop).await?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in &settled {
+            known.remove(key);
+        }
+        Ok(())
+    }
+
+    /// The rule's name.
+    pub fn rule(&self, rule: RuleIndex) -> &Arc<str> {
+        &self.rules[usize::from(rule.0)]
+    }
+}

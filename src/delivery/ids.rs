@@ -1,0 +1,104 @@
+//! Which `_id` types each namespace is known to hold: what keeps two documents from meeting under
+//! one id text.
+//!
+//! What the first probe found is stored and never changes, since ids that have been written must
+//! mean the same for ever. A namespace that was empty adopts the first type that it meets.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use bson::RawBsonRef;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    change::{
+        Namespace,
+        id::{IdType, IdTypes},
+    },
+    checkpoint::{
+        records::{IdTypesRecord, keys},
+        store::{Store, Table, Write},
+    },
+};
+
+use super::{Halt, insist, insist_on_writing};
+
+/// Asks the source which `_id` types a namespace holds.
+#[async_trait]
+pub trait Probe: Send + Sync {
+    /// The types that are there now; retries by itself until it is stopped.
+    ///
+    /// # Errors
+    /// See [`Halt`].
+    async fn id_types(&self, namespace: &Namespace) -> Result<IdTypes, Halt>;
+}
+
+/// The `_id` types of one target's namespaces.
+pub struct Ids {
+    store: Arc<dyn Store>,
+    target: String,
+    probe: Arc<dyn Probe>,
+    known: Mutex<HashMap<Namespace, Arc<IdTypes>>>,
+    /// One decision at a time: two lanes must not adopt two types.
+    deciding: tokio::sync::Mutex<()>,
+}
+
+impl Ids {
+    /// Those of one target.
+    pub fn new(store: Arc<dyn Store>, target: &str, probe: Arc<dyn Probe>) -> Self {
+        Self {
+            store,
+            target: target.to_owned(),
+            probe,
+            known: Mutex::default(),
+            deciding: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    fn cached(&self, namespace: &Namespace) -> Option<Arc<IdTypes>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(namespace).cloned()
+    }
+
+    /// The types of a namespace; `met` is the `_id` of a document that is being delivered.
+    ///
+    /// # Errors
+    /// See [`Halt`].
+    pub async fn of(
+        &self,
+        namespace: &Namespace,
+        met: RawBsonRef<'_>,
+        stop: &CancellationToken,
+    ) -> Result<Arc<IdTypes>, Halt> {
+        if let Some(types) = self.cached(namespace) {
+            return Ok(types);
+        }
+        let _deciding = self.deciding.lock().await;
+        if let Some(types) = self.cached(namespace) {
+            return Ok(types);
+        }
+        let key = keys::id_types(&self.target, namespace);
+        let stored = insist(stop, || self.store.get(Table::Facts, &key)).await?;
+        let types = match stored {
+            Some(record) => IdTypesRecord::decode(&record).map_err(Halt::Store)?.types,
+            None => {
+                let mut types = self.probe.id_types(namespace).await?;
+                if types.is_empty() {
+                    types.insert(IdType::of(met));
+                }
+                let value = Some(IdTypesRecord { types }.encode());
+                let write = Write { table: Table::Facts, key, value };
+                insist_on_writing(&*self.store, vec![write], stop).await?;
+                types
+            }
+        };
+        let types = Arc::new(types);
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(namespace.clone(), types.clone());
+        Ok(types)
+    }
+}

@@ -1,0 +1,334 @@
+//! A lane: the order of one share of the keys, from the change stream and the copy to the target.
+//!
+//! Keys are spread over the lanes of a target by hash. Within a lane everything is in order, so two
+//! changes of one document never overtake one another; between lanes there is no order.
+//!
+//! ```text
+//!  stream ──changed──▶ pending ──take──▶ in flight ──complete──▶ ┐
+//!                                        (lookup)               ├─▶ output ──▶ writer
+//!  copy ──offer (keys that changed meanwhile are dropped)──────▶ ┘
+//! ```
+//!
+//! This file is the whole of the handover between copy and changes. It is a state machine behind
+//! one lock that is never held across a wait; it knows no MongoDB and no target.
+//!
+//! # Why a copied document never overtakes a change
+//! A chunk opens a window before it reads: the lane answers with its frontier `low`, up to which it
+//! has seen every event, and from then on remembers each key that the stream shows in that
+//! namespace. The chunk is read after `low`, so what changed up to `low` is older than what it
+//! reads. A reply is offered once the lane's frontier has passed the time at which the member
+//! answered (`high`): then each key that changed between `low` and `high` is in the window, or still
+//! waits for its lookup. Those are dropped, since their lookup reads a state at least as new. The
+//! rest is appended to the output under the same lock under which later changes will be noted, and
+//! so stands before them.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    change::{Change, ClusterTime, DocumentKey, Namespace},
+    checkpoint::tracker::Claim,
+};
+
+/// Keys that a window remembers, at the most; a chunk that meets more is read anew from where it
+/// is.
+const WINDOW_KEYS: usize = 100_000;
+/// What a pending key costs beside its own bytes.
+const BESIDE: usize = 256;
+
+/// One document of one namespace.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Subject {
+    /// Where.
+    pub namespace: Namespace,
+    /// Which.
+    pub key: DocumentKey,
+}
+
+/// An event of the stream, as far as a lane is concerned.
+#[derive(Debug)]
+pub struct Noted {
+    /// Which document changed.
+    pub subject: Subject,
+    /// The event's cluster time.
+    pub time: ClusterTime,
+    /// The server's clock at the event.
+    pub since: Option<bson::DateTime>,
+    /// Holds the stream's position until the change is settled.
+    pub claim: Claim,
+}
+
+/// A key whose present state has to be read.
+#[derive(Debug)]
+pub struct Pending {
+    /// Which document.
+    pub subject: Subject,
+    /// The newest event's cluster time.
+    pub time: ClusterTime,
+    /// The server's clock at the oldest event.
+    pub since: Option<bson::DateTime>,
+    /// Of all events that this one read answers.
+    pub claims: Vec<Claim>,
+}
+
+/// A chunk's view of the lane.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct WindowId(pub u64);
+
+/// The window has met more keys than it may remember; nothing was taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Overflow;
+
+#[derive(Debug)]
+struct Window {
+    id: WindowId,
+    namespace: Namespace,
+    seen: HashSet<DocumentKey>,
+    overflow: bool,
+}
+
+#[derive(Default, Debug)]
+struct Front {
+    frontier: ClusterTime,
+    pending: HashMap<Subject, Waiting>,
+    order: VecDeque<Subject>,
+    pending_bytes: usize,
+    in_flight: HashSet<Subject>,
+    windows: Vec<Window>,
+    output: VecDeque<Change>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    time: ClusterTime,
+    since: Option<bson::DateTime>,
+    claims: Vec<Claim>,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub struct Lane {
+    front: Mutex<Front>,
+    pending_limit: usize,
+    pending_added: Notify,
+    pending_taken: Notify,
+    output_added: Notify,
+}
+
+impl Lane {
+    /// An empty lane whose waiting keys may take so many bytes.
+    pub fn new(pending_limit: usize) -> Self {
+        Self {
+            front: Mutex::default(),
+            pending_limit,
+            pending_added: Notify::new(),
+            pending_taken: Notify::new(),
+            output_added: Notify::new(),
+        }
+    }
+
+    fn front(&self) -> MutexGuard<'_, Front> {
+        // Every method leaves the state whole at each point where it could panic.
+        self.front.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes events, in stream order. Several events of one key become one pending read.
+    pub fn changed(&self, events: impl IntoIterator<Item = Noted>) {
+        let mut front = self.front();
+        for event in events {
+            front.note(event);
+        }
+        drop(front);
+        self.pending_added.notify_one();
+    }
+
+    /// Says that every event up to `frontier` has been noted.
+    pub fn advance(&self, frontier: ClusterTime) {
+        let mut front = self.front();
+        front.frontier = front.frontier.max(frontier);
+    }
+
+    /// Waits until the waiting keys take less than the limit. Cancel safe.
+    pub async fn room(&self) {
+        loop {
+            let taken = self.pending_taken.notified();
+            tokio::pin!(taken);
+            taken.as_mut().enable();
+            if self.front().pending_bytes < self.pending_limit {
+                return;
+            }
+            taken.await;
+        }
+    }
+
+    /// Remembers, from now on, which keys of the namespace change; returns the lane's frontier.
+    pub fn open_window(&self, id: WindowId, namespace: &Namespace) -> ClusterTime {
+        let mut front = self.front();
+        let namespace = namespace.clone();
+        front.windows.push(Window { id, namespace, seen: HashSet::new(), overflow: false });
+        front.frontier
+    }
+
+    /// Forgets a window.
+    pub fn close_window(&self, id: WindowId) {
+        self.front().windows.retain(|window| window.id != id);
+    }
+
+    /// Takes copied documents of the window's namespace into the output, in order, and drops those
+    /// whose key has changed since the window was opened or waits for its read: their change brings
+    /// a state that is as new. Claims of what is dropped are settled.
+    ///
+    /// The caller has waited until [`Lane::frontier`] passed the time of the read. Returns how many
+    /// were dropped.
+    ///
+    /// # Errors
+    /// [`Overflow`], and then nothing was taken.
+    pub fn offer(&self, id: WindowId, changes: Vec<Change>) -> Result<usize, Overflow> {
+        let mut front = self.front();
+        let front = &mut *front;
+        let window = front
+            .windows
+            .iter()
+            .find(|window| window.id == id)
+            .expect("a chunk offers only through its own open window");
+        if window.overflow {
+            return Err(Overflow);
+        }
+        let mut dropped = 0;
+        for change in changes {
+            let subject = Subject { namespace: change.namespace.clone(), key: change.key.clone() };
+            if window.seen.contains(&subject.key)
+                || front.pending.contains_key(&subject)
+                || front.in_flight.contains(&subject)
+            {
+                dropped += 1;
+                change.claims.into_iter().for_each(Claim::settle);
+            } else {
+                front.output.push_back(change);
+            }
+        }
+        self.output_added.notify_one();
+        Ok(dropped)
+    }
+
+    /// Takes copied documents that nothing else writes (a rule without changes).
+    pub fn append(&self, changes: Vec<Change>) {
+        self.front().output.extend(changes);
+        self.output_added.notify_one();
+    }
+
+    /// Up to which time every event has been noted.
+    pub fn frontier(&self) -> ClusterTime {
+        self.front().frontier
+    }
+
+    /// Waits for pending keys and takes up to `most`, oldest first. They count as in flight until
+    /// [`Lane::complete`]. Cancel safe: what is returned was taken, what is not was not.
+    ///
+    /// The caller takes again only after it has completed what it took.
+    pub async fn take(&self, most: usize) -> Vec<Pending> {
+        loop {
+            let added = self.pending_added.notified();
+            {
+                let mut front = self.front();
+                if !front.order.is_empty() {
+                    let taken = front.take(most);
+                    drop(front);
+                    self.pending_taken.notify_one();
+                    return taken;
+                }
+            }
+            added.await;
+        }
+    }
+
+    /// Appends what the reads of taken keys returned, in order, and lets go of the keys.
+    pub fn complete(&self, changes: Vec<Change>) {
+        let mut front = self.front();
+        front.in_flight.clear();
+        front.output.extend(changes);
+        drop(front);
+        self.output_added.notify_one();
+    }
+
+    /// Takes up to `most` changes from the output, in order; none where there are none.
+    pub fn try_output(&self, most: usize) -> Vec<Change> {
+        let mut front = self.front();
+        let count = front.output.len().min(most);
+        front.output.drain(..count).collect()
+    }
+
+    /// Waits until there is output. Cancel safe.
+    pub async fn output_ready(&self) {
+        loop {
+            let added = self.output_added.notified();
+            if !self.front().output.is_empty() {
+                return;
+            }
+            added.await;
+        }
+    }
+
+    /// Bytes of the keys that wait for their read.
+    pub fn pending_bytes(&self) -> usize {
+        self.front().pending_bytes
+    }
+}
+
+impl Front {
+    fn note(&mut self, event: Noted) {
+        let Noted { subject, time, since, claim } = event;
+        for window in &mut self.windows {
+            if window.namespace != subject.namespace || window.overflow {
+                continue;
+            }
+            if window.seen.len() >= WINDOW_KEYS {
+                window.overflow = true;
+                window.seen = HashSet::new();
+            } else {
+                window.seen.insert(subject.key.clone());
+            }
+        }
+        if let Some(waiting) = self.pending.get_mut(&subject) {
+            waiting.time = waiting.time.max(time);
+            absorb(&mut waiting.claims, claim);
+            return;
+        }
+        self.pending_bytes += cost(&subject);
+        self.order.push_back(subject.clone());
+        self.pending.insert(subject, Waiting { time, since, claims: vec![claim] });
+    }
+
+    fn take(&mut self, most: usize) -> Vec<Pending> {
+        debug_assert!(self.in_flight.is_empty(), "one batch of reads at a time");
+        let count = self.order.len().min(most);
+        let mut taken = Vec::with_capacity(count);
+        for subject in self.order.drain(..count) {
+            let Waiting { time, since, claims } =
+                self.pending.remove(&subject).expect("what is in order is pending");
+            self.pending_bytes -= cost(&subject);
+            self.in_flight.insert(subject.clone());
+            taken.push(Pending { subject, time, since, claims });
+        }
+        taken
+    }
+}
+
+/// A hot key's claims are those of few spans: one for each reply of the stream.
+fn absorb(claims: &mut Vec<Claim>, claim: Claim) {
+    let Some(last) = claims.last_mut() else {
+        claims.push(claim);
+        return;
+    };
+    if let Err(other) = last.absorb(claim) {
+        claims.push(other);
+    }
+}
+
+fn cost(subject: &Subject) -> usize {
+    subject.key.size() + BESIDE
+}

@@ -1,0 +1,168 @@
+//! Where documents lie whose place is not a function of their key.
+//!
+//! The store holds, for each such document, every place that may hold it: old and new are written
+//! durably before a batch is sent, and trimmed to the new ones once it is settled. Whatever happens
+//! between, the next delivery of the document knows every place that it has to clear.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    checkpoint::{
+        records::{PlacesRecord, StoredPlace, keys},
+        store::{RecordKey, Store, Table, Write},
+    },
+    target::PlaceKey,
+};
+
+use super::{Halt, insist, insist_on_writing, lane::Subject};
+
+/// A place of a document, and the rule that put it there.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct RulePlace {
+    /// The rule's name.
+    pub rule: Arc<str>,
+    /// The place.
+    pub place: PlaceKey,
+}
+
+/// What a document's record becomes once its batch is settled.
+#[derive(Debug)]
+pub struct Trim {
+    subject: Subject,
+    generation: u64,
+    places: Vec<RulePlace>,
+}
+
+/// The places of one target's documents. Each document belongs to one lane, so no two calls are
+/// about the same document at a time, but for trims.
+pub struct Places {
+    store: Arc<dyn Store>,
+    target: String,
+    /// Documents with a batch under way, and how often they have been widened: an older batch must
+    /// not trim away what a newer one has written.
+    widened: Mutex<HashMap<Subject, u64>>,
+}
+
+impl Places {
+    /// Those of one target.
+    pub fn new(store: Arc<dyn Store>, target: &str) -> Self {
+        Self { store, target: target.to_owned(), widened: Mutex::default() }
+    }
+
+    fn key(&self, subject: &Subject) -> RecordKey {
+        keys::places(&self.target, &subject.namespace, subject.key.canonical())
+    }
+
+    /// Every place that may hold each of these documents.
+    ///
+    /// # Errors
+    /// See [`Halt`].
+    pub async fn load(
+        &self,
+        subjects: &[Subject],
+        stop: &CancellationToken,
+    ) -> Result<Vec<Vec<RulePlace>>, Halt> {
+        if subjects.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys: Vec<_> = subjects.iter().map(|subject| self.key(subject)).collect();
+        let found = insist(stop, || self.store.get_many(Table::Places, &keys)).await?;
+        found
+            .into_iter()
+            .map(|record| {
+                let Some(record) = record else { return Ok(Vec::new()) };
+                let record = PlacesRecord::decode(&record).map_err(Halt::Store)?;
+                Ok(record
+                    .places
+                    .into_iter()
+                    .map(|stored| RulePlace {
+                        rule: stored.rule.into(),
+                        place: PlaceKey(Bytes::from(stored.place)),
+                    })
+                    .collect())
+            })
+            .collect()
+    }
+
+    /// Writes, durably, that each document may be in any of its places, before it is sent there.
+    /// The trims go into the batch.
+    ///
+    /// # Errors
+    /// See [`Halt`]; nothing may be sent then.
+    pub async fn widen(
+        &self,
+        moves: Vec<Move>,
+        stop: &CancellationToken,
+    ) -> Result<Vec<Trim>, Halt> {
+        let mut writes = HashMap::new();
+        let mut trims = Vec::with_capacity(moves.len());
+        for Move { subject, old, new } in moves {
+            let mut union = old.clone();
+            union.extend(new.iter().filter(|place| !old.contains(place)).cloned());
+            if union.len() != old.len() {
+                // A later change of the same document knows the earlier one's places.
+                writes.insert(subject.clone(), self.write(&subject, &union));
+            }
+            if union.len() != new.len() {
+                let generation = {
+                    let mut widened = self.widened.lock().unwrap_or_else(PoisonError::into_inner);
+                    let generation = widened.entry(subject.clone()).or_default();
+                    *generation += 1;
+                    *generation
+                };
+                trims.push(Trim { subject, generation, places: new });
+            }
+        }
+        insist_on_writing(&*self.store, writes.into_values().collect(), stop).await?;
+        Ok(trims)
+    }
+
+    /// Leaves only the new places, after the batch that made them so.
+    ///
+    /// # Errors
+    /// See [`Halt`].
+    pub async fn trim(&self, trims: Vec<Trim>, stop: &CancellationToken) -> Result<(), Halt> {
+        let mut writes = Vec::with_capacity(trims.len());
+        {
+            let mut widened = self.widened.lock().unwrap_or_else(PoisonError::into_inner);
+            for trim in trims {
+                if widened.get(&trim.subject) == Some(&trim.generation) {
+                    widened.remove(&trim.subject);
+                    writes.push(self.write(&trim.subject, &trim.places));
+                }
+            }
+        }
+        insist_on_writing(&*self.store, writes, stop).await
+    }
+
+    fn write(&self, subject: &Subject, places: &[RulePlace]) -> Write {
+        let record = PlacesRecord {
+            places: places
+                .iter()
+                .map(|place| StoredPlace {
+                    rule: place.rule.to_string(),
+                    place: place.place.0.to_vec(),
+                })
+                .collect(),
+        };
+        let value = (!places.is_empty()).then(|| record.encode());
+        Write { table: Table::Places, key: self.key(subject), value }
+    }
+}
+
+/// A document's places before and after a delivery.
+#[derive(Debug)]
+pub struct Move {
+    /// Which document.
+    pub subject: Subject,
+    /// As they are stored.
+    pub old: Vec<RulePlace>,
+    /// As they will be.
+    pub new: Vec<RulePlace>,
+}

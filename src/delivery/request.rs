@@ -1,0 +1,352 @@
+//! Delivers one batch: sends it, in parts where the target can take no more, again where it may
+//! pass, and settles it once the fate of every item is known.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    rules::model::DeliverySettings,
+    status::Count,
+    target::{Outcome, Pressure, Request, Retry},
+};
+
+use super::{
+    Halt,
+    batch::{Batch, Entry},
+    dead_letters::{Letter, Stage},
+    retry::{Backoff, pause},
+    writer::{Context, deadline},
+};
+
+/// How much a request may hold, as the target's answers have taught.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    actions: usize,
+    bytes: usize,
+    most_actions: usize,
+    most_bytes: usize,
+}
+
+impl Limits {
+    /// What the rule file allows.
+    pub fn new(settings: &DeliverySettings) -> Self {
+        Self {
+            actions: settings.max_actions,
+            bytes: settings.max_bytes,
+            most_actions: settings.max_actions,
+            most_bytes: settings.max_bytes,
+        }
+    }
+
+    /// Items in a request, at the most.
+    pub fn actions(&self) -> usize {
+        self.actions
+    }
+
+    /// Bytes of a request's body, at the most, but for a single item that is larger.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// A request went through: an eighth more next time.
+    fn grow(&mut self) {
+        self.actions = (self.actions + self.actions / 8 + 1).min(self.most_actions);
+        self.bytes = (self.bytes + self.bytes / 8 + 1).min(self.most_bytes);
+    }
+
+    /// The target asked for less (429).
+    fn shrink(&mut self, sent: &Request) {
+        self.actions = (sent.items.len() / 2).max(1);
+    }
+
+    /// The target takes no body of this size (413): never again one as large.
+    fn too_large(&mut self, sent: &Request) {
+        self.most_bytes = self.most_bytes.min(sent.body.len().saturating_sub(1)).max(1);
+        self.bytes = (sent.body.len() / 2).clamp(1, self.most_bytes);
+    }
+
+    /// The first of the outstanding items that fit into one request; at least one.
+    fn part<'a>(&self, request: &Request, outstanding: &'a [usize]) -> &'a [usize] {
+        let mut bytes = 0;
+        let mut count = 0;
+        for &index in outstanding {
+            bytes += request.items[index].range.len();
+            if count > 0 && (count >= self.actions || bytes > self.bytes) {
+                break;
+            }
+            count += 1;
+        }
+        &outstanding[..count]
+    }
+}
+
+/// Sends a batch until every item's fate is known, stores what was refused, and settles the claims.
+///
+/// Returns the limits that the next batch begins with.
+///
+/// # Errors
+/// See [`Halt`]; nothing is settled then.
+pub async fn deliver(
+    context: Arc<Context>,
+    mut batch: Batch,
+    mut limits: Limits,
+) -> Result<Limits, Halt> {
+    let mut letters = std::mem::take(&mut batch.letters);
+    if let Some((request, entries)) = batch.seal() {
+        let mut through = Vec::with_capacity(entries.len());
+        send_all(&context, &request, &entries, &mut limits, &mut through, &mut letters).await?;
+        let origins = through.iter().map(|&index| &*entries[index].origin);
+        context.dead_letters.settle(origins, &context.stop).await?;
+    }
+    for letter in &letters {
+        let origin = letter.origin();
+        context.rules[usize::from(origin.rule.0)].count(origin.phase, Count::DeadLetter, 1);
+    }
+    context.dead_letters.bury(letters, &context.stop).await?;
+    context.places.trim(std::mem::take(&mut batch.places), &context.stop).await?;
+    batch.claims.into_iter().for_each(crate::checkpoint::tracker::Claim::settle);
+    Ok(limits)
+}
+
+async fn send_all(
+    context: &Context,
+    request: &Request,
+    entries: &[Entry],
+    limits: &mut Limits,
+    through: &mut Vec<usize>,
+    letters: &mut Vec<Letter>,
+) -> Result<(), Halt> {
+    let settings = &context.settings;
+    let mut backoff = Backoff::new(settings.retry_initial, settings.retry_max);
+    let mut outstanding: Vec<usize> = (0..entries.len()).collect();
+    while !outstanding.is_empty() {
+        let part = limits.part(request, &outstanding).to_vec();
+        let sent = request.only(&part);
+        let answer = send(context, &sent).await?;
+        let mut trouble: Option<Retry> = None;
+        let mut again = Vec::new();
+        match answer {
+            Ok(outcomes) => {
+                for (&index, outcome) in part.iter().zip(outcomes) {
+                    match conclude(context, &entries[index], outcome, part.len()) {
+                        Conclusion::Through => through.push(index),
+                        Conclusion::Refused(letter) => letters.push(letter),
+                        Conclusion::Again(retry) => {
+                            again.push(index);
+                            trouble = Some(worse(trouble, retry));
+                        }
+                    }
+                }
+            }
+            Err(retry) if retry.pressure == Pressure::TooLarge && part.len() == 1 => {
+                letters.push(refused(context, &entries[part[0]], retry.message));
+            }
+            Err(retry) => {
+                again.clone_from(&part);
+                trouble = Some(retry);
+            }
+        }
+        let progress = again.len() < part.len();
+        // What is to be sent again goes first: it is the older.
+        again.extend_from_slice(&outstanding[part.len()..]);
+        outstanding = again;
+        match trouble {
+            None => {
+                backoff.reset();
+                limits.grow();
+                context.status.recovered();
+            }
+            Some(retry) => {
+                if progress {
+                    backoff.reset();
+                }
+                hold_back(context, &sent, retry, limits, &mut backoff).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn send(context: &Context, sent: &Request) -> Result<Result<Vec<Outcome>, Retry>, Halt> {
+    let started = Instant::now();
+    let answer = tokio::select! {
+        answer = tokio::time::timeout(deadline(&context.settings), context.target.send(sent)) => answer,
+        () = context.stop.cancelled() => return Err(Halt::Stopped),
+    };
+    context.status.batch_seconds(started.elapsed());
+    Ok(match answer {
+        Ok(Ok(outcomes)) if outcomes.len() == sent.items.len() => Ok(outcomes),
+        Ok(Ok(outcomes)) => Err(Retry {
+            reason: "garbled",
+            message: format!("{} answers to {} items", outcomes.len(), sent.items.len()),
+            after: None,
+            pressure: Pressure::Same,
+        }),
+        Ok(Err(retry)) => Err(retry),
+        Err(_) => Err(Retry {
+            reason: "timeout",
+            message: "no answer in time".into(),
+            after: None,
+            pressure: Pressure::Same,
+        }),
+    })
+}
+
+enum Conclusion {
+    Through,
+    Refused(Letter),
+    Again(Retry),
+}
+
+fn conclude(context: &Context, entry: &Entry, outcome: Outcome, sent_with: usize) -> Conclusion {
+    let origin = &entry.origin;
+    let rule = &context.rules[usize::from(origin.rule.0)];
+    match outcome {
+        Outcome::Applied => {
+            let count = if entry.removes { Count::Removed } else { Count::Delivered };
+            rule.count(origin.phase, count, 1);
+            if let Some(since) = origin.since {
+                let elapsed = bson::DateTime::now().timestamp_millis() - since.timestamp_millis();
+                // The server's clock may run ahead of ours.
+                let elapsed = Duration::from_millis(u64::try_from(elapsed).unwrap_or(0));
+                context.status.delivery_seconds(elapsed);
+            }
+            Conclusion::Through
+        }
+        Outcome::Superseded => {
+            rule.count(origin.phase, Count::Superseded, 1);
+            Conclusion::Through
+        }
+        Outcome::Rejected(words) => Conclusion::Refused(refused(context, entry, words)),
+        Outcome::Retry(retry) if retry.pressure == Pressure::TooLarge && sent_with == 1 => {
+            Conclusion::Refused(refused(context, entry, retry.message))
+        }
+        Outcome::Retry(retry) => Conclusion::Again(retry),
+    }
+}
+
+fn refused(context: &Context, entry: &Entry, words: String) -> Letter {
+    let place = Some(context.target.describe(&entry.place));
+    Letter::new(entry.origin.clone(), Stage::Target, words, place)
+}
+
+/// Of two reasons to try again, the one that asks for more.
+fn worse(one: Option<Retry>, other: Retry) -> Retry {
+    let rank = |retry: &Retry| match retry.pressure {
+        Pressure::Same => 0,
+        Pressure::Less => 1,
+        Pressure::TooLarge => 2,
+    };
+    match one {
+        Some(one) if rank(&one) >= rank(&other) => {
+            Retry { after: one.after.max(other.after), ..one }
+        }
+        _ => other,
+    }
+}
+
+async fn hold_back(
+    context: &Context,
+    sent: &Request,
+    retry: Retry,
+    limits: &mut Limits,
+    backoff: &mut Backoff,
+) -> Result<(), Halt> {
+    context.status.retry(retry.reason);
+    match retry.pressure {
+        // Smaller parts are not a repetition: no wait.
+        Pressure::TooLarge => {
+            tracing::info!(
+                bytes = sent.body.len(),
+                message = retry.message,
+                "request too large for the target, sending less at once"
+            );
+            limits.too_large(sent);
+            return Ok(());
+        }
+        Pressure::Less => limits.shrink(sent),
+        Pressure::Same => {}
+    }
+    let wait = backoff.next(retry.after);
+    context.status.waiting(&retry.message);
+    // The first failure may be a blip; from the second on it is news.
+    if backoff.tries() > 1 {
+        tracing::warn!(
+            reason = retry.reason,
+            message = retry.message,
+            items = sent.items.len(),
+            wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            "target does not take the batch, trying again"
+        );
+    }
+    if pause(wait, &context.drain).await { Ok(()) } else { Err(Halt::Stopped) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::{Item, PlaceKey};
+
+    fn request(sizes: &[usize]) -> Request {
+        let mut items = Vec::new();
+        let mut end = 0;
+        for (index, size) in sizes.iter().enumerate() {
+            let place = PlaceKey(bytes::Bytes::from(vec![u8::try_from(index).expect("few")]));
+            items.push(Item { range: end..end + size, place });
+            end += size;
+        }
+        Request { body: vec![0; end].into(), items }
+    }
+
+    fn limits(actions: usize, bytes: usize) -> Limits {
+        Limits { actions, bytes, most_actions: actions, most_bytes: bytes }
+    }
+
+    #[test]
+    fn a_part_is_what_fits_and_never_empty() {
+        let request = request(&[10, 10, 100, 10]);
+        for (limits, outstanding, expected) in [
+            (limits(10, 1000), vec![0, 1, 2, 3], 4),
+            (limits(2, 1000), vec![0, 1, 2, 3], 2),
+            (limits(10, 20), vec![0, 1, 2, 3], 2),
+            (limits(10, 20), vec![2, 3], 1),
+            (limits(1, 1), vec![3], 1),
+        ] {
+            assert_eq!(limits.part(&request, &outstanding).len(), expected);
+        }
+    }
+
+    #[test]
+    fn pressure_shrinks_and_success_grows_back() {
+        let mut limits = limits(1000, 1000);
+        limits.shrink(&request(&[1; 100]));
+        assert_eq!(limits.actions(), 50);
+        for _ in 0..100 {
+            limits.grow();
+        }
+        assert_eq!(limits.actions(), 1000);
+    }
+
+    #[test]
+    fn a_size_that_was_refused_is_never_sent_again() {
+        let mut limits = limits(1000, 1000);
+        limits.too_large(&request(&[400, 400]));
+        assert_eq!(limits.bytes(), 400);
+        for _ in 0..100 {
+            limits.grow();
+        }
+        assert_eq!(limits.bytes(), 799);
+    }
+
+    #[test]
+    fn the_reason_that_asks_for_more_counts() {
+        let retry =
+            |pressure, after| Retry { reason: "x", message: String::new(), after, pressure };
+        let second = Some(Duration::from_secs(1));
+        let both = worse(Some(retry(Pressure::Less, None)), retry(Pressure::Same, second));
+        assert_eq!((both.pressure, both.after), (Pressure::Less, second));
+        let both = worse(Some(retry(Pressure::Same, None)), retry(Pressure::TooLarge, None));
+        assert_eq!(both.pressure, Pressure::TooLarge);
+    }
+}

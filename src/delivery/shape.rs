@@ -1,0 +1,282 @@
+//! From a change to the operations that make it true in a target.
+//!
+//! All rules of a target that read a namespace are evaluated together, so that one rule's removal
+//! never takes away what another puts in the same place. Plain computing: no waiting.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    change::{
+        Change, Document, Phase, RuleIndex, State,
+        id::{self, IdTypes},
+    },
+    rules::model::OnDelete,
+    target::{Action, Operation, PlaceKey, Placing, Target},
+    transform::{Event, Input, Meta, Outcome, Script},
+};
+
+use super::{
+    batch::Origin,
+    dead_letters::{Letter, Stage},
+    places::RulePlace,
+};
+
+/// A rule, as far as shaping goes.
+pub struct ShapedRule {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its script.
+    pub script: Option<Arc<Script>>,
+    /// Its `on_delete`.
+    pub on_delete: OnDelete,
+    /// Whether the place of each of its documents is a function of namespace and key alone.
+    pub fixed: bool,
+}
+
+/// Shapes the changes of one target.
+pub struct Shaper {
+    target: Arc<dyn Target>,
+    rules: Vec<ShapedRule>,
+}
+
+/// What a change comes to.
+#[derive(Default)]
+pub struct Shaped {
+    /// To be done, each place once.
+    pub operations: Vec<(Operation, Arc<Origin>)>,
+    /// What was refused on the way.
+    pub letters: Vec<Letter>,
+    /// For documents whose places are stored: what they will be.
+    pub places: Vec<RulePlace>,
+    /// Rules that asked to leave the target as it is.
+    pub skipped: Vec<RuleIndex>,
+}
+
+/// What one rule wants.
+enum Verdict {
+    Put(Vec<(PlaceKey, bytes::Bytes, Document)>),
+    Remove,
+    Leave,
+}
+
+impl Shaper {
+    /// A rule's place in `rules` is its [`RuleIndex`].
+    pub fn new(target: Arc<dyn Target>, rules: Vec<ShapedRule>) -> Self {
+        Self { target, rules }
+    }
+
+    fn rule(&self, index: RuleIndex) -> &ShapedRule {
+        &self.rules[usize::from(index.0)]
+    }
+
+    /// Whether the stored places of the change's document are needed to shape it.
+    pub fn needs_places(&self, change: &Change) -> bool {
+        change.states.iter().any(|(index, _)| !self.rule(*index).fixed)
+    }
+
+    /// The operations for a change. `old` are the stored places of its document.
+    pub fn shape(&self, change: &Change, types: &IdTypes, old: &[RulePlace]) -> Shaped {
+        let id = id::text(change.key.id(), types);
+        let mut shaped = Shaped::default();
+        let mut puts: Vec<(PlaceKey, Operation, Arc<Origin>)> = Vec::new();
+        let mut by_place: HashMap<PlaceKey, RuleIndex> = HashMap::new();
+        let mut removes: Vec<(PlaceKey, Arc<Origin>)> = Vec::new();
+        let mut left: Vec<PlaceKey> = Vec::new();
+        // Places of rules that were not asked (removed from the file, or not part of this copy).
+        shaped.places.extend(
+            old.iter()
+                .filter(|place| {
+                    !change.states.iter().any(|(index, _)| self.rule(*index).name == place.rule)
+                })
+                .cloned(),
+        );
+        for (index, state) in &change.states {
+            let rule = self.rule(*index);
+            let origin = Arc::new(Origin {
+                rule: *index,
+                namespace: change.namespace.clone(),
+                key: change.key.clone(),
+                phase: change.phase,
+                since: change.since,
+            });
+            let mine = old.iter().filter(|place| place.rule == rule.name);
+            let verdict = self.verdict(rule, change, state, &id, types, &origin, &mut shaped);
+            match verdict {
+                Verdict::Leave => {
+                    shaped.places.extend(mine.clone().cloned());
+                    left.extend(mine.map(|place| place.place.clone()));
+                    if rule.fixed {
+                        left.extend(self.fixed_place(rule, change, &id));
+                    }
+                }
+                Verdict::Remove => {
+                    removes.extend(mine.map(|place| (place.place.clone(), origin.clone())));
+                    if rule.fixed {
+                        let place = self.fixed_place(rule, change, &id);
+                        removes.extend(place.map(|place| (place, origin.clone())));
+                    }
+                }
+                Verdict::Put(documents) => {
+                    removes.extend(mine.map(|place| (place.place.clone(), origin.clone())));
+                    for (place, extra, document) in documents {
+                        if let Some(other) = by_place.insert(place.clone(), *index) {
+                            let words = format!(
+                                "rules {} and {} put two documents in this place",
+                                self.rule(other).name,
+                                rule.name
+                            );
+                            let described = Some(self.target.describe(&place));
+                            by_place.insert(place, other);
+                            shaped.letters.push(Letter::new(
+                                origin.clone(),
+                                Stage::Place,
+                                words,
+                                described,
+                            ));
+                            continue;
+                        }
+                        if !rule.fixed {
+                            let place = RulePlace { rule: rule.name.clone(), place: place.clone() };
+                            shaped.places.push(place);
+                        }
+                        let operation =
+                            operation(change, place.clone(), extra, Action::Put(document));
+                        puts.push((place, operation, origin.clone()));
+                    }
+                }
+            }
+        }
+        for (place, origin) in removes {
+            let wanted = by_place.contains_key(&place) || left.contains(&place);
+            if !wanted {
+                by_place.insert(place.clone(), origin.rule);
+                let operation = operation(change, place, bytes::Bytes::new(), Action::Remove);
+                shaped.operations.push((operation, origin));
+            }
+        }
+        shaped
+            .operations
+            .extend(puts.into_iter().map(|(_, operation, origin)| (operation, origin)));
+        shaped
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one call; a struct would only rename them")]
+    fn verdict(
+        &self,
+        rule: &ShapedRule,
+        change: &Change,
+        state: &State,
+        id: &str,
+        types: &IdTypes,
+        origin: &Arc<Origin>,
+        shaped: &mut Shaped,
+    ) -> Verdict {
+        let mut refuse = |stage, words| {
+            shaped.letters.push(Letter::new(origin.clone(), stage, words, None));
+            Verdict::Leave
+        };
+        let document = match state {
+            State::Present(document) => document,
+            State::Unmatched => return Verdict::Remove,
+            State::Gone if rule.on_delete == OnDelete::Keep => return Verdict::Leave,
+            State::Gone => return Verdict::Remove,
+            State::Failed(words) => return refuse(Stage::Source, words.clone()),
+        };
+        let (documents, meta) = match self.transform(rule, change, document) {
+            Ok(Outcome::Unchanged(meta)) => (vec![document.clone()], meta),
+            Ok(Outcome::Document(document, meta)) => (vec![document], meta),
+            Ok(Outcome::Documents(documents, meta)) => (documents, meta),
+            Ok(Outcome::Remove) => return Verdict::Remove,
+            Ok(Outcome::Skip) => {
+                shaped.skipped.push(origin.rule);
+                return Verdict::Leave;
+            }
+            Ok(Outcome::Failed(words)) => return refuse(Stage::Transform, words),
+            Err(error) => return refuse(Stage::Transform, error.to_string()),
+        };
+        let mut placed = Vec::with_capacity(documents.len());
+        for document in documents {
+            match self.place(rule, change, &document, id, types, &meta) {
+                Ok((place, extra)) => placed.push((place, extra, document)),
+                Err(words) => return refuse(Stage::Place, words),
+            }
+        }
+        Verdict::Put(placed)
+    }
+
+    fn transform(
+        &self,
+        rule: &ShapedRule,
+        change: &Change,
+        document: &Document,
+    ) -> Result<Outcome, crate::transform::ScriptError> {
+        let Some(script) = &rule.script else { return Ok(Outcome::Unchanged(Meta::default())) };
+        script.run(Input {
+            document: Some(document),
+            event: Event {
+                op: "put",
+                namespace: &change.namespace,
+                id: change.key.id(),
+                cluster_time: change.time,
+                wall_time: change.since,
+                copy: change.phase == Phase::Copy,
+                ..Event::default()
+            },
+        })
+    }
+
+    fn place(
+        &self,
+        rule: &ShapedRule,
+        change: &Change,
+        document: &Document,
+        id: &str,
+        types: &IdTypes,
+        meta: &Meta,
+    ) -> Result<(PlaceKey, bytes::Bytes), String> {
+        // Only a script can change an _id, and only a rule whose places are stored has such a one.
+        let own = match document.raw().get("_id") {
+            Ok(Some(own)) if !rule.fixed => Some(id::text(own, types)),
+            Ok(_) => None,
+            Err(error) => return Err(format!("the document can't be read: {error}")),
+        };
+        let placed = self.target.place(
+            &rule.name,
+            &Placing {
+                namespace: &change.namespace,
+                key: &change.key,
+                id: own.as_deref().unwrap_or(id),
+                op: "put",
+                document: Some(document.raw()),
+                meta,
+            },
+        )?;
+        Ok((placed.place, placed.extra))
+    }
+
+    /// Where a rule's document lies whatever it holds. `None` where it can't lie anywhere, such as
+    /// under an id over the target's limit: then there is nothing to remove.
+    fn fixed_place(&self, rule: &ShapedRule, change: &Change, id: &str) -> Option<PlaceKey> {
+        let meta = Meta::default();
+        let placing = Placing {
+            namespace: &change.namespace,
+            key: &change.key,
+            id,
+            op: "remove",
+            document: None,
+            meta: &meta,
+        };
+        self.target.place(&rule.name, &placing).ok().map(|placed| placed.place)
+    }
+}
+
+fn operation(change: &Change, place: PlaceKey, extra: bytes::Bytes, action: Action) -> Operation {
+    Operation {
+        place,
+        action,
+        time: change.time,
+        extra,
+        namespace: change.namespace.clone(),
+        phase: change.phase,
+    }
+}

@@ -1,0 +1,465 @@
+//! The copy of one target's rules: chunks of collections, read side by side, handed to the lanes in
+//! the order that `delivery::lane` explains.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bson::RawBson;
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    change::{
+        Change, ClusterTime, Document, Namespace, Phase, RuleIndex, State, key::KeyShape,
+    },
+    checkpoint::{
+        records::CopyPlanRecord,
+        tracker::{Claim, Completion},
+    },
+    delivery::{
+        lane::{Overflow, WindowId},
+        retry::Backoff,
+    },
+    source::{
+        budget::Budget,
+        chunks::{Range, ranges},
+        error::{Error as SourceError, Remedy},
+        lookup::Read,
+        scan::{Page, Scan, last_id, reply_documents},
+    },
+    status::{RuleStatus, TargetStatus},
+};
+
+use super::{
+    Error,
+    following::Lanes,
+    reading::{Fetched, Reading, source_backoff},
+    rule_set::RuleSet,
+};
+
+/// Chunks of one target that are read at once, whatever its rules say each.
+pub const CHUNKS_AT_ONCE: usize = 8;
+/// Replies of one chunk that wait for the stream to pass them.
+const REPLIES_AHEAD: usize = 8;
+
+/// The copy of one namespace under one rule, as it is planned and as far as it has come.
+pub struct Copy {
+    /// Whose.
+    pub rule: RuleIndex,
+    /// Of what.
+    pub namespace: Namespace,
+    /// What was decided before the first document was read.
+    pub plan: CopyPlanRecord,
+    /// The document key's fields.
+    pub shape: KeyShape,
+    /// Documents in a reply.
+    pub batch: u32,
+    progress: Mutex<Progress>,
+    documents: AtomicU64,
+}
+
+#[derive(Default)]
+struct Progress {
+    done: Vec<bool>,
+    open: Vec<(usize, Completion)>,
+}
+
+impl Copy {
+    /// A copy with these chunks done already.
+    pub fn new(
+        rule: RuleIndex,
+        namespace: Namespace,
+        plan: CopyPlanRecord,
+        shape: KeyShape,
+        average: u64,
+        done: impl IntoIterator<Item = usize>,
+        documents: u64,
+    ) -> Self {
+        let mut progress = Progress { done: vec![false; plan.bounds.len() + 1], open: Vec::new() };
+        for chunk in done {
+            if let Some(done) = progress.done.get_mut(chunk) {
+                *done = true;
+            }
+        }
+        Self {
+            rule,
+            namespace,
+            plan,
+            shape,
+            batch: reply_documents(average),
+            progress: Mutex::new(progress),
+            documents: AtomicU64::new(documents),
+        }
+    }
+
+    fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The chunks that are settled now, ascending.
+    pub fn settled(&self) -> Vec<usize> {
+        let mut progress = self.progress();
+        let progress = &mut *progress;
+        progress.open.retain(|(chunk, completion)| {
+            let done = completion.is_done();
+            if done {
+                progress.done[*chunk] = true;
+            }
+            !done
+        });
+        (0..progress.done.len()).filter(|&chunk| progress.done[chunk]).collect()
+    }
+
+    /// Whether every chunk is settled.
+    pub fn is_complete(&self) -> bool {
+        self.settled().len() == self.plan.bounds.len() + 1
+    }
+
+    /// Documents read, in this run and before.
+    pub fn documents(&self) -> u64 {
+        self.documents.load(Ordering::Acquire)
+    }
+
+    fn open(&self, chunk: usize) -> Completion {
+        let completion = Completion::new();
+        self.progress().open.push((chunk, completion.clone()));
+        completion
+    }
+}
+
+/// What the chunks of one target's copies share.
+pub struct Copying {
+    /// The source.
+    pub reading: Arc<Reading>,
+    /// The target's rules.
+    pub rules: Arc<RuleSet>,
+    /// Where the documents go.
+    pub lanes: Arc<Lanes>,
+    /// Pays for what is read; apart from the changes' budget, or the two would wait for each other.
+    pub budget: Arc<Budget>,
+    /// The target's status.
+    pub status: Arc<TargetStatus>,
+    /// Of each rule, by its index.
+    pub rule_status: Vec<Arc<RuleStatus>>,
+    /// Numbers the windows.
+    pub windows: AtomicU64,
+    /// Chunks at once.
+    pub slots: Arc<Semaphore>,
+}
+
+impl Copying {
+    /// Reads every chunk of a rule's copies that is not settled, `parallel` at a time, and hands
+    /// the documents to the lanes. Returns when all have been handed over; whether they are settled
+    /// is [`Copy::is_complete`]'s to say.
+    ///
+    /// # Errors
+    /// `Refused` where the source can't do it; stopped, it returns without an error.
+    pub async fn run(
+        self: &Arc<Self>,
+        copies: &[Arc<Copy>],
+        parallel: usize,
+    ) -> Result<(), Error> {
+        let mut chunks = JoinSet::new();
+        let rule_slots = Arc::new(Semaphore::new(parallel.max(1)));
+        for copy in copies {
+            let settled = copy.settled();
+            for (chunk, range) in ranges(&copy.plan.bounds).into_iter().enumerate() {
+                if settled.binary_search(&chunk).is_ok() {
+                    continue;
+                }
+                let own = tokio::select! {
+                    slot = rule_slots.clone().acquire_owned() => slot,
+                    () = self.reading.stop.cancelled() => break,
+                };
+                let shared = tokio::select! {
+                    slot = self.slots.clone().acquire_owned() => slot,
+                    () = self.reading.stop.cancelled() => break,
+                };
+                let (this, copy) = (self.clone(), copy.clone());
+                chunks.spawn(async move {
+                    let result = this.chunk(&copy, chunk, range).await;
+                    drop((own, shared));
+                    result
+                });
+                while let Some(done) = chunks.try_join_next() {
+                    joined(done)?;
+                }
+            }
+        }
+        while let Some(done) = chunks.join_next().await {
+            joined(done)?;
+        }
+        Ok(())
+    }
+
+    async fn chunk(&self, copy: &Copy, chunk: usize, range: Range) -> Result<(), Error> {
+        let completion = copy.open(chunk);
+        let mut range = range;
+        let mut backoff = source_backoff();
+        loop {
+            let tried = tokio::select! {
+                tried = self.read(copy, &mut range, &completion) => tried,
+                () = self.reading.stop.cancelled() => return Ok(()),
+            };
+            match tried {
+                Ok(()) => {
+                    completion.close();
+                    return Ok(());
+                }
+                Err(Trouble::Overflow) => {
+                    tracing::debug!(namespace = %copy.namespace, chunk, "many changes, reading on in a new window");
+                }
+                Err(Trouble::Stopped) => return Ok(()),
+                Err(Trouble::Source(error)) if error.remedy() == Remedy::Retry => {
+                    self.again(&error, &mut backoff).await?;
+                }
+                Err(Trouble::Source(error)) => {
+                    let rule = &self.rules.get(copy.rule).rule().name;
+                    return Err(Error::Refused(format!(
+                        "{} can't be copied for rule {rule}: {error}",
+                        copy.namespace
+                    )));
+                }
+            }
+        }
+    }
+
+    async fn again(&self, error: &SourceError, backoff: &mut Backoff) -> Result<(), Error> {
+        // Stopped while it waits: the caller's select sees it next.
+        let _ = self.reading.hold_back("copy", error, backoff).await;
+        Ok(())
+    }
+
+    /// Reads a chunk from `range.from` on. What has been handed over moves `range.from`, so that
+    /// after a lost cursor the chunk goes on where it was.
+    async fn read(
+        &self,
+        copy: &Copy,
+        range: &mut Range,
+        completion: &Completion,
+    ) -> Result<(), Trouble> {
+        let rule = self.rules.get(copy.rule);
+        let window = rule.rule().changes.is_some().then(|| self.open_window(&copy.namespace));
+        let low = window.as_ref().map_or(copy.plan.started, |window| window.low);
+        let low = low.max(copy.plan.started);
+        let keys_only = Read::existence();
+        let looks_up = !copy.plan.view && !rule.read.pipeline.is_empty();
+        let read = if looks_up { &keys_only } else { &rule.read };
+        let budget = self.budget.clone();
+        let source = &self.reading.source;
+        let mut scan = if copy.plan.view {
+            let disk = rule.rule().copy.is_some_and(|copy| copy.allow_disk_use);
+            source.scan_view(&copy.namespace, read, low, copy.batch, disk, budget).await?
+        } else {
+            source.scan(&copy.namespace, read, range, low, copy.batch, budget).await?
+        };
+        // The next reply is read while earlier ones wait for the stream.
+        let (pages, arrived) = mpsc::channel(REPLIES_AHEAD);
+        let read = async {
+            let read = forward(&mut scan, pages).await;
+            read.map_err(Trouble::Source)
+        };
+        let hand_over = self.hand_over(copy, range, completion, window.as_ref(), low, arrived);
+        tokio::try_join!(read, hand_over)?;
+        Ok(())
+    }
+
+    async fn hand_over(
+        &self,
+        copy: &Copy,
+        range: &mut Range,
+        completion: &Completion,
+        window: Option<&Window<'_>>,
+        low: ClusterTime,
+        mut arrived: mpsc::Receiver<Page>,
+    ) -> Result<(), Trouble> {
+        let rule = self.rules.get(copy.rule);
+        let mut frontier = self.lanes.frontier();
+        while let Some(page) = arrived.recv().await {
+            let last = if copy.plan.view { None } else { last_id(&page)? };
+            let count = page.documents.len() as u64;
+            let bytes = page.bytes as u64;
+            let (found, high) = if !copy.plan.view && !rule.read.pipeline.is_empty() {
+                self.look_up(copy, page, low).await?
+            } else {
+                (page.documents.into_iter().map(Found::document).collect(), page.operation_time)
+            };
+            if window.is_some() && frontier.wait_for(|frontier| *frontier >= high).await.is_err() {
+                return Err(Trouble::Stopped);
+            }
+            self.offer(copy, completion, window, found)?;
+            if let Some(last) = last {
+                range.from = Some(last);
+            }
+            copy.documents.fetch_add(count, Ordering::AcqRel);
+            self.rule_status[usize::from(copy.rule.0)].copy_progress(count, bytes);
+        }
+        Ok(())
+    }
+
+    /// A rule's pipeline is evaluated by lookup, on the copy as on changes.
+    async fn look_up(
+        &self,
+        copy: &Copy,
+        page: Page,
+        low: ClusterTime,
+    ) -> Result<(Vec<Found>, ClusterTime), Trouble> {
+        let keys = page
+            .documents
+            .iter()
+            .map(|document| copy.shape.key_of(document))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|_| Trouble::garbled())?;
+        drop(page.documents);
+        let read = &self.rules.get(copy.rule).read;
+        let answer = self
+            .reading
+            .fetch(&copy.namespace, read, &keys, low, &self.budget)
+            .await
+            .map_err(|_| Trouble::Stopped)?;
+        let found = keys
+            .into_iter()
+            .zip(answer.fetched)
+            .filter_map(|(key, fetched)| match fetched {
+                Fetched::Present(document) => {
+                    Some(Found { key: Some(key), state: State::Present(document) })
+                }
+                Fetched::Failed(words) => {
+                    Some(Found { key: Some(key), state: State::Failed(words) })
+                }
+                Fetched::Absent => None,
+            })
+            .collect();
+        Ok((found, answer.operation_time))
+    }
+
+    fn offer(
+        &self,
+        copy: &Copy,
+        completion: &Completion,
+        window: Option<&Window<'_>>,
+        found: Vec<Found>,
+    ) -> Result<(), Trouble> {
+        let mut changes: Vec<Vec<Change>> = self.lanes.iter().map(|_| Vec::new()).collect();
+        for Found { key, state } in found {
+            let key = match (key, &state) {
+                (Some(key), _) => key,
+                (None, State::Present(document)) => {
+                    copy.shape.key_of(document).map_err(|_| Trouble::garbled())?
+                }
+                (None, _) => return Err(Trouble::garbled()),
+            };
+            let lane = self.lanes.index(&copy.namespace, &key);
+            changes[lane].push(Change {
+                namespace: copy.namespace.clone(),
+                key,
+                time: copy.plan.started,
+                since: None,
+                phase: Phase::Copy,
+                states: vec![(copy.rule, state)],
+                claims: vec![completion.claim()],
+            });
+        }
+        let mut dropped = 0;
+        for (lane, changes) in self.lanes.iter().zip(changes) {
+            match window {
+                Some(window) => dropped += lane.offer(window.id, changes)?,
+                None => lane.append(changes),
+            }
+        }
+        let rule = &self.rule_status[usize::from(copy.rule.0)];
+        rule.count(Phase::Copy, crate::status::Count::Superseded, dropped as u64);
+        Ok(())
+    }
+
+    fn open_window(&self, namespace: &Namespace) -> Window<'_> {
+        let id = WindowId(self.windows.fetch_add(1, Ordering::AcqRel));
+        let low = self
+            .lanes
+            .iter()
+            .map(|lane| lane.open_window(id, namespace))
+            .max()
+            .unwrap_or(ClusterTime::ZERO);
+        Window { id, low, lanes: &self.lanes }
+    }
+}
+
+/// A document on its way out of a chunk.
+struct Found {
+    key: Option<crate::change::DocumentKey>,
+    state: State,
+}
+
+impl Found {
+    fn document(document: Document) -> Self {
+        Self { key: None, state: State::Present(document) }
+    }
+}
+
+/// A window in every lane; closed on drop.
+struct Window<'a> {
+    id: WindowId,
+    low: ClusterTime,
+    lanes: &'a Lanes,
+}
+
+impl Drop for Window<'_> {
+    fn drop(&mut self) {
+        for lane in self.lanes.iter() {
+            lane.close_window(self.id);
+        }
+    }
+}
+
+enum Trouble {
+    Source(SourceError),
+    Overflow,
+    Stopped,
+}
+
+impl Trouble {
+    fn garbled() -> Self {
+        Self::Source(SourceError::Refused(
+            "a document came without its key fields; keep _id, and the shard key of a sharded \
+             collection, in project"
+                .into(),
+        ))
+    }
+}
+
+impl From<SourceError> for Trouble {
+    fn from(error: SourceError) -> Self {
+        Self::Source(error)
+    }
+}
+
+impl From<Overflow> for Trouble {
+    fn from(_: Overflow) -> Self {
+        Self::Overflow
+    }
+}
+
+async fn forward(scan: &mut Scan, pages: mpsc::Sender<Page>) -> Result<(), SourceError> {
+    while let Some(page) = scan.next().await {
+        if pages.send(page?).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn joined(done: Result<Result<(), Error>, tokio::task::JoinError>) -> Result<(), Error> {
+    match done {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Ok(()),
+    }
+}

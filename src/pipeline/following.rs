@@ -1,0 +1,416 @@
+//! The changes of one target: one task reads the stream and spreads its keys over the lanes, and one
+//! task a lane looks the documents up.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::watch;
+
+use crate::{
+    change::{Change, ClusterTime, DocumentKey, Namespace, Phase, RuleIndex, State},
+    checkpoint::tracker::Tracker,
+    delivery::{
+        Halt,
+        lane::{Lane, Noted, Pending, Subject},
+    },
+    rules::model::OnDelete,
+    source::{
+        budget::Budget,
+        error::Remedy,
+        lookup::Read,
+        stream::{Batch, ChangeStream, Event, Start},
+    },
+    status::TargetStatus,
+};
+
+use super::{
+    Error,
+    reading::{Fetched, Reading, source_backoff},
+    rule_set::RuleSet,
+};
+
+/// How long an idle stream's reply is waited for while a copy runs: each of the copy's replies waits
+/// for the stream to have passed its time.
+const COPY_AWAIT: Duration = Duration::from_millis(20);
+/// Bytes of documents that one lookup is asked for, about.
+const LOOKUP_BYTES: usize = 2 << 20;
+/// Keys in one lookup, at the most.
+const LOOKUP_KEYS: usize = 2_000;
+/// Namespaces whose lookups of one lane are under way at once.
+const LOOKUPS: usize = 4;
+
+/// The lanes of a target, and which key belongs to which.
+pub struct Lanes {
+    lanes: Vec<Arc<Lane>>,
+    hasher: RandomState,
+    /// Every event up to here has been noted in its lane.
+    frontier: watch::Sender<ClusterTime>,
+}
+
+impl Lanes {
+    /// So many lanes, whose waiting keys may take `pending` bytes together.
+    pub fn new(count: usize, pending: usize) -> Self {
+        let lanes = (0..count).map(|_| Arc::new(Lane::new(pending / count))).collect();
+        let (frontier, _) = watch::channel(ClusterTime::ZERO);
+        Self { lanes, hasher: RandomState::new(), frontier }
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Lane>> {
+        self.lanes.iter()
+    }
+
+    /// How many.
+    pub fn count(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// The lane of a document.
+    pub fn index(&self, namespace: &Namespace, key: &DocumentKey) -> usize {
+        let hash = self.hasher.hash_one((namespace, key));
+        usize::try_from(hash % self.lanes.len() as u64).expect("less than the number of lanes")
+    }
+
+    /// To wait for the frontier.
+    pub fn frontier(&self) -> watch::Receiver<ClusterTime> {
+        self.frontier.subscribe()
+    }
+
+    fn advance(&self, frontier: ClusterTime) {
+        for lane in &self.lanes {
+            lane.advance(frontier);
+        }
+        self.frontier.send_if_modified(|known| {
+            let moved = frontier > *known;
+            *known = frontier.max(*known);
+            moved
+        });
+    }
+}
+
+/// Reads one target's change stream into its lanes.
+pub struct Following {
+    /// The source.
+    pub reading: Arc<Reading>,
+    /// The target's rules.
+    pub rules: Arc<RuleSet>,
+    /// Where the keys go.
+    pub lanes: Arc<Lanes>,
+    /// What holds the position back.
+    pub tracker: Tracker<ClusterTime>,
+    /// The target's name.
+    pub target: String,
+    /// Its status.
+    pub status: Arc<TargetStatus>,
+}
+
+impl Following {
+    /// Follows from `start` until it is stopped. `copying` says whether a copy waits for the
+    /// stream's frontier.
+    ///
+    /// # Errors
+    /// `HistoryLost`, and `Refused` where the source has no change stream for these rules.
+    pub async fn run(
+        self,
+        start: ClusterTime,
+        mut copying: watch::Receiver<bool>,
+    ) -> Result<(), Error> {
+        let selectors = self.rules.followed();
+        let scope = self.rules.scope();
+        tracing::info!(target = self.target, ?scope, from = %start, "following changes");
+        let mut reached = start;
+        let mut from = Start::At(start);
+        let mut backoff = source_backoff();
+        let stop = self.reading.stop.clone();
+        loop {
+            let copies = *copying.borrow_and_update();
+            let max_await = copies.then_some(COPY_AWAIT);
+            let opened = tokio::select! {
+                opened = self.reading.source.watch(&scope, &selectors, &from, max_await) => opened,
+                () = stop.cancelled() => return Ok(()),
+            };
+            let ended = match opened {
+                Ok(mut stream) => {
+                    let read = self.read(&mut stream, &mut reached, &mut from, &mut copying);
+                    tokio::select! {
+                        ended = read => ended,
+                        () = stop.cancelled() => return Ok(()),
+                    }
+                }
+                Err(error) => Some(error),
+            };
+            let Some(error) = ended else {
+                backoff.reset();
+                continue;
+            };
+            match error.remedy() {
+                Remedy::HistoryLost => {
+                    return Err(Error::HistoryLost { target: self.target, position: reached });
+                }
+                Remedy::Retry => {
+                    if self.reading.hold_back("change stream", &error, &mut backoff).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Remedy::Reject => {
+                    return Err(Error::Refused(format!(
+                        "the change stream of target {} can't be opened: {error}",
+                        self.target
+                    )));
+                }
+            }
+        }
+    }
+
+    /// Reads until the stream fails, or has to be opened in another way (`None`).
+    async fn read(
+        &self,
+        stream: &mut ChangeStream,
+        reached: &mut ClusterTime,
+        from: &mut Start,
+        copying: &mut watch::Receiver<bool>,
+    ) -> Option<crate::source::error::Error> {
+        loop {
+            let batch = tokio::select! {
+                batch = stream.next() => match batch {
+                    Ok(batch) => batch,
+                    Err(error) => return Some(error),
+                },
+                // The wait for an idle reply is fixed when a stream is opened.
+                () = changed(copying) => return None,
+            };
+            let invalidated = match batch.events.last() {
+                Some(Event::Invalidated { token, .. }) => Some(token.clone()),
+                _ => None,
+            };
+            self.status.recovered();
+            *reached = (*reached).max(batch.frontier);
+            self.spread(batch).await;
+            match invalidated {
+                Some(token) => {
+                    *from = Start::After(token);
+                    return None;
+                }
+                None => *from = Start::At(*reached),
+            }
+        }
+    }
+
+    /// Notes a batch in the lanes. Cancelled half-way it leaves its span open, so the position stays
+    /// before it.
+    async fn spread(&self, batch: Batch) {
+        let span = self.tracker.open();
+        let mut noted: Vec<Vec<Noted>> = self.lanes.iter().map(|_| Vec::new()).collect();
+        let mut newest = batch.frontier;
+        for event in batch.events {
+            newest = newest.max(event.time());
+            match event {
+                Event::Changed { namespace, key, time, wall_time, op } => {
+                    let rules = self.rules.following(&namespace);
+                    if rules.is_empty() {
+                        continue;
+                    }
+                    self.status.event(op.as_str());
+                    let lane = self.lanes.index(&namespace, &key);
+                    noted[lane].push(Noted {
+                        subject: Subject { namespace, key },
+                        time,
+                        since: wall_time,
+                        claim: span.claim(),
+                    });
+                }
+                Event::Ended { op, namespace, to, time } => {
+                    tracing::warn!(
+                        target = self.target,
+                        op,
+                        namespace = namespace.map(|name| name.to_string()),
+                        to = to.map(|name| name.to_string()),
+                        %time,
+                        "a collection ended or was renamed; what the target holds of it stays"
+                    );
+                }
+                Event::Invalidated { time, .. } => {
+                    tracing::info!(target = self.target, %time, "change stream invalidated, opening it behind");
+                }
+            }
+        }
+        for (lane, noted) in self.lanes.iter().zip(noted) {
+            if !noted.is_empty() {
+                lane.room().await;
+                lane.changed(noted);
+            }
+        }
+        self.lanes.advance(batch.frontier);
+        self.status.seen(newest);
+        span.close(batch.frontier);
+    }
+}
+
+/// Waits for a change; for ever where none can come any more.
+async fn changed(copying: &mut watch::Receiver<bool>) {
+    if copying.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Answers one lane's pending keys with the present state of their documents.
+pub struct Answering {
+    /// The source.
+    pub reading: Arc<Reading>,
+    /// The target's rules.
+    pub rules: Arc<RuleSet>,
+    /// Which lane.
+    pub lane: Arc<Lane>,
+    /// Pays for what is read.
+    pub budget: Arc<Budget>,
+}
+
+impl Answering {
+    /// Works until it is stopped.
+    ///
+    /// # Errors
+    /// See [`Halt`].
+    pub async fn run(self) -> Result<(), Halt> {
+        let stop = self.reading.stop.clone();
+        let mut most = LOOKUP_KEYS / 4;
+        loop {
+            let taken = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                taken = async {
+                    self.budget.available().await;
+                    self.lane.take(most).await
+                } => taken,
+            };
+            let count = taken.len();
+            let changes = match self.answer(taken).await {
+                Err(Halt::Stopped) => return Ok(()),
+                answered => answered?,
+            };
+            most = next_size(&changes, count, most);
+            self.lane.complete(changes);
+        }
+    }
+
+    async fn answer(&self, taken: Vec<Pending>) -> Result<Vec<Change>, Halt> {
+        let mut groups: HashMap<Namespace, Vec<(usize, Pending)>> = HashMap::new();
+        let count = taken.len();
+        for (index, pending) in taken.into_iter().enumerate() {
+            groups.entry(pending.subject.namespace.clone()).or_default().push((index, pending));
+        }
+        let mut changes: Vec<Option<Change>> = (0..count).map(|_| None).collect();
+        let mut answered = stream::iter(groups)
+            .map(|(namespace, group)| self.answer_namespace(namespace, group))
+            .buffer_unordered(LOOKUPS);
+        while let Some(group) = answered.try_next().await? {
+            for (index, change) in group {
+                changes[index] = Some(change);
+            }
+        }
+        Ok(changes.into_iter().flatten().collect())
+    }
+
+    async fn answer_namespace(
+        &self,
+        namespace: Namespace,
+        group: Vec<(usize, Pending)>,
+    ) -> Result<Vec<(usize, Change)>, Halt> {
+        let after = group.iter().map(|(_, pending)| pending.time).max().unwrap_or_default();
+        let keys: Vec<DocumentKey> =
+            group.iter().map(|(_, pending)| pending.subject.key.clone()).collect();
+        let rules = self.rules.following(&namespace);
+        let mut states: Vec<Vec<(RuleIndex, State)>> =
+            keys.iter().map(|_| Vec::with_capacity(rules.len())).collect();
+        for &rule in &*rules {
+            let answers = self.states(rule, &namespace, &keys, after).await?;
+            for (states, state) in states.iter_mut().zip(answers) {
+                states.push((rule, state));
+            }
+        }
+        Ok(group
+            .into_iter()
+            .zip(states)
+            .map(|((index, pending), states)| {
+                let change = Change {
+                    namespace: namespace.clone(),
+                    key: pending.subject.key,
+                    time: pending.time,
+                    since: pending.since,
+                    phase: Phase::Changes,
+                    states,
+                    claims: pending.claims,
+                };
+                (index, change)
+            })
+            .collect())
+    }
+
+    async fn states(
+        &self,
+        rule: RuleIndex,
+        namespace: &Namespace,
+        keys: &[DocumentKey],
+        after: ClusterTime,
+    ) -> Result<Vec<State>, Halt> {
+        let rule = self.rules.get(rule);
+        let answer = self.reading.fetch(namespace, &rule.read, keys, after, &self.budget).await?;
+        let mut states: Vec<State> = answer
+            .fetched
+            .into_iter()
+            .map(|fetched| match fetched {
+                Fetched::Present(document) => State::Present(document),
+                Fetched::Absent => State::Gone,
+                Fetched::Failed(words) => State::Failed(words),
+            })
+            .collect();
+        if rule.rule().on_delete == OnDelete::Keep {
+            self.tell_apart(namespace, keys, after, &mut states).await?;
+        }
+        Ok(states)
+    }
+
+    /// A document that the rule's read did not return was deleted, or no longer matches; where the
+    /// rule treats the two differently, a read by key alone tells which.
+    async fn tell_apart(
+        &self,
+        namespace: &Namespace,
+        keys: &[DocumentKey],
+        after: ClusterTime,
+        states: &mut [State],
+    ) -> Result<(), Halt> {
+        let gone: Vec<usize> = (0..keys.len())
+            .filter(|&index| matches!(states[index], State::Gone))
+            .collect();
+        let missing: Vec<DocumentKey> = gone.iter().map(|&index| keys[index].clone()).collect();
+        let read = Read::existence();
+        let answer = self.reading.fetch(namespace, &read, &missing, after, &self.budget).await?;
+        for (index, fetched) in gone.into_iter().zip(answer.fetched) {
+            match fetched {
+                Fetched::Present(_) => states[index] = State::Unmatched,
+                Fetched::Absent => {}
+                Fetched::Failed(words) => states[index] = State::Failed(words),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How many keys the next lookup takes: about [`LOOKUP_BYTES`] of documents like the last ones.
+fn next_size(changes: &[Change], keys: usize, most: usize) -> usize {
+    let bytes: usize = changes
+        .iter()
+        .flat_map(|change| &change.states)
+        .map(|(_, state)| match state {
+            State::Present(document) => document.size(),
+            _ => 0,
+        })
+        .sum();
+    if keys == 0 || bytes == 0 {
+        return most;
+    }
+    (LOOKUP_BYTES * keys / bytes).clamp(1, (most * 2).min(LOOKUP_KEYS))
+}

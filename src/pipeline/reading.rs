@@ -1,0 +1,217 @@
+//! Reads of the source that do not give up: what can pass is tried again, what a single document
+//! causes is narrowed down to it, and what only a person can mend is shown and waited for.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    change::{
+        ClusterTime, Document, DocumentKey, Namespace,
+        id::{IdType, IdTypes},
+    },
+    delivery::{
+        Halt,
+        ids::Probe,
+        retry::{Backoff, pause},
+    },
+    source::{
+        Source,
+        budget::Budget,
+        error::{Error as SourceError, Remedy},
+        lookup::{LookedUp, Read},
+    },
+    status::TargetStatus,
+};
+
+/// The source, as one target's pipeline reads it.
+pub struct Reading {
+    /// The source.
+    pub source: Source,
+    /// Where trouble is shown.
+    pub status: Arc<TargetStatus>,
+    /// Ends every wait.
+    pub stop: CancellationToken,
+}
+
+/// What a rule's read returned for one key.
+#[derive(Debug)]
+pub enum Fetched {
+    /// The document.
+    Present(Document),
+    /// Nothing: it is gone, or the rule does not take it.
+    Absent,
+    /// The read fails on this document alone: the server's words.
+    Failed(String),
+}
+
+/// The answer to a lookup of several keys.
+#[derive(Debug)]
+pub struct Answer {
+    /// One a key, in order.
+    pub fetched: Vec<Fetched>,
+    /// The newest majority-committed time of the answers.
+    pub operation_time: ClusterTime,
+}
+
+impl Reading {
+    /// Calls the source until it answers or refuses. Waits are shown in the status.
+    ///
+    /// # Errors
+    /// The source's own where waiting can't mend it; `None` where it was stopped.
+    pub async fn insist<T, F>(
+        &self,
+        what: &'static str,
+        mut call: impl FnMut() -> F,
+    ) -> Result<T, Option<SourceError>>
+    where
+        F: Future<Output = Result<T, SourceError>>,
+    {
+        let mut backoff = source_backoff();
+        loop {
+            let answer = tokio::select! {
+                answer = call() => answer,
+                () = self.stop.cancelled() => return Err(None),
+            };
+            match answer {
+                Ok(value) => {
+                    if backoff.tries() > 0 {
+                        self.status.recovered();
+                    }
+                    return Ok(value);
+                }
+                Err(error) if error.remedy() == Remedy::Retry => {
+                    self.hold_back(what, &error, &mut backoff).await.map_err(|()| None)?;
+                }
+                Err(error) => return Err(Some(error)),
+            }
+        }
+    }
+
+    /// Shows the trouble and waits; `Err` where it was stopped.
+    pub async fn hold_back(
+        &self,
+        what: &'static str,
+        error: &SourceError,
+        backoff: &mut Backoff,
+    ) -> Result<(), ()> {
+        let wait = backoff.next(None);
+        self.status.waiting(&format!("source: {error}"));
+        tracing::warn!(
+            what,
+            error = error as &dyn std::error::Error,
+            wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+            "source does not answer, trying again"
+        );
+        if pause(wait, &self.stop).await { Ok(()) } else { Err(()) }
+    }
+
+    /// Reads documents by key, whatever it takes.
+    ///
+    /// Where the server fails on a batch but not on the empty one, a document is at fault; halves
+    /// are tried until it stands alone. Where it fails on the empty one too (rights, a broken
+    /// filter), no document is blamed: the trouble is shown, and waited for.
+    ///
+    /// # Errors
+    /// `Stopped`.
+    pub async fn fetch(
+        &self,
+        namespace: &Namespace,
+        read: &Read,
+        keys: &[DocumentKey],
+        after: ClusterTime,
+        budget: &Arc<Budget>,
+    ) -> Result<Answer, Halt> {
+        let mut fetched: Vec<Fetched> = keys.iter().map(|_| Fetched::Absent).collect();
+        let mut operation_time = ClusterTime::ZERO;
+        // The last is next, so the parts are answered in order.
+        let mut parts = parts(keys);
+        let mut backoff = source_backoff();
+        while let Some(part) = parts.pop() {
+            let lookup = self.source.lookup(namespace, read, &keys[part.clone()], after, budget);
+            let answer = tokio::select! {
+                answer = lookup => answer,
+                () = self.stop.cancelled() => return Err(Halt::Stopped),
+            };
+            match answer {
+                Ok(LookedUp { documents, operation_time: time }) => {
+                    operation_time = operation_time.max(time);
+                    for (index, document) in part.zip(documents) {
+                        if let Some(document) = document {
+                            fetched[index] = Fetched::Present(document);
+                        }
+                    }
+                    if backoff.tries() > 0 {
+                        self.status.recovered();
+                        backoff.reset();
+                    }
+                }
+                Err(error)
+                    if error.remedy() == Remedy::Reject
+                        && self.is_sound(namespace, read, after, budget).await =>
+                {
+                    if part.len() == 1 {
+                        fetched[part.start] = Fetched::Failed(error.to_string());
+                    } else {
+                        let middle = part.start + part.len() / 2;
+                        parts.push(middle..part.end);
+                        parts.push(part.start..middle);
+                    }
+                }
+                Err(error) => {
+                    parts.push(part);
+                    self.hold_back("lookup", &error, &mut backoff)
+                        .await
+                        .map_err(|()| Halt::Stopped)?;
+                }
+            }
+        }
+        Ok(Answer { fetched, operation_time })
+    }
+
+    /// Whether the read itself is in order: then it is a document that makes it fail.
+    async fn is_sound(
+        &self,
+        namespace: &Namespace,
+        read: &Read,
+        after: ClusterTime,
+        budget: &Arc<Budget>,
+    ) -> bool {
+        self.source.lookup(namespace, read, &[], after, budget).await.is_ok()
+    }
+}
+
+/// The keys as one part; each on its own where two have the same `_id`, which happens on a sharded
+/// collection only.
+fn parts(keys: &[DocumentKey]) -> Vec<std::ops::Range<usize>> {
+    let distinct: HashSet<DocumentKey> =
+        keys.iter().map(|key| DocumentKey::from_id(key.id())).collect();
+    if distinct.len() == keys.len() {
+        return if keys.is_empty() { Vec::new() } else { std::iter::once(0..keys.len()).collect() };
+    }
+    (0..keys.len()).rev().map(|index| index..index + 1).collect()
+}
+
+/// The driver itself waits for a server to be selected; this only keeps from spinning.
+pub fn source_backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
+}
+
+#[async_trait]
+impl Probe for Reading {
+    async fn id_types(&self, namespace: &Namespace) -> Result<IdTypes, Halt> {
+        let names = self
+            .insist("probing _id types", || self.source.id_types(namespace))
+            .await
+            .map_err(|error| match error {
+                None => Halt::Stopped,
+                Some(error) => Halt::Source(format!("{namespace} can't be read: {error}")),
+            })?;
+        let mut types = IdTypes::default();
+        for name in names {
+            types.extend(IdType::of_alias(name).iter().copied());
+        }
+        Ok(types)
+    }
+}

@@ -1,0 +1,123 @@
+//! What can go wrong at the source, and which answer each kind asks for.
+
+use mongodb::error::{Error as DriverError, ErrorKind};
+
+/// An error of the source.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The driver's or the server's.
+    #[error(transparent)]
+    Driver(#[from] DriverError),
+    /// The server's reply has not the shape that its documentation gives it.
+    #[error("the source answered with {0}")]
+    Garbled(&'static str),
+    /// What the rules ask for can't be done with this source.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What to do about an error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Remedy {
+    /// Try again: the source is away, fails over, or a cursor was lost.
+    Retry,
+    /// The stream can't go on from its position: the oplog no longer reaches back.
+    HistoryLost,
+    /// The command itself, or a document that it meets, is at fault; the same will fail again.
+    Reject,
+}
+
+impl Error {
+    pub(super) fn garbled(what: &'static str) -> Self {
+        Self::Garbled(what)
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> Remedy {
+        match self {
+            Self::Driver(error) => remedy(error),
+            Self::Garbled(_) => Remedy::Retry,
+            Self::Refused(_) => Remedy::Reject,
+        }
+    }
+}
+
+fn remedy(error: &DriverError) -> Remedy {
+    match error.kind.as_ref() {
+        ErrorKind::Command(command) => match command.code {
+            // ChangeStreamHistoryLost
+            286 => Remedy::HistoryLost,
+            code if passes(code) => Remedy::Retry,
+            _ if error.contains_label("ResumableChangeStreamError")
+                || error.contains_label(mongodb::error::RETRYABLE_WRITE_ERROR)
+                || error.contains_label(mongodb::error::TRANSIENT_TRANSACTION_ERROR) =>
+            {
+                Remedy::Retry
+            }
+            _ => Remedy::Reject,
+        },
+        ErrorKind::InvalidArgument { .. } | ErrorKind::BsonSerialization(_) => Remedy::Reject,
+        // Network, server selection, pool cleared, DNS, and whatever the driver adds: waiting can't
+        // lose anything, giving up can.
+        _ => Remedy::Retry,
+    }
+}
+
+/// Command errors that pass by themselves (names from `src/mongo/base/error_codes.yml`).
+fn passes(code: i32) -> bool {
+    matches!(
+        code,
+        6 | 7            // HostUnreachable, HostNotFound
+        | 43 | 237       // CursorNotFound, CursorKilled
+        | 46             // LockBusy
+        | 50 | 262       // MaxTimeMSExpired, ExceededTimeLimit
+        | 63 | 150 | 13388 // StaleShardVersion, StaleEpoch, StaleConfig
+        | 70             // ShardNotFound
+        | 89             // NetworkTimeout
+        | 91 | 11600 | 11602 // ShutdownInProgress, InterruptedAtShutdown, InterruptedDueToReplStateChange
+        | 109 | 175      // ConfigurationInProgress, QueryPlanKilled
+        | 112            // WriteConflict
+        | 133 | 134      // FailedToSatisfyReadPreference, ReadConcernMajorityNotAvailableYet
+        | 136            // CappedPositionLost
+        | 189 | 10107 | 13435 | 13436 | 10058 // PrimarySteppedDown, NotWritablePrimary, NotPrimaryNoSecondaryOk, NotPrimaryOrSecondary
+        | 234            // RetryChangeStream
+        | 239 | 246      // SnapshotTooOld, SnapshotUnavailable
+        | 280            // ChangeStreamFatalError: the stream is opened anew by time, not by token
+        | 290 | 11601    // TransactionExceededLifetime, Interrupted
+        | 317 | 384      // ConnectionPoolExpired, and a lost connection behind a mongos
+        | 9001           // SocketException
+        | 462 // IngressRequestRateLimitExceeded
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command_error(code: i32) -> DriverError {
+        let command: mongodb::error::CommandError = bson::deserialize_from_document(bson::doc! {
+            "code": code, "codeName": "X", "errmsg": "x",
+        })
+        .expect("a command error");
+        ErrorKind::Command(command).into()
+    }
+
+    #[test]
+    fn every_kind_has_its_remedy() {
+        for (code, expected) in [
+            (286, Remedy::HistoryLost),
+            (43, Remedy::Retry),
+            (91, Remedy::Retry),
+            (10107, Remedy::Retry),
+            (280, Remedy::Retry),
+            (13, Remedy::Reject),
+            (2, Remedy::Reject),
+            (16610, Remedy::Reject),
+        ] {
+            assert_eq!(Error::Driver(command_error(code)).remedy(), expected, "{code}");
+        }
+        let io = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert_eq!(Error::Driver(io.into()).remedy(), Remedy::Retry);
+        assert_eq!(Error::Refused("x".into()).remedy(), Remedy::Reject);
+    }
+}

@@ -1,0 +1,121 @@
+//! One reply of the server, read without decoding or copying what is in it.
+
+use bson::{RawArray, RawBsonRef, RawDocument};
+use bytes::Bytes;
+use mongodb::raw_batch_cursor::RawBatch;
+
+use crate::change::{ClusterTime, Document};
+
+use super::{budget::Permit, error::Error};
+
+/// The reply to a cursor command (`find`, `aggregate`, `getMore`).
+///
+/// Documents that are taken out of it share its memory, and with it the permit that pays for it.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    bytes: Bytes,
+}
+
+struct Owner {
+    batch: RawBatch,
+    _permit: Option<Permit>,
+}
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        self.batch.as_raw_document().as_bytes()
+    }
+}
+
+impl Reply {
+    /// Wraps what the driver returned. The permit is held until the reply and every document taken
+    /// out of it have been dropped.
+    pub fn new(batch: RawBatch, permit: Option<Permit>) -> Self {
+        Self { bytes: Bytes::from_owner(Owner { batch, _permit: permit }) }
+    }
+
+    /// What a reply costs in memory, in bytes: its own size, and what is kept beside each of its
+    /// documents on the way to a target.
+    pub fn cost(batch: &RawBatch) -> usize {
+        const BESIDE: usize = 384;
+        let documents = batch.doc_slices().map_or(0, |documents| documents.into_iter().count());
+        batch.as_raw_document().as_bytes().len() + documents * BESIDE
+    }
+
+    fn raw(&self) -> &RawDocument {
+        RawDocument::from_bytes(&self.bytes).expect("the driver has read this document already")
+    }
+
+    fn cursor(&self) -> Result<&RawDocument, Error> {
+        self.raw().get_document("cursor").map_err(|_| Error::garbled("no cursor"))
+    }
+
+    /// The documents of the batch.
+    ///
+    /// # Errors
+    /// Where the reply is not that of a cursor command.
+    pub fn documents(&self) -> Result<impl Iterator<Item = Result<Document, Error>> + '_, Error> {
+        Ok(self.batch()?.into_iter().map(|element| match element {
+            Ok(RawBsonRef::Document(raw)) => {
+                Document::from_bytes(self.bytes.slice_ref(raw.as_bytes()))
+                    .map_err(|_| Error::garbled("a document with a wrong length"))
+            }
+            _ => Err(Error::garbled("a batch that holds something else than documents")),
+        }))
+    }
+
+    /// The batch itself, for reading in place.
+    ///
+    /// # Errors
+    /// Where the reply is not that of a cursor command.
+    pub fn batch(&self) -> Result<&RawArray, Error> {
+        let cursor = self.cursor()?;
+        cursor
+            .get_array("nextBatch")
+            .or_else(|_| cursor.get_array("firstBatch"))
+            .map_err(|_| Error::garbled("no batch"))
+    }
+
+    /// The newest cluster time that the answering member had made majority-committed (for majority
+    /// reads) when it answered. `ZERO` where the server does not say.
+    pub fn operation_time(&self) -> ClusterTime {
+        self.raw().get_timestamp("operationTime").map(ClusterTime::from).unwrap_or_default()
+    }
+
+    /// The time inside the `postBatchResumeToken` of a change stream's reply: everything before it
+    /// has been returned.
+    ///
+    /// The token's `_data` is a key string in hex: a type byte, then seconds and increment, four
+    /// bytes each, big end first (`src/mongo/db/pipeline/resume_token.h`).
+    ///
+    /// # Errors
+    /// Where there is no token or its shape is not the one above.
+    pub fn post_batch_time(&self) -> Result<ClusterTime, Error> {
+        let data = self
+            .cursor()?
+            .get_document("postBatchResumeToken")
+            .and_then(|token| token.get_str("_data"))
+            .map_err(|_| Error::garbled("no postBatchResumeToken"))?;
+        token_time(data).ok_or_else(|| Error::garbled("a resume token of an unknown shape"))
+    }
+}
+
+/// The cluster time inside a resume token.
+fn token_time(data: &str) -> Option<ClusterTime> {
+    data.get(0..2).filter(|kind| *kind == "82")?;
+    u64::from_str_radix(data.get(2..18)?, 16).ok().map(ClusterTime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_is_read_out_of_a_token() {
+        let time = token_time("8263B0D7C5000000022B0429296E1404").expect("a token");
+        assert_eq!((time.seconds(), time.increment()), (0x63B0_D7C5, 2));
+        for bad in ["", "82", "8163B0D7C500000002", "82zzB0D7C500000002", "82é3B0D7C50000000"] {
+            assert_eq!(token_time(bad), None, "{bad}");
+        }
+    }
+}

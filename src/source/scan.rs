@@ -1,0 +1,164 @@
+//! Reads one range of a collection (or a whole view) in `_id` order, reply by reply.
+
+use std::sync::Arc;
+
+use bson::{RawBson, RawDocumentBuf, rawdoc};
+use futures_util::StreamExt;
+use mongodb::raw_batch_cursor::RawBatchCursor;
+
+use crate::change::{ClusterTime, Document, Namespace};
+
+use super::{
+    CursorCommand, Source, budget::Budget, chunks::Range, error::Error, lookup::Read,
+    majority_after, reply::Reply, stream::cstr,
+};
+
+/// Bytes of documents that one reply is asked to hold, about.
+const REPLY: u64 = 2 << 20;
+/// Documents in a reply, at the most.
+const MOST: u64 = 5_000;
+
+/// Documents in one reply, for documents of this average size in bytes.
+pub fn reply_documents(average: u64) -> u32 {
+    u32::try_from((REPLY / average.max(1)).clamp(1, MOST)).expect("at most 5,000")
+}
+
+/// One reply of a scan.
+#[derive(Debug)]
+pub struct Page {
+    /// In `_id` order.
+    pub documents: Vec<Document>,
+    /// The majority-committed time of the member when it answered: the state that was read is not
+    /// newer.
+    pub operation_time: ClusterTime,
+    /// Bytes of the reply.
+    pub bytes: usize,
+}
+
+/// An open scan.
+pub struct Scan {
+    cursor: RawBatchCursor,
+    budget: Arc<Budget>,
+}
+
+impl Source {
+    /// Opens a scan of one range. Of a rule's read, `filter` and `project` are evaluated; a rule
+    /// with a `pipeline` scans keys only (`Read::existence`) and looks the documents up.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub async fn scan(
+        &self,
+        namespace: &Namespace,
+        read: &Read,
+        range: &Range,
+        after: ClusterTime,
+        batch: u32,
+        budget: Arc<Budget>,
+    ) -> Result<Scan, Error> {
+        let mut command = rawdoc! {
+            "find": namespace.collection(),
+            "hint": { "_id": 1 },
+            "batchSize": i64::from(batch),
+            "readConcern": majority_after(after),
+            "comment": "mongosync",
+        };
+        if let Some(filter) = &read.filter {
+            command.append(cstr("filter"), filter.clone());
+        }
+        if let Some(project) = &read.project {
+            command.append(cstr("projection"), project.clone());
+        }
+        // `min` and `max` are positions in the index, so they cross types.
+        for (name, bound) in [("min", &range.from), ("max", &range.to)] {
+            if let Some(bound) = bound {
+                command.append(cstr(name), rawdoc! { "_id": bound.clone() });
+            }
+        }
+        self.open(namespace, command, batch, budget).await
+    }
+
+    /// Opens a scan of a view, which has no index and is read by one cursor.
+    ///
+    /// # Errors
+    /// Those of the server.
+    pub async fn scan_view(
+        &self,
+        namespace: &Namespace,
+        read: &Read,
+        after: ClusterTime,
+        batch: u32,
+        allow_disk_use: bool,
+        budget: Arc<Budget>,
+    ) -> Result<Scan, Error> {
+        let mut pipeline = bson::RawArrayBuf::new();
+        if let Some(filter) = &read.filter {
+            pipeline.push(rawdoc! { "$match": filter.clone() });
+        }
+        if let Some(project) = &read.project {
+            pipeline.push(rawdoc! { "$project": project.clone() });
+        }
+        for stage in &read.pipeline {
+            pipeline.push(stage.clone());
+        }
+        let command = rawdoc! {
+            "aggregate": namespace.collection(),
+            "pipeline": pipeline,
+            "cursor": { "batchSize": i64::from(batch) },
+            "readConcern": majority_after(after),
+            "allowDiskUse": allow_disk_use,
+            "comment": "mongosync",
+        };
+        self.open(namespace, command, batch, budget).await
+    }
+
+    async fn open(
+        &self,
+        namespace: &Namespace,
+        command: RawDocumentBuf,
+        batch: u32,
+        budget: Arc<Budget>,
+    ) -> Result<Scan, Error> {
+        budget.available().await;
+        let database = self.client.database(namespace.database());
+        let cursor = self
+            .cursor(CursorCommand {
+                database: &database,
+                command,
+                batch_size: Some(batch),
+                max_time: None,
+            })
+            .await?;
+        Ok(Scan { cursor, budget })
+    }
+}
+
+impl Scan {
+    /// The next reply, once the budget has room; `None` at the end. Cancel safe.
+    ///
+    /// # Errors
+    /// Those of the server. The scan is then of no more use; open it again behind the last
+    /// document.
+    pub async fn next(&mut self) -> Option<Result<Page, Error>> {
+        self.budget.available().await;
+        let batch = match self.cursor.next().await? {
+            Ok(batch) => batch,
+            Err(error) => return Some(Err(error.into())),
+        };
+        let bytes = Reply::cost(&batch);
+        let reply = Reply::new(batch, Some(self.budget.take(bytes)));
+        Some(reply.documents().and_then(Iterator::collect).map(|documents| Page {
+            documents,
+            operation_time: reply.operation_time(),
+            bytes,
+        }))
+    }
+}
+
+/// The `_id` of the last document of a page, to go on behind it.
+///
+/// # Errors
+/// Where it has none.
+pub fn last_id(page: &Page) -> Result<Option<RawBson>, Error> {
+    page.documents.last().map(|last| super::lookup::id_of(last).map(|id| id.to_owned())).transpose()
+}
