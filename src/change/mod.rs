@@ -5,6 +5,8 @@
 
 pub mod id;
 pub mod key;
+pub mod number;
+pub mod text;
 
 use std::{fmt, sync::Arc};
 
