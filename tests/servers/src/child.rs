@@ -227,7 +227,9 @@ mod tests {
             if killed { process.kill().await } else { process.stop().await }.unwrap();
             assert!(!alive(pid));
         }
-        assert_eq!(tail(&folder), "first\nsecond");
+        // A shell may add a line of its own about each signal.
+        let log = tail(&folder);
+        assert!(log.find("first") < log.find("second") && log.starts_with("first"), "{log}");
     }
 
     #[tokio::test]

@@ -130,11 +130,17 @@ fn cached(
     lock.lock()?;
     if !wanted.is_dir() {
         eprintln!("getting {title} (once)");
-        let scratch = tempfile::Builder::new().prefix(".getting-").tempdir_in(root)?;
-        let made = scratch.path().join(name);
-        fs::create_dir(&made)?;
-        make(&made).with_context(|| format!("can't get {title}"))?;
-        fs::rename(&made, &wanted)?;
+        let scratch = root.join(format!(".getting-{name}"));
+        if scratch.exists() {
+            // Left by a process that was ended in the middle: nobody else is here with the lock.
+            fs::remove_dir_all(&scratch)?;
+        }
+        fs::create_dir(&scratch)?;
+        if let Err(error) = make(&scratch) {
+            fs::remove_dir_all(&scratch)?;
+            return Err(error.context(format!("can't get {title}")));
+        }
+        fs::rename(&scratch, &wanted)?;
     }
     Ok(wanted.canonicalize()?)
 }
@@ -205,6 +211,9 @@ mod tests {
         })
         .unwrap_err();
         assert_eq!(format!("{error:#}"), "can't get Thing 1: no network");
+        fs::create_dir(root.path().join(".getting-thing-1")).unwrap();
+        fs::write(root.path().join(".getting-thing-1/file"), "of a process that was killed")
+            .unwrap();
         let folder = cached(root.path(), "thing-1", "Thing 1", |_| Ok(())).unwrap();
         assert!(!folder.join("file").exists());
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 2, "the folder and its lock");

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::{
     child::{POLL, ServerProcess, tail},
@@ -24,6 +24,9 @@ use crate::{
 
 /// How long an engine may take until it answers.
 const READY_WITHIN: Duration = Duration::from_secs(180);
+
+/// How long one look at whether it is ready may take. Another process on the port may never answer.
+const LOOK_WITHIN: Duration = Duration::from_secs(3);
 
 /// How many pairs of ports are tried where another process takes them first.
 const PORT_ATTEMPTS: usize = 5;
@@ -131,6 +134,20 @@ impl EngineBuilder {
     /// Where the engine can't be had (says what to install), or does not come up within three
     /// minutes (shows the end of its log).
     pub async fn start(self) -> Result<Engine> {
+        let title = self.product.package.title;
+        let mut engine = self.prepare().await?;
+        for _ in 0..PORT_ATTEMPTS {
+            engine.port = free_port();
+            self.write_settings(&engine, free_port())?;
+            if engine.launch().await? {
+                return Ok(engine);
+            }
+        }
+        bail!("{title}: {PORT_ATTEMPTS} pairs of ports were taken, one after the other")
+    }
+
+    /// The engine before its first start, without ports.
+    async fn prepare(&self) -> Result<Engine> {
         let jars = jars(&self.product.package).await?;
         let set = tempfile::Builder::new().prefix("mongosync-engine-").tempdir()?;
         let folder = set.path().join("node");
@@ -138,15 +155,7 @@ impl EngineBuilder {
         fs::write(folder.join("Launcher.java"), LAUNCHER.replace("RUNNER", self.product.runner))?;
         let command = self.command(&jars, &folder);
         let title = self.product.package.title;
-        let mut engine = Engine { title, process: None, port: 0, command, folder, _set: set };
-        for _ in 0..PORT_ATTEMPTS {
-            engine.port = free_port();
-            fs::write(engine.folder.join("settings.yml"), self.settings_file(engine.port))?;
-            if engine.launch().await? {
-                return Ok(engine);
-            }
-        }
-        bail!("{title}: {PORT_ATTEMPTS} ports were taken, one after the other")
+        Ok(Engine { process: None, title, port: 0, command, folder, _set: set })
     }
 
     fn command(&self, jars: &Path, folder: &Path) -> Vec<OsString> {
@@ -167,15 +176,13 @@ impl EngineBuilder {
         ]
     }
 
-    fn settings_file(&self, http_port: u16) -> String {
-        let ports =
-            [("http.port", http_port.to_string()), ("transport.port", free_port().to_string())];
-        let settings = self.settings.iter().map(|(key, value)| (key.as_str(), value.clone()));
-        let quoted = |text: String| text.replace('\\', r"\\").replace('"', r#"\""#);
-        settings
-            .chain(ports)
-            .map(|(key, value)| format!("{key}: \"{}\"\n", quoted(value)))
-            .collect()
+    fn write_settings(&self, engine: &Engine, transport_port: u16) -> Result<()> {
+        let mut settings = self.settings.clone();
+        settings.insert("http.port".into(), engine.port.to_string());
+        settings.insert("transport.port".into(), transport_port.to_string());
+        let quoted = |text: &str| text.replace('\\', r"\\").replace('"', r#"\""#);
+        let lines = settings.iter().map(|(key, value)| format!("{key}: \"{}\"\n", quoted(value)));
+        Ok(fs::write(engine.folder.join("settings.yml"), lines.collect::<String>())?)
     }
 }
 
@@ -264,7 +271,7 @@ impl Engine {
     async fn launch(&mut self) -> Result<bool> {
         let mut process = ServerProcess::spawn(&self.command, &self.folder)?;
         let deadline = Instant::now() + READY_WITHIN;
-        while !self.is_ready(process.pid()).await {
+        while !timeout(LOOK_WITHIN, self.is_ready(process.pid())).await.unwrap_or(false) {
             if let Some(status) = process.exited()? {
                 if process.log()?.contains(PORT_TAKEN) {
                     return Ok(false);
@@ -290,5 +297,29 @@ impl Engine {
         let health = "/_cluster/health?wait_for_status=yellow&timeout=1s";
         process.body.contains(&format!(r#""id":{pid},"#))
             && get(health).await.is_ok_and(|health| health.status == 200)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_is_told_from_a_failure() {
+        for builder in [Engine::elasticsearch(), Engine::opensearch()] {
+            let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+            let taken_port = taken.local_addr().unwrap().port();
+            for (http_port, transport_port) in
+                [(taken_port, free_port()), (free_port(), taken_port)]
+            {
+                let mut engine = builder.prepare().await.unwrap();
+                engine.port = http_port;
+                builder.write_settings(&engine, transport_port).unwrap();
+                assert!(!engine.launch().await.unwrap(), "{http_port} {transport_port}");
+                assert_eq!(engine.pid(), None);
+            }
+        }
     }
 }

@@ -401,3 +401,25 @@ impl Node {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_is_told_from_a_failure() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let set = tempfile::tempdir().unwrap();
+        let mut node = Node {
+            port: taken.local_addr().unwrap().port(),
+            command: vec![downloads::mongod().await.unwrap().into(), "--nounixsocket".into()],
+            folder: set.path().join("node-0"),
+            process: None,
+        };
+        fs::create_dir_all(node.folder.join("db")).unwrap();
+        assert!(!node.launch().await.unwrap());
+        assert!(node.process.is_none());
+    }
+}

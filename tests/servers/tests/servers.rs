@@ -104,8 +104,8 @@ async fn a_fail_command_failpoint_can_be_set() -> Result<()> {
         "getParameter": 1, "periodicNoopIntervalSecs": 1, "diagnosticDataCollectionEnabled": 1,
     };
     let parameters = admin.run_command(parameters).await?;
-    assert_eq!(parameters.get_i32("periodicNoopIntervalSecs"), Ok(1));
-    assert_eq!(parameters.get_bool("diagnosticDataCollectionEnabled"), Ok(false));
+    assert_eq!(parameters.get_i32("periodicNoopIntervalSecs")?, 1);
+    assert!(!parameters.get_bool("diagnosticDataCollectionEnabled")?);
     Ok(())
 }
 
@@ -142,9 +142,7 @@ async fn indexes_and_survives(mut engine: Engine, version: &str) -> Result<()> {
     expect(&engine, "PUT", "/_ingest/pipeline/see", pipeline, 200, "true").await?;
     let bulk = "{\"index\":{\"_id\":\"1\"}}\n{\"title\":\"Lamp\"}\n";
     expect(&engine, "POST", "/products/_bulk?pipeline=see", bulk, 200, "\"errors\":false").await?;
-    let kept = r#"{"title":"Lamp","seen":true}"#;
-    let (url, document) = (engine.url(), "/products/_doc/1");
-    expect(&engine, "GET", document, "", 200, "Lamp").await?;
+    let url = engine.url();
 
     engine.kill().await?;
     assert_eq!(engine.pid(), None);
@@ -155,8 +153,7 @@ async fn indexes_and_survives(mut engine: Engine, version: &str) -> Result<()> {
     timed("  stop", engine.stop()).await?;
     timed("  restart after a stop", engine.restart()).await?;
     assert_eq!(engine.url(), url);
-    let source = engine.request("GET", "/products/_source/1", "").await?;
-    assert!(source.body == kept || source.body.contains("\"seen\":true"), "{source:?}");
+    expect(&engine, "GET", "/products/_source/1", "", 200, "\"seen\":true").await?;
 
     let pid = engine.pid().context("it runs")?;
     drop(engine);
