@@ -4,6 +4,9 @@
 //! operations into the bytes of a request, sends a request once, and says of each item what became
 //! of it.
 
+pub mod elasticsearch;
+pub mod json;
+
 use std::{ops::Range, time::Duration};
 
 use async_trait::async_trait;
