@@ -1,0 +1,239 @@
+//! One operation as lines of a bulk body, straight from raw BSON.
+//!
+//! What can be known to be refused is refused here, before anything is sent: an id that is over the
+//! engines' limit makes 7.x refuse the whole request, and a name with a wildcard or a comma in it
+//! would stand for other indices.
+
+use bytes::Bytes;
+
+use super::place::EnginePlaceKey;
+use crate::{
+    change::ClusterTime,
+    target::{
+        Action,
+        json::{Mode, Options, write_document},
+    },
+};
+
+/// Both engines' limit on `_id`, in bytes.
+const MAX_ID: usize = 512;
+/// Both engines' limit on the name of an index, in bytes.
+const MAX_INDEX: usize = 255;
+
+/// What one operation says, beside what is written.
+pub(super) struct Line<'a> {
+    /// Where.
+    pub place: EnginePlaceKey<'a>,
+    /// The external version.
+    pub time: ClusterTime,
+    /// The name of an ingest pipeline; empty for none.
+    pub pipeline: &'a Bytes,
+    /// Whether the index must be an alias: if it has been deleted, the engine then says so rather
+    /// than making a plain index of that name.
+    pub require_alias: bool,
+}
+
+/// Appends the action line and, for a put, the source line. After an error the body is as it was.
+pub(super) fn write_lines(
+    line: &Line<'_>,
+    action: &Action,
+    mode: Mode,
+    body: &mut Vec<u8>,
+) -> Result<(), String> {
+    let start = body.len();
+    let written = try_write_lines(line, action, mode, body);
+    if written.is_err() {
+        body.truncate(start);
+    }
+    written
+}
+
+fn try_write_lines(
+    line: &Line<'_>,
+    action: &Action,
+    mode: Mode,
+    body: &mut Vec<u8>,
+) -> Result<(), String> {
+    let EnginePlaceKey { index, id, routing } = line.place;
+    refuse_id(id)?;
+    refuse_index(index)?;
+    let (name, document) = match action {
+        Action::Put(document) => ("index", Some(document)),
+        Action::Remove => ("delete", None),
+    };
+    body.extend_from_slice(b"{\"");
+    body.extend_from_slice(name.as_bytes());
+    body.extend_from_slice(b"\":{\"_index\":");
+    write_text(index, body);
+    body.extend_from_slice(b",\"_id\":");
+    write_text(id, body);
+    if let Some(routing) = routing {
+        body.extend_from_slice(b",\"routing\":");
+        write_text(routing, body);
+    }
+    if document.is_some() && !line.pipeline.is_empty() {
+        let pipeline = str::from_utf8(line.pipeline)
+            .map_err(|_| "the name of the ingest pipeline is not text".to_owned())?;
+        body.extend_from_slice(b",\"pipeline\":");
+        write_text(pipeline, body);
+    }
+    if line.require_alias {
+        body.extend_from_slice(b",\"require_alias\":true");
+    }
+    body.extend_from_slice(b",\"version\":");
+    body.extend_from_slice(itoa::Buffer::new().format(line.time.version()).as_bytes());
+    body.extend_from_slice(b",\"version_type\":\"external_gte\"}}\n");
+    if let Some(document) = document {
+        write_document(document.raw(), Options { mode, skip_id: true }, body)
+            .map_err(|error| error.to_string())?;
+        body.push(b'\n');
+    }
+    Ok(())
+}
+
+fn write_text(text: &str, body: &mut Vec<u8>) {
+    serde_json::to_writer(body, text).expect("writing to memory does not fail");
+}
+
+fn refuse_id(id: &str) -> Result<(), String> {
+    match id.len() {
+        0 => Err("the document's id in the engine is empty".to_owned()),
+        1..=MAX_ID => Ok(()),
+        length => Err(format!(
+            "the document's id in the engine has {length} bytes, the engine takes {MAX_ID} at most"
+        )),
+    }
+}
+
+/// The engines' rules for names, which are the same for both.
+fn refuse_index(index: &str) -> Result<(), String> {
+    let forbidden = |character: char| {
+        character.is_uppercase()
+            || matches!(
+                character,
+                '\\' | '/' | '*' | '?' | '"' | '<' | '>' | '|' | ' ' | ',' | '#' | ':'
+            )
+    };
+    let why = if index.is_empty() {
+        "it is empty".to_owned()
+    } else if index.len() > MAX_INDEX {
+        format!("it has {} bytes, the engine takes {MAX_INDEX} at most", index.len())
+    } else if index.starts_with(['-', '_', '+']) || index == "." || index == ".." {
+        "it starts with `-`, `_` or `+`, or is `.` or `..`".to_owned()
+    } else if let Some(character) = index.chars().find(|&character| forbidden(character)) {
+        format!(
+            "it holds {character:?}, and may hold neither capitals nor \\ / * ? \" < > | space , # :"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(format!("{index:?} can't be the name of an index: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+    use rstest::rstest;
+
+    use super::*;
+    use crate::change::Document;
+
+    fn line<'a>(index: &'a str, id: &'a str, pipeline: &'a Bytes) -> Line<'a> {
+        Line {
+            place: EnginePlaceKey { index, id, routing: None },
+            time: ClusterTime(7_710_508_021_874_655_233),
+            pipeline,
+            require_alias: false,
+        }
+    }
+
+    fn put() -> Action {
+        Action::Put(Document::from(rawdoc! { "_id": 1, "name": "a\nb", "ratio": f64::NAN }))
+    }
+
+    #[test]
+    fn writes_a_put() {
+        let mut body = Vec::new();
+        let none = Bytes::new();
+        write_lines(&line("shop-products", "1", &none), &put(), Mode::Plain, &mut body).unwrap();
+        assert_eq!(
+            String::from_utf8(body).unwrap(),
+            "{\"index\":{\"_index\":\"shop-products\",\"_id\":\"1\",\
+             \"version\":7710508021874655233,\"version_type\":\"external_gte\"}}\n\
+             {\"name\":\"a\\nb\",\"ratio\":null}\n"
+        );
+    }
+
+    #[test]
+    fn writes_what_else_a_put_may_say() {
+        let mut body = Vec::new();
+        let pipeline = Bytes::from_static(b"clean \"up\"");
+        let mut line = line("products", "a\"b", &pipeline);
+        line.place.routing = Some("eu");
+        line.require_alias = true;
+        write_lines(&line, &put(), Mode::Plain, &mut body).unwrap();
+        assert_eq!(
+            str::from_utf8(&body).unwrap().lines().next().unwrap(),
+            "{\"index\":{\"_index\":\"products\",\"_id\":\"a\\\"b\",\"routing\":\"eu\",\
+             \"pipeline\":\"clean \\\"up\\\"\",\"require_alias\":true,\
+             \"version\":7710508021874655233,\"version_type\":\"external_gte\"}}"
+        );
+    }
+
+    #[test]
+    fn a_removal_has_no_source_and_no_pipeline() {
+        let mut body = Vec::new();
+        let pipeline = Bytes::from_static(b"clean");
+        write_lines(&line("products", "1", &pipeline), &Action::Remove, Mode::Plain, &mut body)
+            .unwrap();
+        assert_eq!(
+            String::from_utf8(body).unwrap(),
+            "{\"delete\":{\"_index\":\"products\",\"_id\":\"1\",\
+             \"version\":7710508021874655233,\"version_type\":\"external_gte\"}}\n"
+        );
+    }
+
+    #[rstest]
+    #[case::empty_id("products", "", "is empty")]
+    #[case::long_id("products", &"x".repeat(513), "has 513 bytes, the engine takes 512 at most")]
+    #[case::long_id_in_bytes("products", &"ä".repeat(257), "has 514 bytes")]
+    #[case::empty("", "1", "it is empty")]
+    #[case::capital("Products", "1", "it holds 'P'")]
+    #[case::wildcard("products*", "1", "it holds '*'")]
+    #[case::two("a,b", "1", "it holds ','")]
+    #[case::remote("a:b", "1", "it holds ':'")]
+    #[case::date_math("<a-{now}>", "1", "it holds '<'")]
+    #[case::minus("-a", "1", "starts with")]
+    #[case::all("_all", "1", "starts with")]
+    #[case::dots("..", "1", "starts with")]
+    #[case::long_name(&"x".repeat(256), "1", "it has 256 bytes")]
+    fn refuses(#[case] index: &str, #[case] id: &str, #[case] why: &str) {
+        let mut body = b"before".to_vec();
+        let none = Bytes::new();
+        let error =
+            write_lines(&line(index, id, &none), &put(), Mode::Plain, &mut body).unwrap_err();
+        assert!(error.contains(why), "{error}");
+        assert_eq!(body, b"before");
+    }
+
+    #[rstest]
+    #[case(&"x".repeat(255), &"x".repeat(512))]
+    #[case(".hidden", " ")]
+    #[case("ünï-ç_ode+", "\u{0}")]
+    fn takes(#[case] index: &str, #[case] id: &str) {
+        let none = Bytes::new();
+        let mut body = Vec::new();
+        write_lines(&line(index, id, &none), &put(), Mode::Plain, &mut body).unwrap();
+    }
+
+    #[test]
+    fn a_broken_document_leaves_the_body_as_it_was() {
+        let mut bytes = rawdoc! { "a": "b" }.into_bytes();
+        bytes[4] = 0x7e;
+        let broken = Action::Put(Document::from_bytes(bytes.into()).unwrap());
+        let mut body = b"before".to_vec();
+        let none = Bytes::new();
+        write_lines(&line("a", "1", &none), &broken, Mode::Plain, &mut body).unwrap_err();
+        assert_eq!(body, b"before");
+    }
+}

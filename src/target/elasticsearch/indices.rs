@@ -1,0 +1,437 @@
+//! The indices that documents go to: each is looked for once before its first write, and made with
+//! the rule's settings and mappings where it is not there.
+//!
+//! An engine would make a missing index by itself, with mappings that it guesses. That can still
+//! happen to a plain index that somebody deletes while mongosync runs: nothing short of a request
+//! before every write could tell. Behind an alias it can't: such writes require the alias.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, RwLock},
+};
+
+use elasticsearch::indices::{IndicesCreateParts, IndicesGetParts, IndicesRefreshParts};
+use serde_json::{Map, Value, json};
+use tokio::sync::OnceCell;
+use tracing::{info, warn};
+
+use super::{
+    answer::{Answer, refusal},
+    filling::Filling,
+    nodes::Nodes,
+    place::EnginePlaceKey,
+};
+use crate::target::{Outcome, Pressure, Request, Retry};
+
+/// So many names are remembered. Names that are known to exist are then forgotten and looked for
+/// again when they next occur.
+const MAX_KNOWN: usize = 10_000;
+/// Engines take a request line of 4096 bytes, and a name may be three times as long once encoded.
+const MAX_NAMES_BYTES: usize = 1_200;
+
+/// How an index is to be made, where it is not there.
+#[derive(Clone, PartialEq, Debug)]
+pub struct IndexPlan {
+    /// The rule that writes to it, by name.
+    pub rule: String,
+    /// Whether the name that documents are written to is an alias; `NAME-000001` is then made
+    /// behind it.
+    pub alias: bool,
+    /// Settings, as the engine's own JSON.
+    pub settings: Option<Value>,
+    /// Mappings, as the engine's own JSON.
+    pub mappings: Option<Value>,
+}
+
+/// Why an index is not ready to be written to.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// The engine can't be asked right now.
+    Request(Retry),
+    /// This index has a problem of its own: the outcome of each item for it.
+    Index(Outcome),
+}
+
+/// What is known about the indices of one engine.
+pub(super) struct Indices {
+    known: RwLock<HashMap<Arc<str>, Known>>,
+    pub filling: Filling,
+}
+
+#[derive(Clone, Default)]
+struct Known {
+    /// The first one is made by; the others are rules that share the index.
+    plans: Vec<Arc<IndexPlan>>,
+    /// Set once the index is there. Lanes that meet a new name together wait for one of them.
+    there: Arc<OnceCell<()>>,
+}
+
+impl Indices {
+    pub fn new() -> Self {
+        Self { known: RwLock::default(), filling: Filling::new() }
+    }
+
+    /// See `EngineTarget::declare_index`.
+    pub fn declare(&self, name: &str, plan: &Arc<IndexPlan>) {
+        let is_new = |known: &Known| !known.plans.iter().any(|other| Arc::ptr_eq(other, plan));
+        if self.read().get(name).is_none_or(is_new) {
+            self.write(name, |known| {
+                if is_new(known) {
+                    known.plans.push(Arc::clone(plan));
+                }
+            });
+        }
+    }
+
+    /// Whether the name was declared as an alias.
+    pub fn is_alias(&self, name: &str) -> bool {
+        self.read().get(name).is_some_and(|known| known.plan().is_some_and(|plan| plan.alias))
+    }
+
+    /// Looks for every index of a request that has not been seen yet, and makes those that are not
+    /// there. The items whose index has trouble of its own, in order, with their outcomes.
+    pub async fn ready(
+        &self,
+        nodes: &Nodes,
+        request: &Request,
+    ) -> Result<Vec<(usize, Outcome)>, Retry> {
+        let mut held = Vec::new();
+        let mut troubled: HashMap<&[u8], Outcome> = HashMap::new();
+        let mut last: &[u8] = &[];
+        for (position, item) in request.items.iter().enumerate() {
+            let index = EnginePlaceKey::index_bytes(&item.place).unwrap_or_default();
+            if index == last {
+                continue;
+            }
+            if !troubled.contains_key(index) {
+                let Ok(name) = str::from_utf8(index) else { continue };
+                match self.ensure(nodes, name).await {
+                    Ok(()) => {
+                        last = index;
+                        continue;
+                    }
+                    Err(Trouble::Request(retry)) => return Err(retry),
+                    Err(Trouble::Index(outcome)) => {
+                        troubled.insert(index, outcome);
+                    }
+                }
+            }
+            held.extend(troubled.get(index).map(|outcome| (position, outcome.clone())));
+        }
+        Ok(held)
+    }
+
+    /// Looks again for everything, at the next write; and for what was declared and never looked
+    /// for, now.
+    pub async fn prepare(&self, nodes: &Nodes) -> Result<(), Retry> {
+        let names: Vec<_> = {
+            let mut known = self.known.write().expect("nothing panics while it holds the indices");
+            let open = known.iter().filter(|(_, known)| !known.there.initialized());
+            let names = open.map(|(name, _)| Arc::clone(name)).collect();
+            known.values_mut().for_each(|known| known.there = Arc::default());
+            names
+        };
+        for name in names {
+            match self.ensure(nodes, &name).await {
+                Ok(()) => {}
+                Err(Trouble::Request(retry) | Trouble::Index(Outcome::Retry(retry))) => {
+                    return Err(retry);
+                }
+                Err(Trouble::Index(outcome)) => {
+                    let words = match outcome {
+                        Outcome::Rejected(words) => words,
+                        other => format!("{name}: {other:?}"),
+                    };
+                    return Err(blocked(words));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The engine says that the index is not there (any more): it is looked for again before the
+    /// next write.
+    pub fn forget(&self, name: &str) {
+        warn!(index = name, "index is gone");
+        self.write(name, |known| known.there = Arc::default());
+    }
+
+    /// Makes what a rule wrote visible to searches. A login that may not do that is no failure: the
+    /// engine does it by itself a little later.
+    pub async fn refresh(&self, nodes: &Nodes, rule: &str) -> Result<(), Retry> {
+        let names: Vec<_> = self
+            .read()
+            .iter()
+            .filter(|(_, known)| known.there.initialized())
+            .filter(|(_, known)| known.plans.iter().any(|plan| plan.rule == rule))
+            .map(|(name, _)| Arc::clone(name))
+            .collect();
+        for names in chunks(&names) {
+            let answer = nodes
+                .ask(|engine| async move {
+                    let parts = IndicesRefreshParts::Index(&names);
+                    engine.indices().refresh(parts).ignore_unavailable(true).send().await
+                })
+                .await?;
+            match answer.status {
+                200..300 => {}
+                403 | 404 => warn!(reason = refusal(&answer).message, "indices not refreshed"),
+                _ => return Err(refusal(&answer)),
+            }
+        }
+        Ok(())
+    }
+
+    async fn ensure(&self, nodes: &Nodes, name: &str) -> Result<(), Trouble> {
+        let known = self.read().get(name).cloned();
+        let known = known.unwrap_or_else(|| self.write(name, |known| known.clone()));
+        let make = || self.find_or_make(nodes, name, known.plan());
+        known.there.get_or_try_init(make).await.map(|&()| ())
+    }
+
+    async fn find_or_make(
+        &self,
+        nodes: &Nodes,
+        name: &str,
+        plan: Option<&Arc<IndexPlan>>,
+    ) -> Result<(), Trouble> {
+        let alias = plan.is_some_and(|plan| plan.alias);
+        if !find(nodes, name, alias).await? {
+            let concrete = if alias { format!("{name}-000001") } else { name.to_owned() };
+            let answer = create(nodes, name, &concrete, plan).await.map_err(Trouble::Request)?;
+            let error = answer.error().map(|error| error.kind).unwrap_or_default();
+            if answer.is_success() {
+                info!(index = concrete, alias = alias.then_some(name), "index made");
+                if let Some(plan) = plan {
+                    self.filling.made(&concrete, plan);
+                }
+            } else if error != "resource_already_exists_exception" {
+                return Err(trouble(name, &answer));
+            } else if !find(nodes, name, alias).await? {
+                return Err(Trouble::Index(Outcome::Retry(blocked(format!(
+                    "index {concrete} is there, but the alias {name} that should lead to it is \
+                     not: make the alias, or delete the index"
+                )))));
+            }
+        }
+        self.filling.arrange(nodes).await.map_err(Trouble::Request)
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<Arc<str>, Known>> {
+        self.known.read().expect("nothing panics while it holds the indices")
+    }
+
+    fn write<T>(&self, name: &str, change: impl FnOnce(&mut Known) -> T) -> T {
+        let mut known = self.known.write().expect("nothing panics while it holds the indices");
+        if known.len() >= MAX_KNOWN && !known.contains_key(name) {
+            known.retain(|_, known| !known.there.initialized());
+        }
+        change(known.entry(name.into()).or_default())
+    }
+}
+
+impl Known {
+    fn plan(&self) -> Option<&Arc<IndexPlan>> {
+        self.plans.first()
+    }
+}
+
+async fn find(nodes: &Nodes, name: &str, alias: bool) -> Result<bool, Trouble> {
+    let answer = nodes
+        .ask(|engine| async move {
+            engine
+                .indices()
+                .get(IndicesGetParts::Index(&[name]))
+                .filter_path(&["*.aliases", "*.settings.index.uuid"])
+                .send()
+                .await
+        })
+        .await
+        .map_err(Trouble::Request)?;
+    match answer.status {
+        404 if answer.error().is_some_and(|e| e.kind == "index_not_found_exception") => Ok(false),
+        200..300 => {
+            let found = serde_json::from_slice(&answer.body).map_err(|error| {
+                let message =
+                    format!("what the engine says of index {name} can't be read: {error}");
+                let pressure = Pressure::Same;
+                Trouble::Request(Retry { reason: "garbled", message, after: None, pressure })
+            })?;
+            judge(name, alias, &found)
+                .map(|()| true)
+                .map_err(|words| Trouble::Index(Outcome::Retry(blocked(words))))
+        }
+        _ => Err(trouble(name, &answer)),
+    }
+}
+
+/// Whether what the engine has under a name can be written to by that name.
+fn judge(name: &str, alias: bool, found: &Map<String, Value>) -> Result<(), String> {
+    if !alias {
+        return Ok(());
+    }
+    if found.contains_key(name) {
+        return Err(format!(
+            "{name} is an index, and the rule says `alias: true`: reindex it under another name \
+             and make {name} an alias for that, or say `alias: false`"
+        ));
+    }
+    let entry = |index: &Value| index.get("aliases").and_then(|all| all.get(name)).cloned();
+    let entries: Vec<_> = found.values().map(entry).collect();
+    if entries.iter().any(Option::is_none) {
+        return Err(format!("{name} is a data stream, and the rule says `alias: true`"));
+    }
+    let writes = |entry: &Option<Value>| {
+        entry.as_ref().and_then(|entry| entry.get("is_write_index")).and_then(Value::as_bool)
+    };
+    match entries.as_slice() {
+        [only] if writes(only) != Some(false) => Ok(()),
+        several if several.iter().any(|entry| writes(entry) == Some(true)) => Ok(()),
+        _ => Err(format!("the alias {name} has no write index")),
+    }
+}
+
+async fn create(
+    nodes: &Nodes,
+    name: &str,
+    concrete: &str,
+    plan: Option<&Arc<IndexPlan>>,
+) -> Result<Answer, Retry> {
+    let mut body = Map::new();
+    if let Some(plan) = plan {
+        body.extend(plan.settings.clone().map(|settings| ("settings".to_owned(), settings)));
+        body.extend(plan.mappings.clone().map(|mappings| ("mappings".to_owned(), mappings)));
+    }
+    if concrete != name {
+        body.insert("aliases".to_owned(), json!({ name: { "is_write_index": true } }));
+    }
+    nodes
+        .ask(|engine| async move {
+            let parts = IndicesCreateParts::Index(concrete);
+            engine.indices().create(parts).body(body).send().await
+        })
+        .await
+}
+
+/// What an answer that was no success means for the items of an index.
+fn trouble(name: &str, answer: &Answer) -> Trouble {
+    let retry = refusal(answer);
+    let message = format!("index {name}: {}", retry.message);
+    let kind = answer.error().map(|error| error.kind).unwrap_or_default();
+    match answer.status {
+        400 if kind == "invalid_index_name_exception" => Trouble::Index(Outcome::Rejected(message)),
+        401 | 408 | 413 | 429 | 500.. | 300..400 => Trouble::Request(Retry { message, ..retry }),
+        403 => Trouble::Index(Outcome::Retry(Retry { message, ..retry })),
+        _ => Trouble::Index(Outcome::Retry(blocked(message))),
+    }
+}
+
+fn blocked(message: String) -> Retry {
+    Retry { reason: "blocked", message, after: None, pressure: Pressure::Same }
+}
+
+/// Names in groups that fit a request line.
+fn chunks(names: &[Arc<str>]) -> Vec<Vec<&str>> {
+    let mut chunks: Vec<Vec<&str>> = Vec::new();
+    let mut room = 0;
+    for name in names {
+        if name.len() > room {
+            chunks.push(Vec::new());
+            room = MAX_NAMES_BYTES;
+        }
+        chunks.last_mut().expect("the first name opened a group").push(name);
+        room = room.saturating_sub(name.len() + 1);
+    }
+    chunks
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case::plain(false, json!({"products": {"aliases": {}}}), "")]
+    #[case::plain_name_is_an_alias(false, json!({"p-1": {"aliases": {"products": {}}}}), "")]
+    #[case::one(true, json!({"products-000001": {"aliases": {"products": {}}}}), "")]
+    #[case::one_marked(
+        true,
+        json!({"products-000001": {"aliases": {"products": {"is_write_index": true}}}}),
+        ""
+    )]
+    #[case::one_that_is_read_only(
+        true,
+        json!({"products-000001": {"aliases": {"products": {"is_write_index": false}}}}),
+        "the alias products has no write index"
+    )]
+    #[case::two(
+        true,
+        json!({"a": {"aliases": {"products": {}}}, "b": {"aliases": {"products": {}}}}),
+        "the alias products has no write index"
+    )]
+    #[case::two_one_marked(
+        true,
+        json!({
+            "a": {"aliases": {"products": {"is_write_index": true}}},
+            "b": {"aliases": {"products": {"is_write_index": false}}},
+        }),
+        ""
+    )]
+    #[case::an_index(true, json!({"products": {"aliases": {}}}), "products is an index, and")]
+    #[case::a_data_stream(
+        true,
+        json!({".ds-products-000001": {"settings": {}}}),
+        "products is a data stream, and"
+    )]
+    fn judges_what_is_there(#[case] alias: bool, #[case] found: Value, #[case] trouble: &str) {
+        let said = judge("products", alias, found.as_object().unwrap());
+        match trouble {
+            "" => assert_eq!(said, Ok(())),
+            words => assert!(said.unwrap_err().starts_with(words)),
+        }
+    }
+
+    #[test]
+    fn names_fit_a_request_line() {
+        let names: Vec<Arc<str>> = (0..100).map(|n| format!("{n:0>250}").into()).collect();
+        let groups = chunks(&names);
+        assert_eq!(groups.iter().map(Vec::len).sum::<usize>(), 100);
+        assert!(groups.iter().all(|group| group.join(",").len() <= MAX_NAMES_BYTES));
+        assert!(chunks(&[]).is_empty());
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let indices = Indices::new();
+        let plan = Arc::new(IndexPlan {
+            rule: "products".to_owned(),
+            alias: true,
+            settings: None,
+            mappings: None,
+        });
+        indices.declare("open", &plan);
+        for number in 0..MAX_KNOWN * 2 {
+            let name = format!("products-{number}");
+            indices.declare(&name, &plan);
+            indices.read()[name.as_str()].there.set(()).unwrap();
+        }
+        assert!(indices.read().len() <= MAX_KNOWN);
+        assert!(indices.is_alias("open"), "what has not been looked for is kept");
+    }
+
+    #[test]
+    fn the_first_plan_is_the_one_that_is_made() {
+        let indices = Indices::new();
+        let plan = |rule: &str, alias| {
+            let (settings, mappings) = (None, None);
+            Arc::new(IndexPlan { rule: rule.to_owned(), alias, settings, mappings })
+        };
+        let first = plan("a", true);
+        indices.declare("shared", &first);
+        indices.declare("shared", &first);
+        indices.declare("shared", &plan("b", false));
+        assert!(indices.is_alias("shared"));
+        assert_eq!(indices.read()["shared"].plans.len(), 2);
+    }
+}

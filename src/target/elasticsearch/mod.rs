@@ -1,0 +1,261 @@
+//! Elasticsearch and OpenSearch: documents go out in bulk requests with the cluster time as
+//! external version, so that a write that comes late or twice is refused by the engine.
+//!
+//! Its place is behind `delivery`, which decides what is sent when, and again. Here it is encoded
+//! ([`encode`]), sent once to one node ([`nodes`], [`health`]), and the answer read ([`answer`]);
+//! and indices are made ([`indices`]) and arranged for the copy ([`filling`]).
+
+mod answer;
+mod encode;
+mod filling;
+mod health;
+mod indices;
+mod nodes;
+mod place;
+
+use std::{
+    fmt,
+    io::Write,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use serde::Deserialize;
+use tracing::{info, warn};
+
+pub use indices::IndexPlan;
+pub use nodes::SetupError;
+pub use place::{EnginePlaceKey, PlaceError, place_key};
+
+use self::{encode::Line, indices::Indices, nodes::Nodes};
+use crate::{
+    rules::model::{Engine, EngineFlavor},
+    target::{Operation, Outcome, PlaceKey, Pressure, Request, Retry, Target, json::Mode},
+};
+
+/// One Elasticsearch or OpenSearch, 7.10 or 1.0 and later.
+///
+/// Writes are idempotent under [`Operation::time`] by the engine's external versions, with the one
+/// limit that engines have: the version of a removal is forgotten after `index.gc_deletes` (60 s).
+///
+/// [`Operation::extra`] is the name of an ingest pipeline.
+pub struct EngineTarget {
+    nodes: Nodes,
+    indices: Indices,
+    flavor: EngineFlavor,
+    mode: Mode,
+    gzip: bool,
+    /// Set once what the engine is has been logged.
+    greeted: OnceLock<()>,
+}
+
+impl EngineTarget {
+    /// Reads certificates and makes the clients; connects to nothing yet. `timeout` is for one
+    /// request, from connecting to the last byte of the answer.
+    ///
+    /// # Errors
+    /// Where a setting or a file that it names can't be used; never for an engine that is away.
+    pub fn new(settings: &Engine, timeout: Duration) -> Result<Self, SetupError> {
+        Ok(Self {
+            nodes: Nodes::new(settings, timeout)?,
+            indices: Indices::new(),
+            flavor: settings.flavor,
+            mode: if settings.extended_json { Mode::Extended } else { Mode::Plain },
+            gzip: settings.gzip,
+            greeted: OnceLock::new(),
+        })
+    }
+
+    /// Says how the index of this name is to be made if it is not there. To be called before the
+    /// first operation that names it is encoded; cheap, and harmless to repeat. What is declared
+    /// before `prepare` is made there, what is declared later at its first write. Of several plans
+    /// for a name, the first one is made. An index that was never declared is made with the
+    /// engine's defaults.
+    pub fn declare_index(&self, name: &str, plan: &Arc<IndexPlan>) {
+        self.indices.declare(name, plan);
+    }
+
+    async fn bulk(&self, request: &Request) -> Result<Vec<Outcome>, Retry> {
+        let body = request.body.clone();
+        let body = if self.gzip { compressed(body).await? } else { body };
+        let answer = self.nodes.bulk(body, self.gzip).await?;
+        let outcomes = answer::outcomes(&answer, request.items.len())?;
+        let mut last: &[u8] = &[];
+        for (item, outcome) in request.items.iter().zip(&outcomes) {
+            if let Outcome::Retry(retry) = outcome
+                && retry.reason == answer::MISSING
+                && let Ok(index) = EnginePlaceKey::index_bytes(&item.place)
+                && index != last
+                && let Ok(name) = str::from_utf8(index)
+            {
+                self.indices.forget(name);
+                last = index;
+            }
+        }
+        Ok(outcomes)
+    }
+
+    /// Asks what the engine is, and logs it the first time.
+    async fn greet(&self) -> Result<(), Retry> {
+        let answer = self.nodes.ask(|engine| async move { engine.info().send().await }).await?;
+        match answer.status {
+            200..300 => {}
+            // Reached and logged in, but not allowed to ask; the writes will tell what it may.
+            403 => {
+                if self.greeted.set(()).is_ok() {
+                    let reason = answer::refusal(&answer).message;
+                    warn!(reason, "engine reached, but it does not say what it is");
+                }
+                return Ok(());
+            }
+            _ => return Err(answer::refusal(&answer)),
+        }
+        let about: About = serde_json::from_slice(&answer.body).map_err(|_| Retry {
+            reason: "garbled",
+            message: format!(
+                "what answers is neither Elasticsearch nor OpenSearch: {}",
+                self.nodes.addresses().collect::<Vec<_>>().join(", ")
+            ),
+            after: None,
+            pressure: Pressure::Same,
+        })?;
+        let flavor = about.flavor();
+        let version = about.version.number;
+        if !is_supported(flavor, &version) {
+            return Err(Retry {
+                reason: "unexpected",
+                message: format!("{} {version} is too old: 7.10 at least", flavor.as_str()),
+                after: None,
+                pressure: Pressure::Same,
+            });
+        }
+        if self.greeted.set(()).is_ok() {
+            let cluster = about.cluster_name.unwrap_or_default();
+            info!(engine = flavor.as_str(), version, cluster, "engine reached");
+            if flavor != self.flavor {
+                warn!(
+                    found = flavor.as_str(),
+                    written = self.flavor.as_str(),
+                    "the engine is another one than the rule file says"
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What `GET /` says.
+#[derive(Deserialize)]
+struct About {
+    cluster_name: Option<String>,
+    version: Version,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    number: String,
+    distribution: Option<String>,
+}
+
+impl About {
+    fn flavor(&self) -> EngineFlavor {
+        match self.version.distribution.as_deref() {
+            Some("opensearch") => EngineFlavor::OpenSearch,
+            _ => EngineFlavor::Elasticsearch,
+        }
+    }
+}
+
+/// Elasticsearch 7.10 brought the last of what is asked for here (`require_alias`), and OpenSearch
+/// began there. A version that reads like none is taken.
+fn is_supported(flavor: EngineFlavor, version: &str) -> bool {
+    let mut parts = version.split('.').map(str::parse::<u32>);
+    match (flavor, parts.next(), parts.next()) {
+        (EngineFlavor::Elasticsearch, Some(Ok(major)), Some(Ok(minor))) => {
+            (major, minor) >= (7, 10)
+        }
+        _ => true,
+    }
+}
+
+#[async_trait]
+impl Target for EngineTarget {
+    fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
+        let place = EnginePlaceKey::decode(&operation.place).map_err(|error| error.to_string())?;
+        let line = Line {
+            require_alias: self.indices.is_alias(place.index),
+            place,
+            time: operation.time,
+            pipeline: &operation.extra,
+        };
+        encode::write_lines(&line, &operation.action, self.mode, body)
+    }
+
+    async fn send(&self, request: &Request) -> Result<Vec<Outcome>, Retry> {
+        let held = self.indices.ready(&self.nodes, request).await?;
+        if held.is_empty() {
+            return self.bulk(request).await;
+        }
+        let mut held = held.into_iter().peekable();
+        let mut outcomes: Vec<Option<Outcome>> = (0..request.items.len())
+            .map(|position| held.next_if(|(at, _)| *at == position).map(|(_, outcome)| outcome))
+            .collect();
+        let open: Vec<_> = (0..outcomes.len()).filter(|&at| outcomes[at].is_none()).collect();
+        if !open.is_empty() {
+            for (&at, outcome) in open.iter().zip(self.bulk(&request.only(&open)).await?) {
+                outcomes[at] = Some(outcome);
+            }
+        }
+        Ok(outcomes.into_iter().flatten().collect())
+    }
+
+    async fn prepare(&self) -> Result<(), Retry> {
+        self.greet().await?;
+        self.indices.prepare(&self.nodes).await
+    }
+
+    async fn copy_begins(&self, rule: &str) -> Result<(), Retry> {
+        self.indices.filling.begin(&self.nodes, rule).await
+    }
+
+    async fn copy_complete(&self, rule: &str) -> Result<(), Retry> {
+        self.indices.filling.end(&self.nodes, rule).await?;
+        self.indices.refresh(&self.nodes, rule).await
+    }
+
+    fn describe(&self, place: &PlaceKey) -> String {
+        EnginePlaceKey::decode(place)
+            .map_or_else(|error| error.to_string(), |place| place.to_string())
+    }
+}
+
+/// Shows the nodes' addresses, and no credentials.
+impl fmt::Debug for EngineTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nodes: Vec<_> = self.nodes.addresses().collect();
+        f.debug_struct("EngineTarget").field("flavor", &self.flavor).field("nodes", &nodes).finish()
+    }
+}
+
+/// The body as gzip, made beside the threads that wait for sockets: 8 MiB take some 50 ms.
+async fn compressed(body: Bytes) -> Result<Bytes, Retry> {
+    let compress = move || {
+        let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), Compression::fast());
+        encoder.write_all(&body)?;
+        encoder.finish()
+    };
+    let failed = |error: &dyn std::error::Error| Retry {
+        reason: "unexpected",
+        message: format!("the request could not be compressed: {error}"),
+        after: None,
+        pressure: Pressure::Same,
+    };
+    match tokio::task::spawn_blocking(compress).await {
+        Ok(Ok(compressed)) => Ok(compressed.into()),
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(error) => Err(failed(&error)),
+    }
+}

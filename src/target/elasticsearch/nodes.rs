@@ -1,0 +1,390 @@
+//! The connections to an engine's nodes: login, certificates, proxies, and one try of one request.
+//!
+//! There are two clients a node. What is asked of the engine beside documents (what it is, its
+//! indices) goes through the `elasticsearch` client, which knows the paths. Documents go through a
+//! client of our own: the other one follows redirects, which would carry documents to where the
+//! rule file does not say, and sets no limit to the time that connecting takes. Neither shows a
+//! secret: credentials live in headers that are marked as sensitive, addresses carry none.
+
+use std::{
+    error::Error,
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::Duration,
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use elasticsearch::{
+    Elasticsearch,
+    auth::{ClientCertificate, Credentials},
+    cert::CertificateValidation,
+    http::{
+        StatusCode,
+        headers::{
+            ACCEPT, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue,
+            LOCATION, RETRY_AFTER, USER_AGENT,
+        },
+        response::Response,
+        transport::{SingleNodeConnectionPool, TransportBuilder},
+    },
+};
+use reqwest::{Url, redirect};
+use tokio::time::Instant;
+
+use super::{
+    answer::{Answer, retry_after},
+    health::{Health, Turn},
+};
+use crate::{
+    rules::model::{Engine, EngineAuth},
+    target::{Pressure, Retry},
+};
+
+/// A node that does not take a connection for so long is passed over.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Idle connections are closed by us before the usual 60 s of proxies, which then reset them under
+/// the next request.
+const IDLE: Duration = Duration::from_secs(50);
+/// What the answer to a bulk request is reduced to. The status of every item is needed: without it,
+/// an item's position could not be told.
+const BULK: &str = "_bulk?filter_path=errors,took,items.*.status,items.*.error";
+
+/// The settings of an engine can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// An address is not one.
+    #[error("`{url}` is not an address of a node: {reason}")]
+    Address {
+        /// As it was written.
+        url: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A certificate's or key's file can't be read.
+    #[error("{path} can't be read")]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{path} does not hold {expected} in PEM form")]
+    Pem {
+        /// Which file.
+        path: PathBuf,
+        /// What should be in it.
+        expected: &'static str,
+    },
+    /// A password, key or token holds what no HTTP header may.
+    #[error("the engine's `auth` holds characters that can't be sent")]
+    Credentials,
+    /// The HTTP client can't be made of these settings.
+    #[error("no connection can be made with these `tls` settings")]
+    Client(#[source] Box<dyn Error + Send + Sync>),
+}
+
+/// The nodes of one engine.
+pub(super) struct Nodes {
+    nodes: Vec<Node>,
+    health: Mutex<Health>,
+}
+
+struct Node {
+    /// Without user and password.
+    address: String,
+    bulk: Url,
+    documents: reqwest::Client,
+    engine: Elasticsearch,
+}
+
+impl Nodes {
+    /// Clients for every address of the settings; connects to none.
+    ///
+    /// # Errors
+    /// Where an address, a file or a credential can't be used.
+    pub fn new(settings: &Engine, timeout: Duration) -> Result<Self, SetupError> {
+        let login = Login::new(settings)?;
+        let nodes = settings
+            .urls
+            .iter()
+            .map(|url| Node::new(url, &login, timeout))
+            .collect::<Result<Vec<_>, _>>()?;
+        let health = Mutex::new(Health::new(nodes.len()));
+        Ok(Self { nodes, health })
+    }
+
+    /// The addresses, for messages.
+    pub fn addresses(&self) -> impl Iterator<Item = &str> {
+        self.nodes.iter().map(|node| node.address.as_str())
+    }
+
+    /// Sends a bulk request's body to one node, once. `Ok` is any answer that a server gave.
+    pub async fn bulk(&self, body: Bytes, gzip: bool) -> Result<Answer, Retry> {
+        let (turn, node) = self.pick();
+        let mut request = node
+            .documents
+            .post(node.bulk.clone())
+            .header(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"))
+            .header(ACCEPT, HeaderValue::from_static("application/json"))
+            .body(body);
+        if gzip {
+            request = request.header(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
+        let answer = async {
+            let response = request.send().await?;
+            let (status, headers) = (response.status(), response.headers().clone());
+            Ok::<_, reqwest::Error>(read(status, &headers, response.bytes().await?))
+        };
+        self.settle(turn, answer.await.map_err(|error| failure(&error)))
+    }
+
+    /// Asks one node for something other than documents, once. `Ok` is any answer that a server
+    /// gave.
+    pub async fn ask<F, R>(&self, request: F) -> Result<Answer, Retry>
+    where
+        F: FnOnce(Elasticsearch) -> R,
+        R: Future<Output = Result<Response, elasticsearch::Error>>,
+    {
+        let (turn, node) = self.pick();
+        let answer = async {
+            let response = request(node.engine.clone()).await?;
+            let (status, headers) = (response.status_code(), response.headers().clone());
+            // The client has followed it; what was asked was not answered by the node.
+            let elsewhere = (!response.url().as_str().starts_with(&node.address))
+                .then(|| response.url().to_string());
+            let mut answer = read(status, &headers, response.bytes().await?);
+            if elsewhere.is_some() {
+                (answer.status, answer.location) = (StatusCode::FOUND.as_u16(), elsewhere);
+            }
+            Ok::<_, elasticsearch::Error>(answer)
+        };
+        self.settle(turn, answer.await.map_err(|error| failure(&error)))
+    }
+
+    fn pick(&self) -> (Turn, &Node) {
+        let turn = self.health().pick(Instant::now());
+        (turn, &self.nodes[turn.node])
+    }
+
+    /// Notes what a turn says about its node. A 502, 503 or 504 comes from a proxy whose node is
+    /// away, or from a node that is not part of its cluster.
+    fn settle(&self, turn: Turn, answer: Result<Answer, Retry>) -> Result<Answer, Retry> {
+        let address = &self.nodes[turn.node].address;
+        let away = match &answer {
+            Ok(answer) => matches!(answer.status, 502..=504),
+            Err(_) => true,
+        };
+        if away {
+            self.health().failed(turn, Instant::now());
+        } else {
+            self.health().answered(turn);
+        }
+        answer.map_err(|retry| Retry { message: format!("{address}: {}", retry.message), ..retry })
+    }
+
+    fn health(&self) -> std::sync::MutexGuard<'_, Health> {
+        self.health.lock().expect("nothing panics while it holds the nodes' health")
+    }
+}
+
+/// What all nodes of an engine share, read from its files once.
+struct Login {
+    headers: HeaderMap,
+    authorities: Vec<u8>,
+    /// Certificate and key, one after the other.
+    client: Option<Vec<u8>>,
+    insecure: bool,
+}
+
+impl Login {
+    fn new(settings: &Engine) -> Result<Self, SetupError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            USER_AGENT,
+            HeaderValue::from_static(concat!("mongosync/", env!("CARGO_PKG_VERSION"))),
+        );
+        let authorization = match &settings.auth {
+            EngineAuth::None => None,
+            EngineAuth::Basic(user, password) => {
+                let pair = format!("{user}:{}", password.expose());
+                Some(format!("Basic {}", BASE64_STANDARD.encode(pair)))
+            }
+            EngineAuth::ApiKey(key) => Some(format!("ApiKey {}", key.expose())),
+            EngineAuth::Bearer(token) => Some(format!("Bearer {}", token.expose())),
+        };
+        if let Some(text) = authorization {
+            let mut value = HeaderValue::try_from(text).map_err(|_| SetupError::Credentials)?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        let authorities = match &settings.tls.ca {
+            Some(path) => read_pem(path, "certificates", |pem| {
+                reqwest::Certificate::from_pem_bundle(pem).is_ok_and(|found| !found.is_empty())
+            })?,
+            None => Vec::new(),
+        };
+        let client = match &settings.tls.client {
+            Some((certificate, key)) => {
+                let mut pem = read_pem(certificate, "a certificate", |pem| {
+                    reqwest::Certificate::from_pem_bundle(pem).is_ok_and(|found| !found.is_empty())
+                })?;
+                pem.push(b'\n');
+                pem.extend(read_pem(key, "a private key without a passphrase", |key| {
+                    let both = [&pem, key].concat();
+                    reqwest::Identity::from_pem(&both).is_ok()
+                })?);
+                Some(pem)
+            }
+            None => None,
+        };
+        Ok(Self { headers, authorities, client, insecure: settings.tls.insecure })
+    }
+
+    fn identity(&self) -> Result<Option<reqwest::Identity>, reqwest::Error> {
+        self.client.as_deref().map(reqwest::Identity::from_pem).transpose()
+    }
+}
+
+fn read_pem(
+    path: &Path,
+    expected: &'static str,
+    usable: impl FnOnce(&[u8]) -> bool,
+) -> Result<Vec<u8>, SetupError> {
+    let pem = fs::read(path)
+        .map_err(|source| SetupError::Unreadable { path: path.to_owned(), source })?;
+    if usable(&pem) { Ok(pem) } else { Err(SetupError::Pem { path: path.to_owned(), expected }) }
+}
+
+impl Node {
+    fn new(url: &str, login: &Login, timeout: Duration) -> Result<Self, SetupError> {
+        let refuse = |reason: String| SetupError::Address { url: without_login(url), reason };
+        let mut address = Url::parse(url).map_err(|error| refuse(error.to_string()))?;
+        if !matches!(address.scheme(), "http" | "https") || !address.has_host() {
+            return Err(refuse("it must start with http:// or https://".to_owned()));
+        }
+        // The rule file's checks let none through; if one came, it must not be shown or sent twice.
+        let _ = address.set_username("");
+        let _ = address.set_password(None);
+        if !address.path().ends_with('/') {
+            address.set_path(&format!("{}/", address.path()));
+        }
+        let bulk = address.join(BULK).map_err(|error| refuse(error.to_string()))?;
+        let near = is_loopback(&address);
+        Ok(Self {
+            address: address.as_str().trim_end_matches('/').to_owned(),
+            bulk,
+            documents: documents_client(login, timeout, near)
+                .map_err(|error| SetupError::Client(error.into()))?,
+            engine: engine_client(address, login, timeout, near)
+                .map_err(|error| SetupError::Client(error.into()))?,
+        })
+    }
+}
+
+/// Proxies of the environment are honoured, as by any other client on the same host, but not for
+/// loopback addresses, which mean something else on the proxy.
+fn is_loopback(address: &Url) -> bool {
+    let host = address.host_str().unwrap_or_default();
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || host.ends_with(".localhost") || ip.is_ok_and(|ip| ip.is_loopback())
+}
+
+fn documents_client(
+    login: &Login,
+    timeout: Duration,
+    near: bool,
+) -> Result<reqwest::Client, reqwest::Error> {
+    let mut builder = reqwest::Client::builder()
+        .default_headers(login.headers.clone())
+        .redirect(redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(IDLE)
+        .tcp_keepalive(IDLE)
+        .timeout(timeout)
+        // An answer is a few kilobytes: not worth the engine's time to compress it.
+        .no_gzip()
+        .danger_accept_invalid_certs(login.insecure);
+    for authority in reqwest::Certificate::from_pem_bundle(&login.authorities)? {
+        builder = builder.add_root_certificate(authority);
+    }
+    if let Some(identity) = login.identity()? {
+        builder = builder.identity(identity);
+    }
+    if near {
+        builder = builder.no_proxy();
+    }
+    builder.build()
+}
+
+fn engine_client(
+    address: Url,
+    login: &Login,
+    timeout: Duration,
+    near: bool,
+) -> Result<Elasticsearch, elasticsearch::Error> {
+    let mut builder = TransportBuilder::new(SingleNodeConnectionPool::new(address))
+        .headers(login.headers.clone())
+        .enable_meta_header(false)
+        .timeout(timeout);
+    if login.insecure {
+        builder = builder.cert_validation(CertificateValidation::None);
+    } else if !login.authorities.is_empty() {
+        let authorities = elasticsearch::cert::Certificate::from_pem(&login.authorities)?;
+        builder = builder.cert_validation(CertificateValidation::Full(authorities));
+    }
+    if let Some(pem) = &login.client {
+        builder = builder.auth(Credentials::Certificate(ClientCertificate::Pem(pem.clone())));
+    }
+    if near {
+        builder = builder.disable_proxy();
+    }
+    Ok(Elasticsearch::new(builder.build()?))
+}
+
+fn read(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Answer {
+    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    Answer {
+        status: status.as_u16(),
+        after: text(RETRY_AFTER).and_then(|value| retry_after(value, chrono::Utc::now())),
+        location: text(LOCATION).map(without_login),
+        body,
+    }
+}
+
+/// No answer: why, in words.
+fn failure(error: &(dyn Error + 'static)) -> Retry {
+    let mut timed_out = false;
+    let mut words: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // These two repeat the address, and the cause of the one is the text of the other.
+        if let Some(error) = error.downcast_ref::<reqwest::Error>() {
+            timed_out |= error.is_timeout();
+        } else if !error.is::<elasticsearch::Error>() {
+            let text = error.to_string();
+            if words.last() != Some(&text) {
+                words.push(text);
+            }
+        }
+        next = error.source();
+    }
+    let message = match (words.is_empty(), timed_out) {
+        (false, _) => words.join(": "),
+        (true, true) => "no answer in time".to_owned(),
+        (true, false) => "the answer broke off".to_owned(),
+    };
+    let reason = if timed_out { "timeout" } else { "network" };
+    Retry { reason, message, after: None, pressure: Pressure::Same }
+}
+
+/// An address as it may be shown: what stands before an `@` in the authority is left out.
+fn without_login(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let host = rest[..end].rsplit_once('@').map_or(0, |(login, _)| login.len() + 1);
+    format!("{scheme}://{}", &rest[host..])
+}
