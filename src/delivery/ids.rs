@@ -41,7 +41,7 @@ pub struct Ids {
     store: Arc<dyn Store>,
     target: String,
     probe: Arc<dyn Probe>,
-    known: Mutex<HashMap<Namespace, Arc<IdTypes>>>,
+    known: Mutex<HashMap<Namespace, IdTypes>>,
     /// One decision at a time: two lanes must not adopt two types.
     deciding: tokio::sync::Mutex<()>,
 }
@@ -58,8 +58,8 @@ impl Ids {
         }
     }
 
-    fn cached(&self, namespace: &Namespace) -> Option<Arc<IdTypes>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(namespace).cloned()
+    fn cached(&self, namespace: &Namespace) -> Option<IdTypes> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(namespace).copied()
     }
 
     /// The types of a namespace; `met` is the `_id` of a document that is being delivered.
@@ -71,7 +71,7 @@ impl Ids {
         namespace: &Namespace,
         met: RawBsonRef<'_>,
         stop: &CancellationToken,
-    ) -> Result<Arc<IdTypes>, Halt> {
+    ) -> Result<IdTypes, Halt> {
         if let Some(types) = self.cached(namespace) {
             return Ok(types);
         }
@@ -94,11 +94,7 @@ impl Ids {
                 types
             }
         };
-        let types = Arc::new(types);
-        self.known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(namespace.clone(), types.clone());
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(namespace.clone(), types);
         Ok(types)
     }
 }

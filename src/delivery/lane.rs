@@ -180,13 +180,13 @@ impl Lane {
 
     /// Takes copied documents of the window's namespace into the output, in order, and drops those
     /// whose key has changed since the window was opened or waits for its read: their change brings
-    /// a state that is as new. Claims of what is dropped are settled.
+    /// a state that is as new. Claims of what is not taken are settled.
     ///
     /// The caller has waited until [`Lane::frontier`] passed the time of the read. Returns how many
     /// were dropped.
     ///
     /// # Errors
-    /// [`Overflow`], and then nothing was taken.
+    /// [`Overflow`], and then nothing was taken: the chunk has to read them again.
     pub fn offer(&self, id: WindowId, changes: Vec<Change>) -> Result<usize, Overflow> {
         let mut front = self.front();
         let front = &mut *front;
@@ -196,6 +196,7 @@ impl Lane {
             .find(|window| window.id == id)
             .expect("a chunk offers only through its own open window");
         if window.overflow {
+            changes.into_iter().for_each(|change| Claim::settle_all(change.claims));
             return Err(Overflow);
         }
         let mut dropped = 0;
@@ -206,7 +207,7 @@ impl Lane {
                 || front.in_flight.contains(&subject)
             {
                 dropped += 1;
-                change.claims.into_iter().for_each(Claim::settle);
+                Claim::settle_all(change.claims);
             } else {
                 front.output.push_back(change);
             }
@@ -295,7 +296,7 @@ impl Front {
         }
         if let Some(waiting) = self.pending.get_mut(&subject) {
             waiting.time = waiting.time.max(time);
-            absorb(&mut waiting.claims, claim);
+            claim.join(&mut waiting.claims);
             return;
         }
         self.pending_bytes += cost(&subject);
@@ -315,17 +316,6 @@ impl Front {
             taken.push(Pending { subject, time, since, claims });
         }
         taken
-    }
-}
-
-/// A hot key's claims are those of few spans: one for each reply of the stream.
-fn absorb(claims: &mut Vec<Claim>, claim: Claim) {
-    let Some(last) = claims.last_mut() else {
-        claims.push(claim);
-        return;
-    };
-    if let Err(other) = last.absorb(claim) {
-        claims.push(other);
     }
 }
 

@@ -6,8 +6,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
+    checkpoint::tracker::Claim,
     rules::model::DeliverySettings,
-    status::Count,
+    status::Settled,
     target::{Outcome, Pressure, Request, Retry},
 };
 
@@ -101,11 +102,11 @@ pub async fn deliver(
     }
     for letter in &letters {
         let origin = letter.origin();
-        context.rules[usize::from(origin.rule.0)].count(origin.phase, Count::DeadLetter, 1);
+        context.rules[usize::from(origin.rule.0)].count(origin.phase, Settled::DeadLetter, 1);
     }
     context.dead_letters.bury(letters, &context.stop).await?;
     context.places.trim(std::mem::take(&mut batch.places), &context.stop).await?;
-    batch.claims.into_iter().for_each(crate::checkpoint::tracker::Claim::settle);
+    Claim::settle_all(batch.claims);
     Ok(limits)
 }
 
@@ -204,8 +205,8 @@ fn conclude(context: &Context, entry: &Entry, outcome: Outcome, sent_with: usize
     let rule = &context.rules[usize::from(origin.rule.0)];
     match outcome {
         Outcome::Applied => {
-            let count = if entry.removes { Count::Removed } else { Count::Delivered };
-            rule.count(origin.phase, count, 1);
+            let settled = if entry.removes { Settled::Removed } else { Settled::Delivered };
+            rule.count(origin.phase, settled, 1);
             if let Some(since) = origin.since {
                 let elapsed = bson::DateTime::now().timestamp_millis() - since.timestamp_millis();
                 // The server's clock may run ahead of ours.
@@ -215,7 +216,7 @@ fn conclude(context: &Context, entry: &Entry, outcome: Outcome, sent_with: usize
             Conclusion::Through
         }
         Outcome::Superseded => {
-            rule.count(origin.phase, Count::Superseded, 1);
+            rule.count(origin.phase, Settled::Superseded, 1);
             Conclusion::Through
         }
         Outcome::Rejected(words) => Conclusion::Refused(refused(context, entry, words)),

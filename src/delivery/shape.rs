@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     change::{
-        Change, Document, Phase, RuleIndex, State,
+        Change, Document, DocumentKey, Phase, RuleIndex, State,
         id::{self, IdTypes},
     },
     rules::model::OnDelete,
@@ -76,7 +76,7 @@ impl Shaper {
 
     /// The operations for a change. `old` are the stored places of its document.
     pub fn shape(&self, change: &Change, types: &IdTypes, old: &[RulePlace]) -> Shaped {
-        let id = id::text(change.key.id(), types);
+        let id = id::text(&change.key, types);
         let mut shaped = Shaped::default();
         let mut puts: Vec<(PlaceKey, Operation, Arc<Origin>)> = Vec::new();
         let mut by_place: HashMap<PlaceKey, RuleIndex> = HashMap::new();
@@ -235,11 +235,15 @@ impl Shaper {
         meta: &Meta,
     ) -> Result<(PlaceKey, bytes::Bytes), String> {
         // Only a script can change an _id, and only a rule whose places are stored has such a one.
+        let unreadable = |error| format!("the document's _id can't be read: {error}");
         let own = match document.raw().get("_id") {
-            Ok(Some(own)) if !rule.fixed => Some(id::text(own, types)),
+            Ok(Some(own)) if !rule.fixed => {
+                Some(DocumentKey::from_id(own).map_err(|error| unreadable(error.to_string()))?)
+            }
             Ok(_) => None,
-            Err(error) => return Err(format!("the document can't be read: {error}")),
+            Err(error) => return Err(unreadable(error.to_string())),
         };
+        let own = own.as_ref().map(|key| id::text(key, types));
         let placed = self.target.place(
             &rule.name,
             &Placing {

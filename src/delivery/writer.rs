@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     change::{Change, Namespace, id::IdTypes},
     rules::model::DeliverySettings,
-    status::{Count, RuleStatus, TargetStatus},
+    status::{RuleStatus, Settled, TargetStatus},
     target::Target,
 };
 
@@ -62,7 +62,7 @@ pub struct Writer {
     begun: Option<(Instant, bool)>,
     under_way: JoinSet<Result<Limits, Halt>>,
     limits: Limits,
-    types: Option<(Namespace, Arc<IdTypes>)>,
+    types: Option<(Namespace, IdTypes)>,
 }
 
 impl Writer {
@@ -183,7 +183,7 @@ impl Writer {
         self.batch.places.extend(trims);
         for (shaped, phase, claims) in shaped_changes {
             for rule in shaped.skipped {
-                context.rules[usize::from(rule.0)].count(phase, Count::Skipped, 1);
+                context.rules[usize::from(rule.0)].count(phase, Settled::Skipped, 1);
             }
             self.batch.letters.extend(shaped.letters);
             for (operation, origin) in shaped.operations {
@@ -194,15 +194,15 @@ impl Writer {
         Ok(())
     }
 
-    async fn types_of(&mut self, change: &Change) -> Result<Arc<IdTypes>, Halt> {
+    async fn types_of(&mut self, change: &Change) -> Result<IdTypes, Halt> {
         if let Some((namespace, types)) = &self.types
             && *namespace == change.namespace
         {
-            return Ok(types.clone());
+            return Ok(*types);
         }
         let context = &self.context;
         let types = context.ids.of(&change.namespace, change.key.id(), &context.stop).await?;
-        self.types = Some((change.namespace.clone(), types.clone()));
+        self.types = Some((change.namespace.clone(), types));
         Ok(types)
     }
 }

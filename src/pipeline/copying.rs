@@ -6,22 +6,20 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
-use bson::RawBson;
 use tokio::{
-    sync::{Semaphore, mpsc, watch},
+    sync::{Semaphore, mpsc},
     task::JoinSet,
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     change::{
         Change, ClusterTime, Document, Namespace, Phase, RuleIndex, State, key::KeyShape,
     },
     checkpoint::{
-        records::CopyPlanRecord,
+        chunks::ChunkSet,
+        records::{CopyPlanRecord, CopyProgressRecord},
         tracker::{Claim, Completion},
     },
     delivery::{
@@ -56,47 +54,57 @@ pub struct Copy {
     pub rule: RuleIndex,
     /// Of what.
     pub namespace: Namespace,
+    /// Whether it is a view, which is read by one cursor.
+    pub view: bool,
     /// What was decided before the first document was read.
     pub plan: CopyPlanRecord,
     /// The document key's fields.
     pub shape: KeyShape,
+    /// Reads the document key alone.
+    keys_only: Read,
     /// Documents in a reply.
     pub batch: u32,
     progress: Mutex<Progress>,
-    documents: AtomicU64,
 }
 
 #[derive(Default)]
 struct Progress {
-    done: Vec<bool>,
-    open: Vec<(usize, Completion)>,
+    done: ChunkSet,
+    /// Documents in the chunks that are done.
+    documents: u64,
+    open: Vec<(u32, Arc<OpenChunk>)>,
+}
+
+/// A chunk that is being read, or waits for the target.
+#[derive(Default)]
+struct OpenChunk {
+    completion: Completion,
+    documents: AtomicU64,
 }
 
 impl Copy {
-    /// A copy with these chunks done already.
+    /// A copy as far as an earlier run has brought it.
     pub fn new(
         rule: RuleIndex,
         namespace: Namespace,
+        view: bool,
         plan: CopyPlanRecord,
+        progress: Option<CopyProgressRecord>,
         shape: KeyShape,
         average: u64,
-        done: impl IntoIterator<Item = usize>,
-        documents: u64,
     ) -> Self {
-        let mut progress = Progress { done: vec![false; plan.bounds.len() + 1], open: Vec::new() };
-        for chunk in done {
-            if let Some(done) = progress.done.get_mut(chunk) {
-                *done = true;
-            }
-        }
+        let progress = progress.filter(|progress| progress.plan == plan.id);
+        let (done, documents) =
+            progress.map_or_else(Default::default, |progress| (progress.done, progress.documents));
         Self {
             rule,
             namespace,
+            view,
             plan,
+            keys_only: Read::keys(shape.paths()),
             shape,
             batch: reply_documents(average),
-            progress: Mutex::new(progress),
-            documents: AtomicU64::new(documents),
+            progress: Mutex::new(Progress { done, documents, open: Vec::new() }),
         }
     }
 
@@ -104,34 +112,40 @@ impl Copy {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The chunks that are settled now, ascending.
-    pub fn settled(&self) -> Vec<usize> {
+    /// What is settled now, as it is stored.
+    pub fn settled(&self) -> CopyProgressRecord {
         let mut progress = self.progress();
-        let progress = &mut *progress;
-        progress.open.retain(|(chunk, completion)| {
-            let done = completion.is_done();
-            if done {
-                progress.done[*chunk] = true;
+        let Progress { done, documents, open } = &mut *progress;
+        open.retain(|(chunk, open)| {
+            let settled = open.completion.is_done();
+            if settled {
+                done.insert(*chunk);
+                *documents += open.documents.load(Ordering::Acquire);
             }
-            !done
+            !settled
         });
-        (0..progress.done.len()).filter(|&chunk| progress.done[chunk]).collect()
+        CopyProgressRecord {
+            plan: self.plan.id,
+            done: done.clone(),
+            documents: *documents,
+            complete: false,
+        }
+    }
+
+    /// How many chunks there are.
+    pub fn chunks(&self) -> u32 {
+        u32::try_from(self.plan.bounds.len() + 1).expect("a plan has a few thousand chunks at most")
     }
 
     /// Whether every chunk is settled.
-    pub fn is_complete(&self) -> bool {
-        self.settled().len() == self.plan.bounds.len() + 1
+    pub fn is_settled(&self) -> bool {
+        self.settled().done.len() == self.chunks()
     }
 
-    /// Documents read, in this run and before.
-    pub fn documents(&self) -> u64 {
-        self.documents.load(Ordering::Acquire)
-    }
-
-    fn open(&self, chunk: usize) -> Completion {
-        let completion = Completion::new();
-        self.progress().open.push((chunk, completion.clone()));
-        completion
+    fn open(&self, chunk: u32) -> Arc<OpenChunk> {
+        let open = Arc::new(OpenChunk::default());
+        self.progress().open.push((chunk, open.clone()));
+        open
     }
 }
 
@@ -158,7 +172,7 @@ pub struct Copying {
 impl Copying {
     /// Reads every chunk of a rule's copies that is not settled, `parallel` at a time, and hands
     /// the documents to the lanes. Returns when all have been handed over; whether they are settled
-    /// is [`Copy::is_complete`]'s to say.
+    /// is [`Copy::is_settled`]'s to say.
     ///
     /// # Errors
     /// `Refused` where the source can't do it; stopped, it returns without an error.
@@ -170,9 +184,9 @@ impl Copying {
         let mut chunks = JoinSet::new();
         let rule_slots = Arc::new(Semaphore::new(parallel.max(1)));
         for copy in copies {
-            let settled = copy.settled();
-            for (chunk, range) in ranges(&copy.plan.bounds).into_iter().enumerate() {
-                if settled.binary_search(&chunk).is_ok() {
+            let settled = copy.settled().done;
+            for (chunk, range) in (0..).zip(ranges(&copy.plan.bounds)) {
+                if settled.contains(chunk) {
                     continue;
                 }
                 let own = tokio::select! {
@@ -200,18 +214,18 @@ impl Copying {
         Ok(())
     }
 
-    async fn chunk(&self, copy: &Copy, chunk: usize, range: Range) -> Result<(), Error> {
-        let completion = copy.open(chunk);
+    async fn chunk(&self, copy: &Copy, chunk: u32, range: Range) -> Result<(), Error> {
+        let open = copy.open(chunk);
         let mut range = range;
         let mut backoff = source_backoff();
         loop {
             let tried = tokio::select! {
-                tried = self.read(copy, &mut range, &completion) => tried,
+                tried = self.read(copy, &mut range, &open) => tried,
                 () = self.reading.stop.cancelled() => return Ok(()),
             };
             match tried {
                 Ok(()) => {
-                    completion.close();
+                    open.completion.close();
                     return Ok(());
                 }
                 Err(Trouble::Overflow) => {
@@ -244,18 +258,17 @@ impl Copying {
         &self,
         copy: &Copy,
         range: &mut Range,
-        completion: &Completion,
+        open: &OpenChunk,
     ) -> Result<(), Trouble> {
         let rule = self.rules.get(copy.rule);
-        let window = rule.rule().changes.is_some().then(|| self.open_window(&copy.namespace));
+        let window = rule.follows().then(|| self.open_window(&copy.namespace));
         let low = window.as_ref().map_or(copy.plan.started, |window| window.low);
         let low = low.max(copy.plan.started);
-        let keys_only = Read::existence();
-        let looks_up = !copy.plan.view && !rule.read.pipeline.is_empty();
-        let read = if looks_up { &keys_only } else { &rule.read };
+        let looks_up = !copy.view && !rule.read.pipeline.is_empty();
+        let read = if looks_up { &copy.keys_only } else { &rule.read };
         let budget = self.budget.clone();
         let source = &self.reading.source;
-        let mut scan = if copy.plan.view {
+        let mut scan = if copy.view {
             let disk = rule.rule().copy.is_some_and(|copy| copy.allow_disk_use);
             source.scan_view(&copy.namespace, read, low, copy.batch, disk, budget).await?
         } else {
@@ -267,7 +280,7 @@ impl Copying {
             let read = forward(&mut scan, pages).await;
             read.map_err(Trouble::Source)
         };
-        let hand_over = self.hand_over(copy, range, completion, window.as_ref(), low, arrived);
+        let hand_over = self.hand_over(copy, range, open, window.as_ref(), low, arrived);
         tokio::try_join!(read, hand_over)?;
         Ok(())
     }
@@ -276,7 +289,7 @@ impl Copying {
         &self,
         copy: &Copy,
         range: &mut Range,
-        completion: &Completion,
+        open: &OpenChunk,
         window: Option<&Window<'_>>,
         low: ClusterTime,
         mut arrived: mpsc::Receiver<Page>,
@@ -284,10 +297,10 @@ impl Copying {
         let rule = self.rules.get(copy.rule);
         let mut frontier = self.lanes.frontier();
         while let Some(page) = arrived.recv().await {
-            let last = if copy.plan.view { None } else { last_id(&page)? };
+            let last = if copy.view { None } else { last_id(&page)? };
             let count = page.documents.len() as u64;
             let bytes = page.bytes as u64;
-            let (found, high) = if !copy.plan.view && !rule.read.pipeline.is_empty() {
+            let (found, high) = if !copy.view && !rule.read.pipeline.is_empty() {
                 self.look_up(copy, page, low).await?
             } else {
                 (page.documents.into_iter().map(Found::document).collect(), page.operation_time)
@@ -295,11 +308,11 @@ impl Copying {
             if window.is_some() && frontier.wait_for(|frontier| *frontier >= high).await.is_err() {
                 return Err(Trouble::Stopped);
             }
-            self.offer(copy, completion, window, found)?;
+            self.offer(copy, open, window, found)?;
             if let Some(last) = last {
                 range.from = Some(last);
             }
-            copy.documents.fetch_add(count, Ordering::AcqRel);
+            open.documents.fetch_add(count, Ordering::AcqRel);
             self.rule_status[usize::from(copy.rule.0)].copy_progress(count, bytes);
         }
         Ok(())
@@ -344,7 +357,7 @@ impl Copying {
     fn offer(
         &self,
         copy: &Copy,
-        completion: &Completion,
+        open: &OpenChunk,
         window: Option<&Window<'_>>,
         found: Vec<Found>,
     ) -> Result<(), Trouble> {
@@ -365,18 +378,29 @@ impl Copying {
                 since: None,
                 phase: Phase::Copy,
                 states: vec![(copy.rule, state)],
-                claims: vec![completion.claim()],
+                claims: vec![open.completion.claim()],
             });
         }
         let mut dropped = 0;
+        let mut overflow = false;
         for (lane, changes) in self.lanes.iter().zip(changes) {
             match window {
-                Some(window) => dropped += lane.offer(window.id, changes)?,
+                // The chunk is not closed, and will read these again.
+                _ if overflow => {
+                    changes.into_iter().for_each(|change| Claim::settle_all(change.claims));
+                }
+                Some(window) => match lane.offer(window.id, changes) {
+                    Ok(count) => dropped += count,
+                    Err(Overflow) => overflow = true,
+                },
                 None => lane.append(changes),
             }
         }
+        if overflow {
+            return Err(Trouble::Overflow);
+        }
         let rule = &self.rule_status[usize::from(copy.rule.0)];
-        rule.count(Phase::Copy, crate::status::Count::Superseded, dropped as u64);
+        rule.count(Phase::Copy, crate::status::Settled::Superseded, dropped as u64);
         Ok(())
     }
 
@@ -438,12 +462,6 @@ impl Trouble {
 impl From<SourceError> for Trouble {
     fn from(error: SourceError) -> Self {
         Self::Source(error)
-    }
-}
-
-impl From<Overflow> for Trouble {
-    fn from(_: Overflow) -> Self {
-        Self::Overflow
     }
 }
 

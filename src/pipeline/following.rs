@@ -23,9 +23,9 @@ use crate::{
         budget::Budget,
         error::Remedy,
         lookup::Read,
-        stream::{Batch, ChangeStream, Event, Start},
+        stream::{Batch, ChangeStream, Event, Operation, Start},
     },
-    status::TargetStatus,
+    status::{EventKind, RuleStatus, TargetStatus},
 };
 
 use super::{
@@ -107,6 +107,8 @@ pub struct Following {
     pub target: String,
     /// Its status.
     pub status: Arc<TargetStatus>,
+    /// Of each rule, by its index.
+    pub rule_status: Vec<Arc<RuleStatus>>,
 }
 
 impl Following {
@@ -206,16 +208,17 @@ impl Following {
     async fn spread(&self, batch: Batch) {
         let span = self.tracker.open();
         let mut noted: Vec<Vec<Noted>> = self.lanes.iter().map(|_| Vec::new()).collect();
-        let mut newest = batch.frontier;
+        let times = batch.events.first().map(Event::time).zip(batch.events.last().map(Event::time));
         for event in batch.events {
-            newest = newest.max(event.time());
             match event {
                 Event::Changed { namespace, key, time, wall_time, op } => {
                     let rules = self.rules.following(&namespace);
                     if rules.is_empty() {
                         continue;
                     }
-                    self.status.event(op.as_str());
+                    for rule in &*rules {
+                        self.rule_status[usize::from(rule.0)].event(op.into(), 1);
+                    }
                     let lane = self.lanes.index(&namespace, &key);
                     noted[lane].push(Noted {
                         subject: Subject { namespace, key },
@@ -246,8 +249,19 @@ impl Following {
             }
         }
         self.lanes.advance(batch.frontier);
-        self.status.seen(newest);
+        self.status.seen(times, std::time::SystemTime::now());
         span.close(batch.frontier);
+    }
+}
+
+impl From<Operation> for EventKind {
+    fn from(operation: Operation) -> Self {
+        match operation {
+            Operation::Insert => Self::Insert,
+            Operation::Update => Self::Update,
+            Operation::Replace => Self::Replace,
+            Operation::Delete => Self::Delete,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     change::{
         ClusterTime, Document, DocumentKey, Namespace,
-        id::{IdType, IdTypes},
+        id::IdTypes,
     },
     delivery::{
         Halt,
@@ -186,7 +186,7 @@ impl Reading {
 /// collection only.
 fn parts(keys: &[DocumentKey]) -> Vec<std::ops::Range<usize>> {
     let distinct: HashSet<DocumentKey> =
-        keys.iter().map(|key| DocumentKey::from_id(key.id())).collect();
+        keys.iter().filter_map(|key| DocumentKey::from_id(key.id()).ok()).collect();
     if distinct.len() == keys.len() {
         return if keys.is_empty() { Vec::new() } else { std::iter::once(0..keys.len()).collect() };
     }
@@ -201,17 +201,11 @@ pub fn source_backoff() -> Backoff {
 #[async_trait]
 impl Probe for Reading {
     async fn id_types(&self, namespace: &Namespace) -> Result<IdTypes, Halt> {
-        let names = self
-            .insist("probing _id types", || self.source.id_types(namespace))
-            .await
-            .map_err(|error| match error {
+        self.insist("probing _id types", || self.source.id_types(namespace)).await.map_err(
+            |error| match error {
                 None => Halt::Stopped,
                 Some(error) => Halt::Source(format!("{namespace} can't be read: {error}")),
-            })?;
-        let mut types = IdTypes::default();
-        for name in names {
-            types.extend(IdType::of_alias(name).iter().copied());
-        }
-        Ok(types)
+            },
+        )
     }
 }

@@ -21,12 +21,18 @@ pub struct TargetRule {
     destination: Destination,
     /// How it reads.
     pub read: Read,
+    follows: bool,
 }
 
 impl TargetRule {
     /// The rule as the file has it.
     pub fn rule(&self) -> &Rule {
         &self.file.rules[self.index]
+    }
+
+    /// Whether it follows changes: it says so, and its namespace is not a view, which has none.
+    pub fn follows(&self) -> bool {
+        self.follows
     }
 
     /// What it says about the target.
@@ -50,18 +56,22 @@ impl RuleSet {
         target: &str,
         hidden: Option<String>,
         wanted: impl Fn(&str) -> bool,
+        is_view: impl Fn(&Namespace) -> bool,
     ) -> Self {
         let mut rules = Vec::new();
         for (index, rule) in file.rules.iter().enumerate() {
             if !wanted(&rule.name) {
                 continue;
             }
+            let follows =
+                rule.changes.is_some() && !rule.namespaces.exact().is_some_and(&is_view);
             for destination in rule.to.iter().filter(|to| to.target == target) {
                 rules.push(TargetRule {
                     file: file.clone(),
                     index,
                     destination: destination.clone(),
                     read: Read::of(rule),
+                    follows,
                 });
             }
         }
@@ -89,7 +99,7 @@ impl RuleSet {
     pub fn followed(&self) -> Vec<&Selector> {
         self.rules
             .iter()
-            .filter(|rule| rule.rule().changes.is_some())
+            .filter(|rule| rule.follows)
             .map(|rule| &rule.rule().namespaces)
             .collect()
     }
@@ -115,7 +125,7 @@ impl RuleSet {
         let rules: Arc<[RuleIndex]> = self
             .iter()
             .filter(|(_, rule)| {
-                rule.rule().changes.is_some() && self.reads(rule.rule(), namespace)
+                rule.follows && self.reads(rule.rule(), namespace)
             })
             .map(|(index, _)| index)
             .collect();

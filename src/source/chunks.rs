@@ -3,7 +3,7 @@
 //! Ranges are those of the `_id` index, which orders values of all types; a query operator such as
 //! `$gt` compares within one type only and would leave the other types out.
 
-use bson::{RawBson, RawDocumentBuf, rawdoc};
+use bson::{Bson, RawDocumentBuf, rawdoc};
 
 use crate::{change::Namespace, rules::model::CopySettings};
 
@@ -18,13 +18,13 @@ const OVERSAMPLING: u64 = 10;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Range {
     /// The first `_id`, inclusive; `None` from the beginning.
-    pub from: Option<RawBson>,
+    pub from: Option<Bson>,
     /// The end, exclusive; `None` to the end.
-    pub to: Option<RawBson>,
+    pub to: Option<Bson>,
 }
 
 /// The ranges between split points.
-pub fn ranges(bounds: &[RawBson]) -> Vec<Range> {
+pub fn ranges(bounds: &[Bson]) -> Vec<Range> {
     let mut ranges = Vec::with_capacity(bounds.len() + 1);
     let mut from = None;
     for bound in bounds {
@@ -54,7 +54,7 @@ impl Source {
         namespace: &Namespace,
         chunks: u64,
         allow_disk_use: bool,
-    ) -> Result<Vec<RawBson>, Error> {
+    ) -> Result<Vec<Bson>, Error> {
         if chunks < 2 {
             return Ok(Vec::new());
         }
@@ -71,14 +71,11 @@ impl Source {
             "comment": "mongosync",
         };
         let sampled = self.all(&self.client.database(namespace.database()), command).await?;
-        let mut points: Vec<RawBson> = Vec::new();
+        let mut points: Vec<Bson> = Vec::new();
         for document in sampled.iter().skip(OVERSAMPLING as usize).step_by(OVERSAMPLING as usize) {
-            let Some(id) = document.get("_id") else { continue };
-            let id = RawBson::try_from(id.clone())
-                .map_err(|_| Error::garbled("an _id that can't be read"))?;
             // A sample may hold one document twice.
-            if points.last() != Some(&id) {
-                points.push(id);
+            if let Some(id) = document.get("_id").filter(|id| points.last() != Some(id)) {
+                points.push(id.clone());
             }
         }
         Ok(points)
@@ -92,7 +89,7 @@ mod tests {
     #[test]
     fn ranges_leave_nothing_out() {
         assert_eq!(ranges(&[]), [Range { from: None, to: None }]);
-        let (one, two) = (RawBson::Int32(1), RawBson::String("a".into()));
+        let (one, two) = (Bson::Int32(1), Bson::String("a".into()));
         assert_eq!(
             ranges(&[one.clone(), two.clone()]),
             [

@@ -36,7 +36,14 @@ impl Read {
 
     /// Only whether a document is there.
     pub fn existence() -> Self {
-        Self { project: Some(rawdoc! { "_id": 1 }), ..Self::default() }
+        Self::keys(&["_id".to_owned()])
+    }
+
+    /// Only the fields of the document key, by their dotted paths.
+    pub fn keys(paths: &[String]) -> Self {
+        let fields: bson::Document = paths.iter().map(|path| (path.clone(), 1.into())).collect();
+        let project = RawDocumentBuf::try_from(&fields).expect("paths of fields hold no zero byte");
+        Self { project: Some(project), ..Self::default() }
     }
 }
 
@@ -78,7 +85,7 @@ impl Source {
             .await?;
         let mut places: HashMap<DocumentKey, usize> = HashMap::with_capacity(keys.len());
         for (index, key) in keys.iter().enumerate() {
-            places.insert(DocumentKey::from_id(key.id()), index);
+            places.insert(id_key(key.id())?, index);
         }
         let mut documents = vec![None; keys.len()];
         let mut operation_time = ClusterTime::ZERO;
@@ -92,13 +99,17 @@ impl Source {
                 let id = id_of(&document)?;
                 // A collection whose collation folds case answers with a document of another key;
                 // it has an event of its own.
-                if let Some(&index) = places.get(&DocumentKey::from_id(id)) {
+                if let Some(&index) = places.get(&id_key(id)?) {
                     documents[index] = Some(document);
                 }
             }
         }
         Ok(LookedUp { documents, operation_time })
     }
+}
+
+fn id_key(id: RawBsonRef<'_>) -> Result<DocumentKey, Error> {
+    DocumentKey::from_id(id).map_err(|_| Error::garbled("an _id that can't be read"))
 }
 
 /// The `_id` of a document that a rule's read returned.

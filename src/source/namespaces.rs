@@ -2,7 +2,11 @@
 
 use bson::{Document, RawDocumentBuf, doc, rawdoc};
 
-use crate::change::Namespace;
+use crate::change::{
+    Namespace,
+    id::{IdType, IdTypes},
+    key::KeyShape,
+};
 
 use super::{Source, error::Error};
 
@@ -106,64 +110,63 @@ impl Source {
         Ok(Size { documents: sum("count"), bytes: sum("size") })
     }
 
-    /// The fields of the document key: `_id`, and on a sharded collection the shard key's after it.
+    /// Which fields make the document key.
     ///
     /// # Errors
     /// Whatever the driver returns.
-    pub async fn key_fields(&self, namespace: &Namespace) -> Result<Vec<String>, Error> {
-        let mut fields = vec!["_id".to_owned()];
-        if self.sharded {
-            let command: RawDocumentBuf = rawdoc! {
-                "find": "collections", "filter": { "_id": namespace.as_str() }, "limit": 1,
-            };
-            let found = self.all(&self.client.database("config"), command).await?;
-            if let Some(key) = found.first().and_then(|entry| entry.get_document("key").ok()) {
-                fields.extend(key.keys().filter(|name| *name != "_id").cloned());
-            }
+    pub async fn key_shape(&self, namespace: &Namespace) -> Result<KeyShape, Error> {
+        if !self.sharded {
+            return Ok(KeyShape::default());
         }
-        Ok(fields)
+        let command: RawDocumentBuf = rawdoc! {
+            "find": "collections", "filter": { "_id": namespace.as_str() }, "limit": 1,
+        };
+        let found = self.all(&self.client.database("config"), command).await?;
+        let key = found.first().and_then(|entry| entry.get_document("key").ok());
+        Ok(key.map_or_else(KeyShape::default, |key| KeyShape::sharded(key.keys().cloned())))
     }
 
-    /// Which of the BSON types (by the server's type aliases) occur among the `_id`s of a
-    /// collection: one index probe each.
+    /// Which types occur among the `_id`s of a collection: one index probe for each of the
+    /// server's type names.
     ///
     /// # Errors
     /// Whatever the driver returns.
-    pub async fn id_types(&self, namespace: &Namespace) -> Result<Vec<&'static str>, Error> {
-        const TYPES: [&str; 17] = [
-            "objectId",
-            "string",
-            "int",
-            "long",
-            "double",
-            "decimal",
-            "binData",
-            "date",
-            "bool",
-            "null",
-            "object",
-            "timestamp",
-            "regex",
-            "symbol",
-            "javascript",
-            "minKey",
-            "maxKey",
-        ];
+    pub async fn id_types(&self, namespace: &Namespace) -> Result<IdTypes, Error> {
         let database = self.client.database(namespace.database());
         let mut found = Vec::new();
-        for name in TYPES {
+        for (alias, types) in PROBES {
             let command = rawdoc! {
-                "find": namespace.collection(), "filter": { "_id": { "$type": name } },
+                "find": namespace.collection(), "filter": { "_id": { "$type": *alias } },
                 "projection": { "_id": 1 }, "limit": 1, "singleBatch": true,
                 "readConcern": { "level": "majority" },
             };
             if !self.all(&database, command).await?.is_empty() {
-                found.push(name);
+                found.extend_from_slice(types);
             }
         }
-        Ok(found)
+        Ok(found.into())
     }
 }
+
+/// The server's type names that can be an `_id`'s, and what they are here.
+const PROBES: &[(&str, &[IdType])] = &[
+    ("objectId", &[IdType::ObjectId]),
+    ("string", &[IdType::String]),
+    ("symbol", &[IdType::String]),
+    ("int", &[IdType::Number]),
+    ("long", &[IdType::Number]),
+    ("double", &[IdType::Number]),
+    ("decimal", &[IdType::Number]),
+    ("binData", &[IdType::Uuid, IdType::Binary]),
+    ("date", &[IdType::Date]),
+    ("bool", &[IdType::Bool]),
+    ("null", &[IdType::Null]),
+    ("object", &[IdType::Document]),
+    ("timestamp", &[IdType::Timestamp]),
+    ("javascript", &[IdType::JavaScript]),
+    ("minKey", &[IdType::MinKey]),
+    ("maxKey", &[IdType::MaxKey]),
+];
 
 /// The server's code, where it was a command that failed.
 pub(super) fn code(error: &mongodb::error::Error) -> Option<i32> {

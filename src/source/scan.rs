@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bson::{RawBson, RawDocumentBuf, rawdoc};
+use bson::{Bson, RawBson, RawDocumentBuf, rawdoc};
 use futures_util::StreamExt;
 use mongodb::raw_batch_cursor::RawBatchCursor;
 
@@ -72,7 +72,9 @@ impl Source {
         // `min` and `max` are positions in the index, so they cross types.
         for (name, bound) in [("min", &range.from), ("max", &range.to)] {
             if let Some(bound) = bound {
-                command.append(cstr(name), rawdoc! { "_id": bound.clone() });
+                let bound = RawBson::try_from(bound.clone())
+                    .map_err(|_| Error::garbled("an _id that can't be written"))?;
+                command.append(cstr(name), rawdoc! { "_id": bound });
             }
         }
         self.open(namespace, command, batch, budget).await
@@ -159,6 +161,10 @@ impl Scan {
 ///
 /// # Errors
 /// Where it has none.
-pub fn last_id(page: &Page) -> Result<Option<RawBson>, Error> {
-    page.documents.last().map(|last| super::lookup::id_of(last).map(|id| id.to_owned())).transpose()
+pub fn last_id(page: &Page) -> Result<Option<Bson>, Error> {
+    let Some(last) = page.documents.last() else { return Ok(None) };
+    let id = super::lookup::id_of(last)?;
+    Bson::try_from(id.to_raw_bson())
+        .map(Some)
+        .map_err(|_| Error::garbled("an _id that can't be read"))
 }

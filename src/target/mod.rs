@@ -5,6 +5,7 @@
 //! of it.
 
 pub mod elasticsearch;
+pub mod fill;
 pub mod json;
 
 use std::{ops::Range, time::Duration};

@@ -12,6 +12,7 @@ mod health;
 mod indices;
 mod nodes;
 mod place;
+mod routes;
 
 use std::{
     fmt,
@@ -29,11 +30,14 @@ use tracing::{info, warn};
 pub use indices::IndexPlan;
 pub use nodes::SetupError;
 pub use place::{EnginePlaceKey, PlaceError, place_key};
+pub use routes::EngineRule;
 
-use self::{encode::Line, indices::Indices, nodes::Nodes};
+use self::{encode::Line, indices::Indices, nodes::Nodes, routes::Routes};
 use crate::{
     rules::model::{Engine, EngineFlavor},
-    target::{Operation, Outcome, PlaceKey, Pressure, Request, Retry, Target, json::Mode},
+    target::{
+        Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry, Target, json::Mode,
+    },
 };
 
 /// One Elasticsearch or OpenSearch, 7.10 or 1.0 and later.
@@ -45,6 +49,7 @@ use crate::{
 pub struct EngineTarget {
     nodes: Nodes,
     indices: Indices,
+    routes: Routes,
     flavor: EngineFlavor,
     mode: Mode,
     gzip: bool,
@@ -58,10 +63,16 @@ impl EngineTarget {
     ///
     /// # Errors
     /// Where a setting or a file that it names can't be used; never for an engine that is away.
-    pub fn new(settings: &Engine, timeout: Duration) -> Result<Self, SetupError> {
+    pub fn new(
+        settings: &Engine,
+        timeout: Duration,
+        rules: Vec<EngineRule>,
+    ) -> Result<Self, SetupError> {
+        let indices = Indices::new();
         Ok(Self {
             nodes: Nodes::new(settings, timeout)?,
-            indices: Indices::new(),
+            routes: Routes::new(rules, &indices),
+            indices,
             flavor: settings.flavor,
             mode: if settings.extended_json { Mode::Extended } else { Mode::Plain },
             gzip: settings.gzip,
@@ -183,6 +194,14 @@ fn is_supported(flavor: EngineFlavor, version: &str) -> bool {
 
 #[async_trait]
 impl Target for EngineTarget {
+    fn place(&self, rule: &str, placing: &Placing<'_>) -> Result<Placed, String> {
+        self.routes.place(rule, placing, &self.indices)
+    }
+
+    fn place_is_fixed(&self, rule: &str) -> bool {
+        self.routes.is_fixed(rule)
+    }
+
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
         let place = EnginePlaceKey::decode(&operation.place).map_err(|error| error.to_string())?;
         let line = Line {

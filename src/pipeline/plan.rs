@@ -1,0 +1,374 @@
+//! What one target's run begins with: from which time the stream is followed, and what is copied.
+//!
+//! The order is the promise: the position is stored before the plans of the copies, the plans before
+//! the first document is read, and a rule is remembered once all its plans are stored. A process
+//! that dies in between plans again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use bson::Uuid;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    change::{ClusterTime, Namespace, RuleIndex},
+    checkpoint::{
+        keys,
+        records::{
+            CopyPlanRecord, CopyProgressRecord, PositionRecord, Record, RuleRecord, load, put,
+        },
+        store::{RecordKey, Store, StoreError, Table, Write},
+    },
+    delivery::{insist, insist_on_writing},
+    rules::model::{NamespacePattern, Rule, Since},
+    source::{
+        chunks,
+        error::Error as SourceError,
+        namespaces::{Found, Kind},
+    },
+};
+
+use super::{
+    Error, Options,
+    copying::Copy,
+    reading::Reading,
+    rule_set::{RuleSet, TargetRule},
+};
+
+/// Where a target's run begins.
+pub struct Plan {
+    /// The stream's start.
+    pub start: ClusterTime,
+    /// Rules that this run leaves out, and where they are.
+    pub behind: BTreeMap<String, ClusterTime>,
+    /// Of each rule with a copy: its copies, and whether they were complete before.
+    pub copies: Vec<(RuleIndex, Vec<Arc<Copy>>, bool)>,
+}
+
+/// Makes the plan of one target.
+pub struct Planning<'a> {
+    /// The source.
+    pub reading: &'a Reading,
+    /// Where positions are kept.
+    pub store: &'a Arc<dyn Store>,
+    /// The target's name.
+    pub target: &'a str,
+    /// Its rules in this run.
+    pub rules: &'a RuleSet,
+    /// The names of all its rules in the file.
+    pub all_rules: BTreeSet<String>,
+    /// What the command says.
+    pub options: &'a Options,
+    /// Ends every wait.
+    pub stop: &'a CancellationToken,
+}
+
+/// A copy as the store or a fresh plan has it.
+struct Planned {
+    namespace: Namespace,
+    plan: CopyPlanRecord,
+    progress: Option<CopyProgressRecord>,
+}
+
+impl Planning<'_> {
+    /// Reads what is stored, plans what is new, and stores it.
+    ///
+    /// # Errors
+    /// `Refused` where a rule asks for what can't be had; see [`Error`].
+    pub async fn make(self) -> Result<Plan, Error> {
+        let key = keys::position(self.target);
+        let position: Option<PositionRecord> =
+            self.stored(|| load(&**self.store, &key)).await?;
+        let mut fresh = Vec::new();
+        let mut known: HashMap<RuleIndex, Vec<Planned>> = HashMap::new();
+        for (index, rule) in self.rules.iter() {
+            let key = keys::rule(self.target, &rule.rule().name);
+            let record: Option<RuleRecord> = self.stored(|| load(&**self.store, &key)).await?;
+            match record {
+                None => fresh.push((index, rule)),
+                Some(record) => {
+                    self.compare(rule.rule(), &record);
+                    known.insert(index, self.stored_copies(rule.rule()).await?);
+                }
+            }
+        }
+        let now = match (&position, fresh.is_empty()) {
+            (Some(position), true) => position.time,
+            _ => self.asked("reading the cluster time", || self.reading.source.now()).await?,
+        };
+        let (start, behind) = self.start(position.as_ref(), now);
+        // Durable before the first document is read.
+        let record = PositionRecord {
+            time: start,
+            token: None,
+            behind: behind.clone(),
+            stored_at: bson::DateTime::now(),
+        };
+        self.write(vec![put(keys::position(self.target), &record)]).await?;
+        for (index, rule) in fresh {
+            if self.options.changes_only {
+                continue;
+            }
+            known.insert(index, self.plan_rule(rule, now).await?);
+        }
+        let mut copies = Vec::new();
+        for (index, rule) in self.rules.iter() {
+            let Some(planned) = known.remove(&index) else { continue };
+            if rule.rule().copy.is_none() || self.options.changes_only {
+                continue;
+            }
+            let complete = planned
+                .iter()
+                .all(|copy| copy.progress.as_ref().is_some_and(|progress| progress.complete));
+            let mut made = Vec::with_capacity(planned.len());
+            for planned in planned {
+                made.push(Arc::new(self.copy(index, planned, complete).await?));
+            }
+            copies.push((index, made, complete));
+        }
+        Ok(Plan { start, behind, copies })
+    }
+
+    /// Says when a rule is not the one that was copied.
+    fn compare(&self, rule: &Rule, record: &RuleRecord) {
+        if record.fingerprint != rule.fingerprint {
+            tracing::warn!(
+                target = self.target,
+                rule = rule.name,
+                "stale definition: the rule has changed since it was copied; what changes from now on \
+                 is delivered by the new one, what was delivered before stays as it is"
+            );
+        }
+    }
+
+    /// The stream's start, and the positions of the rules that are left out.
+    fn start(
+        &self,
+        position: Option<&PositionRecord>,
+        now: ClusterTime,
+    ) -> (ClusterTime, BTreeMap<String, ClusterTime>) {
+        let Some(position) = position else {
+            let since = self.rules.iter().filter_map(|(_, rule)| {
+                let rule = rule.rule();
+                match rule.changes?.since {
+                    Since::Time(time) if rule.copy.is_none() => Some(time.into()),
+                    _ => None,
+                }
+            });
+            return (since.chain([now]).min().unwrap_or(now), BTreeMap::new());
+        };
+        let mut start = position.time;
+        let mut behind = BTreeMap::new();
+        let active: BTreeSet<&str> =
+            self.rules.iter().map(|(_, rule)| rule.rule().name.as_str()).collect();
+        for name in &self.all_rules {
+            let own = position.behind.get(name).copied();
+            if active.contains(name.as_str()) {
+                start = start.min(own.unwrap_or(start));
+            } else {
+                behind.insert(name.clone(), own.unwrap_or(position.time));
+            }
+        }
+        (start, behind)
+    }
+
+    /// The plans of a rule's copies, and how far they are.
+    async fn stored_copies(&self, rule: &Rule) -> Result<Vec<Planned>, Error> {
+        let prefix = keys::copies(self.target, &rule.name);
+        let mut planned: BTreeMap<Vec<u8>, (Option<CopyPlanRecord>, Option<CopyProgressRecord>)> =
+            BTreeMap::new();
+        let mut after: Option<RecordKey> = None;
+        loop {
+            let page = self
+                .stored(|| self.store.scan(Table::Copies, &prefix, after.as_ref(), PAGE))
+                .await?;
+            let last = page.len() < PAGE;
+            for (key, record) in &page {
+                let [_, _, namespace, kind] = key.0.as_slice() else { continue };
+                let entry = planned.entry(namespace.clone()).or_default();
+                let place = self.store.place();
+                match kind.as_slice() {
+                    b"plan" => entry.0 = Some(CopyPlanRecord::decode(record, place)?),
+                    b"progress" => entry.1 = Some(CopyProgressRecord::decode(record, place)?),
+                    _ => {}
+                }
+            }
+            after = page.into_iter().next_back().map(|(key, _)| key);
+            if last {
+                break;
+            }
+        }
+        Ok(planned
+            .into_iter()
+            .filter_map(|(namespace, (plan, progress))| {
+                let namespace = Namespace::parse(str::from_utf8(&namespace).ok()?)?;
+                Some(Planned { namespace, plan: plan?, progress })
+            })
+            .collect())
+    }
+
+    /// Plans the copy of every namespace that a rule reads now, and remembers the rule. Namespaces
+    /// that come later are in the change stream from their beginning.
+    async fn plan_rule(
+        &self,
+        rule: &TargetRule,
+        started: ClusterTime,
+    ) -> Result<Vec<Planned>, Error> {
+        let name = &rule.rule().name;
+        let mut planned = Vec::new();
+        if let Some(settings) = rule.rule().copy {
+            for found in self.namespaces(rule.rule()).await? {
+                let namespace = &found.namespace;
+                let size = self
+                    .asked("reading the size of a collection", || self.reading.source.size(namespace))
+                    .await?;
+                let bounds = match found.kind {
+                    Kind::View => Vec::new(),
+                    _ => {
+                        let chunks = chunks::count(size, settings);
+                        self.asked("cutting a collection into chunks", || {
+                            let disk = settings.allow_disk_use;
+                            self.reading.source.split_points(namespace, chunks, disk)
+                        })
+                        .await?
+                    }
+                };
+                let plan = CopyPlanRecord {
+                    id: Uuid::new(),
+                    started,
+                    collection: None,
+                    bounds,
+                    expected: size.documents,
+                };
+                planned.push(Planned { namespace: found.namespace, plan, progress: None });
+            }
+            if planned.is_empty() {
+                tracing::warn!(
+                    target = self.target,
+                    rule = name,
+                    "no collection matches the rule now; those that come later are followed"
+                );
+            }
+        }
+        // Plans of an earlier try are written over; its progress is void by the plan's id.
+        let plans = planned
+            .iter()
+            .map(|planned| {
+                let namespace = planned.namespace.as_str();
+                put(keys::copy_plan(self.target, name, namespace), &planned.plan)
+            })
+            .collect();
+        self.write(plans).await?;
+        let record = RuleRecord {
+            fingerprint: rule.rule().fingerprint.clone(),
+            since: bson::DateTime::now(),
+        };
+        self.write(vec![put(keys::rule(self.target, name), &record)]).await?;
+        Ok(planned)
+    }
+
+    /// The namespaces that a rule reads, as they are now.
+    async fn namespaces(&self, rule: &Rule) -> Result<Vec<Found>, Error> {
+        let mut databases = BTreeSet::new();
+        let mut all = false;
+        for pattern in &rule.namespaces.include {
+            match pattern {
+                NamespacePattern::Exact(namespace) => {
+                    databases.insert(namespace.database().to_owned());
+                }
+                NamespacePattern::Glob { literal_database: Some(database), .. } => {
+                    databases.insert(database.clone());
+                }
+                NamespacePattern::Glob { .. } | NamespacePattern::Regex(_) => all = true,
+            }
+        }
+        let source = &self.reading.source;
+        if all {
+            databases.extend(self.asked("listing databases", || source.databases()).await?);
+        }
+        let mut namespaces = Vec::new();
+        for database in databases {
+            let found =
+                self.asked("listing collections", || source.collections(&database)).await?;
+            for found in found {
+                if !self.rules.reads(rule, &found.namespace) {
+                    continue;
+                }
+                let named = rule.namespaces.names(&found.namespace);
+                match found.kind {
+                    Kind::Collection => namespaces.push(found),
+                    Kind::View if named => namespaces.push(found),
+                    Kind::TimeSeries if named => {
+                        return Err(Error::Refused(format!(
+                            "rule {}: {} is a time-series collection, whose documents have no unique \
+                             _id; read it through a view that makes one",
+                            rule.name, found.namespace
+                        )));
+                    }
+                    // Patterns pass over these.
+                    Kind::View | Kind::TimeSeries => {}
+                }
+            }
+        }
+        namespaces.sort_by(|one, other| one.namespace.cmp(&other.namespace));
+        Ok(namespaces)
+    }
+
+    async fn copy(
+        &self,
+        rule: RuleIndex,
+        planned: Planned,
+        complete: bool,
+    ) -> Result<Copy, Error> {
+        let Planned { namespace, plan, progress } = planned;
+        let source = &self.reading.source;
+        let target_rule = self.rules.get(rule);
+        // Only a rule that follows no changes can have a view.
+        let view = !target_rule.follows()
+            && target_rule.rule().namespaces.names(&namespace)
+            && self
+                .asked("listing collections", || source.collections(namespace.database()))
+                .await?
+                .iter()
+                .any(|found| found.namespace == namespace && found.kind == Kind::View);
+        let (size, shape) = if complete {
+            Default::default()
+        } else {
+            (
+                self.asked("reading the size of a collection", || source.size(&namespace)).await?,
+                self.asked("reading a shard key", || source.key_shape(&namespace)).await?,
+            )
+        };
+        Ok(Copy::new(rule, namespace, view, plan, progress, shape, size.average()))
+    }
+
+    async fn asked<T, F>(
+        &self,
+        what: &'static str,
+        call: impl FnMut() -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, SourceError>>,
+    {
+        self.reading.insist(what, call).await.map_err(|error| match error {
+            None => Error::Stopped,
+            Some(error) => Error::Refused(format!("{what} failed: {error}")),
+        })
+    }
+
+    async fn stored<T, F>(&self, call: impl FnMut() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        Ok(insist(self.stop, call).await?)
+    }
+
+    async fn write(&self, writes: Vec<Write>) -> Result<(), Error> {
+        Ok(insist_on_writing(&**self.store, writes, self.stop).await?)
+    }
+}
+
+/// Records read at once.
+const PAGE: usize = 500;

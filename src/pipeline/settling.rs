@@ -1,0 +1,231 @@
+//! Stores what is settled: the position of the stream and the progress of the copies, every so
+//! often, and the end of a rule's copy when it comes.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    change::ClusterTime,
+    checkpoint::{
+        keys,
+        records::{CopyProgressRecord, PositionRecord, put},
+        store::{RecordKey, Store, Write},
+        tracker::Tracker,
+    },
+    delivery::{
+        Halt, insist_on_writing,
+        retry::{Backoff, pause},
+    },
+    rules::model::DeliverySettings,
+    status::{RuleStatus, State, TargetStatus},
+    target::Target,
+};
+
+use super::copying::Copy;
+
+/// An idle stream's position is stored only every so many rounds: where nothing happens nothing is
+/// read twice either, and a source that is its own checkpoint store is not kept busy by itself.
+const IDLE_ROUNDS: u32 = 10;
+
+/// All copies of one rule.
+pub struct RuleCopies {
+    /// The rule's name.
+    pub rule: String,
+    /// Of the rule.
+    pub status: Arc<RuleStatus>,
+    /// One a namespace.
+    pub copies: Vec<Arc<Copy>>,
+    /// The target knows that the copy is complete, and so does the store.
+    pub complete: bool,
+}
+
+/// Stores one target's positions and progress.
+pub struct Settling {
+    /// Where.
+    pub store: Arc<dyn Store>,
+    /// The target's name.
+    pub name: String,
+    /// The target.
+    pub target: Arc<dyn Target>,
+    /// Its waits.
+    pub settings: DeliverySettings,
+    /// What the stream has settled.
+    pub tracker: Tracker<ClusterTime>,
+    /// What is copied.
+    pub copies: Vec<RuleCopies>,
+    /// Rules that this run leaves out, and where they are.
+    pub behind: BTreeMap<String, ClusterTime>,
+    /// `checkpoint.every`.
+    pub every: Duration,
+    /// The target's status.
+    pub status: Arc<TargetStatus>,
+    /// Whether a copy is under way: tells the stream how long to wait, and a run that only copies
+    /// when it is done.
+    pub copying: watch::Sender<bool>,
+}
+
+/// What the store holds already.
+#[derive(Default)]
+struct Stored {
+    position: Option<ClusterTime>,
+    progress: HashMap<RecordKey, CopyProgressRecord>,
+    /// Events of the stream when the position was stored.
+    events: u64,
+    idle: u32,
+}
+
+impl Settling {
+    /// Stores every so often; once `drained` is cancelled, one last time.
+    ///
+    /// # Errors
+    /// See [`Halt`].
+    pub async fn run(
+        mut self,
+        drained: CancellationToken,
+        stop: CancellationToken,
+    ) -> Result<(), Halt> {
+        let mut stored = Stored::default();
+        let mut at = Instant::now();
+        loop {
+            let last = drained.is_cancelled();
+            self.store_settled(&mut stored, last, &stop).await?;
+            if last {
+                return Ok(());
+            }
+            if self.end_copies(&drained, &stop).await? {
+                // What ended is stored at once, position included.
+                self.store_settled(&mut stored, true, &stop).await?;
+                self.announce();
+            }
+            at = (at + self.every).max(Instant::now());
+            // A copy's end is looked for more often than positions are stored.
+            while Instant::now() < at {
+                tokio::select! {
+                    () = drained.cancelled() => break,
+                    () = tokio::time::sleep_until(at.min(Instant::now() + LOOK)) => {}
+                }
+                if let Some(position) = self.tracker.settled() {
+                    self.status.position(position);
+                }
+                if self.copies.iter().any(RuleCopies::is_ready) {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn announce(&self) {
+        let copying = self.copies.iter().any(|rule| !rule.complete);
+        if !copying {
+            self.status.set_state(State::Following);
+        }
+        self.copying.send_if_modified(|known| std::mem::replace(known, copying) != copying);
+    }
+
+    async fn store_settled(
+        &mut self,
+        stored: &mut Stored,
+        last: bool,
+        stop: &CancellationToken,
+    ) -> Result<(), Halt> {
+        let mut writes = Vec::new();
+        let events = self.status.events();
+        let moved = self.tracker.settled().filter(|&position| stored.position < Some(position));
+        if let Some(position) = moved {
+            self.status.position(position);
+            if last || events != stored.events || stored.idle >= IDLE_ROUNDS {
+                writes.push(self.position(position));
+            } else {
+                stored.idle += 1;
+            }
+        }
+        let position = moved.filter(|_| !writes.is_empty());
+        let progress = self.progress(stored);
+        writes.extend(progress.iter().map(|(key, record)| put(key.clone(), record)));
+        if writes.is_empty() {
+            return Ok(());
+        }
+        insist_on_writing(&*self.store, writes, stop).await?;
+        stored.progress.extend(progress);
+        if let Some(position) = position {
+            // Events that came while it was written are not covered by it: their count is older.
+            stored.events = events;
+            stored.idle = 0;
+            stored.position = Some(position);
+            self.status.checkpoint_stored(position);
+        }
+        Ok(())
+    }
+
+    fn position(&self, time: ClusterTime) -> Write {
+        let record = PositionRecord {
+            time,
+            token: None,
+            behind: self.behind.clone(),
+            stored_at: bson::DateTime::now(),
+        };
+        put(keys::position(&self.name), &record)
+    }
+
+    /// The progress that the store does not hold yet.
+    fn progress(&self, stored: &Stored) -> Vec<(RecordKey, CopyProgressRecord)> {
+        self.copies
+            .iter()
+            .flat_map(|rule| rule.copies.iter().map(move |copy| (rule, copy)))
+            .filter_map(|(rule, copy)| {
+                let key = keys::copy_progress(&self.name, &rule.rule, copy.namespace.as_str());
+                let record = CopyProgressRecord { complete: rule.complete, ..copy.settled() };
+                let known = stored.progress.get(&key);
+                (known != Some(&record)).then_some((key, record))
+            })
+            .collect()
+    }
+
+    /// Tells the target of each rule whose copy has become complete. Whether there was one.
+    async fn end_copies(
+        &mut self,
+        drained: &CancellationToken,
+        stop: &CancellationToken,
+    ) -> Result<bool, Halt> {
+        let mut ended = false;
+        for index in 0..self.copies.len() {
+            if !self.copies[index].is_ready() {
+                continue;
+            }
+            let mut backoff = Backoff::new(self.settings.retry_initial, self.settings.retry_max);
+            loop {
+                let told = tokio::select! {
+                    told = self.target.copy_complete(&self.copies[index].rule) => told,
+                    () = stop.cancelled() => return Err(Halt::Stopped),
+                };
+                let Err(retry) = told else { break };
+                self.status.waiting(&retry.message);
+                self.status.retry(retry.reason);
+                if !pause(backoff.next(retry.after), drained).await {
+                    return Ok(ended);
+                }
+            }
+            self.status.recovered();
+            self.copies[index].complete = true;
+            self.copies[index].status.copy_complete();
+            ended = true;
+        }
+        Ok(ended)
+    }
+}
+
+/// How often the end of a copy is looked for.
+const LOOK: Duration = Duration::from_millis(50);
+
+impl RuleCopies {
+    /// Whether everything is settled and the target does not know it yet.
+    fn is_ready(&self) -> bool {
+        !self.complete && self.copies.iter().all(|copy| copy.is_settled())
+    }
+}

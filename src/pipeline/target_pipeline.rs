@@ -1,0 +1,506 @@
+//! Everything that runs for one target: its stream, its copies, its lanes and its positions. So a
+//! target that is down or slow never delays another.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Semaphore, watch},
+    task::{JoinError, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    checkpoint::{store::Store, tracker::Tracker},
+    delivery::{
+        Halt,
+        dead_letters::DeadLetters,
+        ids::Ids,
+        places::Places,
+        retry::{Backoff, pause},
+        shape::{ShapedRule, Shaper},
+        writer::{Context, Writer},
+    },
+    rules::model::{Place, RuleFile, Target as TargetRules, TargetKind},
+    source::{Source, budget::Budget},
+    status::{RuleStatus, State, Status, TargetStatus},
+    target::{
+        Target,
+        elasticsearch::{EngineRule, EngineTarget},
+    },
+};
+
+use super::{
+    Error, Options, Summary,
+    copying::{CHUNKS_AT_ONCE, Copying},
+    following::{Answering, Following, Lanes},
+    plan::{Plan, Planning},
+    reading::Reading,
+    rule_set::RuleSet,
+    settling::{RuleCopies, Settling},
+};
+
+/// Bytes of copied documents that may lie in memory, and as many of changed ones.
+const BUDGET: usize = 24 << 20;
+/// Bytes of keys that may wait for their read.
+const PENDING: usize = 16 << 20;
+/// How long a clean stop lets what is under way finish.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// One target's pipeline, before it runs.
+pub struct TargetPipeline {
+    /// The rule file.
+    pub file: Arc<RuleFile>,
+    /// Which of its targets.
+    pub index: usize,
+    /// What the command says.
+    pub options: Options,
+    /// The source.
+    pub source: Source,
+    /// The target's rules in this run.
+    pub rules: Arc<RuleSet>,
+    /// Where positions are kept.
+    pub store: Arc<dyn Store>,
+    /// What is reported to.
+    pub status: Arc<Status>,
+}
+
+/// What a running pipeline is made of.
+struct Running {
+    reading: Arc<Reading>,
+    /// The stream, the lookups and the copies.
+    sources: JoinSet<Result<(), Error>>,
+    writers: JoinSet<Result<(), Halt>>,
+    settling: JoinSet<Result<(), Halt>>,
+    copying: watch::Receiver<bool>,
+    dead_letters: Arc<DeadLetters>,
+    read: CancellationToken,
+    drain: CancellationToken,
+    drained: CancellationToken,
+    now: CancellationToken,
+}
+
+impl TargetPipeline {
+    fn target(&self) -> &TargetRules {
+        &self.file.targets[self.index]
+    }
+
+    fn name(&self) -> &str {
+        &self.target().name
+    }
+
+    fn target_status(&self) -> Arc<TargetStatus> {
+        self.status.target(self.name())
+    }
+
+    fn rule_status(&self) -> Vec<Arc<RuleStatus>> {
+        let target = self.target_status();
+        self.rules.iter().map(|(_, rule)| target.rule(&rule.rule().name)).collect()
+    }
+
+    fn build(&self) -> Result<Arc<dyn Target>, Error> {
+        match &self.target().kind {
+            TargetKind::Engine(engine) => {
+                let rules = self
+                    .rules
+                    .iter()
+                    .map(|(_, rule)| match &rule.destination().place {
+                        Place::Engine(place) => EngineRule {
+                            name: rule.rule().name.clone(),
+                            namespaces: rule.rule().namespaces.clone(),
+                            place: place.clone(),
+                        },
+                    })
+                    .collect();
+                let timeout = self.target().delivery.timeout;
+                EngineTarget::new(engine, timeout, rules)
+                    .map(|target| Arc::new(target) as Arc<dyn Target>)
+                    .map_err(|error| {
+                        Error::Refused(format!("target {} can't be used: {error}", self.name()))
+                    })
+            }
+        }
+    }
+
+    /// Runs until it is stopped, done, or can't go on.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn run(self, stop: CancellationToken) -> Result<Summary, Error> {
+        let status = self.target_status();
+        let result = self.work(&stop).await;
+        if let Err(error) = &result
+            && !matches!(error, Error::Stopped)
+        {
+            status.failed(&error.to_string());
+        }
+        match result {
+            Err(Error::Stopped) => Ok(Summary { stopped: true, ..Summary::default() }),
+            result => result,
+        }
+    }
+
+    async fn work(&self, stop: &CancellationToken) -> Result<Summary, Error> {
+        let target = self.build()?;
+        if self.options.copy_only {
+            self.reach(&*target, stop).await?;
+        }
+        let mut running = self.start(target, stop).await?;
+        let ended = self.watch(&mut running, stop).await;
+        let stopped = self.wind_down(&mut running).await;
+        let dead_letters = running.dead_letters.written();
+        // What ended the run counts more than what ended because of it.
+        let done = ended?;
+        stopped?;
+        let copied = self.rule_status().iter().map(|rule| rule.copied().documents).sum();
+        Ok(Summary { copied, dead_letters, stopped: !done })
+    }
+
+    /// A run that only copies has to reach its target in time; any other waits for it.
+    async fn reach(&self, target: &dyn Target, stop: &CancellationToken) -> Result<(), Error> {
+        let settings = &self.target().delivery;
+        let mut backoff = Backoff::new(settings.retry_initial, settings.retry_max);
+        let deadline = tokio::time::Instant::now() + self.options.wait;
+        loop {
+            let tried = tokio::select! {
+                tried = target.prepare() => tried,
+                () = stop.cancelled() => return Err(Error::Stopped),
+            };
+            let Err(retry) = tried else { return Ok(()) };
+            let wait = backoff.next(retry.after);
+            if tokio::time::Instant::now() + wait > deadline {
+                return Err(Error::NotReached {
+                    what: format!("target {}", self.name()),
+                    wait: self.options.wait,
+                    source: retry.message.into(),
+                });
+            }
+            if !pause(wait, stop).await {
+                return Err(Error::Stopped);
+            }
+        }
+    }
+
+    async fn start(
+        &self,
+        target: Arc<dyn Target>,
+        stop: &CancellationToken,
+    ) -> Result<Running, Error> {
+        let read = stop.child_token();
+        let (drain, drained, now) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let status = self.target_status();
+        let reading = Arc::new(Reading {
+            source: self.source.clone(),
+            status: status.clone(),
+            stop: read.clone(),
+        });
+        let plan = Planning {
+            reading: &reading,
+            store: &self.store,
+            target: self.name(),
+            rules: &self.rules,
+            all_rules: self
+                .file
+                .deliveries(self.name())
+                .map(|(rule, _)| rule.name.clone())
+                .collect::<BTreeSet<_>>(),
+            options: &self.options,
+            stop: &read,
+        }
+        .make()
+        .await?;
+        let dead_letters = self.dead_letters(&read).await?;
+        let settings = &self.target().delivery;
+        let lanes = Arc::new(Lanes::new(settings.concurrency, PENDING));
+        let tracker = Tracker::new();
+        let context = Arc::new(Context {
+            shaper: Shaper::new(target.clone(), self.shaped_rules(&*target)),
+            ids: Ids::new(self.store.clone(), self.name(), reading.clone()),
+            places: Places::new(self.store.clone(), self.name()),
+            target: target.clone(),
+            dead_letters: dead_letters.clone(),
+            settings: settings.clone(),
+            status: status.clone(),
+            rules: self.rule_status(),
+            drain: drain.clone(),
+            stop: now.clone(),
+        });
+        let mut writers = JoinSet::new();
+        for lane in lanes.iter() {
+            writers.spawn(Writer::new(lane.clone(), context.clone()).run());
+        }
+        let (copying, copies_run) = watch::channel(plan.copies.iter().any(|copy| !copy.2));
+        status.set_state(if *copies_run.borrow() { State::Copying } else { State::Following });
+        status.position(plan.start);
+        let mut settling = JoinSet::new();
+        settling.spawn(
+            Settling {
+                store: self.store.clone(),
+                name: self.name().to_owned(),
+                target: target.clone(),
+                settings: settings.clone(),
+                tracker: tracker.clone(),
+                copies: self.rule_copies(&plan),
+                behind: plan.behind.clone(),
+                every: self.file.checkpoint.every,
+                status: status.clone(),
+                copying,
+            }
+            .run(drained.clone(), now.clone()),
+        );
+        let sources = self.read(&reading, &lanes, tracker, target, plan, copies_run.clone());
+        Ok(Running {
+            reading,
+            sources,
+            writers,
+            settling,
+            copying: copies_run,
+            dead_letters,
+            read,
+            drain,
+            drained,
+            now,
+        })
+    }
+
+    async fn dead_letters(&self, stop: &CancellationToken) -> Result<Arc<DeadLetters>, Error> {
+        let rules = self.rules.iter().map(|(_, rule)| rule.rule().name.as_str().into()).collect();
+        let policy = self.target().delivery.on_rejected;
+        let letters =
+            DeadLetters::load(self.store.clone(), self.name(), rules, policy, stop).await?;
+        if letters.stored() > 0 {
+            tracing::warn!(
+                target = self.name(),
+                count = letters.stored(),
+                "there are dead letters; `mongosync dead-letters FILE list` shows them"
+            );
+        }
+        Ok(Arc::new(letters))
+    }
+
+    fn shaped_rules(&self, target: &dyn Target) -> Vec<ShapedRule> {
+        self.rules
+            .iter()
+            .map(|(_, rule)| {
+                let rule = rule.rule();
+                let moves = rule.transform.as_ref().is_some_and(|script| script.may_move());
+                ShapedRule {
+                    name: rule.name.as_str().into(),
+                    script: rule.transform.clone(),
+                    on_delete: rule.on_delete,
+                    fixed: !moves && target.place_is_fixed(&rule.name),
+                }
+            })
+            .collect()
+    }
+
+    fn rule_copies(&self, plan: &Plan) -> Vec<RuleCopies> {
+        let status = self.rule_status();
+        plan.copies
+            .iter()
+            .map(|(index, copies, complete)| {
+                let status = status[usize::from(index.0)].clone();
+                let resumed: u64 = copies.iter().map(|copy| copy.settled().documents).sum();
+                status.copy_begins(resumed);
+                status.copy_expected(copies.iter().map(|copy| copy.plan.expected).sum());
+                RuleCopies {
+                    rule: self.rules.get(*index).rule().name.clone(),
+                    status,
+                    copies: copies.clone(),
+                    // The target is told again: what it arranged for the copy may still stand.
+                    complete: *complete && copies.is_empty(),
+                }
+            })
+            .collect()
+    }
+
+    fn read(
+        &self,
+        reading: &Arc<Reading>,
+        lanes: &Arc<Lanes>,
+        tracker: Tracker<crate::change::ClusterTime>,
+        target: Arc<dyn Target>,
+        plan: Plan,
+        copying: watch::Receiver<bool>,
+    ) -> JoinSet<Result<(), Error>> {
+        let mut tasks = JoinSet::new();
+        let status = self.target_status();
+        if !self.rules.followed().is_empty() {
+            let following = Following {
+                reading: reading.clone(),
+                rules: self.rules.clone(),
+                lanes: lanes.clone(),
+                tracker,
+                target: self.name().to_owned(),
+                status: status.clone(),
+                rule_status: self.rule_status(),
+            };
+            tasks.spawn(following.run(plan.start, copying));
+        }
+        let budget = Budget::new(BUDGET);
+        for lane in lanes.iter() {
+            let answering = Answering {
+                reading: reading.clone(),
+                rules: self.rules.clone(),
+                lane: lane.clone(),
+                budget: budget.clone(),
+            };
+            tasks.spawn(async move { Ok(answering.run().await?) });
+        }
+        let copies = Arc::new(Copying {
+            reading: reading.clone(),
+            rules: self.rules.clone(),
+            lanes: lanes.clone(),
+            budget: Budget::new(BUDGET),
+            rule_status: self.rule_status(),
+            windows: AtomicU64::new(0),
+            slots: Arc::new(Semaphore::new(CHUNKS_AT_ONCE)),
+        });
+        for (index, list, complete) in plan.copies {
+            if complete {
+                continue;
+            }
+            let rule = self.rules.get(index).rule();
+            let work = CopyOfRule {
+                copying: copies.clone(),
+                target: target.clone(),
+                name: rule.name.clone(),
+                parallel: rule.copy.map_or(1, |copy| copy.parallel),
+                settings: self.target().delivery.clone(),
+                status: status.clone(),
+            };
+            tasks.spawn(async move { work.run(&list).await });
+        }
+        tasks
+    }
+
+    /// Waits for the end: true where the run is done by itself, false where it was told to stop.
+    async fn watch(&self, running: &mut Running, stop: &CancellationToken) -> Result<bool, Error> {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(false),
+                done = copies_done(&mut running.copying), if self.options.copy_only => {
+                    if done {
+                        return Ok(true);
+                    }
+                }
+                Some(done) = running.sources.join_next() => joined(done)??,
+                Some(done) = running.writers.join_next() => {
+                    joined(done)??;
+                    return Err(Error::Internal("a lane ended by itself".into()));
+                }
+                Some(done) = running.settling.join_next() => {
+                    joined(done)??;
+                    return Err(Error::Internal("storing positions ended by itself".into()));
+                }
+            }
+        }
+    }
+
+    /// Stops in order: what reads, what writes once it has finished what is under way, and last what
+    /// stores the position.
+    async fn wind_down(&self, running: &mut Running) -> Result<(), Error> {
+        running.read.cancel();
+        while let Some(done) = running.sources.join_next().await {
+            // What it says now is about being stopped.
+            drop(joined(done)?);
+        }
+        running.drain.cancel();
+        let finish = async {
+            while let Some(done) = running.writers.join_next().await {
+                match joined(done)? {
+                    Ok(()) | Err(Halt::Stopped) => {}
+                    Err(halt) => return Err(Error::from(halt)),
+                }
+            }
+            Ok(())
+        };
+        let finished = match tokio::time::timeout(GRACE, finish).await {
+            Ok(finished) => finished,
+            Err(_) => {
+                tracing::warn!(
+                    target = self.name(),
+                    "what was under way did not finish in time; it will be delivered again"
+                );
+                Ok(())
+            }
+        };
+        running.writers.shutdown().await;
+        running.drained.cancel();
+        let stored = tokio::time::timeout(GRACE, running.settling.join_next()).await;
+        running.now.cancel();
+        drop(running.reading.clone());
+        finished?;
+        match stored {
+            Ok(Some(done)) => match joined(done)? {
+                Ok(()) | Err(Halt::Stopped) => Ok(()),
+                Err(halt) => Err(halt.into()),
+            },
+            Ok(None) => Ok(()),
+            Err(_) => {
+                tracing::warn!(target = self.name(), "the last position could not be stored");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The copy of one rule, from telling the target to the last chunk.
+struct CopyOfRule {
+    copying: Arc<Copying>,
+    target: Arc<dyn Target>,
+    name: String,
+    parallel: usize,
+    settings: crate::rules::model::DeliverySettings,
+    status: Arc<TargetStatus>,
+}
+
+impl CopyOfRule {
+    async fn run(&self, copies: &[Arc<super::copying::Copy>]) -> Result<(), Error> {
+        let stop = &self.copying.reading.stop;
+        let mut backoff = Backoff::new(self.settings.retry_initial, self.settings.retry_max);
+        loop {
+            let told = tokio::select! {
+                told = self.tell() => told,
+                () = stop.cancelled() => return Ok(()),
+            };
+            let Err(retry) = told else { break };
+            let wait = backoff.next(retry.after);
+            self.status.waiting(&retry.message);
+            self.status.retry(retry.reason);
+            tracing::warn!(
+                rule = self.name,
+                message = retry.message,
+                wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+                "target is not ready for the copy, trying again"
+            );
+            if !pause(wait, stop).await {
+                return Ok(());
+            }
+        }
+        self.status.recovered();
+        self.copying.run(copies, self.parallel).await
+    }
+
+    async fn tell(&self) -> Result<(), crate::target::Retry> {
+        self.target.prepare().await?;
+        self.target.copy_begins(&self.name).await
+    }
+}
+
+async fn copies_done(copying: &mut watch::Receiver<bool>) -> bool {
+    copying.wait_for(|copying| !copying).await.is_ok()
+}
+
+fn joined<T>(done: Result<T, JoinError>) -> Result<T, Error> {
+    done.map_err(|error| {
+        Error::Internal(match error.is_panic() {
+            true => "a task has panicked; this is a defect, please report it".into(),
+            false => "a task was aborted".into(),
+        })
+    })
+}

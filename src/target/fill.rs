@@ -1,0 +1,127 @@
+//! Fills a template in for one document.
+
+use bson::{RawBsonRef, RawDocument};
+
+use crate::{
+    change::{
+        DocumentKey,
+        id::{self, IdType, IdTypes},
+    },
+    rules::template::{Part, Template},
+};
+
+use super::Placing;
+
+/// The template's text for one document.
+///
+/// # Errors
+/// What is missing, in words: the document has no place then.
+pub fn fill(template: &Template, rule: &str, placing: &Placing<'_>) -> Result<String, String> {
+    let mut out = String::new();
+    for part in template.parts() {
+        match part {
+            Part::Literal(text) => out.push_str(text),
+            Part::Database => out.push_str(placing.namespace.database()),
+            Part::Collection => out.push_str(placing.namespace.collection()),
+            Part::Rule => out.push_str(rule),
+            Part::Operation => out.push_str(placing.op),
+            Part::Id => out.push_str(placing.id),
+            Part::TypedId => out.push_str(&id::typed(placing.key)),
+            Part::Key(path) => {
+                let value = key_field(placing.key.raw(), path);
+                push(&mut out, value, "document key", path)?;
+            }
+            Part::Field(path) => {
+                let document = placing.document.ok_or_else(|| {
+                    format!("the template {} needs a document", template.as_str())
+                })?;
+                push(&mut out, nested(document, path), "document", path)?;
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// A document key holds dotted shard key fields under their whole path.
+fn key_field<'a>(key: &'a RawDocument, path: &[String]) -> Option<RawBsonRef<'a>> {
+    key.get(path.join(".")).ok().flatten().or_else(|| nested(key, path))
+}
+
+fn nested<'a>(document: &'a RawDocument, path: &[String]) -> Option<RawBsonRef<'a>> {
+    let (first, rest) = path.split_first()?;
+    let value = document.get(first).ok().flatten()?;
+    match (rest, value) {
+        ([], value) => Some(value),
+        (rest, RawBsonRef::Document(inner)) => nested(inner, rest),
+        _ => None,
+    }
+}
+
+fn push(
+    out: &mut String,
+    value: Option<RawBsonRef<'_>>,
+    of: &str,
+    path: &[String],
+) -> Result<(), String> {
+    let path = path.join(".");
+    match value {
+        None | Some(RawBsonRef::Null | RawBsonRef::Undefined) => {
+            Err(format!("the {of} has no field {path}, which the place is made from"))
+        }
+        Some(RawBsonRef::Document(_) | RawBsonRef::Array(_)) => {
+            Err(format!("the field {path} of the {of} is no single value to make a place from"))
+        }
+        Some(RawBsonRef::String(text)) => {
+            out.push_str(text);
+            Ok(())
+        }
+        Some(value) => {
+            let key = DocumentKey::from_id(value).map_err(|error| error.to_string())?;
+            let known: IdTypes = [IdType::of(value)].into_iter().collect();
+            out.push_str(&id::text(&key, &known));
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::rawdoc;
+
+    use super::*;
+    use crate::{change::Namespace, transform::Meta};
+
+    #[test]
+    fn every_part_is_filled_in() {
+        let document = rawdoc! { "_id": 7, "tenant": "acme", "a": { "n": 5_i64, "none": null } };
+        let key = DocumentKey::from_document_key(&rawdoc! { "_id": 7, "s.t": "x" }).expect("a key");
+        let meta = Meta::default();
+        let placing = Placing {
+            namespace: &Namespace::new("shop", "orders"),
+            key: &key,
+            id: "7",
+            op: "put",
+            document: Some(&document),
+            meta: &meta,
+        };
+        for (template, expected) in [
+            ("{db}.{collection}/{rule}/{op}", Ok("shop.orders/r/put")),
+            ("{_id}", Ok("7")),
+            ("{_id:typed}", Ok("number~7")),
+            ("{tenant}-{a.n}", Ok("acme-5")),
+            ("{key.s.t}", Ok("x")),
+            ("{{x}}", Ok("{x}")),
+            ("{nothing}", Err("the document has no field nothing, which the place is made from")),
+            ("{a.none}", Err("the document has no field a.none, which the place is made from")),
+            ("{a}", Err("the field a of the document is no single value to make a place from")),
+        ] {
+            let template = Template::parse(template).expect("a template");
+            let filled = fill(&template, "r", &placing);
+            assert_eq!(
+                filled.as_deref(),
+                expected.map_err(str::to_owned).as_deref(),
+                "{template:?}"
+            );
+        }
+    }
+}
