@@ -1,10 +1,16 @@
-//! What a checkpoint store must do; `mongodb` and `file` do it.
+//! What a checkpoint store must do; `mongodb`, `file` and `memory` do it.
 //!
 //! Stands at the end of the way back: positions, copy progress, places, dead letters and leases are
 //! kept here and nowhere else. A store knows nothing of what the values mean.
 
+use std::error::Error;
+
 use async_trait::async_trait;
-use bson::RawDocumentBuf;
+use bson::{RawDocument, RawDocumentBuf};
+
+/// The largest value that a store takes, in bytes. Under MongoDB's 16 MiB a document, with room for
+/// the key and for the command around it.
+pub const MAX_VALUE: usize = 12 << 20;
 
 /// A kind of record. Each is a collection or a table of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -19,7 +25,8 @@ pub enum Table {
     DeadLetters,
     /// What is remembered of rules, of the source and of `_id` types.
     Facts,
-    /// Who works under a name. Not under the epoch: it is what hands the epoch out.
+    /// Who works under a name, and what other processes ask of the one who does. Not under the
+    /// epoch: it is what hands the epoch out, and who asks has none.
     Leases,
 }
 
@@ -38,6 +45,11 @@ impl Table {
             Self::Facts => "facts",
             Self::Leases => "leases",
         }
+    }
+
+    /// Whether only the holder of the lease may write.
+    pub fn is_fenced(self) -> bool {
+        !matches!(self, Self::Leases)
     }
 }
 
@@ -82,9 +94,10 @@ pub enum StoreError {
         place: String,
         /// The cause.
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Box<dyn Error + Send + Sync>,
     },
-    /// Another process has taken the lease: nothing was written, and this one must stop writing.
+    /// This process does not hold the lease: nothing was written that anyone will see, and it must
+    /// stop writing.
     #[error("another process works under the name {name:?} now")]
     LostLease {
         /// The rule file's name.
@@ -100,18 +113,48 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// The same call may go through later.
+    pub fn unavailable(place: &str, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Unavailable { place: place.to_owned(), source: source.into() }
+    }
+
+    /// A person must act. `what` ends the sentence "the checkpoint store PLACE …".
+    pub fn broken(place: &str, what: impl Into<String>) -> Self {
+        Self::Broken { place: place.to_owned(), what: what.into() }
+    }
+
+    /// Whether the same call may go through later.
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } => true,
+            Self::LostLease { .. } | Self::Broken { .. } => false,
+        }
+    }
+}
+
 /// Keeps records, durably.
 ///
 /// # Contract
 /// - `write` returns once everything is durable (majority and journal, or synced to disk). Where it
 ///   fails, any part may have been written; all writes are idempotent, so it is called again with
-///   the same or newer values. Order among the writes of one call does not matter.
-/// - Every write but those to `Leases` carries the epoch of the lease: a store whose lease has a
-///   newer epoch writes nothing and answers `LostLease`.
-/// - Reads see what `write` acknowledged.
+///   the same or newer values. Order among the writes of one call does not matter, so a key occurs
+///   at most once in it. A value has at most [`MAX_VALUE`] bytes.
+/// - A handle writes under the epoch that it was given with `fence`, to `Leases` without one. Once
+///   another handle has been given a newer epoch, this one's writes answer `LostLease` and are
+///   never seen by the other, not even by way of a record that was not there before; so do those
+///   of a handle that was never given one. (What MongoDB can't promise of `Places` and
+///   `DeadLetters`, and why that is harmless, stands in [`super::mongodb`].)
+/// - What was acknowledged before `fence` returned is seen by the handle that called it, and reads
+///   see what `write` acknowledged.
 /// - All of it is under one `name`, the rule file's: two names never meet.
+/// - Every call may be dropped at any moment; its fate is then unknown, as after `Unavailable`.
+/// - Calls try again by themselves only for some seconds. The caller decides how long to go on.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
+    /// Where it is, for people, without secrets.
+    fn place(&self) -> &str;
+
     /// One record.
     async fn get(
         &self,
@@ -138,4 +181,23 @@ pub trait Store: Send + Sync + 'static {
 
     /// Writes records.
     async fn write(&self, writes: Vec<Write>) -> Result<(), StoreError>;
+
+    /// Sets a record of `Leases` to `new` if it is `expected` now (`None`: not there), durably, and
+    /// says whether it did.
+    ///
+    /// `new` is a value that this key never had before: after a call of unknown fate the record
+    /// being `new` means that the call went through, and the answer is yes.
+    async fn swap(
+        &self,
+        key: &RecordKey,
+        expected: Option<&RawDocument>,
+        new: &RawDocument,
+    ) -> Result<bool, StoreError>;
+
+    /// From now on this handle writes under `epoch`, which is above zero, and handles with an older
+    /// one are shut out. May be repeated.
+    ///
+    /// # Errors
+    /// `LostLease` where a newer epoch has been here.
+    async fn fence(&self, epoch: u64) -> Result<(), StoreError>;
 }

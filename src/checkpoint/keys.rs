@@ -1,0 +1,132 @@
+//! Under which keys records are kept, each from the general to the special, so that everything of
+//! a target, or of a rule in it, is one prefix.
+
+use sha2::{Digest, Sha256};
+
+use super::{sort_key, store::RecordKey};
+
+/// Everything of a target, in every table that has its records.
+pub fn of_target(target: &str) -> RecordKey {
+    RecordKey::text(&[target])
+}
+
+/// The position of the stream that a target's `documents` rules share.
+pub fn position(target: &str) -> RecordKey {
+    RecordKey::text(&[target])
+}
+
+/// The position of an `events` rule's own stream.
+pub fn event_position(target: &str, rule: &str) -> RecordKey {
+    RecordKey::text(&[target, rule])
+}
+
+/// All copies of a rule into a target, plans and progress.
+pub fn copies(target: &str, rule: &str) -> RecordKey {
+    RecordKey::text(&[target, rule])
+}
+
+/// The plan of the copy of one namespace.
+pub fn copy_plan(target: &str, rule: &str, namespace: &str) -> RecordKey {
+    RecordKey::text(&[target, rule, namespace, "plan"])
+}
+
+/// The progress of the copy of one namespace.
+pub fn copy_progress(target: &str, rule: &str, namespace: &str) -> RecordKey {
+    RecordKey::text(&[target, rule, namespace, "progress"])
+}
+
+/// The places of all of a namespace's documents in a target.
+pub fn places(target: &str, namespace: &str) -> RecordKey {
+    RecordKey::text(&[target, namespace])
+}
+
+/// The places of one document. `document` is the document key's canonical bytes: keys that MongoDB
+/// takes for equal are one.
+pub fn document_places(target: &str, namespace: &str, document: &[u8]) -> RecordKey {
+    places(target, namespace).with(document)
+}
+
+/// All dead letters of a rule.
+pub fn dead_letters(target: &str, rule: &str) -> RecordKey {
+    RecordKey::text(&[target, rule])
+}
+
+/// The dead letter of a document. `document` as in [`document_places`].
+pub fn dead_letter(target: &str, rule: &str, namespace: &str, document: &[u8]) -> RecordKey {
+    RecordKey::text(&[target, rule, namespace]).with(document)
+}
+
+/// The dead letter of one event: `events` delivery has several of one document.
+pub fn dead_event(
+    target: &str,
+    rule: &str,
+    namespace: &str,
+    document: &[u8],
+    event: &[u8],
+) -> RecordKey {
+    dead_letter(target, rule, namespace, document).with(event)
+}
+
+/// The short name of a dead letter, for the command line: 16 hex characters that depend on its key
+/// alone.
+pub fn letter_id(key: &RecordKey) -> String {
+    let digest = Sha256::digest(sort_key::encode(key));
+    digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What is remembered of the source.
+pub fn source() -> RecordKey {
+    RecordKey::text(&["source"])
+}
+
+/// What is remembered of all rules for a target.
+pub fn rules(target: &str) -> RecordKey {
+    RecordKey::text(&["rule", target])
+}
+
+/// What is remembered of one rule for a target.
+pub fn rule(target: &str, rule: &str) -> RecordKey {
+    RecordKey::text(&["rule", target, rule])
+}
+
+/// Which types of `_id` a collection has held.
+pub fn id_types(namespace: &str) -> RecordKey {
+    RecordKey::text(&["id_types", namespace])
+}
+
+/// Who holds the name.
+pub fn lease() -> RecordKey {
+    RecordKey::text(&["lease"])
+}
+
+/// What other processes ask of the holder, in `Leases`, where they may write.
+pub fn requests() -> RecordKey {
+    RecordKey::text(&["request"])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn keys_of_one_table_do_not_meet() {
+        let tables = [
+            vec![position("t"), event_position("t", "r")],
+            vec![copy_plan("t", "r", "n"), copy_progress("t", "r", "n")],
+            vec![dead_letter("t", "r", "n", b"k"), dead_event("t", "r", "n", b"k", b"e")],
+            vec![source(), rule("t", "r"), id_types("n"), rule("source", "r")],
+            vec![lease(), requests().with("1")],
+        ];
+        for keys in tables {
+            let distinct: HashSet<_> = keys.iter().collect();
+            assert_eq!(distinct.len(), keys.len());
+        }
+    }
+
+    #[test]
+    fn a_letters_short_name_stays_the_same() {
+        assert_eq!(letter_id(&dead_letter("t", "r", "a.b", b"k")), "");
+    }
+}

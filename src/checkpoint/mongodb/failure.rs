@@ -1,0 +1,196 @@
+//! What a failed call to MongoDB means for a checkpoint store, and trying again.
+
+use std::{future::Future, time::Duration};
+
+use ::mongodb::error::{Error, ErrorKind, WriteFailure};
+
+use crate::checkpoint::store::StoreError;
+
+/// How often a call is tried.
+pub(super) const TRIES: u32 = 3;
+/// How long a call may take, all its tries together.
+const DEADLINE: Duration = Duration::from_secs(12);
+/// The pause after the first try; four times that after the second.
+const PAUSE: Duration = Duration::from_millis(100);
+/// DuplicateKey.
+pub(super) const DUPLICATE_KEY: i32 = 11000;
+
+/// Codes that stay until a person does something: rights, and commands that the server can't make
+/// anything of. A code that is not here is waited for: to wait and say so beats to end in error
+/// what would have passed.
+const LASTING: [i32; 17] = [
+    2,     // BadValue
+    9,     // FailedToParse
+    11,    // UserNotFound
+    13,    // Unauthorized
+    14,    // TypeMismatch
+    18,    // AuthenticationFailed
+    20,    // IllegalOperation
+    31,    // RoleNotFound
+    59,    // CommandNotFound
+    72,    // InvalidOptions
+    73,    // InvalidNamespace
+    115,   // CommandNotSupported
+    121,   // DocumentValidationFailure
+    166,   // CommandNotSupportedOnView
+    8000,  // AtlasError: rights
+    10334, // BSONObjectTooLarge
+    17280, // KeyTooLong
+];
+
+/// Why a call did not go through.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// A record of that `_id` is in the way.
+    Duplicate,
+    /// It stays so.
+    Lasting(Error),
+    /// It may pass.
+    Passing(Error),
+    /// No answer came in time.
+    Late,
+}
+
+impl Failure {
+    pub(super) fn of(error: Error) -> Self {
+        match code_of(&error) {
+            Some(DUPLICATE_KEY) => Self::Duplicate,
+            Some(code) if LASTING.contains(&code) => Self::Lasting(error),
+            _ if lasts(&error.kind) => Self::Lasting(error),
+            _ => Self::Passing(error),
+        }
+    }
+
+    pub(super) fn in_words(self, place: &str) -> StoreError {
+        match self {
+            Self::Duplicate => StoreError::unavailable(place, "two calls met at one record"),
+            Self::Lasting(error) => StoreError::broken(place, format!("can't be used: {error}")),
+            Self::Passing(error) => StoreError::unavailable(place, error),
+            Self::Late => {
+                let words = format!("no answer within {} s", DEADLINE.as_secs());
+                StoreError::unavailable(place, words)
+            }
+        }
+    }
+}
+
+fn code_of(error: &Error) -> Option<i32> {
+    match &*error.kind {
+        ErrorKind::Command(error) => Some(error.code),
+        ErrorKind::Write(WriteFailure::WriteError(error)) => Some(error.code),
+        ErrorKind::Write(WriteFailure::WriteConcernError(error)) => Some(error.code),
+        _ => None,
+    }
+}
+
+fn lasts(kind: &ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Authentication { .. }
+            | ErrorKind::InvalidArgument { .. }
+            | ErrorKind::InvalidTlsConfig { .. }
+            | ErrorKind::IncompatibleServer { .. }
+            | ErrorKind::SessionsNotSupported
+            | ErrorKind::Bson(_)
+            | ErrorKind::Shutdown
+    )
+}
+
+/// What came of a call, and at which try: after the first, an earlier one may have gone through too.
+pub(super) struct Answer<T> {
+    pub value: T,
+    pub tries: u32,
+}
+
+/// Tries a call up to [`TRIES`] times within [`DEADLINE`]. The call must be idempotent.
+pub(super) async fn retry<T, F>(mut call: impl FnMut() -> F) -> Result<Answer<T>, Failure>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let all = async {
+        let mut tries = 1;
+        loop {
+            let failure = match call().await {
+                Ok(value) => return Ok(Answer { value, tries }),
+                Err(error) => Failure::of(error),
+            };
+            match failure {
+                Failure::Passing(_) if tries < TRIES => {
+                    tokio::time::sleep(PAUSE * 4_u32.pow(tries - 1)).await;
+                    tries += 1;
+                }
+                failure => return Err(failure),
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE, all).await.unwrap_or(Err(Failure::Late))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use bson::doc;
+
+    use super::*;
+
+    fn command(code: i32) -> Error {
+        let error = doc! { "code": code, "errmsg": "words" };
+        ErrorKind::Command(bson::deserialize_from_document(error).unwrap()).into()
+    }
+
+    #[test]
+    fn codes_are_told_apart() {
+        let class = |code| match Failure::of(command(code)) {
+            Failure::Duplicate => "duplicate",
+            Failure::Lasting(_) => "lasting",
+            Failure::Passing(_) => "passing",
+            Failure::Late => "late",
+        };
+        for (code, expected) in [
+            (11000, "duplicate"),
+            (13, "lasting"),    // Unauthorized
+            (18, "lasting"),    // AuthenticationFailed
+            (121, "lasting"),   // DocumentValidationFailure
+            (91, "passing"),    // ShutdownInProgress
+            (10107, "passing"), // NotWritablePrimary
+            (64, "passing"),    // WriteConcernFailed
+            (50, "passing"),    // MaxTimeMSExpired
+            (14031, "passing"), // OutOfDiskSpace
+            (999_999, "passing"),
+        ] {
+            assert_eq!(class(code), expected, "{code}");
+        }
+        let io = Error::from(std::io::Error::other("reset"));
+        assert!(matches!(Failure::of(io), Failure::Passing(_)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_passes_is_tried_again_for_a_while() {
+        for (failures, code, expected) in
+            [(0, 91, Ok(1)), (2, 91, Ok(3)), (3, 91, Err(3)), (1, 13, Err(1)), (1, 11000, Err(1))]
+        {
+            let calls = AtomicU32::new(0);
+            let answer = retry(|| async {
+                if calls.fetch_add(1, Ordering::SeqCst) < failures {
+                    return Err(command(code));
+                }
+                Ok(())
+            })
+            .await;
+            let seen = match answer {
+                Ok(answer) => Ok(answer.tries),
+                Err(_) => Err(calls.load(Ordering::SeqCst)),
+            };
+            assert_eq!(seen, expected, "{failures} failures of {code}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_does_not_answer_ends_at_the_deadline() {
+        let started = tokio::time::Instant::now();
+        let failure = retry(std::future::pending::<Result<(), Error>>).await.err();
+        assert!(matches!(failure, Some(Failure::Late)));
+        assert_eq!(started.elapsed(), DEADLINE);
+    }
+}

@@ -1,0 +1,478 @@
+//! What is stored, as types: one a kind of record, with the version of its form.
+//!
+//! A record is BSON with a `version` first. The forms are pinned by `tests/checkpoint/vN.json`: a
+//! form that changes gets a new version, and the old ones are read for as long as they are there.
+//! A version from the future is an error and never read half. Keys stand in [`super::keys`].
+
+use bson::{
+    Bson, DateTime, RawDocument, RawDocumentBuf, Uuid, error::Error as BsonError, oid::ObjectId,
+    rawdoc,
+};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{
+    chunks::ChunkSet,
+    store::{RecordKey, Store, StoreError, Table, Write},
+};
+use crate::change::ClusterTime;
+
+/// The name of the field that holds the version.
+const VERSION: &str = "version";
+/// How many records are read at a time where all of a prefix are wanted.
+const PAGE: usize = 1000;
+/// The largest event that a dead letter carries, in bytes.
+const MAX_EVENT: usize = 8 << 20;
+
+/// A kind of record.
+pub trait Record: Serialize + DeserializeOwned {
+    /// Where it is kept.
+    const TABLE: Table;
+    /// What it is called in errors.
+    const KIND: &'static str;
+    /// The newest version of its form, and the one that is written.
+    const VERSION: i32 = 1;
+
+    /// The record as it is stored.
+    fn encode(&self) -> RawDocumentBuf {
+        let fields = bson::serialize_to_raw_document_buf(self)
+            .expect("records hold nothing that BSON does not");
+        let mut record = rawdoc! { "version": Self::VERSION };
+        for field in fields.iter() {
+            let (name, value) = field.expect("it was written just now");
+            record.append(name, value);
+        }
+        record
+    }
+
+    /// Reads a stored record.
+    ///
+    /// # Errors
+    /// `Broken`, where it has a newer version than this program knows, or is damaged. `place` is
+    /// the store's.
+    fn decode(stored: &RawDocument, place: &str) -> Result<Self, StoreError> {
+        let damaged = |error: BsonError| {
+            StoreError::broken(place, format!("holds {} that can't be read: {error}", Self::KIND))
+        };
+        let version = stored.get_i32(VERSION).map_err(|error| damaged(error.into()))?;
+        if version < 1 || version > Self::VERSION {
+            let (kind, newest) = (Self::KIND, Self::VERSION);
+            return Err(StoreError::broken(
+                place,
+                format!(
+                    "holds {kind} of version {version}, and this mongosync knows up to {newest}: \
+                     it was written by a newer one"
+                ),
+            ));
+        }
+        Self::read(version, stored).map_err(damaged)
+    }
+
+    /// Reads a form that is known. To be written out by a kind that has more than one.
+    ///
+    /// # Errors
+    /// Where fields are missing or of other types.
+    fn read(_version: i32, stored: &RawDocument) -> Result<Self, BsonError> {
+        bson::deserialize_from_slice(stored.as_bytes())
+    }
+}
+
+/// Reads one record.
+///
+/// # Errors
+/// As the store and [`Record::decode`] say.
+pub async fn load<R: Record>(store: &dyn Store, key: &RecordKey) -> Result<Option<R>, StoreError> {
+    let stored = store.get(R::TABLE, key).await?;
+    stored.map(|stored| R::decode(&stored, store.place())).transpose()
+}
+
+/// Reads up to `limit` records under a prefix, after a key, in key order.
+///
+/// # Errors
+/// As the store and [`Record::decode`] say.
+pub async fn page<R: Record>(
+    store: &dyn Store,
+    prefix: &RecordKey,
+    after: Option<&RecordKey>,
+    limit: usize,
+) -> Result<Vec<(RecordKey, R)>, StoreError> {
+    let stored = store.scan(R::TABLE, prefix, after, limit).await?;
+    let decode = |(key, stored): (_, RawDocumentBuf)| Ok((key, R::decode(&stored, store.place())?));
+    stored.into_iter().map(decode).collect()
+}
+
+/// Reads all records under a prefix, for tables of which there are few.
+///
+/// # Errors
+/// As the store and [`Record::decode`] say.
+pub async fn load_all<R: Record>(
+    store: &dyn Store,
+    prefix: &RecordKey,
+) -> Result<Vec<(RecordKey, R)>, StoreError> {
+    let mut all: Vec<(RecordKey, R)> = Vec::new();
+    loop {
+        let next = page(store, prefix, all.last().map(|(key, _)| key), PAGE).await?;
+        let done = next.len() < PAGE;
+        all.extend(next);
+        if done {
+            return Ok(all);
+        }
+    }
+}
+
+/// The write that sets a record.
+pub fn put<R: Record>(key: RecordKey, record: &R) -> Write {
+    Write { table: R::TABLE, key, value: Some(record.encode()) }
+}
+
+/// The write that takes a record out.
+pub fn removal<R: Record>(key: RecordKey) -> Write {
+    Write { table: R::TABLE, key, value: None }
+}
+
+/// How far a change stream is settled.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PositionRecord {
+    /// Every change before this time is settled; a stream that starts at it misses nothing.
+    #[serde(with = "timestamp")]
+    pub time: ClusterTime,
+    /// Where the stream goes on, more exactly than the time says: a transaction has one time for
+    /// all of its events.
+    pub token: Option<RawDocumentBuf>,
+    /// The host's clock when it was stored, for people.
+    pub stored_at: DateTime,
+}
+
+/// How the copy of one namespace is cut up. Written once, before its first document is read.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CopyPlanRecord {
+    /// Of this plan alone; progress under another one is void.
+    pub id: Uuid,
+    /// A time before the first document was read.
+    #[serde(with = "timestamp")]
+    pub started: ClusterTime,
+    /// The collection that is copied: one that was dropped and made again has another.
+    pub collection: Option<Uuid>,
+    /// The `_id`s between chunks, ascending as MongoDB compares; one more chunk than bounds.
+    pub bounds: Vec<Bson>,
+    /// How many documents there were, as far as the server knew.
+    pub expected: u64,
+}
+
+/// What of a plan is done.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct CopyProgressRecord {
+    /// Whose progress it is: [`CopyPlanRecord::id`].
+    pub plan: Uuid,
+    /// Chunks of which every document is settled, by number from 0.
+    pub done: ChunkSet,
+    /// Documents in those chunks.
+    pub documents: u64,
+    /// Everything is settled and the target has been told.
+    pub complete: bool,
+}
+
+/// What is remembered of a rule for one target.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RuleRecord {
+    /// Of what the rule delivered when it was last copied.
+    pub fingerprint: String,
+    /// When the fingerprint was stored.
+    pub since: DateTime,
+}
+
+/// What is remembered of the source.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SourceRecord {
+    /// The replica set's or sharded cluster's own id: positions hold for no other.
+    pub id: ObjectId,
+}
+
+/// Which types of `_id` a collection has held.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct IdTypesRecord {
+    /// MongoDB's names of the types, in the order in which they were met: the first is the one
+    /// whose values have plain text.
+    pub types: Vec<String>,
+}
+
+/// A document or event that was refused for good.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct DeadLetterRecord {
+    /// The target that it was for.
+    pub target: String,
+    /// The rule that it came by.
+    pub rule: String,
+    /// `db.collection`.
+    pub namespace: String,
+    /// The document key.
+    pub key: RawDocumentBuf,
+    /// The document key, for people.
+    pub key_text: String,
+    /// Where it was to be put, for people; `None` where it did not come so far.
+    pub place: Option<String>,
+    /// A short name for the kind of reason, such as `rejected`, `transform`, `too_large`.
+    pub reason: String,
+    /// The target's or the script's own words.
+    pub words: String,
+    /// When it was refused for the first time.
+    pub first_seen: DateTime,
+    /// When it was last refused.
+    pub last_seen: DateTime,
+    /// How often it was refused.
+    pub attempts: u32,
+    /// The time of the change that was refused; zero from the copy.
+    #[serde(with = "timestamp")]
+    pub cluster_time: ClusterTime,
+    /// In `events` delivery, the event. See [`Self::keep_event`].
+    pub event: Option<RawDocumentBuf>,
+}
+
+impl DeadLetterRecord {
+    /// Keeps the event with the letter, unless it is over 8 MiB; says whether it did.
+    pub fn keep_event(&mut self, event: &RawDocument) -> bool {
+        let fits = event.as_bytes().len() <= MAX_EVENT;
+        self.event = fits.then(|| event.to_owned());
+        fits
+    }
+}
+
+/// Where a document lies whose place is not a function of its key.
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PlacesRecord {
+    /// The target's own encodings.
+    #[serde(with = "binaries")]
+    pub places: Vec<Bytes>,
+}
+
+impl Record for PositionRecord {
+    const TABLE: Table = Table::Positions;
+    const KIND: &'static str = "a position";
+}
+
+impl Record for CopyPlanRecord {
+    const TABLE: Table = Table::Copies;
+    const KIND: &'static str = "the plan of a copy";
+}
+
+impl Record for CopyProgressRecord {
+    const TABLE: Table = Table::Copies;
+    const KIND: &'static str = "the progress of a copy";
+}
+
+impl Record for RuleRecord {
+    const TABLE: Table = Table::Facts;
+    const KIND: &'static str = "what is remembered of a rule";
+}
+
+impl Record for SourceRecord {
+    const TABLE: Table = Table::Facts;
+    const KIND: &'static str = "what is remembered of the source";
+}
+
+impl Record for IdTypesRecord {
+    const TABLE: Table = Table::Facts;
+    const KIND: &'static str = "what is remembered of `_id` types";
+}
+
+impl Record for DeadLetterRecord {
+    const TABLE: Table = Table::DeadLetters;
+    const KIND: &'static str = "a dead letter";
+}
+
+impl Record for PlacesRecord {
+    const TABLE: Table = Table::Places;
+    const KIND: &'static str = "the places of a document";
+}
+
+/// Cluster times as BSON timestamps: a number over 2^63, which they are from 2038 on, is none.
+mod timestamp {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::change::ClusterTime;
+
+    pub(super) fn serialize<S: Serializer>(time: &ClusterTime, to: S) -> Result<S::Ok, S::Error> {
+        bson::Timestamp::from(*time).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ClusterTime, D::Error> {
+        bson::Timestamp::deserialize(from).map(ClusterTime::from)
+    }
+}
+
+/// Bytes as BSON binaries and not as arrays of numbers.
+mod binaries {
+    use bson::{Binary, spec::BinarySubtype};
+    use bytes::Bytes;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(list: &[Bytes], to: S) -> Result<S::Ok, S::Error> {
+        let binary =
+            |bytes: &Bytes| Binary { subtype: BinarySubtype::Generic, bytes: bytes.to_vec() };
+        to.collect_seq(list.iter().map(binary))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Bytes>, D::Error> {
+        let list = Vec::<Binary>::deserialize(from)?;
+        Ok(list.into_iter().map(|binary| binary.bytes.into()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use bson::{doc, rawdoc};
+    use serde_json::{Map, Value};
+
+    use super::*;
+    use crate::checkpoint::lease::LeaseRecord;
+
+    /// A form that was once written, as it was, and as it is read and written today.
+    fn pinned(file: &str) -> Map<String, Value> {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoint");
+        let text = std::fs::read_to_string(folder.join(file)).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn json(raw: &RawDocument) -> Value {
+        let document = bson::Document::try_from(raw).unwrap();
+        Bson::Document(document).into_canonical_extjson()
+    }
+
+    fn raw(json: &Value) -> RawDocumentBuf {
+        let Bson::Document(document) = Bson::try_from(json.clone()).unwrap() else {
+            panic!("{json} is no document");
+        };
+        RawDocumentBuf::try_from(&document).unwrap()
+    }
+
+    /// Reads a record of any kind and writes it again.
+    fn rewrite(kind: &str, stored: &RawDocument) -> Result<RawDocumentBuf, StoreError> {
+        fn of<R: Record>(stored: &RawDocument) -> Result<RawDocumentBuf, StoreError> {
+            R::decode(stored, "here").map(|record| record.encode())
+        }
+        match kind {
+            "position" | "position_without_token" => of::<PositionRecord>(stored),
+            "copy_plan" => of::<CopyPlanRecord>(stored),
+            "copy_progress" => of::<CopyProgressRecord>(stored),
+            "rule" => of::<RuleRecord>(stored),
+            "source" => of::<SourceRecord>(stored),
+            "id_types" => of::<IdTypesRecord>(stored),
+            "dead_letter" => of::<DeadLetterRecord>(stored),
+            "places" => of::<PlacesRecord>(stored),
+            "lease" => of::<LeaseRecord>(stored),
+            other => panic!("{other} is no kind of record"),
+        }
+    }
+
+    /// One of each kind, as it is written today.
+    fn samples() -> Map<String, Value> {
+        let time = ClusterTime::from(bson::Timestamp { time: 1_795_227_029, increment: 1 });
+        let date = DateTime::from_millis(1_795_227_029_123);
+        let id = Uuid::from_bytes([7; 16]);
+        let position =
+            PositionRecord { time, token: Some(rawdoc! { "_data": "826B" }), stored_at: date };
+        let letter = DeadLetterRecord {
+            target: "search".into(),
+            rule: "products".into(),
+            namespace: "shop.products".into(),
+            key: rawdoc! { "_id": 1 },
+            key_text: "1".into(),
+            place: Some("products/1".into()),
+            reason: "rejected".into(),
+            words: "failed to parse field [price]".into(),
+            first_seen: date,
+            last_seen: date,
+            attempts: 2,
+            cluster_time: time,
+            event: None,
+        };
+        let samples = [
+            ("position", position.encode()),
+            (
+                "position_without_token",
+                PositionRecord { token: None, time: ClusterTime(u64::MAX), ..position }.encode(),
+            ),
+            (
+                "copy_plan",
+                CopyPlanRecord {
+                    id,
+                    started: time,
+                    collection: Some(id),
+                    bounds: vec![Bson::Int32(5), Bson::Document(doc! { "a": 1.5 })],
+                    expected: 300_000,
+                }
+                .encode(),
+            ),
+            (
+                "copy_progress",
+                CopyProgressRecord {
+                    plan: id,
+                    done: [0, 1, 4].into_iter().collect(),
+                    documents: 1000,
+                    complete: false,
+                }
+                .encode(),
+            ),
+            ("rule", RuleRecord { fingerprint: "ab12".into(), since: date }.encode()),
+            ("source", SourceRecord { id: ObjectId::from_bytes([5; 12]) }.encode()),
+            (
+                "id_types",
+                IdTypesRecord { types: vec!["objectId".into(), "string".into()] }.encode(),
+            ),
+            ("dead_letter", letter.encode()),
+            ("places", PlacesRecord { places: vec![Bytes::from_static(b"a\x00b")] }.encode()),
+            ("lease", LeaseRecord::sample().encode()),
+        ];
+        samples.into_iter().map(|(kind, record)| (kind.to_owned(), json(&record))).collect()
+    }
+
+    #[test]
+    fn the_form_that_is_written_is_the_newest_that_is_pinned() {
+        let (written, pinned) = (samples(), pinned("v1.json"));
+        assert_eq!(
+            written,
+            pinned,
+            "a form that changes gets a new version and a new file; what is written now:\n{}",
+            serde_json::to_string_pretty(&written).unwrap()
+        );
+    }
+
+    #[test]
+    fn every_form_that_was_ever_written_is_read() {
+        let stored = pinned("v1.json");
+        let expected = pinned("v1.expected.json");
+        assert_eq!(stored.len(), expected.len());
+        for (kind, stored) in &stored {
+            let read = rewrite(kind, &raw(stored)).unwrap();
+            assert_eq!(json(&read), expected[kind], "{kind}");
+        }
+    }
+
+    #[test]
+    fn versions_from_the_future_and_damage_are_told() {
+        let message = |stored: &RawDocument| {
+            SourceRecord::decode(stored, "in memory").unwrap_err().to_string()
+        };
+        assert_eq!(
+            message(&rawdoc! { "version": 2, "id": "x" }),
+            "the checkpoint store in memory holds what is remembered of the source of version 2, \
+             and this mongosync knows up to 1: it was written by a newer one"
+        );
+        for damaged in [rawdoc! {}, rawdoc! { "version": 1 }, rawdoc! { "version": 1, "id": 5 }] {
+            let message = message(&damaged);
+            assert!(message.contains("source that can't be read: "), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_dead_letter_keeps_an_event_that_fits() {
+        let samples = samples();
+        let mut letter = DeadLetterRecord::decode(&raw(&samples["dead_letter"]), "here").unwrap();
+        assert!(letter.keep_event(&rawdoc! { "op": "update" }));
+        assert_eq!(letter.event, Some(rawdoc! { "op": "update" }));
+        assert!(!letter.keep_event(&rawdoc! { "x": "x".repeat(MAX_EVENT) }));
+        assert_eq!(letter.event, None);
+    }
+}
