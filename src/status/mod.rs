@@ -1,4 +1,145 @@
-//! Placeholder
-/// Placeholder
+//! What every stage reports to, and what people and machines read: metrics, the status object, the
+//! HTTP server.
+//!
+//! One [`Status`] a pipeline, shared as `Arc`. Stages fetch the handle of their target and rule
+//! once and keep it; a report is an atomic or a short lock, never a wait. Nothing here decides
+//! anything: no stage may read it to choose what to do.
+
+mod http;
+mod lag;
+mod metrics;
+mod rule;
+mod secrets;
+mod snapshot;
+mod target;
+
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+
+use ::metrics::Gauge;
+
+use crate::rules::model::RuleFile;
+
+pub use http::{ListenError, Server};
+pub use rule::{Copied, EventKind, RuleStatus, Settled};
+pub use secrets::masked;
+pub use snapshot::{CopySnapshot, READY_LAG, RuleSnapshot, Snapshot, Standing, TargetSnapshot};
+pub use target::{State, TargetStatus};
+
+/// What a pipeline is doing. Made from the rule file before anything is reached, so that a target
+/// that has never answered is seen too.
+///
+/// It brings its own metrics recorder instead of installing one for the whole process: two
+/// pipelines in one program never mix their numbers, and a program that has a recorder of its own
+/// keeps it.
 #[derive(Debug)]
-pub struct Status;
+pub struct Status {
+    name: String,
+    standby: AtomicBool,
+    targets: Vec<Arc<TargetStatus>>,
+    /// In seconds; `UNKNOWN` until it has been measured.
+    oplog_window: AtomicU64,
+    oplog_gauge: OnceLock<Gauge>,
+    metrics: Arc<metrics::Metrics>,
+}
+
+const UNKNOWN: u64 = u64::MAX;
+
+impl Status {
+    /// Of every rule in the file.
+    pub fn new(rules: &RuleFile) -> Arc<Self> {
+        Self::of(rules, &[])
+    }
+
+    /// Of only these rules and the targets that they write to; of all where `selected` is empty.
+    pub fn of(rules: &RuleFile, selected: &[String]) -> Arc<Self> {
+        let metrics = metrics::Metrics::new();
+        let targets = rules
+            .targets
+            .iter()
+            .filter_map(|target| {
+                let rules_of_target: Vec<_> = rules
+                    .deliveries(&target.name)
+                    .map(|(rule, _)| rule)
+                    .filter(|rule| selected.is_empty() || selected.contains(&rule.name))
+                    .collect();
+                (!rules_of_target.is_empty()).then(|| {
+                    let max_await = rules.source.max_await;
+                    Arc::new(TargetStatus::new(&metrics, &target.name, &rules_of_target, max_await))
+                })
+            })
+            .collect();
+        Arc::new(Self {
+            name: rules.name.clone(),
+            standby: AtomicBool::new(false),
+            targets,
+            oplog_window: AtomicU64::new(UNKNOWN),
+            oplog_gauge: OnceLock::new(),
+            metrics,
+        })
+    }
+
+    /// The handle of one target.
+    ///
+    /// # Panics
+    /// Where no selected rule writes to a target of that name.
+    pub fn target(&self, name: &str) -> Arc<TargetStatus> {
+        self.targets
+            .iter()
+            .find(|target| target.name() == name)
+            .cloned()
+            .expect("targets are looked up by the names of the same rule file")
+    }
+
+    /// Every target, in the order of the file.
+    pub fn targets(&self) -> &[Arc<TargetStatus>] {
+        &self.targets
+    }
+
+    /// Says whether another process holds the lease. A status begins as active.
+    pub fn standby(&self, standby: bool) {
+        self.standby.store(standby, Relaxed);
+    }
+
+    /// How much time lies between the oldest and the newest entry of the source's oplog.
+    pub fn oplog_window(&self, window: Duration) {
+        self.oplog_window.store(window.as_secs(), Relaxed);
+        self.oplog_gauge
+            .get_or_init(|| self.metrics.gauge(metrics::OPLOG_WINDOW, &[]))
+            .set(window.as_secs_f64());
+    }
+
+    /// The object of `GET /api/status`. `now` is what lag is measured against.
+    pub fn snapshot(&self, now: SystemTime) -> Snapshot {
+        Snapshot {
+            name: self.name.clone(),
+            state: if self.standby.load(Relaxed) { Standing::Standby } else { Standing::Active },
+            targets: self
+                .targets
+                .iter()
+                .map(|target| (target.name().to_owned(), target.snapshot(now)))
+                .collect(),
+            oplog_window_seconds: Some(self.oplog_window.load(Relaxed))
+                .filter(|&seconds| seconds != UNKNOWN),
+        }
+    }
+
+    /// The text of `GET /metrics`, for a program that has a server of its own.
+    pub fn metrics(&self) -> String {
+        let now = SystemTime::now();
+        for target in &self.targets {
+            target.export_lag(now);
+        }
+        self.metrics.render()
+    }
+}

@@ -1,0 +1,259 @@
+//! The arguments, checked as far as they can be without the rule file.
+//!
+//! Documentation comments here are what `--help` prints.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+/// Copies MongoDB collections into search engines, webhooks, other MongoDBs and files, and keeps
+/// them true
+///
+/// A rule file says what is read, how it is shaped and where it goes; every command takes that
+/// file.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mongosync",
+    version,
+    after_help = "\
+Example:
+  mongosync run shop.yaml
+
+Exit codes:
+  0  done
+  1  failed
+  2  the arguments or the rule file are wrong
+  3  the source (with --copy-only a target too) was not reached at the start
+  5  the oplog no longer reaches back to the stored position (on_history_lost: stop)
+  6  --copy-only ended with dead letters"
+)]
+pub struct Arguments {
+    /// What is logged, and how.
+    #[command(flatten)]
+    pub logs: LogArguments,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, Args)]
+pub struct LogArguments {
+    /// How log lines look [default: text on a terminal, else json]
+    #[arg(long, global = true, value_enum, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// What is logged: error, warn, info, debug, trace, or such levels for single parts, as in
+    /// `info,mongosync::target=debug`
+    #[arg(
+        long = "log", global = true, value_name = "LEVEL", default_value = "info",
+        value_parser = log_filter
+    )]
+    pub log: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// For machines, one object a line
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Copy what is there, then follow the changes
+    Run(RunArguments),
+    /// Show what targets and transforms refused for good
+    DeadLetters(DeadLetterArguments),
+}
+
+/// `run`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mongosync run shop.yaml
+  mongosync run shop.yaml --rule products --copy-only
+  MONGODB_URI=mongodb://db1/?replicaSet=rs0 mongosync run shop.yaml --wait 5m
+
+SIGTERM or Ctrl-C ends the reading, finishes what is in flight (within 10 s) and stores the
+position: the next run goes on from there. A second one ends it at once.")]
+pub struct RunArguments {
+    /// The rule file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// End once the copy is settled in every target
+    #[arg(long, conflicts_with = "changes_only")]
+    pub copy_only: bool,
+    /// Do not copy: go on from the stored position, or from now
+    #[arg(long)]
+    pub changes_only: bool,
+    /// Only this rule; may be given several times
+    #[arg(long = "rule", value_name = "NAME")]
+    pub rules: Vec<String>,
+    /// How long the source (with --copy-only a target too) may take to be reached at the start
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub wait: Duration,
+}
+
+/// `dead-letters`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  mongosync dead-letters shop.yaml list --json | jq .letter.reason")]
+pub struct DeadLetterArguments {
+    /// The rule file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// What to do with them.
+    #[command(subcommand)]
+    pub action: DeadLetterAction,
+}
+
+/// What to do with dead letters.
+#[derive(Debug, Subcommand)]
+pub enum DeadLetterAction {
+    /// Print them
+    List(ListArguments),
+}
+
+/// `dead-letters list`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mongosync dead-letters shop.yaml list
+  mongosync dead-letters shop.yaml list --json --limit 10000")]
+pub struct ListArguments {
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    /// How many at the most
+    #[arg(
+        long, value_name = "N", default_value_t = 100,
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub limit: u64,
+}
+
+/// `250ms`, `10s`, `5m`, `24h`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let expected = || "expected a time such as 250ms, 10s, 5m or 24h".to_owned();
+    let unit = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(expected)?;
+    let number: u64 = text[..unit].parse().map_err(|_| expected())?;
+    let seconds = |each: u64| number.checked_mul(each).map(Duration::from_secs);
+    match &text[unit..] {
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => seconds(1),
+        "m" => seconds(60),
+        "h" => seconds(3600),
+        _ => None,
+    }
+    .ok_or_else(expected)
+}
+
+/// The syntax of tracing's `EnvFilter`, which would take a misspelt level for the name of a part.
+fn log_filter(text: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    for directive in text.split(',').map(str::trim) {
+        let is_word = !directive.contains(['=', ':', '[']);
+        if is_word && !LEVELS.contains(&directive.to_ascii_lowercase().as_str()) {
+            return Err(format!("{directive:?} is none of the levels {}", LEVELS.join(", ")));
+        }
+    }
+    EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, clap::Error> {
+        Arguments::try_parse_from(std::iter::once("mongosync").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn well_formed() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn every_option_of_run() {
+        let Command::Run(run) = parse("run f.yaml").unwrap().command else { panic!() };
+        assert_eq!(run.file, PathBuf::from("f.yaml"));
+        assert!(!run.copy_only && !run.changes_only && run.rules.is_empty());
+        assert_eq!(run.wait, Duration::from_secs(30));
+
+        let line = "run f.yaml --copy-only --rule a --rule b --wait 250ms --log-format json";
+        let arguments = parse(line).unwrap();
+        assert_eq!(arguments.logs.log_format, Some(LogFormat::Json));
+        assert_eq!(arguments.logs.log, "info");
+        let Command::Run(run) = arguments.command else { panic!() };
+        assert!(run.copy_only);
+        assert_eq!(run.rules, ["a", "b"]);
+        assert_eq!(run.wait, Duration::from_millis(250));
+    }
+
+    #[test]
+    fn dead_letters_take_the_file_first() {
+        let arguments = parse("dead-letters f.yaml list --json --limit 5 --log debug").unwrap();
+        assert_eq!(arguments.logs.log, "debug");
+        let Command::DeadLetters(letters) = arguments.command else { panic!() };
+        assert_eq!(letters.file, PathBuf::from("f.yaml"));
+        let DeadLetterAction::List(list) = letters.action;
+        assert!(list.json);
+        assert_eq!(list.limit, 5);
+    }
+
+    #[test]
+    fn what_is_refused() {
+        for (line, kind) in [
+            ("", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+            ("run", ErrorKind::MissingRequiredArgument),
+            ("run f.yaml --copy-only --changes-only", ErrorKind::ArgumentConflict),
+            ("run f.yaml --wait 30", ErrorKind::ValueValidation),
+            ("run f.yaml --wait s", ErrorKind::ValueValidation),
+            ("run f.yaml --wait 1d", ErrorKind::ValueValidation),
+            ("run f.yaml --wait 99999999999999999999s", ErrorKind::ValueValidation),
+            ("run f.yaml --wait 9999999999999999999h", ErrorKind::ValueValidation),
+            ("run f.yaml --log inof", ErrorKind::ValueValidation),
+            ("run f.yaml --log info,hyper=loud", ErrorKind::ValueValidation),
+            ("run f.yaml --log-format xml", ErrorKind::InvalidValue),
+            ("run f.yaml --copyonly", ErrorKind::UnknownArgument),
+            ("dead-letters f.yaml", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+            ("dead-letters f.yaml list --limit 0", ErrorKind::ValueValidation),
+            ("ran f.yaml", ErrorKind::InvalidSubcommand),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert_eq!(error.kind(), kind, "{line}");
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+        for line in
+            ["run f --log off", "run f --log WARN", "run f --log info,mongosync::target=debug"]
+        {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn help() {
+        let mut all = String::new();
+        for path in [&[][..], &["run"], &["dead-letters"], &["dead-letters", "list"]] {
+            let mut root = Arguments::command().term_width(100);
+            root.build();
+            let command = path.iter().fold(&mut root, |command, name| {
+                command.find_subcommand_mut(name).expect("it is a command")
+            });
+            let rule = "─".repeat(20);
+            all.push_str(&format!("{rule} {path:?} {rule}\n{}\n", command.render_long_help()));
+            if !path.is_empty() {
+                assert!(command.get_after_help().is_some(), "{path:?} has no example");
+            }
+        }
+        insta::assert_snapshot!(all);
+    }
+}

@@ -1,0 +1,169 @@
+//! `mongosync run`: a pipeline with everything around it that a process needs.
+
+use std::{path::Path, sync::Arc};
+
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{Error, arguments::RunArguments, console::Console, progress, signals::Signals};
+use crate::{
+    pipeline,
+    rules::{self, model::RuleFile},
+    status::{Server, Status},
+};
+
+/// Runs the command until the pipeline ends.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn run(arguments: RunArguments, console: &Console) -> Result<(), Error> {
+    let rules = load(&arguments.file, console)?;
+    known_rules(&rules, &arguments.rules)?;
+    let signals = Signals::listen()
+        .map_err(|source| Error::System { what: "can't listen to signals", source })?;
+    let server = match &rules.http {
+        Some(http) => Some(Server::bind(http).await?),
+        None => None,
+    };
+
+    let status = Status::of(&rules, &arguments.rules);
+    let stop = CancellationToken::new();
+    // The server and the bars show the end of the pipeline too, so they end after it.
+    let end = CancellationToken::new();
+    let mut around = JoinSet::new();
+    around.spawn(with_no_error(signals.watch(stop.clone(), end.clone(), console.clone())));
+    around.spawn(with_no_error(progress::show(status.clone(), console.clone(), end.clone())));
+    if let Some(server) = server {
+        around.spawn(server.serve(status.clone(), end.clone()));
+    }
+
+    let options = pipeline::Options {
+        copy_only: arguments.copy_only,
+        changes_only: arguments.changes_only,
+        rules: arguments.rules,
+        wait: arguments.wait,
+    };
+    let pipeline = pipeline::run(Arc::new(rules), options, status, stop.clone());
+    let result = supervise(pipeline, &mut around, &stop).await;
+    end.cancel();
+    while around.join_next().await.is_some() {}
+
+    let summary = result?;
+    let pipeline::Summary { copied, dead_letters, stopped } = summary;
+    tracing::info!(copied, dead_letters, "{}", if stopped { "stopped" } else { "done" });
+    if arguments.copy_only && !stopped && dead_letters > 0 {
+        return Err(Error::DeadLetters { count: dead_letters, file: arguments.file });
+    }
+    Ok(())
+}
+
+/// Waits for the pipeline. A task around it that ends before it is a fault: the pipeline is stopped,
+/// and the fault is the result.
+async fn supervise(
+    pipeline: impl Future<Output = Result<pipeline::Summary, pipeline::Error>>,
+    around: &mut JoinSet<std::io::Result<()>>,
+    stop: &CancellationToken,
+) -> Result<pipeline::Summary, Error> {
+    let mut pipeline = std::pin::pin!(pipeline);
+    tokio::select! {
+        result = &mut pipeline => Ok(result?),
+        Some(ended) = around.join_next() => {
+            let fault = fault(ended);
+            stop.cancel();
+            pipeline.await?;
+            Err(fault)
+        }
+    }
+}
+
+fn fault(ended: Result<std::io::Result<()>, JoinError>) -> Error {
+    match ended {
+        Ok(Ok(())) => Error::Internal("a task ended before the pipeline did".into()),
+        Ok(Err(source)) => Error::System { what: "the status server has failed", source },
+        Err(panic) => Error::Internal(format!("a task around the pipeline ended: {panic}")),
+    }
+}
+
+async fn with_no_error(task: impl Future<Output = ()>) -> std::io::Result<()> {
+    task.await;
+    Ok(())
+}
+
+/// Reads a rule file and shows its warnings.
+///
+/// # Errors
+/// All errors of the file, in one.
+pub(super) fn load(file: &Path, console: &Console) -> Result<RuleFile, Error> {
+    let loaded = rules::load(file, &|name| std::env::var(name).ok()).map_err(Error::Rules)?;
+    console.notice(&loaded.warnings.render(console.colour()));
+    Ok(loaded.rules)
+}
+
+/// How alike two names must be, from 0 to 1, for one to be taken for a slip of the other.
+const ALIKE: f64 = 0.8;
+
+fn known_rules(rules: &RuleFile, asked: &[String]) -> Result<(), Error> {
+    let names: Vec<&str> = rules.rules.iter().map(|rule| rule.name.as_str()).collect();
+    let Some(unknown) = asked.iter().find(|name| !names.contains(&name.as_str())) else {
+        return Ok(());
+    };
+    let alike = names
+        .iter()
+        .map(|name| (strsim::jaro_winkler(name, unknown), name))
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    let guess = alike.map(|(_, name)| format!("; did you mean {name:?}?")).unwrap_or_default();
+    let file = rules.path.display();
+    Err(Error::Usage(format!(
+        "{file} has no rule {unknown:?}{guess}\n  its rules are: {}",
+        names.join(", ")
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::fixture;
+
+    #[test]
+    fn an_unknown_rule_is_told_with_the_known_ones() {
+        let rules = fixture::rules();
+        let check = |names: &[&str]| {
+            let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+            known_rules(&rules, &names).map_err(|error| error.render(false))
+        };
+        assert_eq!(check(&[]), Ok(()));
+        assert_eq!(check(&["orders", "products"]), Ok(()));
+        assert_eq!(
+            check(&["orders", "prodcts"]).unwrap_err(),
+            "error: shop.yaml has no rule \"prodcts\"; did you mean \"products\"?\n  \
+             its rules are: products, orders"
+        );
+        assert_eq!(
+            check(&["xyz"]).unwrap_err(),
+            "error: shop.yaml has no rule \"xyz\"\n  its rules are: products, orders"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_stops_the_pipeline() {
+        let stop = CancellationToken::new();
+        let mut around = JoinSet::new();
+        around.spawn(async { panic!("the page has a hole") });
+        let pipeline = async {
+            stop.cancelled().await;
+            Ok(pipeline::Summary { stopped: true, ..Default::default() })
+        };
+        let error = supervise(pipeline, &mut around, &stop).await.unwrap_err();
+        assert!(matches!(&error, Error::Internal(text) if text.contains("the page has a hole")));
+    }
+
+    #[tokio::test]
+    async fn the_pipelines_own_end_is_the_result() {
+        let stop = CancellationToken::new();
+        let mut around = JoinSet::new();
+        around.spawn(std::future::pending());
+        let pipeline = async { Ok(pipeline::Summary { copied: 3, ..Default::default() }) };
+        assert_eq!(supervise(pipeline, &mut around, &stop).await.unwrap().copied, 3);
+    }
+}

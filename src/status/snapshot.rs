@@ -1,0 +1,138 @@
+//! The status object: what `GET /api/status` answers, and whether that counts as ready.
+//!
+//! Its shape is a promise to other programs: a snapshot test holds it.
+
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::State;
+use crate::change::ClusterTime;
+
+/// A target that is further behind is not ready.
+pub const READY_LAG: Duration = Duration::from_secs(60);
+
+/// All that a pipeline says of itself at one moment.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Snapshot {
+    /// The rule file's name.
+    pub name: String,
+    /// Whether it works.
+    pub state: Standing,
+    /// By name, in the order of the file.
+    #[serde(serialize_with = "as_map")]
+    pub targets: Vec<(String, TargetSnapshot)>,
+    /// Until it has been measured, `None`.
+    pub oplog_window_seconds: Option<u64>,
+}
+
+/// Who holds the lease.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// This process.
+    Active,
+    /// Another one; this one takes over when that one ends.
+    Standby,
+}
+
+/// One target.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct TargetSnapshot {
+    /// What it is doing.
+    pub state: State,
+    /// To the millisecond; `None` where that is not known yet, or nothing is followed.
+    pub lag_seconds: Option<f64>,
+    /// All before it is settled.
+    #[serde(serialize_with = "as_text")]
+    pub position: Option<ClusterTime>,
+    /// Why it waits or has failed; `None` once that is over.
+    pub last_error: Option<String>,
+    /// By name, in the order of the file.
+    #[serde(serialize_with = "as_map")]
+    pub rules: Vec<(String, RuleSnapshot)>,
+    /// Whether any of its rules follows changes.
+    #[serde(skip)]
+    pub follows: bool,
+}
+
+/// One rule in one target. The numbers are those of this process.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct RuleSnapshot {
+    /// Its own, or that of the target's stream which it shares.
+    #[serde(serialize_with = "as_text")]
+    pub position: Option<ClusterTime>,
+    /// How far its copy is.
+    pub copy: CopySnapshot,
+    /// Documents that the target holds.
+    pub delivered: u64,
+    /// Documents that the target holds no more.
+    pub removed: u64,
+    /// Writes that were older than what the target held.
+    pub superseded: u64,
+    /// Documents that were refused for good.
+    pub dead_letters: u64,
+}
+
+/// A copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct CopySnapshot {
+    /// Settled so far, earlier runs included.
+    pub documents: u64,
+    /// An estimate; `None` until there is one.
+    pub expected: Option<u64>,
+    /// Whether there is nothing left to copy.
+    pub complete: bool,
+}
+
+impl Snapshot {
+    /// Why this is not ready, one line a reason; empty where it is. Ready is: standing by, or all
+    /// copies complete and every lag under [`READY_LAG`].
+    pub fn unready(&self) -> Vec<String> {
+        match self.state {
+            Standing::Standby => Vec::new(),
+            Standing::Active => {
+                self.targets.iter().flat_map(|(name, target)| target.unready(name)).collect()
+            }
+        }
+    }
+}
+
+impl TargetSnapshot {
+    fn unready(&self, name: &str) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if self.state == State::Failed {
+            reasons.push(format!("target {name} has failed"));
+        }
+        for (rule, RuleSnapshot { copy, .. }) in &self.rules {
+            if !copy.complete {
+                reasons.push(format!("the copy of rule {rule} to target {name} is not complete"));
+            }
+        }
+        match self.lag_seconds {
+            Some(lag) if lag >= READY_LAG.as_secs_f64() => {
+                reasons.push(format!("target {name} is {lag:.0} s behind"));
+            }
+            None if self.follows => {
+                reasons.push(format!("how far target {name} is behind is not known yet"));
+            }
+            Some(_) | None => {}
+        }
+        reasons
+    }
+}
+
+fn as_map<S: Serializer, T: Serialize>(
+    entries: &[(String, T)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(entries.iter().map(|(name, value)| (name, value)))
+}
+
+/// `seconds.increment`, as the rule file and the events have it.
+fn as_text<S: Serializer>(time: &Option<ClusterTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => serializer.collect_str(time),
+        None => serializer.serialize_none(),
+    }
+}

@@ -1,0 +1,352 @@
+//! What one target does: its state, how far it is behind, its requests.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+
+use metrics::{Counter, Gauge};
+
+use super::{
+    lag::LagClock,
+    metrics::{BATCH, BUFFER, CHECKPOINT_TIMESTAMP, DELIVERY, LAG, Metrics, RETRIES, Samples},
+    rule::RuleStatus,
+    secrets::masked,
+    snapshot::TargetSnapshot,
+};
+use crate::{change::ClusterTime, rules::model::Rule};
+
+/// What a target's pipeline is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// At least one rule's copy is not complete; changes may be followed meanwhile.
+    Copying,
+    /// Copies are complete; changes are followed.
+    Following,
+    /// The target, or the source as far as this target is concerned, does not take or give anything
+    /// now; it is tried again.
+    Waiting,
+    /// A person said to pause.
+    Paused,
+    /// It can't go on without a person.
+    Failed,
+}
+
+impl State {
+    /// The word in the status object.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Copying => "copying",
+            Self::Following => "following",
+            Self::Waiting => "waiting",
+            Self::Paused => "paused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One target.
+#[derive(Debug)]
+pub struct TargetStatus {
+    name: String,
+    rules: Vec<Arc<RuleStatus>>,
+    /// Whether any of its rules follows changes; without, there is no lag.
+    follows: bool,
+    metrics: Arc<Metrics>,
+    condition: Mutex<Condition>,
+    /// The same as `condition.waiting`, so that a success costs one load.
+    waiting: AtomicBool,
+    lag: Mutex<Lag>,
+    lag_gauge: OnceLock<Gauge>,
+    checkpoint_gauge: OnceLock<Gauge>,
+    buffer: Gauge,
+    delivery: Samples,
+    batch: Samples,
+    retries: Mutex<HashMap<&'static str, Counter>>,
+}
+
+#[derive(Debug)]
+struct Condition {
+    /// What it does when it does not wait; never `Waiting`.
+    work: State,
+    waiting: bool,
+    error: Option<String>,
+}
+
+impl Condition {
+    fn state(&self) -> State {
+        match self.work {
+            State::Paused | State::Failed => self.work,
+            State::Copying | State::Following | State::Waiting if self.waiting => State::Waiting,
+            State::Copying | State::Following | State::Waiting => self.work,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Lag {
+    clock: LagClock,
+    position: Option<ClusterTime>,
+}
+
+impl TargetStatus {
+    pub(super) fn new(
+        metrics: &Arc<Metrics>,
+        name: &str,
+        rules: &[&Rule],
+        max_await: Duration,
+    ) -> Self {
+        let labels = [("target", name)];
+        let copies = rules.iter().any(|rule| rule.copy.is_some());
+        Self {
+            name: name.to_owned(),
+            rules: rules
+                .iter()
+                .map(|rule| Arc::new(RuleStatus::new(metrics, name, rule)))
+                .collect(),
+            follows: rules.iter().any(|rule| rule.changes.is_some()),
+            condition: Mutex::new(Condition {
+                work: if copies { State::Copying } else { State::Following },
+                waiting: false,
+                error: None,
+            }),
+            waiting: AtomicBool::new(false),
+            lag: Mutex::new(Lag { clock: LagClock::new(max_await), position: None }),
+            lag_gauge: OnceLock::new(),
+            checkpoint_gauge: OnceLock::new(),
+            buffer: metrics.gauge(BUFFER, &labels),
+            delivery: metrics.samples(DELIVERY, &labels),
+            batch: metrics.samples(BATCH, &labels),
+            retries: Mutex::default(),
+            metrics: metrics.clone(),
+        }
+    }
+
+    /// The target's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The rules that write to it, in the order of the file.
+    pub fn rules(&self) -> &[Arc<RuleStatus>] {
+        &self.rules
+    }
+
+    /// The handle of one rule.
+    ///
+    /// # Panics
+    /// Where no selected rule of that name writes to this target.
+    pub fn rule(&self, name: &str) -> Arc<RuleStatus> {
+        self.rules
+            .iter()
+            .find(|rule| rule.name() == name)
+            .cloned()
+            .expect("rules are looked up by the names of the same rule file")
+    }
+
+    /// What it is doing now. A change of state is logged, once. `Waiting` may be left only by
+    /// [`recovered`](Self::recovered); the others replace one another, under it.
+    pub fn set_state(&self, state: State) {
+        self.change(|condition| match state {
+            State::Waiting => condition.waiting = true,
+            work => condition.work = work,
+        });
+    }
+
+    /// A try has failed in a way that can pass, and there will be another. The error is for a
+    /// person; passwords in connection strings are masked. May be called at every try and from
+    /// every lane.
+    pub fn waiting(&self, error: &str) {
+        self.change(|condition| {
+            condition.waiting = true;
+            condition.error = Some(masked(error).into_owned());
+        });
+    }
+
+    /// Something has gone through: the last error is forgotten. Cheap enough for every success.
+    pub fn recovered(&self) {
+        if self.waiting.load(Relaxed) {
+            self.change(|condition| {
+                condition.waiting = false;
+                condition.error = None;
+            });
+        }
+    }
+
+    /// It can't go on, and why.
+    pub fn failed(&self, error: &str) {
+        self.change(|condition| {
+            condition.work = State::Failed;
+            condition.error = Some(masked(error).into_owned());
+        });
+    }
+
+    /// A reply of the target's change stream came at `now`, with the cluster times of its first and
+    /// last event; `None` for an empty reply, which counts too: it says that nothing has happened.
+    pub fn seen(&self, events: Option<(ClusterTime, ClusterTime)>, now: SystemTime) {
+        self.lag().clock.seen(events, now);
+    }
+
+    /// Everything up to this cluster time is settled. Called whenever the low-water mark moves, not
+    /// only when it is stored, and with the stored one at the start.
+    pub fn position(&self, position: ClusterTime) {
+        let mut lag = self.lag();
+        lag.position = Some(position);
+        lag.clock.settled(position);
+    }
+
+    /// The position that the checkpoint store now holds durably.
+    pub fn checkpoint_stored(&self, position: ClusterTime) {
+        self.checkpoint_gauge
+            .get_or_init(|| self.metrics.gauge(CHECKPOINT_TIMESTAMP, &[("target", &self.name)]))
+            .set(f64::from(position.seconds()));
+    }
+
+    /// From one change's cluster time until the target acknowledged it.
+    pub fn delivery_seconds(&self, duration: Duration) {
+        self.delivery.record(duration);
+    }
+
+    /// One request, from its first byte to the last of its answer.
+    pub fn batch_seconds(&self, duration: Duration) {
+        self.batch.record(duration);
+    }
+
+    /// A request or a part of it will be sent again, for this reason (`target::Retry::reason`).
+    pub fn retry(&self, reason: &'static str) {
+        let mut retries = self.retries.lock().expect("nothing panics while it holds the lock");
+        retries
+            .entry(reason)
+            .or_insert_with(|| {
+                self.metrics.counter(RETRIES, &[("target", &self.name), ("reason", reason)])
+            })
+            .increment(1);
+    }
+
+    /// So many bytes of documents have entered (or, negative, left) the way to this target.
+    pub fn buffer_bytes(&self, delta: i64) {
+        self.buffer.increment(delta as f64);
+    }
+
+    /// What it is doing.
+    pub fn state(&self) -> State {
+        self.condition().state()
+    }
+
+    /// Why it waits or has failed.
+    pub fn last_error(&self) -> Option<String> {
+        self.condition().error.clone()
+    }
+
+    /// How far it is behind; `None` where that is not known yet, or nothing is followed.
+    pub fn lag_at(&self, now: SystemTime) -> Option<Duration> {
+        self.follows.then(|| self.lag().clock.lag(now)).flatten()
+    }
+
+    /// Events of all rules so far.
+    pub fn events(&self) -> u64 {
+        self.rules.iter().map(|rule| rule.events()).sum()
+    }
+
+    pub(super) fn snapshot(&self, now: SystemTime) -> TargetSnapshot {
+        let position = self.lag().position;
+        let lag = self.lag_at(now);
+        let condition = self.condition();
+        TargetSnapshot {
+            state: condition.state(),
+            lag_seconds: lag.map(|lag| (lag.as_secs_f64() * 1000.0).round() / 1000.0),
+            position,
+            last_error: condition.error.clone(),
+            rules: self
+                .rules
+                .iter()
+                .map(|rule| (rule.name().to_owned(), rule.snapshot(position)))
+                .collect(),
+            follows: self.follows,
+        }
+    }
+
+    /// Lag grows by itself, so its gauge is set when it is read.
+    pub(super) fn export_lag(&self, now: SystemTime) {
+        if let Some(lag) = self.lag_at(now) {
+            self.lag_gauge
+                .get_or_init(|| self.metrics.gauge(LAG, &[("target", &self.name)]))
+                .set(lag.as_secs_f64());
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Condition)) {
+        let mut condition = self.condition();
+        let before = (condition.state(), condition.error.clone());
+        change(&mut condition);
+        self.waiting.store(condition.waiting, Relaxed);
+        let (state, error) = (condition.state(), condition.error.as_deref());
+        if (before.0, before.1.as_deref()) == (state, error) {
+            return;
+        }
+        match (state, error) {
+            (State::Failed, Some(error)) => {
+                tracing::error!(target = %self.name, error, "target has failed");
+            }
+            (State::Waiting, Some(error)) => {
+                tracing::warn!(target = %self.name, error, "target is waited for");
+            }
+            _ if before.0 == State::Waiting => {
+                tracing::info!(target = %self.name, %state, "target goes on");
+            }
+            _ => tracing::info!(target = %self.name, %state, "target has a new state"),
+        }
+    }
+
+    fn condition(&self) -> MutexGuard<'_, Condition> {
+        self.condition.lock().expect("nothing panics while it holds the lock")
+    }
+
+    fn lag(&self) -> MutexGuard<'_, Lag> {
+        self.lag.lock().expect("nothing panics while it holds the lock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{Status, fixture};
+
+    #[test]
+    fn waiting_lies_over_the_work() {
+        let status = Status::new(&fixture::rules());
+        let target = status.target("search");
+        assert_eq!(target.state(), State::Copying);
+
+        target.waiting("connect mongodb://me:hunter2@h/ refused");
+        assert_eq!(target.state(), State::Waiting);
+        assert_eq!(target.last_error().unwrap(), "connect mongodb://me:…@h/ refused");
+
+        target.set_state(State::Following);
+        assert_eq!(target.state(), State::Waiting, "only a success ends the waiting");
+        target.set_state(State::Paused);
+        assert_eq!(target.state(), State::Paused);
+        target.set_state(State::Following);
+        assert_eq!(target.state(), State::Waiting);
+
+        target.recovered();
+        assert_eq!((target.state(), target.last_error()), (State::Following, None));
+
+        target.failed("the index is gone");
+        target.recovered();
+        assert_eq!(target.state(), State::Failed);
+        assert_eq!(target.last_error().unwrap(), "the index is gone");
+    }
+}
