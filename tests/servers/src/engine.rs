@@ -34,9 +34,10 @@ const PORT_ATTEMPTS: usize = 5;
 
 const PORT_TAKEN: &str = "Address already in use";
 
-/// Starts an engine through the runner's own interface, because its command line can't say what
-/// roles the node has, and leaves out ingest. The runner keeps what the settings file says and adds
-/// its paths. Java runs it from source, so nothing is compiled beforehand.
+/// Starts an engine through the runner's own interface. Its command line leaves out the ingest role
+/// and takes no HTTP port over 9299. The runner keeps what the settings file says and adds its
+/// paths; a negative highest port ends its own search for one. Java runs this from source, so
+/// nothing is compiled beforehand.
 const LAUNCHER: &str = r#"
 public class Launcher {
     public static void main(String[] args) {
@@ -56,6 +57,7 @@ public class Launcher {
                     throw new java.io.UncheckedIOException(error);
                 }
             });
+            runner.setMaxHttpPort(-1);
             runner.build("-basePath", args[1], "-numOfNode", "1");
             Thread.currentThread().join();
         } catch (Throwable error) {
