@@ -52,6 +52,7 @@ echo "$server"
 exec 3<&- >&-
 wait "$server"
 code=$?
+exec 2>/dev/null
 kill "$reader"
 wait "$reader"
 exit "$code"

@@ -8,6 +8,7 @@ use std::{
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
+    process::ExitStatus,
     time::Duration,
 };
 
@@ -33,9 +34,10 @@ const PORT_ATTEMPTS: usize = 5;
 
 const PORT_TAKEN: &str = "Address already in use";
 
-/// Starts an engine through the runner's own interface, because its command line can't say what
-/// roles the node has, and leaves out ingest. The runner keeps what the settings file says and adds
-/// its paths. Java runs it from source, so nothing is compiled beforehand.
+/// Starts an engine through the runner's own interface. Its command line leaves out the ingest role
+/// and takes no HTTP port over 9299. The runner keeps what the settings file says and adds its
+/// paths; a negative highest port ends its own search for one. Java runs this from source, so
+/// nothing is compiled beforehand.
 const LAUNCHER: &str = r#"
 public class Launcher {
     public static void main(String[] args) {
@@ -55,6 +57,7 @@ public class Launcher {
                     throw new java.io.UncheckedIOException(error);
                 }
             });
+            runner.setMaxHttpPort(-1);
             runner.build("-basePath", args[1], "-numOfNode", "1");
             Thread.currentThread().join();
         } catch (Throwable error) {
@@ -97,6 +100,7 @@ static OPENSEARCH: Product = Product {
 pub struct EngineBuilder {
     product: &'static Product,
     heap: String,
+    compile_fully: bool,
     settings: BTreeMap<String, String>,
 }
 
@@ -112,12 +116,19 @@ impl EngineBuilder {
         ];
         let settings =
             settings.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        Self { product, heap: "512m".to_owned(), settings }
+        Self { product, heap: "512m".to_owned(), compile_fully: false, settings }
     }
 
     /// The largest heap as `java -Xmx` takes it (`512m`, `2g`), `512m` by default.
     pub fn heap(mut self, size: &str) -> Self {
         size.clone_into(&mut self.heap);
+        self
+    }
+
+    /// Lets Java compile hot code fully, as a benchmark needs it. Without it an engine starts with
+    /// half the processor time and stays slower.
+    pub fn for_throughput(mut self) -> Self {
+        self.compile_fully = true;
         self
     }
 
@@ -166,6 +177,7 @@ impl EngineBuilder {
         vec![
             java,
             format!("-Xmx{}", self.heap).into(),
+            format!("-XX:TieredStopAtLevel={}", if self.compile_fully { 4 } else { 1 }).into(),
             temporary,
             "-Dlog4j2.disable.jmx=true".into(),
             "-cp".into(),
@@ -276,7 +288,7 @@ impl Engine {
                 if process.log()?.contains(PORT_TAKEN) {
                     return Ok(false);
                 }
-                bail!("{} ended ({status}); it needs a JDK 17\n{}", self.title, self.log_tail());
+                bail!("{} ended ({status}{})\n{}", self.title, needs(&status), self.log_tail());
             }
             ensure!(
                 Instant::now() < deadline,
@@ -297,6 +309,14 @@ impl Engine {
         let health = "/_cluster/health?wait_for_status=yellow&timeout=1s";
         process.body.contains(&format!(r#""id":{pid},"#))
             && get(health).await.is_ok_and(|health| health.status == 200)
+    }
+}
+
+/// What to install where the shell found no `java`.
+fn needs(status: &ExitStatus) -> &'static str {
+    match status.code() {
+        Some(127) => "; install a JDK 17 or later (Debian: apt install openjdk-17-jdk-headless)",
+        _ => "",
     }
 }
 

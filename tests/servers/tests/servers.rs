@@ -125,7 +125,7 @@ async fn elasticsearch_indexes_and_survives_a_crash_and_a_restart() -> Result<()
 
 #[tokio::test]
 async fn opensearch_indexes_and_survives_a_crash_and_a_restart() -> Result<()> {
-    let start = Engine::opensearch().heap("512m").start();
+    let start = Engine::opensearch().heap("512m").for_throughput().start();
     let engine = timed("OpenSearch", start).await?;
     indexes_and_survives(engine, "2.18.0").await
 }
