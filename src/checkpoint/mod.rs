@@ -17,3 +17,4 @@ pub mod chunks;
 pub mod records;
 pub mod keys;
 pub mod lease;
+pub mod open;

@@ -4,18 +4,19 @@
 //! form that changes gets a new version, and the old ones are read for as long as they are there.
 //! A version from the future is an error and never read half. Keys stand in [`super::keys`].
 
+use std::collections::BTreeMap;
+
 use bson::{
-    Bson, DateTime, RawDocument, RawDocumentBuf, Uuid, error::Error as BsonError, oid::ObjectId,
+    Binary, Bson, DateTime, RawDocument, RawDocumentBuf, Timestamp, Uuid, error::Error as BsonError, oid::ObjectId,
     rawdoc,
 };
-use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     chunks::ChunkSet,
     store::{RecordKey, Store, StoreError, Table, Write},
 };
-use crate::change::ClusterTime;
+use crate::change::{ClusterTime, id::IdTypes};
 
 /// The name of the field that holds the version.
 const VERSION: &str = "version";
@@ -139,6 +140,8 @@ pub struct PositionRecord {
     /// Where the stream goes on, more exactly than the time says: a transaction has one time for
     /// all of its events.
     pub token: Option<RawDocumentBuf>,
+    /// Rules that the last run left out (`--rule`), each with its own position.
+    pub behind: BTreeMap<String, Timestamp>,
     /// The host's clock when it was stored, for people.
     pub stored_at: DateTime,
 }
@@ -191,9 +194,8 @@ pub struct SourceRecord {
 /// Which types of `_id` a collection has held.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct IdTypesRecord {
-    /// MongoDB's names of the types, in the order in which they were met: the first is the one
-    /// whose values have plain text.
-    pub types: Vec<String>,
+    /// What the first probe found, or the first `_id` that an empty collection met.
+    pub types: IdTypes,
 }
 
 /// A document or event that was refused for good.
@@ -240,9 +242,17 @@ impl DeadLetterRecord {
 /// Where a document lies whose place is not a function of its key.
 #[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
 pub struct PlacesRecord {
-    /// The target's own encodings.
-    #[serde(with = "binaries")]
-    pub places: Vec<Bytes>,
+    /// Each with the rule that it belongs to.
+    pub places: Vec<StoredPlace>,
+}
+
+/// One place of a document.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct StoredPlace {
+    /// The rule that put it there.
+    pub rule: String,
+    /// The target's own encoding.
+    pub place: Binary,
 }
 
 impl Record for PositionRecord {
@@ -300,24 +310,6 @@ mod timestamp {
     }
 }
 
-/// Bytes as BSON binaries and not as arrays of numbers.
-mod binaries {
-    use bson::{Binary, spec::BinarySubtype};
-    use bytes::Bytes;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(list: &[Bytes], to: S) -> Result<S::Ok, S::Error> {
-        let binary =
-            |bytes: &Bytes| Binary { subtype: BinarySubtype::Generic, bytes: bytes.to_vec() };
-        to.collect_seq(list.iter().map(binary))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Bytes>, D::Error> {
-        let list = Vec::<Binary>::deserialize(from)?;
-        Ok(list.into_iter().map(|binary| binary.bytes.into()).collect())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -326,7 +318,7 @@ mod tests {
     use serde_json::{Map, Value};
 
     use super::*;
-    use crate::checkpoint::lease::LeaseRecord;
+    use crate::{change::id::IdType, checkpoint::lease::LeaseRecord};
 
     /// A form that was once written, as it was, and as it is read and written today.
     fn pinned(file: &str) -> Map<String, Value> {
@@ -371,8 +363,12 @@ mod tests {
         let time = ClusterTime::from(bson::Timestamp { time: 1_795_227_029, increment: 1 });
         let date = DateTime::from_millis(1_795_227_029_123);
         let id = Uuid::from_bytes([7; 16]);
-        let position =
-            PositionRecord { time, token: Some(rawdoc! { "_data": "826B" }), stored_at: date };
+        let position = PositionRecord {
+            time,
+            token: Some(rawdoc! { "_data": "826B" }),
+            behind: [("orders".to_owned(), time.into())].into(),
+            stored_at: date,
+        };
         let letter = DeadLetterRecord {
             target: "search".into(),
             rule: "products".into(),
@@ -387,6 +383,10 @@ mod tests {
             attempts: 2,
             cluster_time: time,
             event: None,
+        };
+        let place = StoredPlace {
+            rule: "products".into(),
+            place: Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: b"a\0b".to_vec() },
         };
         let samples = [
             ("position", position.encode()),
@@ -419,10 +419,10 @@ mod tests {
             ("source", SourceRecord { id: ObjectId::from_bytes([5; 12]) }.encode()),
             (
                 "id_types",
-                IdTypesRecord { types: vec!["objectId".into(), "string".into()] }.encode(),
+                IdTypesRecord { types: vec![IdType::ObjectId, IdType::String].into() }.encode(),
             ),
             ("dead_letter", letter.encode()),
-            ("places", PlacesRecord { places: vec![Bytes::from_static(b"a\x00b")] }.encode()),
+            ("places", PlacesRecord { places: vec![place] }.encode()),
             ("lease", LeaseRecord::sample().encode()),
         ];
         samples.into_iter().map(|(kind, record)| (kind.to_owned(), json(&record))).collect()

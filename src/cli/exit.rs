@@ -87,6 +87,8 @@ impl Error {
                 pipeline::Error::Refused(_)
                 | pipeline::Error::TooManyRejected { .. }
                 | pipeline::Error::Checkpoint(_)
+                | pipeline::Error::Lease(_)
+                | pipeline::Error::Stopped
                 | pipeline::Error::Internal(_) => Exit::Failed,
             },
             Self::Listen(_) | Self::Store(_) | Self::System { .. } | Self::Internal(_) => {
@@ -142,7 +144,10 @@ mod tests {
                 3,
             ),
             (pipeline(pipeline::Error::Refused("not a replica set".into())), 1),
-            (pipeline(pipeline::Error::HistoryLost { target: "search".into() }), 5),
+            (pipeline(pipeline::Error::HistoryLost {
+                target: "search".into(),
+                position: crate::change::ClusterTime(1 << 32),
+            }), 5),
             (pipeline(pipeline::Error::TooManyRejected { target: "search".into(), count: 3 }), 1),
             (pipeline(pipeline::Error::Checkpoint(unavailable("timed out"))), 1),
             (pipeline(pipeline::Error::Internal("a lane has vanished".into())), 1),

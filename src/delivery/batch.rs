@@ -3,7 +3,7 @@
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use crate::{
-    change::{DocumentKey, Namespace, Phase, RuleIndex},
+    change::{ClusterTime, DocumentKey, Namespace, Phase, RuleIndex},
     checkpoint::tracker::Claim,
     target::{Action, Item, Operation, PlaceKey, Request, Target},
 };
@@ -21,6 +21,8 @@ pub struct Origin {
     pub key: DocumentKey,
     /// Copy or changes.
     pub phase: Phase,
+    /// The change's cluster time; of a copied document the copy's start.
+    pub time: ClusterTime,
     /// The server's clock at the oldest event that it answers.
     pub since: Option<bson::DateTime>,
 }

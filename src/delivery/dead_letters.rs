@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     change::RuleIndex,
     checkpoint::{
-        records::{DeadLetterRecord, keys},
-        store::{RecordKey, Store, Table, Write},
+        keys,
+        records::{DeadLetterRecord, Record, put, removal},
+        store::{RecordKey, Store, Table},
     },
     rules::model::OnRejected,
 };
@@ -131,7 +132,7 @@ impl DeadLetters {
         keys::dead_letter(
             &self.target,
             &self.rules[usize::from(origin.rule.0)],
-            &origin.namespace,
+            origin.namespace.as_str(),
             origin.key.canonical(),
         )
     }
@@ -157,13 +158,9 @@ impl DeadLetters {
         for (key, earlier) in keys.iter().zip(earlier) {
             let Some(letter) = latest.get(key) else { continue };
             // One that can't be read is written anew rather than kept.
-            let earlier = earlier.and_then(|record| DeadLetterRecord::decode(&record).ok());
+            let earlier = earlier.and_then(|record| DeadLetterRecord::decode(&record, self.store.place()).ok());
             let record = self.record(letter, earlier.as_ref(), now);
-            writes.push(Write {
-                table: Table::DeadLetters,
-                key: key.clone(),
-                value: Some(record.encode()),
-            });
+            writes.push(put(key.clone(), &record));
         }
         insist_on_writing(&*self.store, writes, stop).await?;
         self.known.lock().unwrap_or_else(PoisonError::into_inner).extend(keys);
@@ -191,13 +188,15 @@ impl DeadLetters {
             rule: self.rules[usize::from(origin.rule.0)].to_string(),
             namespace: origin.namespace.to_string(),
             key: origin.key.raw().to_owned(),
-            key_text: origin.key.display().to_string(),
+            key_text: origin.key.display(),
             place: letter.place.clone(),
             reason: letter.stage.as_str().to_owned(),
             words: letter.words.clone(),
             first_seen: earlier.map_or(now, |record| record.first_seen),
             last_seen: now,
-            attempts: earlier.map_or(0, |record| record.attempts) + 1,
+            attempts: earlier.map_or(0, |record| record.attempts).saturating_add(1),
+            cluster_time: origin.time,
+            event: None,
         }
     }
 
@@ -223,7 +222,7 @@ impl DeadLetters {
         };
         let writes = settled
             .iter()
-            .map(|key| Write { table: Table::DeadLetters, key: key.clone(), value: None })
+            .map(|key| removal::<DeadLetterRecord>(key.clone()))
             .collect();
         insist_on_writing(&*self.store, writes, stop).await?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);

@@ -19,8 +19,9 @@ use crate::{
         id::{IdType, IdTypes},
     },
     checkpoint::{
-        records::{IdTypesRecord, keys},
-        store::{Store, Table, Write},
+        keys,
+        records::{IdTypesRecord, load, put},
+        store::Store,
     },
 };
 
@@ -36,10 +37,9 @@ pub trait Probe: Send + Sync {
     async fn id_types(&self, namespace: &Namespace) -> Result<IdTypes, Halt>;
 }
 
-/// The `_id` types of one target's namespaces.
+/// The `_id` types of the source's namespaces, for one target's lanes.
 pub struct Ids {
     store: Arc<dyn Store>,
-    target: String,
     probe: Arc<dyn Probe>,
     known: Mutex<HashMap<Namespace, IdTypes>>,
     /// One decision at a time: two lanes must not adopt two types.
@@ -47,11 +47,10 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// Those of one target.
-    pub fn new(store: Arc<dyn Store>, target: &str, probe: Arc<dyn Probe>) -> Self {
+    /// Nothing is known yet but to the store.
+    pub fn new(store: Arc<dyn Store>, probe: Arc<dyn Probe>) -> Self {
         Self {
             store,
-            target: target.to_owned(),
             probe,
             known: Mutex::default(),
             deciding: tokio::sync::Mutex::new(()),
@@ -79,17 +78,16 @@ impl Ids {
         if let Some(types) = self.cached(namespace) {
             return Ok(types);
         }
-        let key = keys::id_types(&self.target, namespace);
-        let stored = insist(stop, || self.store.get(Table::Facts, &key)).await?;
+        let key = keys::id_types(namespace.as_str());
+        let stored: Option<IdTypesRecord> = insist(stop, || load(&*self.store, &key)).await?;
         let types = match stored {
-            Some(record) => IdTypesRecord::decode(&record).map_err(Halt::Store)?.types,
+            Some(record) => record.types,
             None => {
                 let mut types = self.probe.id_types(namespace).await?;
                 if types.is_empty() {
                     types.insert(IdType::of(met));
                 }
-                let value = Some(IdTypesRecord { types }.encode());
-                let write = Write { table: Table::Facts, key, value };
+                let write = put(key, &IdTypesRecord { types });
                 insist_on_writing(&*self.store, vec![write], stop).await?;
                 types
             }

@@ -9,12 +9,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use bson::spec::BinarySubtype;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     checkpoint::{
-        records::{PlacesRecord, StoredPlace, keys},
+        keys,
+        records::{PlacesRecord, Record, StoredPlace},
         store::{RecordKey, Store, Table, Write},
     },
     target::PlaceKey,
@@ -56,7 +58,7 @@ impl Places {
     }
 
     fn key(&self, subject: &Subject) -> RecordKey {
-        keys::places(&self.target, &subject.namespace, subject.key.canonical())
+        keys::document_places(&self.target, subject.namespace.as_str(), subject.key.canonical())
     }
 
     /// Every place that may hold each of these documents.
@@ -77,13 +79,13 @@ impl Places {
             .into_iter()
             .map(|record| {
                 let Some(record) = record else { return Ok(Vec::new()) };
-                let record = PlacesRecord::decode(&record).map_err(Halt::Store)?;
+                let record = PlacesRecord::decode(&record, self.store.place()).map_err(Halt::Store)?;
                 Ok(record
                     .places
                     .into_iter()
                     .map(|stored| RulePlace {
                         rule: stored.rule.into(),
-                        place: PlaceKey(Bytes::from(stored.place)),
+                        place: PlaceKey(Bytes::from(stored.place.bytes)),
                     })
                     .collect())
             })
@@ -147,7 +149,10 @@ impl Places {
                 .iter()
                 .map(|place| StoredPlace {
                     rule: place.rule.to_string(),
-                    place: place.place.0.to_vec(),
+                    place: bson::Binary {
+                        subtype: BinarySubtype::Generic,
+                        bytes: place.place.0.to_vec(),
+                    },
                 })
                 .collect(),
         };

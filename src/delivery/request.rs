@@ -170,6 +170,11 @@ async fn send_all(
 }
 
 async fn send(context: &Context, sent: &Request) -> Result<Result<Vec<Outcome>, Retry>, Halt> {
+    // A process that was paused may have lost its lease without knowing yet.
+    tokio::select! {
+        () = context.validity.valid() => {}
+        () = context.drain.cancelled() => return Err(Halt::Stopped),
+    }
     let started = Instant::now();
     let answer = tokio::select! {
         answer = tokio::time::timeout(deadline(&context.settings), context.target.send(sent)) => answer,

@@ -97,6 +97,7 @@ impl Shaper {
                 namespace: change.namespace.clone(),
                 key: change.key.clone(),
                 phase: change.phase,
+                time: change.time,
                 since: change.since,
             });
             let mine = old.iter().filter(|place| place.rule == rule.name);
@@ -220,7 +221,6 @@ impl Shaper {
                 cluster_time: change.time,
                 wall_time: change.since,
                 copy: change.phase == Phase::Copy,
-                ..Event::default()
             },
         })
     }

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     change::{Change, Namespace, id::IdTypes},
+    checkpoint::lease::Validity,
     rules::model::DeliverySettings,
     status::{RuleStatus, Settled, TargetStatus},
     target::Target,
@@ -47,6 +48,8 @@ pub struct Context {
     pub status: Arc<TargetStatus>,
     /// Of each rule, by its index.
     pub rules: Vec<Arc<RuleStatus>>,
+    /// Whether this process may write.
+    pub validity: Validity,
     /// No new batch, and no more tries; what is under way is finished.
     pub drain: CancellationToken,
     /// Everything ends now.

@@ -1,11 +1,9 @@
 //! The copy of one target's rules: chunks of collections, read side by side, handed to the lanes in
 //! the order that `delivery::lane` explains.
 
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, Ordering},
 };
 
 use tokio::{
@@ -14,9 +12,7 @@ use tokio::{
 };
 
 use crate::{
-    change::{
-        Change, ClusterTime, Document, Namespace, Phase, RuleIndex, State, key::KeyShape,
-    },
+    change::{Change, ClusterTime, Document, Namespace, Phase, RuleIndex, State, key::KeyShape},
     checkpoint::{
         chunks::ChunkSet,
         records::{CopyPlanRecord, CopyProgressRecord},
@@ -33,7 +29,7 @@ use crate::{
         lookup::Read,
         scan::{Page, Scan, last_id, reply_documents},
     },
-    status::{RuleStatus, TargetStatus},
+    status::RuleStatus,
 };
 
 use super::{
@@ -159,8 +155,6 @@ pub struct Copying {
     pub lanes: Arc<Lanes>,
     /// Pays for what is read; apart from the changes' budget, or the two would wait for each other.
     pub budget: Arc<Budget>,
-    /// The target's status.
-    pub status: Arc<TargetStatus>,
     /// Of each rule, by its index.
     pub rule_status: Vec<Arc<RuleStatus>>,
     /// Numbers the windows.
@@ -176,11 +170,7 @@ impl Copying {
     ///
     /// # Errors
     /// `Refused` where the source can't do it; stopped, it returns without an error.
-    pub async fn run(
-        self: &Arc<Self>,
-        copies: &[Arc<Copy>],
-        parallel: usize,
-    ) -> Result<(), Error> {
+    pub async fn run(self: &Arc<Self>, copies: &[Arc<Copy>], parallel: usize) -> Result<(), Error> {
         let mut chunks = JoinSet::new();
         let rule_slots = Arc::new(Semaphore::new(parallel.max(1)));
         for copy in copies {
@@ -254,12 +244,7 @@ impl Copying {
 
     /// Reads a chunk from `range.from` on. What has been handed over moves `range.from`, so that
     /// after a lost cursor the chunk goes on where it was.
-    async fn read(
-        &self,
-        copy: &Copy,
-        range: &mut Range,
-        open: &OpenChunk,
-    ) -> Result<(), Trouble> {
+    async fn read(&self, copy: &Copy, range: &mut Range, open: &OpenChunk) -> Result<(), Trouble> {
         let rule = self.rules.get(copy.rule);
         let window = rule.follows().then(|| self.open_window(&copy.namespace));
         let low = window.as_ref().map_or(copy.plan.started, |window| window.low);

@@ -155,7 +155,8 @@ impl Following {
                     return Err(Error::HistoryLost { target: self.target, position: reached });
                 }
                 Remedy::Retry => {
-                    if self.reading.hold_back("change stream", &error, &mut backoff).await.is_err() {
+                    if self.reading.hold_back("change stream", &error, &mut backoff).await.is_err()
+                    {
                         return Ok(());
                     }
                 }
@@ -396,9 +397,8 @@ impl Answering {
         after: ClusterTime,
         states: &mut [State],
     ) -> Result<(), Halt> {
-        let gone: Vec<usize> = (0..keys.len())
-            .filter(|&index| matches!(states[index], State::Gone))
-            .collect();
+        let gone: Vec<usize> =
+            (0..keys.len()).filter(|&index| matches!(states[index], State::Gone)).collect();
         let missing: Vec<DocumentKey> = gone.iter().map(|&index| keys[index].clone()).collect();
         let read = Read::existence();
         let answer = self.reading.fetch(namespace, &read, &missing, after, &self.budget).await?;

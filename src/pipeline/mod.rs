@@ -2,11 +2,41 @@
 //!
 //! The only part that knows all stages.
 
-use std::{sync::Arc, time::Duration};
+mod copying;
+mod following;
+mod plan;
+mod reading;
+mod rule_set;
+mod settling;
+mod target_pipeline;
 
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{rules::model::RuleFile, status::Status};
+use crate::{
+    change::Namespace,
+    checkpoint::{
+        lease::{self, AcquireError, Held, Identity, LeaseError},
+        open,
+        store::{Store, StoreError},
+    },
+    delivery::{
+        Halt,
+        retry::{Backoff, pause},
+    },
+    rules::model::{NamespacePattern, RuleFile},
+    source::{
+        Source,
+        error::{Error as SourceError, Remedy},
+        namespaces::Kind,
+    },
+    status::Status,
+};
+
+use rule_set::RuleSet;
+use target_pipeline::TargetPipeline;
 
 /// How a run differs from "copy, then follow for ever".
 #[derive(Clone, Debug)]
@@ -51,11 +81,13 @@ pub enum Error {
     Refused(String),
     /// The change stream can't go on from the stored position.
     #[error(
-        "the oplog of the source no longer reaches back to the stored position of target {target}"
+        "the oplog of the source no longer reaches back to {position}, the position of target {target}"
     )]
     HistoryLost {
         /// Whose position.
         target: String,
+        /// The position.
+        position: crate::change::ClusterTime,
     },
     /// `on_rejected` said to stop.
     #[error("target {target} has refused {count} documents, and on_rejected says to stop")]
@@ -67,23 +99,221 @@ pub enum Error {
     },
     /// The checkpoint store.
     #[error(transparent)]
-    Checkpoint(#[from] crate::checkpoint::store::StoreError),
+    Checkpoint(#[from] StoreError),
+    /// Another process has taken over.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
+    /// It was told to stop before it was done. Not an error for the one who told it.
+    #[error("stopped")]
+    Stopped,
     /// A broken invariant; please report it.
     #[error("{0}")]
     Internal(String),
 }
 
+impl From<Halt> for Error {
+    fn from(halt: Halt) -> Self {
+        match halt {
+            Halt::Stopped => Self::Stopped,
+            Halt::Store(error) => Self::Checkpoint(error),
+            Halt::TooManyRejected { target, count } => Self::TooManyRejected { target, count },
+            Halt::Source(words) => Self::Refused(words),
+        }
+    }
+}
+
 /// Runs a rule file until it is done (`copy_only`), told to stop, or can't go on.
 ///
-/// On `stop` reading ends, what is in flight is finished within 10 s, and the position is stored.
+/// On `stop` reading ends, what is in flight is finished within 10 s, the position is stored, and
+/// the lease is given back.
 ///
 /// # Errors
 /// See [`Error`].
 pub async fn run(
-    _rules: Arc<RuleFile>,
-    _options: Options,
-    _status: Arc<Status>,
-    _stop: CancellationToken,
+    rules: Arc<RuleFile>,
+    options: Options,
+    status: Arc<Status>,
+    stop: CancellationToken,
 ) -> Result<Summary, Error> {
-    Err(Error::Internal("placeholder".into()))
+    match work(rules, options, status, &stop).await {
+        Err(Error::Stopped) => Ok(Summary { stopped: true, ..Summary::default() }),
+        ended => ended,
+    }
+}
+
+async fn work(
+    rules: Arc<RuleFile>,
+    options: Options,
+    status: Arc<Status>,
+    stop: &CancellationToken,
+) -> Result<Summary, Error> {
+    let source = reach_source(&rules, options.wait, stop).await?;
+    let store = open::open(&rules, Some(source.client())).await?;
+    let held = hold_name(&rules, &store, &status, stop).await?;
+    let stopping = stop.child_token();
+    let given_up = CancellationToken::new();
+    let mut pipelines = JoinSet::new();
+    let views = views(&rules, &source).await?;
+    for index in 0..rules.targets.len() {
+        let set = RuleSet::new(
+            &rules,
+            &rules.targets[index].name,
+            open::hidden_database(&rules),
+            |name| options.rules.is_empty() || options.rules.iter().any(|rule| rule == name),
+            |namespace| views.contains(namespace),
+        );
+        if set.is_empty() {
+            continue;
+        }
+        let pipeline = TargetPipeline {
+            file: rules.clone(),
+            index,
+            options: options.clone(),
+            source: source.clone(),
+            rules: Arc::new(set),
+            store: store.clone(),
+            status: status.clone(),
+            validity: held.validity(),
+        };
+        pipelines.spawn(pipeline.run(stopping.clone()));
+    }
+    let supervised = supervise(&mut pipelines, &stopping);
+    let (ended, kept) = tokio::join!(
+        async {
+            let ended = supervised.await;
+            given_up.cancel();
+            ended
+        },
+        async {
+            let kept = held.keep(&given_up).await;
+            // A lease that is lost ends everything; what is in flight is harmless or fenced off.
+            stopping.cancel();
+            kept
+        },
+    );
+    kept?;
+    let summary = ended?;
+    if let Err(error) = held.release().await {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "the lease could not be given back; the next start waits for it to run out"
+        );
+    }
+    Ok(summary)
+}
+
+/// Waits for every target's pipeline; one that can't go on ends the others.
+async fn supervise(
+    pipelines: &mut JoinSet<Result<Summary, Error>>,
+    stopping: &CancellationToken,
+) -> Result<Summary, Error> {
+    let mut total = Summary::default();
+    let mut failure = None;
+    while let Some(ended) = pipelines.join_next().await {
+        let ended = ended.unwrap_or_else(|error| {
+            Err(Error::Internal(format!("a task has panicked; please report it: {error}")))
+        });
+        match ended {
+            Ok(summary) => {
+                total.copied += summary.copied;
+                total.dead_letters += summary.dead_letters;
+                total.stopped |= summary.stopped;
+            }
+            Err(error) => {
+                stopping.cancel();
+                // The first one is the cause.
+                failure.get_or_insert(error);
+            }
+        }
+    }
+    failure.map_or(Ok(total), Err)
+}
+
+async fn reach_source(
+    rules: &RuleFile,
+    wait: Duration,
+    stop: &CancellationToken,
+) -> Result<Source, Error> {
+    let deadline = Instant::now() + wait;
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+    loop {
+        let tried = tokio::select! {
+            tried = Source::connect(&rules.source, wait) => tried,
+            () = stop.cancelled() => return Err(Error::Stopped),
+        };
+        let error = match tried {
+            Ok(source) => return Ok(source),
+            Err(error) => error,
+        };
+        if error.remedy() != Remedy::Retry {
+            return Err(Error::Refused(match error {
+                SourceError::Refused(words) => words,
+                error => format!("the source can't be used: {error}"),
+            }));
+        }
+        let pausing = backoff.next(None);
+        if Instant::now() + pausing >= deadline {
+            let source = Box::new(error);
+            return Err(Error::NotReached { what: "the source".into(), wait, source });
+        }
+        tracing::info!(error = %error, "source not reached yet, trying again");
+        if !pause(pausing, stop).await {
+            return Err(Error::Stopped);
+        }
+    }
+}
+
+/// Takes the lease of the rule file's name, or stands by until it can be taken.
+async fn hold_name(
+    rules: &RuleFile,
+    store: &Arc<dyn Store>,
+    status: &Arc<Status>,
+    stop: &CancellationToken,
+) -> Result<Held, Error> {
+    let me = Identity::of_this_process(&rules.name, &rules.path);
+    let told = status.clone();
+    let standby = move |standby: &lease::Standby| {
+        told.standby(true);
+        tracing::info!(
+            host = standby.holder.host,
+            pid = standby.holder.pid,
+            alive = standby.alive,
+            "standing by: another process holds the name"
+        );
+    };
+    let held =
+        lease::acquire(store.clone(), &me, standby, stop).await.map_err(|error| match error {
+            AcquireError::Cancelled => Error::Stopped,
+            AcquireError::Store(error) => Error::Checkpoint(error),
+            error @ AcquireError::OtherFile { .. } => Error::Refused(error.to_string()),
+        })?;
+    status.standby(false);
+    Ok(held)
+}
+
+/// Which of the namespaces that are named exactly are views.
+async fn views(rules: &RuleFile, source: &Source) -> Result<BTreeSet<Namespace>, Error> {
+    let named: BTreeSet<&Namespace> = rules
+        .rules
+        .iter()
+        .flat_map(|rule| &rule.namespaces.include)
+        .filter_map(|pattern| match pattern {
+            NamespacePattern::Exact(namespace) => Some(namespace),
+            _ => None,
+        })
+        .collect();
+    let databases: BTreeSet<&str> = named.iter().map(|namespace| namespace.database()).collect();
+    let mut views = BTreeSet::new();
+    for database in databases {
+        let found = source.collections(database).await.map_err(|error| {
+            Error::Refused(format!("the collections of {database} can't be listed: {error}"))
+        })?;
+        views.extend(
+            found
+                .into_iter()
+                .filter(|found| found.kind == Kind::View && named.contains(&found.namespace))
+                .map(|found| found.namespace),
+        );
+    }
+    Ok(views)
 }

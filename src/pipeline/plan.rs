@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use bson::Uuid;
+use bson::{Timestamp, Uuid};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -79,8 +79,7 @@ impl Planning<'_> {
     /// `Refused` where a rule asks for what can't be had; see [`Error`].
     pub async fn make(self) -> Result<Plan, Error> {
         let key = keys::position(self.target);
-        let position: Option<PositionRecord> =
-            self.stored(|| load(&**self.store, &key)).await?;
+        let position: Option<PositionRecord> = self.stored(|| load(&**self.store, &key)).await?;
         let mut fresh = Vec::new();
         let mut known: HashMap<RuleIndex, Vec<Planned>> = HashMap::new();
         for (index, rule) in self.rules.iter() {
@@ -103,7 +102,7 @@ impl Planning<'_> {
         let record = PositionRecord {
             time: start,
             token: None,
-            behind: behind.clone(),
+            behind: stored_times(&behind),
             stored_at: bson::DateTime::now(),
         };
         self.write(vec![put(keys::position(self.target), &record)]).await?;
@@ -164,7 +163,7 @@ impl Planning<'_> {
         let active: BTreeSet<&str> =
             self.rules.iter().map(|(_, rule)| rule.rule().name.as_str()).collect();
         for name in &self.all_rules {
-            let own = position.behind.get(name).copied();
+            let own = position.behind.get(name).map(|&time| ClusterTime::from(time));
             if active.contains(name.as_str()) {
                 start = start.min(own.unwrap_or(start));
             } else {
@@ -222,7 +221,9 @@ impl Planning<'_> {
             for found in self.namespaces(rule.rule()).await? {
                 let namespace = &found.namespace;
                 let size = self
-                    .asked("reading the size of a collection", || self.reading.source.size(namespace))
+                    .asked("reading the size of a collection", || {
+                        self.reading.source.size(namespace)
+                    })
                     .await?;
                 let bounds = match found.kind {
                     Kind::View => Vec::new(),
@@ -290,8 +291,7 @@ impl Planning<'_> {
         }
         let mut namespaces = Vec::new();
         for database in databases {
-            let found =
-                self.asked("listing collections", || source.collections(&database)).await?;
+            let found = self.asked("listing collections", || source.collections(&database)).await?;
             for found in found {
                 if !self.rules.reads(rule, &found.namespace) {
                     continue;
@@ -316,12 +316,7 @@ impl Planning<'_> {
         Ok(namespaces)
     }
 
-    async fn copy(
-        &self,
-        rule: RuleIndex,
-        planned: Planned,
-        complete: bool,
-    ) -> Result<Copy, Error> {
+    async fn copy(&self, rule: RuleIndex, planned: Planned, complete: bool) -> Result<Copy, Error> {
         let Planned { namespace, plan, progress } = planned;
         let source = &self.reading.source;
         let target_rule = self.rules.get(rule);
@@ -344,11 +339,7 @@ impl Planning<'_> {
         Ok(Copy::new(rule, namespace, view, plan, progress, shape, size.average()))
     }
 
-    async fn asked<T, F>(
-        &self,
-        what: &'static str,
-        call: impl FnMut() -> F,
-    ) -> Result<T, Error>
+    async fn asked<T, F>(&self, what: &'static str, call: impl FnMut() -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, SourceError>>,
     {
@@ -368,6 +359,11 @@ impl Planning<'_> {
     async fn write(&self, writes: Vec<Write>) -> Result<(), Error> {
         Ok(insist_on_writing(&**self.store, writes, self.stop).await?)
     }
+}
+
+/// Positions by rule, as they are stored.
+pub fn stored_times(behind: &BTreeMap<String, ClusterTime>) -> BTreeMap<String, Timestamp> {
+    behind.iter().map(|(rule, &time)| (rule.clone(), time.into())).collect()
 }
 
 /// Records read at once.

@@ -7,10 +7,7 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    change::{
-        ClusterTime, Document, DocumentKey, Namespace,
-        id::IdTypes,
-    },
+    change::{ClusterTime, Document, DocumentKey, Namespace, id::IdTypes},
     delivery::{
         Halt,
         ids::Probe,

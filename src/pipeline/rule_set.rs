@@ -63,8 +63,7 @@ impl RuleSet {
             if !wanted(&rule.name) {
                 continue;
             }
-            let follows =
-                rule.changes.is_some() && !rule.namespaces.exact().is_some_and(&is_view);
+            let follows = rule.changes.is_some() && !rule.namespaces.exact().is_some_and(&is_view);
             for destination in rule.to.iter().filter(|to| to.target == target) {
                 rules.push(TargetRule {
                     file: file.clone(),
@@ -97,11 +96,7 @@ impl RuleSet {
 
     /// What the change stream has to show: the selectors of the rules that follow changes.
     pub fn followed(&self) -> Vec<&Selector> {
-        self.rules
-            .iter()
-            .filter(|rule| rule.follows)
-            .map(|rule| &rule.rule().namespaces)
-            .collect()
+        self.rules.iter().filter(|rule| rule.follows).map(|rule| &rule.rule().namespaces).collect()
     }
 
     /// The smallest scope that holds them.
@@ -124,9 +119,7 @@ impl RuleSet {
         }
         let rules: Arc<[RuleIndex]> = self
             .iter()
-            .filter(|(_, rule)| {
-                rule.follows && self.reads(rule.rule(), namespace)
-            })
+            .filter(|(_, rule)| rule.follows && self.reads(rule.rule(), namespace))
             .map(|(index, _)| index)
             .collect();
         if known.len() >= REMEMBERED {

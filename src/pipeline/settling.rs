@@ -27,7 +27,7 @@ use crate::{
     target::Target,
 };
 
-use super::copying::Copy;
+use super::{copying::Copy, plan::stored_times};
 
 /// An idle stream's position is stored only every so many rounds: where nothing happens nothing is
 /// read twice either, and a source that is its own checkpoint store is not kept busy by itself.
@@ -167,7 +167,7 @@ impl Settling {
         let record = PositionRecord {
             time,
             token: None,
-            behind: self.behind.clone(),
+            behind: stored_times(&self.behind),
             stored_at: bson::DateTime::now(),
         };
         put(keys::position(&self.name), &record)

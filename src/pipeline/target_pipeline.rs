@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    checkpoint::{store::Store, tracker::Tracker},
+    checkpoint::{lease::Validity, store::Store, tracker::Tracker},
     delivery::{
         Halt,
         dead_letters::DeadLetters,
@@ -66,6 +66,8 @@ pub struct TargetPipeline {
     pub store: Arc<dyn Store>,
     /// What is reported to.
     pub status: Arc<Status>,
+    /// Whether this process still holds the name.
+    pub validity: Validity,
 }
 
 /// What a running pipeline is made of.
@@ -219,13 +221,14 @@ impl TargetPipeline {
         let tracker = Tracker::new();
         let context = Arc::new(Context {
             shaper: Shaper::new(target.clone(), self.shaped_rules(&*target)),
-            ids: Ids::new(self.store.clone(), self.name(), reading.clone()),
+            ids: Ids::new(self.store.clone(), reading.clone()),
             places: Places::new(self.store.clone(), self.name()),
             target: target.clone(),
             dead_letters: dead_letters.clone(),
             settings: settings.clone(),
             status: status.clone(),
             rules: self.rule_status(),
+            validity: self.validity.clone(),
             drain: drain.clone(),
             stop: now.clone(),
         });

@@ -1,0 +1,52 @@
+//! Opens the store that a rule file names.
+
+use std::{sync::Arc, time::Duration};
+
+use ::mongodb::{Client, options::ClientOptions};
+
+use crate::rules::model::{CheckpointStore, RuleFile};
+
+use super::{
+    file::FileStore,
+    mongodb::MongoStore,
+    store::{Store, StoreError},
+};
+
+/// The store of `checkpoint:`, without the lease: to read, until it is fenced.
+///
+/// `source` is the source's own client where there is one already.
+///
+/// # Errors
+/// `Broken` where the connection string can't be used; a MongoDB that is away is noticed at the
+/// first call.
+pub async fn open(rules: &RuleFile, source: Option<&Client>) -> Result<Arc<dyn Store>, StoreError> {
+    match &rules.checkpoint.store {
+        CheckpointStore::File { path } => Ok(Arc::new(FileStore::open(path, &rules.name).await?)),
+        CheckpointStore::MongoDb { uri, database } => {
+            let client = match (uri, source) {
+                (None, Some(client)) => client.clone(),
+                (None, None) => connect(rules.source.uri.expose(), database).await?,
+                (Some(uri), _) => connect(uri.expose(), database).await?,
+            };
+            Ok(Arc::new(MongoStore::open(&client, database, &rules.name)))
+        }
+    }
+}
+
+async fn connect(uri: &str, database: &str) -> Result<Client, StoreError> {
+    let place = format!("in database {database}");
+    let unusable = |error| StoreError::unavailable(&place, error);
+    let mut options = ClientOptions::parse(uri).await.map_err(unusable)?;
+    options.app_name.get_or_insert_with(|| "mongosync".into());
+    options.server_selection_timeout.get_or_insert(Duration::from_secs(10));
+    Client::with_options(options).map_err(unusable)
+}
+
+/// The database of the source that is mongosync's own, where its store lives there: patterns pass
+/// over it.
+pub fn hidden_database(rules: &RuleFile) -> Option<String> {
+    match &rules.checkpoint.store {
+        CheckpointStore::MongoDb { database, .. } => Some(database.clone()),
+        CheckpointStore::File { .. } => None,
+    }
+}
