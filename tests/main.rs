@@ -1,1 +1,5 @@
+//! Every test that stands outside the library: one binary, so that it is linked once.
 
+mod rule_files;
+
+fn main() {}

@@ -345,7 +345,7 @@ impl NamespacePattern {
 }
 
 /// One entry of a rule's `to:`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Destination {
     /// The target's name.
     pub target: String,
@@ -354,14 +354,14 @@ pub struct Destination {
 }
 
 /// Where in a target a rule's documents lie. One variant a kind of target.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Place {
     /// In an Elasticsearch or OpenSearch.
     Engine(EnginePlace),
 }
 
 /// `to:` of an engine.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct EnginePlace {
     /// `None` is `_id` as plain text.
     pub id: Option<Template>,
@@ -374,7 +374,7 @@ pub struct EnginePlace {
 }
 
 /// `index:` of an engine.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct EngineIndex {
     /// `None` is `db-collection` in lower case.
     pub name: Option<Template>,

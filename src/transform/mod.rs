@@ -55,18 +55,49 @@ pub enum Outcome {
     /// x
     Failed(String),
 }
-/// x
+/// Placeholder
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Placeholder
+    pub operations: u64,
+    /// Placeholder
+    pub call_depth: usize,
+    /// Placeholder
+    pub string: usize,
+    /// Placeholder
+    pub array: usize,
+    /// Placeholder
+    pub map: usize,
+}
+
+/// Placeholder
 #[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct ScriptError;
+#[error("{message}")]
+pub struct ScriptError {
+    /// Placeholder
+    pub message: String,
+    /// Placeholder
+    pub line: usize,
+    /// Placeholder
+    pub column: usize,
+}
 
 impl Script {
+    /// Placeholder
+    pub fn compile(
+        text: &str,
+        limits: Limits,
+        import_folder: Option<&std::path::Path>,
+    ) -> Result<Self, ScriptError> {
+        let _ = (text, limits, import_folder);
+        Ok(Self)
+    }
     /// x
     pub fn run(&self, _input: Input<'_>) -> Result<Outcome, ScriptError> {
-        Err(ScriptError)
+        Ok(Outcome::Unchanged(Meta::default()))
     }
     /// x
     pub fn may_move(&self) -> bool {
-        true
+        false
     }
 }

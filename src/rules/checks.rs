@@ -1,0 +1,271 @@
+//! What no part of a rule file can see by itself: names that stand twice, targets that nobody
+//! writes to, documents of two namespaces that would fall on one another in an index.
+
+use crate::change::Namespace;
+
+use super::{
+    destination::{Placed, index_fault},
+    diagnostic::Span,
+    model::{NamespacePattern, Place, Selector},
+    node::{Node, Value},
+    reader::{Reader, shown_text},
+    rule::Read,
+    targets::Named,
+    template::{Part, Template},
+};
+
+/// All checks, over what could be read.
+pub fn all(reader: &mut Reader<'_>, rules: &[Read]) {
+    names(reader, rules);
+    for rule in rules {
+        let (Some(selector), Some(placed)) = (&rule.selector, &rule.placed) else { continue };
+        for placed in placed {
+            default_index(reader, rule, selector, placed);
+            shared_index(reader, rule, selector, placed);
+        }
+    }
+    between_rules(reader, rules);
+}
+
+fn names(reader: &mut Reader<'_>, rules: &[Read]) {
+    for (index, later) in rules.iter().enumerate() {
+        let Some(name) = &later.name else { continue };
+        let earlier = rules[..index].iter().find(|rule| rule.name.as_ref() == Some(name));
+        if let Some(earlier) = earlier {
+            reader
+                .error(&later.span, format!("two rules are named {}", shown_text(name)))
+                .label("again here")
+                .also(earlier.span.clone(), "first here")
+                .help("give one of them a `name` of its own");
+        }
+    }
+}
+
+/// Warns of targets that no `to` names. It takes the nodes, so that a rule with a fault elsewhere
+/// still counts.
+pub fn unused(reader: &mut Reader<'_>, rules: &[Node], targets: &[Named]) {
+    let mut named = Vec::new();
+    for to in rules.iter().filter_map(|rule| rule.get("to")) {
+        let entries = match &to.value {
+            Value::List(entries) => entries.as_slice(),
+            _ => std::slice::from_ref(to),
+        };
+        for entry in entries {
+            let target = entry.get("target").unwrap_or(entry);
+            named.extend(target.scalar().map(|scalar| scalar.text.as_str()));
+        }
+    }
+    // A name that is no target is most likely this one, written wrong.
+    if named.iter().any(|name| !targets.iter().any(|target| target.name == *name)) {
+        return;
+    }
+    for target in targets.iter().filter(|target| !named.contains(&target.name.as_str())) {
+        let message = format!("no rule writes to the target {}", shown_text(&target.name));
+        reader.warning(&target.span, message);
+    }
+}
+
+/// The default name of an index has to be one that an engine takes.
+fn default_index(reader: &mut Reader<'_>, rule: &Read, selector: &Selector, placed: &Placed) {
+    let Place::Engine(place) = &placed.destination.place;
+    if place.index.name.is_some() {
+        return;
+    }
+    for pattern in &selector.include {
+        let NamespacePattern::Exact(namespace) = pattern else { continue };
+        let name = default_name(namespace);
+        if let Some((fault, _)) = index_fault(&name, true, true) {
+            let message = format!("the default index, {}, {fault}", shown_text(&name));
+            reader
+                .error(&rule.namespace_span, format!("{message}: it is the name of no index"))
+                .help("name one with `index:` under `to:`");
+        }
+    }
+}
+
+fn default_name(namespace: &Namespace) -> String {
+    format!("{}-{}", namespace.database(), namespace.collection()).to_lowercase()
+}
+
+/// What has to stand in index or id for the namespaces of one rule to stay apart.
+fn shared_index(reader: &mut Reader<'_>, rule: &Read, selector: &Selector, placed: &Placed) {
+    let Place::Engine(place) = &placed.destination.place;
+    let Some(index) = &place.index.name else { return };
+    let (databases, collections) = spread(selector);
+    let has = |part: &Part| {
+        let in_id = place.id.as_ref().is_some_and(|id| id.parts().contains(part));
+        in_id || index.parts().contains(part)
+    };
+    let (database, collection) = (has(&Part::Database), has(&Part::Collection));
+    // Exact names may be told apart by either of the two.
+    let exact: Vec<&Namespace> = selector
+        .include
+        .iter()
+        .filter_map(|pattern| match pattern {
+            NamespacePattern::Exact(namespace) => Some(namespace),
+            _ => None,
+        })
+        .collect();
+    if exact.len() == selector.include.len() {
+        let told_apart = |a: &Namespace, b: &Namespace| {
+            a == b
+                || (database && a.database() != b.database())
+                || (collection && a.collection() != b.collection())
+        };
+        if exact.iter().all(|a| exact.iter().all(|b| told_apart(a, b))) {
+            return;
+        }
+    }
+    let missing = match (databases && !database, collections && !collection) {
+        (false, false) => return,
+        (true, true) => "{db}-{collection}",
+        (true, false) => "{db}",
+        (false, true) => "{collection}",
+    };
+    let span = placed.id_span.as_ref().or(placed.index_span.as_ref());
+    let span = span.unwrap_or(&placed.target_span).clone();
+    let id = place.id.as_ref().map_or("{_id}", Template::as_str);
+    reader
+        .error(&span, "documents of several namespaces would meet in one index under one id")
+        .also(rule.namespace_span.clone(), "several namespaces")
+        .help(format!("put the namespace into the id: `id: \"{missing}-{id}\"`"));
+}
+
+/// Whether a rule can read more than one database, and more than one collection.
+fn spread(selector: &Selector) -> (bool, bool) {
+    let mut databases: Vec<&str> = Vec::new();
+    let mut collections: Vec<&str> = Vec::new();
+    let (mut any_database, mut any_collection) = (false, false);
+    for pattern in &selector.include {
+        match pattern {
+            NamespacePattern::Exact(namespace) => {
+                databases.push(namespace.database());
+                collections.push(namespace.collection());
+            }
+            NamespacePattern::Glob { text, literal_database, .. } => {
+                match literal_database {
+                    Some(database) => databases.push(database),
+                    None => any_database = true,
+                }
+                match text.split_once('.').map(|(_, collection)| collection) {
+                    Some(name) if !name.contains(['*', '?', '[', '{', '\\']) => {
+                        collections.push(name);
+                    }
+                    _ => any_collection = true,
+                }
+            }
+            // Nearly always one over the collections of a database.
+            NamespacePattern::Regex(_) => any_collection = true,
+        }
+    }
+    let several = |names: &mut Vec<&str>| {
+        names.sort_unstable();
+        names.dedup();
+        names.len() > 1
+    };
+    (any_database || several(&mut databases), any_collection || several(&mut collections))
+}
+
+/// One exact namespace in one index whose name is known.
+struct Lies<'r> {
+    namespace: &'r Namespace,
+    target: &'r str,
+    index: String,
+    default: bool,
+    id: Option<&'r Template>,
+    rule: usize,
+    span: Span,
+}
+
+/// Exact namespaces of whatever rules that lie in one index of one target.
+fn between_rules(reader: &mut Reader<'_>, rules: &[Read]) {
+    let mut lies: Vec<Lies<'_>> = Vec::new();
+    for (number, rule) in rules.iter().enumerate() {
+        let (Some(selector), Some(placed)) = (&rule.selector, &rule.placed) else { continue };
+        for pattern in &selector.include {
+            let NamespacePattern::Exact(namespace) = pattern else { continue };
+            for placed in placed {
+                let Place::Engine(place) = &placed.destination.place;
+                let name = &place.index.name;
+                let Some(index) = known_name(name.as_ref(), namespace, rule) else { continue };
+                let default = name.is_none();
+                let span = placed.index_span.as_ref().unwrap_or(&rule.namespace_span).clone();
+                let id = place.id.as_ref();
+                let target = placed.destination.target.as_str();
+                lies.push(Lies { namespace, target, index, default, id, rule: number, span });
+            }
+        }
+    }
+    for (number, later) in lies.iter().enumerate() {
+        let meets = lies[..number].iter().find(|earlier| {
+            earlier.target == later.target
+                && earlier.index == later.index
+                && earlier.namespace != later.namespace
+                && meet(earlier, later)
+        });
+        if let Some(earlier) = meets {
+            tell(reader, earlier, later);
+        }
+    }
+}
+
+fn meet(a: &Lies<'_>, b: &Lies<'_>) -> bool {
+    if a.default && b.default {
+        return true;
+    }
+    // Inside one rule and one named index it is told already.
+    a.rule != b.rule && !apart(a, b)
+}
+
+fn tell(reader: &mut Reader<'_>, earlier: &Lies<'_>, later: &Lies<'_>) {
+    let index = shown_text(&later.index);
+    let (a, b) = (earlier.namespace, later.namespace);
+    if earlier.default && later.default {
+        let error =
+            reader.error(&later.span, format!("`{a}` and `{b}` have one default index, {index}"));
+        if earlier.span != later.span {
+            error.also(earlier.span.clone(), "and this");
+        }
+        error.help("name an index with `index:` under `to:` for one of them");
+        return;
+    }
+    reader
+        .error(&later.span, format!("documents of `{a}` and `{b}` would meet in the index {index}"))
+        .also(earlier.span.clone(), "and this")
+        .help("put the namespace into the ids: `id: \"{collection}-{_id}\"`");
+}
+
+/// Whether the ids of two places are distinct for certain.
+fn apart(a: &Lies<'_>, b: &Lies<'_>) -> bool {
+    let (Some(first), Some(second)) = (a.id, b.id) else { return false };
+    let both = |part: &Part| first.parts().contains(part) && second.parts().contains(part);
+    if (both(&Part::Collection) && a.namespace.collection() != b.namespace.collection())
+        || (both(&Part::Database) && a.namespace.database() != b.namespace.database())
+        || both(&Part::Rule)
+    {
+        return true;
+    }
+    // `a-{_id}` and `b-{_id}`.
+    match (first.parts().first(), second.parts().first()) {
+        (Some(Part::Literal(a)), Some(Part::Literal(b))) => {
+            !a.starts_with(b.as_str()) && !b.starts_with(a.as_str())
+        }
+        _ => false,
+    }
+}
+
+/// The name of the index where it follows from the namespace alone.
+fn known_name(name: Option<&Template>, namespace: &Namespace, rule: &Read) -> Option<String> {
+    let Some(template) = name else { return Some(default_name(namespace)) };
+    template
+        .parts()
+        .iter()
+        .map(|part| match part {
+            Part::Literal(text) => Some(text.as_str()),
+            Part::Database => Some(namespace.database()),
+            Part::Collection => Some(namespace.collection()),
+            Part::Rule => rule.name.as_deref(),
+            _ => None,
+        })
+        .collect()
+}

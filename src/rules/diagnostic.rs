@@ -1,0 +1,386 @@
+//! What is shown to a person whose rule file is at fault: the file, the line, the column, the text
+//! underlined, what was expected and what is near.
+//!
+//! It comes last in reading a file: the readers collect [`Diagnostic`]s, `rules::parse` puts them
+//! in the order of the file and hands them out as one [`Report`]. Nothing here looks at YAML, and
+//! nothing here decides what a secret is: a [`SourceText`] is made with the ranges to hide, and
+//! what they cover is never rendered.
+
+use std::{
+    fmt::{self, Write as _},
+    ops::Range,
+    sync::Arc,
+};
+
+use miette::{
+    GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents,
+    SourceCode, SourceSpan, SpanContents,
+};
+
+/// Bytes of a file, from the first to behind the last.
+pub type Span = Range<usize>;
+
+/// Text that stands for what is hidden; its length says nothing of the length of the secret.
+const HIDDEN: &str = "***";
+
+/// Columns at which messages are wrapped; fixed, so that the same file always renders the same.
+const WIDTH: usize = 100;
+
+/// How much a diagnostic matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// The file can't be used.
+    Error,
+    /// The file can be used, and is probably not what was meant.
+    Warning,
+}
+
+/// The text of one file as it may be shown.
+pub struct SourceText {
+    name: String,
+    original: String,
+    shown: String,
+    /// Hidden ranges: where they are in `original`, and what stands for them in `shown`.
+    hidden: Vec<(Span, Span)>,
+}
+
+impl SourceText {
+    /// Takes a file's text and the ranges of it that must never be shown, in any order.
+    pub fn new(name: impl Into<String>, text: &str, hide: Vec<Span>) -> Self {
+        let mut shown = String::with_capacity(text.len() + 1);
+        let mut hidden = Vec::new();
+        let mut copied = 0;
+        for range in merged(text, hide) {
+            shown.push_str(&text[copied..range.start]);
+            let start = shown.len();
+            shown.push_str(HIDDEN);
+            // The lines below keep their numbers.
+            shown.extend(text[range.clone()].chars().filter(|&character| character == '\n'));
+            hidden.push((range.clone(), start..shown.len()));
+            copied = range.end;
+        }
+        shown.push_str(&text[copied..]);
+        // A label at the very end of the file needs something to stand under.
+        shown.push('\n');
+        Self { name: name.into(), original: text.to_owned(), shown, hidden }
+    }
+
+    /// The line and the column of a byte of the file, both from 1, the column in characters.
+    pub fn position(&self, offset: usize) -> (usize, usize) {
+        let offset = floor(&self.original, offset);
+        let before = &self.original[..offset];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    }
+
+    /// Where a range of the file stands in the text that is shown: one line of it, not empty.
+    fn shown_span(&self, span: &Span) -> Span {
+        let start = self.to_shown(span.start, false).min(self.shown.len() - 1);
+        let start = floor(&self.shown, start);
+        let rest = &self.shown[start..];
+        let line = rest.find('\n').map_or(rest, |newline| &rest[..newline]).trim_end();
+        let line_end = start + line.len();
+        let end = floor(&self.shown, self.to_shown(span.end, true)).min(line_end);
+        // An empty range gets the character it stands before, or the line's end.
+        let smallest = rest.chars().next().map_or(1, char::len_utf8);
+        start..end.max(start + smallest)
+    }
+
+    fn to_shown(&self, offset: usize, is_end: bool) -> usize {
+        let mut shift = 0isize;
+        for (original, shown) in &self.hidden {
+            if offset <= original.start {
+                break;
+            }
+            if offset < original.end {
+                return if is_end { shown.end } else { shown.start };
+            }
+            shift = shown.end as isize - original.end as isize;
+        }
+        offset.min(self.original.len()).saturating_add_signed(shift)
+    }
+
+    fn to_original(&self, offset: usize) -> usize {
+        let mut shift = 0isize;
+        for (original, shown) in &self.hidden {
+            if offset <= shown.start {
+                break;
+            }
+            if offset < shown.end {
+                return original.start;
+            }
+            shift = original.end as isize - shown.end as isize;
+        }
+        offset.saturating_add_signed(shift)
+    }
+}
+
+/// The name alone: the text may hold what must not be shown.
+impl fmt::Debug for SourceText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourceText").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl SourceCode for SourceText {
+    fn read_span<'a>(
+        &'a self,
+        span: &SourceSpan,
+        before: usize,
+        after: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        let contents = self.shown.as_str().read_span(span, before, after)?;
+        let (mut line, mut column) = (contents.line(), contents.column());
+        if before == 0 && after == 0 {
+            // This is the read for the heading: the place in the real file, in characters.
+            let position = self.position(self.to_original(span.offset()));
+            (line, column) = (position.0 - 1, position.1 - 1);
+        }
+        Ok(Box::new(MietteSpanContents::new_named(
+            self.name.clone(),
+            contents.data(),
+            *contents.span(),
+            line,
+            column,
+            contents.line_count(),
+        )))
+    }
+}
+
+/// Sorted, without overlaps, on character boundaries.
+fn merged(text: &str, mut ranges: Vec<Span>) -> Vec<Span> {
+    ranges.sort_by_key(|range| range.start);
+    let mut merged: Vec<Span> = Vec::new();
+    for range in ranges {
+        let range = floor(text, range.start)..floor(text, range.end);
+        match merged.last_mut() {
+            _ if range.is_empty() => {}
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+/// The nearest character boundary at or before an offset.
+fn floor(text: &str, offset: usize) -> usize {
+    let mut offset = offset.min(text.len());
+    while !text.is_char_boundary(offset) {
+        offset -= 1;
+    }
+    offset
+}
+
+/// One thing that is wrong, or probably wrong, in a file.
+#[derive(Clone, Debug)]
+pub struct Diagnostic {
+    severity: Severity,
+    message: String,
+    /// Which of the report's files.
+    pub(super) file: usize,
+    /// The first is the one whose place is told; none where there is no file to show.
+    labels: Vec<(Span, String)>,
+    help: Option<String>,
+}
+
+impl Diagnostic {
+    /// An error at a place of the rule file.
+    pub(super) fn error(span: Span, message: impl Into<String>) -> Self {
+        Self {
+            severity: Severity::Error,
+            message: message.into(),
+            file: 0,
+            labels: vec![(span, String::new())],
+            help: None,
+        }
+    }
+
+    /// A warning at a place of the rule file.
+    pub(super) fn warning(span: Span, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(span, message) }
+    }
+
+    /// An error that has no place in any text, such as a file that is not there.
+    pub(super) fn without_place(message: impl Into<String>) -> Self {
+        Self { labels: Vec::new(), ..Self::error(0..0, message) }
+    }
+
+    /// Says something under the underlined text.
+    pub(super) fn label(&mut self, text: impl Into<String>) -> &mut Self {
+        if let Some((_, label)) = self.labels.first_mut() {
+            *label = text.into();
+        }
+        self
+    }
+
+    /// Underlines a second place that belongs to it.
+    pub(super) fn also(&mut self, span: Span, text: impl Into<String>) -> &mut Self {
+        self.labels.push((span, text.into()));
+        self
+    }
+
+    /// Says what to do about it.
+    pub(super) fn help(&mut self, text: impl Into<String>) -> &mut Self {
+        self.help = Some(text.into());
+        self
+    }
+
+    /// What is wrong, in one sentence.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Error or warning.
+    pub fn severity(&self) -> Severity {
+        self.severity
+    }
+
+    /// The bytes it is about; `None` where it is about no text.
+    pub fn span(&self) -> Option<Span> {
+        self.labels.first().map(|(span, _)| span.clone())
+    }
+}
+
+/// Everything that is wrong with a rule file, in the order of the file. As an error it stands for
+/// the exit code [`Report::EXIT_CODE`].
+#[derive(Clone)]
+pub struct Report {
+    files: Vec<Arc<SourceText>>,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl Report {
+    /// The exit code of a command whose rule file is at fault.
+    pub const EXIT_CODE: u8 = 2;
+
+    pub(super) fn new(files: Vec<Arc<SourceText>>, mut diagnostics: Vec<Diagnostic>) -> Self {
+        diagnostics.sort_by_key(|it| (it.file, it.span().map_or(0, |span| span.start)));
+        // Text behind an anchor is read once for each alias.
+        diagnostics
+            .dedup_by(|a, b| (a.file, a.span(), &a.message) == (b.file, b.span(), &b.message));
+        Self { files, diagnostics }
+    }
+
+    /// How many errors and warnings there are.
+    pub fn len(&self) -> usize {
+        self.diagnostics.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.diagnostics.is_empty()
+    }
+
+    /// Each of them, in the order of the file.
+    pub fn diagnostics(&self) -> &[Diagnostic] {
+        &self.diagnostics
+    }
+
+    /// All of them as text, with a count at the end. Without colour it is the same on every
+    /// machine; with colour it holds ANSI sequences and is for a terminal.
+    pub fn render(&self, colour: bool) -> String {
+        let theme =
+            if colour { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
+        let handler = GraphicalReportHandler::new_themed(theme)
+            .with_width(WIDTH)
+            .with_links(false)
+            .with_context_lines(1)
+            .with_break_words(false)
+            .tab_width(4);
+        let mut out = String::new();
+        for diagnostic in &self.diagnostics {
+            let shown = Rendered { diagnostic, file: self.files.get(diagnostic.file) };
+            if handler.render_report(&mut out, &shown).is_err() {
+                // Never lose the message for the sake of its looks.
+                let _ = writeln!(out, "{}", diagnostic.message);
+            }
+            out.push('\n');
+        }
+        out.push_str(&self.summary());
+        out
+    }
+
+    fn summary(&self) -> String {
+        let count = |severity| self.diagnostics.iter().filter(|it| it.severity == severity).count();
+        let told = |count: usize, word: &str| match count {
+            0 => None,
+            1 => Some(format!("1 {word}")),
+            count => Some(format!("{count} {word}s")),
+        };
+        let counts =
+            [told(count(Severity::Error), "error"), told(count(Severity::Warning), "warning")];
+        let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        match self.files.first() {
+            Some(file) if !counts.is_empty() => format!("{counts} in {}\n", file.name),
+            _ => String::new(),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+/// The rendered text: that is what `main` and a failing test print.
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(false))
+    }
+}
+
+impl std::error::Error for Report {}
+
+/// One diagnostic in the words of `miette`.
+struct Rendered<'a> {
+    diagnostic: &'a Diagnostic,
+    file: Option<&'a Arc<SourceText>>,
+}
+
+impl fmt::Display for Rendered<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.diagnostic.message)
+    }
+}
+
+impl fmt::Debug for Rendered<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Rendered<'_> {}
+
+impl miette::Diagnostic for Rendered<'_> {
+    fn severity(&self) -> Option<miette::Severity> {
+        Some(match self.diagnostic.severity {
+            Severity::Error => miette::Severity::Error,
+            Severity::Warning => miette::Severity::Warning,
+        })
+    }
+
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.diagnostic.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+    }
+
+    fn source_code(&self) -> Option<&dyn SourceCode> {
+        self.file.map(|file| file.as_ref() as &dyn SourceCode)
+    }
+
+    fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
+        let file = self.file?;
+        if self.diagnostic.labels.is_empty() {
+            return None;
+        }
+        Some(Box::new(self.diagnostic.labels.iter().enumerate().map(|(index, (span, text))| {
+            let text = (!text.is_empty()).then(|| text.clone());
+            let span = file.shown_span(span);
+            if index == 0 {
+                LabeledSpan::new_primary_with_span(text, span)
+            } else {
+                LabeledSpan::new_with_span(text, span)
+            }
+        })))
+    }
+}

@@ -1,0 +1,148 @@
+//! A rule's fingerprint: changes exactly when what the rule delivers has changed.
+//!
+//! It is stored with the rule's positions, so a release that computes it in another way makes every
+//! rule stale: a test pins it. Each part goes in under a name of its own and with its length, so
+//! that no two rules run together into the same bytes. Where order has no meaning (namespaces,
+//! destinations, keys of mappings) the parts are sorted; queries keep theirs.
+
+use bson::RawDocumentBuf;
+use sha2::{Digest, Sha256};
+
+use crate::transform::Limits;
+
+use super::{
+    model::{Destination, NamespacePattern, Place, Selector, TargetKind},
+    script::Transform,
+    targets::Named,
+    template::Template,
+};
+
+/// Bytes of the hash that are kept.
+const LENGTH: usize = 16;
+
+/// What counts.
+pub struct Delivered<'a> {
+    pub namespaces: &'a Selector,
+    pub filter: Option<&'a RawDocumentBuf>,
+    pub project: Option<&'a RawDocumentBuf>,
+    pub pipeline: &'a [RawDocumentBuf],
+    pub transform: Option<&'a Transform>,
+    pub limits: Limits,
+    pub to: &'a [Destination],
+    pub targets: &'a [Named],
+}
+
+/// The fingerprint, in hexadecimal.
+pub fn of(delivered: &Delivered<'_>) -> String {
+    let mut hash = Parts(Sha256::new());
+    hash.all("namespace", sorted(delivered.namespaces.include.iter().map(pattern)));
+    hash.all("exclude", sorted(delivered.namespaces.exclude.iter().map(pattern)));
+    for (name, document) in [("filter", delivered.filter), ("project", delivered.project)] {
+        if let Some(document) = document {
+            hash.part(name, document.as_bytes());
+        }
+    }
+    for stage in delivered.pipeline {
+        hash.part("stage", stage.as_bytes());
+    }
+    if let Some(transform) = delivered.transform {
+        hash.part("transform", transform.text.as_bytes());
+        for (name, text) in &transform.imports {
+            hash.part("import", name.as_bytes());
+            hash.part("imported", text.as_bytes());
+        }
+        // Without a script they limit nothing.
+        let Limits { operations, call_depth, string, array, map } = delivered.limits;
+        hash.part("limits", format!("{operations} {call_depth} {string} {array} {map}").as_bytes());
+    }
+    let to = delivered.to.iter().map(|destination| place(destination, delivered.targets));
+    hash.all("to", sorted(to));
+    let digest = hash.0.finalize();
+    digest[..LENGTH].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+struct Parts(Sha256);
+
+impl Parts {
+    fn part(&mut self, name: &str, bytes: &[u8]) {
+        for bytes in [name.as_bytes(), bytes] {
+            self.0.update((bytes.len() as u64).to_le_bytes());
+            self.0.update(bytes);
+        }
+    }
+
+    fn all(&mut self, name: &str, parts: Vec<String>) {
+        parts.iter().for_each(|part| self.part(name, part.as_bytes()));
+    }
+}
+
+fn sorted(parts: impl Iterator<Item = String>) -> Vec<String> {
+    let mut parts: Vec<String> = parts.collect();
+    parts.sort();
+    parts.dedup();
+    parts
+}
+
+fn pattern(pattern: &NamespacePattern) -> String {
+    match pattern {
+        NamespacePattern::Exact(namespace) => format!("exact {namespace}"),
+        NamespacePattern::Glob { text, .. } => format!("glob {text}"),
+        NamespacePattern::Regex(regex) => format!("regex {regex}"),
+    }
+}
+
+fn place(destination: &Destination, targets: &[Named]) -> String {
+    let Place::Engine(place) = &destination.place;
+    let template = |template: &Option<Template>| -> serde_json::Value {
+        template.as_ref().map(Template::as_str).into()
+    };
+    let target = targets.iter().find(|target| target.name == destination.target);
+    let extended_json = target.and_then(|target| target.target.as_ref()).is_some_and(|target| {
+        let TargetKind::Engine(engine) = &target.kind;
+        engine.extended_json
+    });
+    let mut text = String::new();
+    canonical(
+        &serde_json::json!({
+            "target": destination.target,
+            "id": template(&place.id),
+            "routing": template(&place.routing),
+            "ingest_pipeline": template(&place.ingest_pipeline),
+            "index": template(&place.index.name),
+            "alias": place.index.alias,
+            "settings": place.index.settings,
+            "mappings": place.index.mappings,
+            "extended_json": extended_json,
+        }),
+        &mut text,
+    );
+    text
+}
+
+/// JSON with sorted keys, whether or not some dependency makes `serde_json` keep their order.
+fn canonical(value: &serde_json::Value, text: &mut String) {
+    use serde_json::Value as Json;
+    match value {
+        Json::Object(object) => {
+            let mut entries: Vec<_> = object.iter().collect();
+            entries.sort_by_key(|(key, _)| key.as_str());
+            text.push('{');
+            for (key, value) in entries {
+                text.push_str(&Json::from(key.as_str()).to_string());
+                text.push(':');
+                canonical(value, text);
+                text.push(',');
+            }
+            text.push('}');
+        }
+        Json::Array(items) => {
+            text.push('[');
+            for item in items {
+                canonical(item, text);
+                text.push(',');
+            }
+            text.push(']');
+        }
+        scalar => text.push_str(&scalar.to_string()),
+    }
+}

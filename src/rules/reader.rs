@@ -1,0 +1,359 @@
+//! How the parts of a rule file are read from the tree: each reader takes a [`Node`], gives back
+//! the value, or records what is wrong and gives back `None`, so that reading goes on and all of a
+//! file's errors come out at once.
+//!
+//! Used by the modules that know the keys. A reader's `what` names the value for a person, as in
+//! "`timeout`"; messages show a value only where it is neither secret nor replaced.
+
+use std::{fmt::Display, ops::RangeInclusive, path::Path, sync::Arc, time::Duration};
+
+use super::{
+    diagnostic::{Diagnostic, SourceText, Span},
+    interpolate::reason,
+    node::{Entry, Node, Scalar, Typed, Value},
+    secret, suggest, units,
+};
+
+/// The largest script or mapping file, in bytes.
+const MAX_FILE: u64 = 4 << 20;
+
+/// What reading a file gathers.
+pub struct Reader<'a> {
+    /// The rule file's text, to find the place of something inside a scalar.
+    pub text: &'a str,
+    /// What relative paths start from: the rule file's folder.
+    pub folder: &'a Path,
+    /// The files that diagnostics point into; the rule file is the first.
+    pub files: Vec<Arc<SourceText>>,
+    /// Errors and warnings, in the order in which they were met.
+    pub found: Vec<Diagnostic>,
+}
+
+/// A map whose keys have been checked.
+#[derive(Clone, Copy)]
+pub struct Fields<'n> {
+    entries: &'n [Entry],
+    /// Where to say that something is missing.
+    pub owner: &'n Span,
+}
+
+impl<'n> Fields<'n> {
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<&'n Node> {
+        self.entry(key).map(|entry| &entry.value)
+    }
+
+    /// A key with its value.
+    pub fn entry(&self, key: &str) -> Option<&'n Entry> {
+        self.entries.iter().find(|entry| &*entry.key == key)
+    }
+
+    /// Every key with its value, the unknown ones too.
+    pub fn entries(&self) -> &'n [Entry] {
+        self.entries
+    }
+}
+
+impl Reader<'_> {
+    /// Records an error, to be filled in.
+    pub fn error(&mut self, span: &Span, message: impl Into<String>) -> &mut Diagnostic {
+        self.found.push(Diagnostic::error(span.clone(), message));
+        self.found.last_mut().expect("it was just pushed")
+    }
+
+    /// Records a warning, to be filled in.
+    pub fn warning(&mut self, span: &Span, message: impl Into<String>) -> &mut Diagnostic {
+        self.found.push(Diagnostic::warning(span.clone(), message));
+        self.found.last_mut().expect("it was just pushed")
+    }
+
+    /// Where a piece of a scalar's text stands in the file, else the whole scalar.
+    pub fn part(&self, node: &Node, piece: &str) -> Span {
+        let written = self.text.get(node.span.clone()).unwrap_or_default();
+        match written.find(piece) {
+            Some(at) if !piece.is_empty() => {
+                node.span.start + at..node.span.start + at + piece.len()
+            }
+            _ => node.span.clone(),
+        }
+    }
+
+    /// Where the bytes `part` of a scalar's text stand in the file, where the text stands there
+    /// as it is; else the whole scalar.
+    pub fn place(&self, node: &Node, part: Span) -> Span {
+        let Some(scalar) = node.scalar() else { return node.span.clone() };
+        let written = self.text.get(node.span.clone()).unwrap_or_default();
+        match written.find(&scalar.text) {
+            Some(at) if !scalar.text.is_empty() => {
+                let start = node.span.start + at;
+                start + part.start..start + part.end
+            }
+            _ => node.span.clone(),
+        }
+    }
+
+    /// The wrong kind of value.
+    pub fn mismatch(&mut self, node: &Node, what: &str, takes: impl Display) -> &mut Diagnostic {
+        let found = describe(node);
+        let span = match &node.value {
+            // The whole of a block would be underlined line by line.
+            Value::Scalar(scalar) if scalar.absent => node.owner.clone(),
+            _ => node.span.clone(),
+        };
+        let error = self.error(&span, format!("{what} takes {takes}"));
+        error.label(found)
+    }
+
+    /// A map, whose unknown keys are told.
+    pub fn fields<'n>(
+        &mut self,
+        node: &'n Node,
+        what: &str,
+        known: &[&'static str],
+    ) -> Option<Fields<'n>> {
+        let fields =
+            self.any_fields(node, what, &format!("a map with {}", suggest::list(known)))?;
+        for entry in fields.entries {
+            if !known.contains(&&*entry.key) {
+                let shown = shown_text(&entry.key);
+                let message = match what {
+                    "the rule file" => format!("unknown key {shown}"),
+                    _ => format!("unknown key {shown} in {what}"),
+                };
+                let near = suggest::near(&entry.key, known.iter().copied());
+                let error = self.error(&entry.key_span, message);
+                if let Some(near) = near {
+                    error.label(format!("did you mean `{near}`?"));
+                }
+                error.help(format!("the keys here are {}", suggest::list(known)));
+            }
+        }
+        Some(fields)
+    }
+
+    /// A map whose keys may be anything.
+    pub fn any_fields<'n>(
+        &mut self,
+        node: &'n Node,
+        what: &str,
+        takes: &str,
+    ) -> Option<Fields<'n>> {
+        match &node.value {
+            Value::Map(entries) => Some(Fields { entries, owner: &node.owner }),
+            Value::Poison => None,
+            _ => {
+                self.mismatch(node, what, takes);
+                None
+            }
+        }
+    }
+
+    /// A list; where one entry would do, the help says how to write a list.
+    pub fn list<'n>(&mut self, node: &'n Node, what: &str, of: &str) -> Option<&'n [Node]> {
+        match &node.value {
+            Value::List(items) if items.is_empty() => {
+                self.error(&node.span, format!("{what} is empty"))
+                    .label(format!("expected at least one of {of}"));
+                None
+            }
+            Value::List(items) => Some(items),
+            Value::Poison => None,
+            Value::Scalar(scalar) if !scalar.absent => {
+                self.mismatch(node, what, format!("a list of {of}"))
+                    .help("a list of one is written `[…]` around it");
+                None
+            }
+            _ => {
+                self.mismatch(node, what, format!("a list of {of}"));
+                None
+            }
+        }
+    }
+
+    fn scalar<'n>(&mut self, node: &'n Node, what: &str, takes: &str) -> Option<&'n Scalar> {
+        match &node.value {
+            Value::Scalar(scalar) if scalar.typed() != Typed::Null => Some(scalar),
+            Value::Poison => None,
+            _ => {
+                self.mismatch(node, what, takes);
+                None
+            }
+        }
+    }
+
+    /// Text that is not empty. Numbers and booleans are taken as they are written: a password may
+    /// well be `12345`.
+    pub fn text(&mut self, node: &Node, what: &str) -> Option<String> {
+        let scalar = self.scalar(node, what, "text")?;
+        if scalar.text.is_empty() {
+            self.error(&node.span, format!("{what} is empty"));
+            return None;
+        }
+        if scalar.text.contains('\0') {
+            self.error(&node.span, format!("{what} holds a zero character"));
+            return None;
+        }
+        Some(scalar.text.clone())
+    }
+
+    /// `true` or `false`.
+    pub fn boolean(&mut self, node: &Node, what: &str) -> Option<bool> {
+        let scalar = self.scalar(node, what, "`true` or `false`")?;
+        if let Typed::Bool(value) = scalar.typed() {
+            return Some(value);
+        }
+        let meant = match scalar.text.to_ascii_lowercase().as_str() {
+            "yes" | "on" | "true" | "1" | "y" => Some(true),
+            "no" | "off" | "false" | "0" | "n" => Some(false),
+            _ => None,
+        };
+        let error = self.mismatch(node, what, "`true` or `false`");
+        if let Some(meant) = meant {
+            error.help(format!("write `{meant}`, without quotes"));
+        }
+        None
+    }
+
+    /// A whole number within bounds.
+    pub fn whole(&mut self, node: &Node, what: &str, bounds: RangeInclusive<u64>) -> Option<u64> {
+        let takes = match (*bounds.start(), *bounds.end()) {
+            (0, u64::MAX) => "a whole number".to_owned(),
+            (start, u64::MAX) => format!("a whole number from {start}"),
+            (start, end) => format!("a whole number from {start} to {end}"),
+        };
+        let scalar = self.scalar(node, what, &takes)?;
+        if let Typed::Int(number) = scalar.typed()
+            && let Ok(number) = u64::try_from(number)
+            && bounds.contains(&number)
+        {
+            return Some(number);
+        }
+        self.mismatch(node, what, takes);
+        None
+    }
+
+    /// A size in bytes, at least 1.
+    pub fn size(&mut self, node: &Node, what: &str) -> Option<usize> {
+        let scalar = self.scalar(node, what, "a size")?;
+        match units::size(&scalar.text) {
+            Ok(0) => {
+                self.error(&node.span, format!("{what} can't be 0"));
+                None
+            }
+            Ok(size) => Some(size),
+            Err(wrong) => {
+                self.unit(node, format!("{what} takes a size"), wrong, units::SIZE_HELP);
+                None
+            }
+        }
+    }
+
+    /// A time, at least `smallest`.
+    pub fn time(&mut self, node: &Node, what: &str, smallest: Duration) -> Option<Duration> {
+        let scalar = self.scalar(node, what, "a time")?;
+        match units::time(&scalar.text) {
+            Ok(time) if time < smallest => {
+                let message = format!("{what} is at least {}ms", smallest.as_millis());
+                self.error(&node.span, message);
+                None
+            }
+            Ok(time) => Some(time),
+            Err(wrong) => {
+                self.unit(node, format!("{what} takes a time"), wrong, units::TIME_HELP);
+                None
+            }
+        }
+    }
+
+    fn unit(&mut self, node: &Node, message: String, wrong: units::Wrong, help: &str) {
+        let substituted = node.scalar().is_some_and(|scalar| scalar.substituted);
+        let error = self.error(&node.span, message);
+        match wrong.meant.filter(|_| !substituted) {
+            Some(meant) => error.label(format!("{}: did you mean `{meant}`?", wrong.found)),
+            None => error.label(wrong.found),
+        };
+        error.help(help);
+    }
+
+    /// One of a few words.
+    pub fn word<T: Copy>(&mut self, node: &Node, what: &str, words: &[(&str, T)]) -> Option<T> {
+        let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
+        let takes = suggest::choice(&names);
+        let scalar = self.scalar(node, what, &takes)?;
+        if let Some((_, value)) = words.iter().find(|(name, _)| *name == scalar.text) {
+            return Some(*value);
+        }
+        let near = suggest::near(&scalar.text, names).filter(|_| !scalar.substituted);
+        let near = near.map(|near| format!("did you mean `{near}`?"));
+        let error = self.mismatch(node, what, takes);
+        if let Some(near) = near {
+            error.label(near);
+        }
+        None
+    }
+
+    /// The text of a file that the rule file names, and its path as it is to be opened.
+    pub fn file(&mut self, node: &Node, what: &str) -> Option<(String, String)> {
+        let written = self.text(node, what)?;
+        let path = self.folder.join(&written);
+        let shown = shown(node);
+        let text = std::fs::metadata(&path).map_err(|error| reason(&error)).and_then(|found| {
+            if found.len() > MAX_FILE {
+                return Err(format!("it is larger than {} MiB", MAX_FILE >> 20));
+            }
+            std::fs::read_to_string(&path).map_err(|error| reason(&error))
+        });
+        match text {
+            Ok(text) => Some((path.display().to_string(), text)),
+            Err(reason) => {
+                self.error(&node.span, format!("can't read {shown}: {reason}"))
+                    .help("relative paths start from the rule file's folder");
+                None
+            }
+        }
+    }
+}
+
+/// A value for a message: what it is, and itself where it may be shown.
+fn describe(node: &Node) -> String {
+    match &node.value {
+        Value::List(_) => "this is a list".to_owned(),
+        Value::Map(_) => "this is a map".to_owned(),
+        Value::Poison => String::new(),
+        Value::Scalar(scalar) if scalar.absent => "nothing is written here".to_owned(),
+        Value::Scalar(scalar) => match scalar.typed() {
+            Typed::Null => "this is `null`".to_owned(),
+            Typed::Bool(_) => "this is a boolean".to_owned(),
+            Typed::Int(_) | Typed::Float(_) => "this is a number".to_owned(),
+            Typed::Text(_) => "this is text".to_owned(),
+        },
+    }
+}
+
+/// A scalar as a message may repeat it.
+pub fn shown(node: &Node) -> String {
+    match node.scalar() {
+        Some(scalar) if !scalar.substituted && !secret::looks_secret(&scalar.text) => {
+            shown_text(&scalar.text)
+        }
+        _ => "this value".to_owned(),
+    }
+}
+
+/// Text in backticks, without control characters, and not at any length.
+pub fn shown_text(text: &str) -> String {
+    const LONGEST: usize = 60;
+    let mut shown = String::new();
+    for (count, character) in text.chars().enumerate() {
+        if count == LONGEST {
+            shown.push('…');
+            break;
+        }
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    format!("`{shown}`")
+}

@@ -1,0 +1,299 @@
+//! One entry of `rules:`.
+
+use bson::{Bson, RawDocumentBuf, Timestamp};
+
+use super::{
+    destination::{self, Placed},
+    diagnostic::Span,
+    extended_json, fingerprint,
+    model::{ChangesSettings, CopySettings, OnDelete, Rule, Selector, Since},
+    namespace,
+    node::{Node, Value},
+    query,
+    reader::{Fields, Reader},
+    script::{self, Transform},
+    targets::Named,
+};
+
+const KEYS: [&str; 12] = [
+    "name",
+    "namespace",
+    "exclude",
+    "copy",
+    "changes",
+    "filter",
+    "project",
+    "pipeline",
+    "transform",
+    "limits",
+    "on_delete",
+    "to",
+];
+
+/// What could be read of a rule. Checks across rules look at the parts, so that a slip in one rule
+/// does not hide those between others.
+pub struct Read {
+    /// `name:`, else the one exact namespace.
+    pub name: Option<String>,
+    /// What to point at for the whole rule.
+    pub span: Span,
+    /// `namespace:`
+    pub namespace_span: Span,
+    /// `namespace:` and `exclude:`
+    pub selector: Option<Selector>,
+    /// `to:`
+    pub placed: Option<Vec<Placed>>,
+    /// The rest.
+    pub rest: Option<Rest>,
+}
+
+/// What only the rule itself is concerned with.
+pub struct Rest {
+    copy: Option<CopySettings>,
+    changes: Option<ChangesSettings>,
+    filter: Option<RawDocumentBuf>,
+    project: Option<RawDocumentBuf>,
+    pipeline: Vec<RawDocumentBuf>,
+    transform: Option<Transform>,
+    limits: crate::transform::Limits,
+    on_delete: OnDelete,
+}
+
+impl Read {
+    /// The rule, where all of it could be read.
+    pub fn finish(self, targets: &[Named]) -> Option<Rule> {
+        let (name, namespaces, rest) = (self.name?, self.selector?, self.rest?);
+        let to: Vec<_> = self.placed?.into_iter().map(|placed| placed.destination).collect();
+        let fingerprint = fingerprint::of(&fingerprint::Delivered {
+            namespaces: &namespaces,
+            filter: rest.filter.as_ref(),
+            project: rest.project.as_ref(),
+            pipeline: &rest.pipeline,
+            transform: rest.transform.as_ref(),
+            limits: rest.limits,
+            to: &to,
+            targets,
+        });
+        Some(Rule {
+            name,
+            namespaces,
+            copy: rest.copy,
+            changes: rest.changes,
+            filter: rest.filter,
+            project: rest.project,
+            pipeline: rest.pipeline,
+            transform: rest.transform.map(|transform| transform.script),
+            on_delete: rest.on_delete,
+            to,
+            fingerprint,
+        })
+    }
+}
+
+/// Reads a rule.
+pub fn read(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) -> Option<Read> {
+    let fields = reader.fields(node, "a rule", &KEYS)?;
+    let span = fields.entries().first().map_or(&node.span, |first| &first.key_span).clone();
+    let missing = |reader: &mut Reader<'_>, key: &str, help: &str| {
+        reader.error(&span, format!("this rule has no `{key}`")).help(help);
+    };
+    let selector = match fields.get("namespace") {
+        Some(node) => namespace::selector(reader, node, fields.get("exclude")),
+        None => {
+            missing(reader, "namespace", "add what it reads, such as `namespace: shop.products`");
+            None
+        }
+    };
+    let name = name(reader, fields, selector.as_ref(), &span);
+    let rest = rest(reader, fields);
+    let placed = match fields.get("to") {
+        Some(node) => destination::destinations(reader, node, targets),
+        None => {
+            missing(reader, "to", "add the name of a target");
+            None
+        }
+    };
+    let namespace_span = fields.get("namespace").map_or(&span, |node| &node.span).clone();
+    let span = fields.get("name").map_or(&namespace_span, |node| &node.span).clone();
+    Some(Read { name, span, namespace_span, selector, placed, rest })
+}
+
+fn name(
+    reader: &mut Reader<'_>,
+    fields: Fields<'_>,
+    selector: Option<&Selector>,
+    span: &Span,
+) -> Option<String> {
+    if let Some(node) = fields.get("name") {
+        let name = reader.text(node, "`name`")?;
+        if name.chars().any(char::is_control) {
+            reader.error(&node.span, "`name` can't hold control characters");
+            return None;
+        }
+        return Some(name);
+    }
+    let selector = selector?;
+    match selector.exact() {
+        Some(namespace) => Some(namespace.to_string()),
+        None => {
+            let span = fields.get("namespace").map_or(span, |node| &node.span);
+            reader
+                .error(span, "this rule needs a `name`")
+                .label("more than one namespace")
+                .help("a rule is named after its namespace only where that is one exact name");
+            None
+        }
+    }
+}
+
+fn rest(reader: &mut Reader<'_>, fields: Fields<'_>) -> Option<Rest> {
+    let copy = match fields.get("copy") {
+        Some(node) => copy(reader, node),
+        None => Some(Some(COPY)),
+    };
+    let changes = match fields.get("changes") {
+        Some(node) => changes(reader, node, copy),
+        None => Some(Some(ChangesSettings { since: Since::Now })),
+    };
+    if let (Some(None), Some(None), Some(entry)) = (copy, changes, fields.entry("changes")) {
+        let error = reader.error(&entry.value.span, "this rule does nothing");
+        error.label("without copy and without changes");
+        if let Some(copy) = fields.get("copy") {
+            error.also(copy.span.clone(), "");
+        }
+    }
+    let piped = fields.get("pipeline").is_some();
+    let filter = optional(fields, "filter", |node| query::filter(reader, node, piped));
+    let project = optional(fields, "project", |node| query::project(reader, node));
+    let pipeline = optional(fields, "pipeline", |node| query::pipeline(reader, node));
+    let limits = match fields.get("limits") {
+        Some(node) => script::limits(reader, node),
+        None => Some(script::DEFAULT_LIMITS),
+    };
+    if let (Some(entry), None) = (fields.entry("limits"), fields.get("transform")) {
+        reader
+            .warning(&entry.key_span, "`limits` has no effect without a `transform`")
+            .help("it limits the rule's script");
+    }
+    let transform = optional(fields, "transform", |node| {
+        script::transform(reader, node, limits.unwrap_or(script::DEFAULT_LIMITS))
+    });
+    let on_delete = match fields.get("on_delete") {
+        Some(node) => {
+            let words = [("remove", OnDelete::Remove), ("keep", OnDelete::Keep)];
+            reader.word(node, "`on_delete`", &words)
+        }
+        None => Some(OnDelete::Remove),
+    };
+    Some(Rest {
+        copy: copy?,
+        changes: changes?,
+        filter: filter?,
+        project: project?,
+        pipeline: pipeline?.unwrap_or_default(),
+        transform: transform?,
+        limits: limits?,
+        on_delete: on_delete?,
+    })
+}
+
+/// A key that may be absent: the outer `None` is a fault.
+fn optional<T>(
+    fields: Fields<'_>,
+    key: &str,
+    read: impl FnOnce(&Node) -> Option<T>,
+) -> Option<Option<T>> {
+    match fields.get(key) {
+        Some(node) => read(node).map(Some),
+        None => Some(None),
+    }
+}
+
+const COPY: CopySettings = CopySettings { parallel: 4, chunk: 32 << 20, allow_disk_use: true };
+
+/// `copy:`: the inner `None` is `false`.
+fn copy(reader: &mut Reader<'_>, node: &Node) -> Option<Option<CopySettings>> {
+    if !matches!(node.value, Value::Map(_)) {
+        return reader.boolean(node, "`copy`").map(|copy| copy.then_some(COPY));
+    }
+    let fields = reader.fields(node, "`copy`", &["parallel", "chunk", "allow_disk_use"])?;
+    let parallel = match fields.get("parallel") {
+        Some(node) => reader
+            .whole(node, "`parallel`", 1..=64)
+            .and_then(|parallel| usize::try_from(parallel).ok()),
+        None => Some(COPY.parallel),
+    };
+    let chunk = match fields.get("chunk") {
+        Some(node) => reader.size(node, "`chunk`"),
+        None => Some(COPY.chunk),
+    };
+    let allow_disk_use = match fields.get("allow_disk_use") {
+        Some(node) => reader.boolean(node, "`allow_disk_use`"),
+        None => Some(COPY.allow_disk_use),
+    };
+    let copy = CopySettings { parallel: parallel?, chunk: chunk?, allow_disk_use: allow_disk_use? };
+    Some(Some(copy))
+}
+
+/// `changes:`: the inner `None` is `false`.
+fn changes(
+    reader: &mut Reader<'_>,
+    node: &Node,
+    copy: Option<Option<CopySettings>>,
+) -> Option<Option<ChangesSettings>> {
+    if !matches!(node.value, Value::Map(_)) {
+        let changes = reader.boolean(node, "`changes`")?;
+        return Some(changes.then_some(ChangesSettings { since: Since::Now }));
+    }
+    let fields = reader.fields(node, "`changes`", &["since"])?;
+    let Some(since_node) = fields.get("since") else {
+        return Some(Some(ChangesSettings { since: Since::Now }));
+    };
+    let since = since(reader, since_node)?;
+    if let (Some(Some(_)), Since::Time(_)) = (copy, since) {
+        reader
+            .warning(&since_node.span, "`since` has no effect where the rule copies")
+            .help("the changes begin where the copy began; write `copy: false` to begin elsewhere");
+    }
+    Some(Some(ChangesSettings { since }))
+}
+
+/// `since:`
+fn since(reader: &mut Reader<'_>, node: &Node) -> Option<Since> {
+    const TAKES: &str = "`now`, a time such as `2026-11-20T00:00:00Z`, or `seconds.increment` such \
+                         as `1795227029.1`";
+    let time = match &node.value {
+        Value::Map(_) => match extended_json::value(reader, node)? {
+            Bson::DateTime(date) => at_millis(date.timestamp_millis()),
+            Bson::Timestamp(time) => Some(time),
+            _ => None,
+        },
+        Value::Scalar(scalar) if !scalar.absent => match scalar.text.as_str() {
+            "now" => return Some(Since::Now),
+            text => timestamp(text).or_else(|| {
+                let date = bson::DateTime::parse_rfc3339_str(text).ok()?;
+                at_millis(date.timestamp_millis())
+            }),
+        },
+        Value::Poison => return None,
+        _ => None,
+    };
+    if time.is_none() {
+        let day = node.scalar().is_some_and(|scalar| scalar.text.len() == 10);
+        let error = reader.error(&node.span, format!("`since` takes {TAKES}"));
+        if day {
+            error.label("the time of day and the zone are missing");
+        }
+    }
+    time.map(Since::Time)
+}
+
+/// `seconds.increment`, from the text: `1.1` and `1.10` are two times.
+fn timestamp(text: &str) -> Option<Timestamp> {
+    let (seconds, increment) = text.split_once('.')?;
+    Some(Timestamp { time: seconds.parse().ok()?, increment: increment.parse().ok()? })
+}
+
+fn at_millis(millis: i64) -> Option<Timestamp> {
+    Some(Timestamp { time: u32::try_from(millis.div_euclid(1000)).ok()?, increment: 0 })
+}

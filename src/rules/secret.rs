@@ -1,0 +1,277 @@
+//! Which parts of a rule file must never be shown.
+//!
+//! Asked once per file, before the first diagnostic is rendered, for the ranges that
+//! [`super::diagnostic::SourceText`] hides. It errs on the side of hiding: a misspelt `pasword:`
+//! holds a password all the same, and so may a comment. What a `${…}` stands for is not in the
+//! text at all; its name is shown, its default is not where the place is a secret one.
+
+use std::ops::Range;
+
+use super::{
+    diagnostic::Span,
+    node::{Entry, Node, Value},
+};
+
+/// Words that give a secret away wherever they stand in a key, without case, `_` and `-`.
+const WORDS: [&str; 10] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "pwd",
+    "secret",
+    "token",
+    "apikey",
+    "bearer",
+    "credential",
+    "authorization",
+];
+
+/// Keys under a rule that hold field names and values of documents, not logins.
+const DOCUMENT_KEYS: [&str; 5] = ["filter", "project", "pipeline", "mappings", "settings"];
+
+/// The ranges to hide in a file that is YAML. Nothing is known of `dropped` but that it was written
+/// under some key that could not be used, so that all of it is hidden.
+pub fn in_tree(text: &str, root: Option<&Node>, dropped: &[Node]) -> Vec<Span> {
+    let mut hide = in_comments(text);
+    let nothing = Place { secret: false, in_rules: false, in_documents: false };
+    if let Some(root) = root.filter(|root| root.map().is_none()) {
+        walk(text, root, nothing, &mut hide);
+    }
+    for entry in root.and_then(Node::map).unwrap_or_default() {
+        let mut place = nothing;
+        match (&*entry.key, entry.value.map()) {
+            // The keys of `targets:` are names.
+            ("targets", Some(targets)) => {
+                targets.iter().for_each(|target| walk(text, &target.value, place, &mut hide));
+            }
+            (key, _) => {
+                place.in_rules = key == "rules";
+                walk_entry(text, entry, place, &mut hide);
+            }
+        }
+    }
+    for node in dropped {
+        walk(text, node, Place { secret: true, ..nothing }, &mut hide);
+    }
+    hide
+}
+
+/// The ranges to hide in a text that is not YAML, or not known to be: line by line.
+pub fn in_text(text: &str) -> Vec<Span> {
+    let mut hide = Vec::new();
+    // The indentation of a key whose value may go on below.
+    let mut below: Option<usize> = None;
+    for line in lines(text) {
+        let content = &text[line.clone()];
+        let indent = content.len() - content.trim_start().len();
+        if below.is_some_and(|key| indent > key || content.trim().is_empty()) {
+            hide.push(line.start + indent..line.end);
+            continue;
+        }
+        below = None;
+        if let Some(value) = secret_value(content) {
+            below = Some(indent);
+            hide.push(line.start + value..line.end);
+        }
+        uri_logins(content, line.start, &mut hide);
+    }
+    hide
+}
+
+/// The logins of the URIs in a text.
+pub fn logins(text: &str) -> Vec<Span> {
+    let mut found = Vec::new();
+    uri_logins(text, 0, &mut found);
+    found.retain(|span| !span.is_empty());
+    found
+}
+
+/// Whether a value must not be repeated in a message.
+pub fn looks_secret(text: &str) -> bool {
+    !logins(text).is_empty()
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    secret: bool,
+    in_rules: bool,
+    in_documents: bool,
+}
+
+fn walk(text: &str, node: &Node, place: Place, hide: &mut Vec<Span>) {
+    match &node.value {
+        Value::List(items) => items.iter().for_each(|item| walk(text, item, place, hide)),
+        Value::Map(entries) => {
+            entries.iter().for_each(|entry| walk_entry(text, entry, place, hide));
+        }
+        // Nobody reads a poisoned value, but its line may be shown.
+        Value::Scalar(_) | Value::Poison if place.secret => {
+            hide_scalar(text, node.span.clone(), hide);
+        }
+        Value::Scalar(_) | Value::Poison => {
+            if let Some(written) = text.get(node.span.clone()) {
+                uri_logins(written, node.span.start, hide);
+            }
+        }
+    }
+}
+
+fn walk_entry(text: &str, entry: &Entry, mut place: Place, hide: &mut Vec<Span>) {
+    place.in_documents |= place.in_rules && DOCUMENT_KEYS.contains(&&*entry.key);
+    if place.secret {
+        // Of a login, the user name alone may be shown.
+        place.secret = &*entry.key != "username";
+    } else if !place.in_documents {
+        place.secret = is_secret_key(&entry.key);
+    }
+    walk(text, &entry.value, place, hide);
+}
+
+/// All of a scalar but its quotes and the names of its `${…}`.
+fn hide_scalar(text: &str, span: Span, hide: &mut Vec<Span>) {
+    let Some(written) = text.get(span.clone()) else { return };
+    let quotes = written.len() >= 2 && written.starts_with(['"', '\'']);
+    let Range { start, end } = if quotes { span.start + 1..span.end - 1 } else { span };
+    let mut at = start;
+    while at < end {
+        let Some(reference) = text[at..end].find("${").map(|offset| at + offset) else { break };
+        let Some(close) = text[reference..end].find('}').map(|offset| reference + offset + 1)
+        else {
+            break;
+        };
+        hide.push(at..reference);
+        if let Some(default) = text[reference..close].find(":-") {
+            hide.push(reference + default + 2..close - 1);
+        }
+        at = close;
+    }
+    hide.push(at..end);
+}
+
+fn is_secret_key(key: &str) -> bool {
+    let key: String =
+        key.chars().filter(|c| !matches!(c, '_' | '-')).flat_map(char::to_lowercase).collect();
+    let near = |word: &str| {
+        let distance = word.len() / 4;
+        key.len().abs_diff(word.len()) <= distance
+            && strsim::damerau_levenshtein(&key, word) <= distance
+    };
+    near("auth") || WORDS.iter().any(|word| key.contains(word) || near(word))
+}
+
+/// Where in a line the value of a secret key begins.
+fn secret_value(line: &str) -> Option<usize> {
+    line.match_indices(':').find_map(|(colon, _)| {
+        let key = line[..colon].trim_end_matches(['"', '\'', ' ']);
+        let begins = key
+            .rfind(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-'))
+            .map_or(0, |before| before + line[before..].chars().next().map_or(1, char::len_utf8));
+        is_secret_key(&key[begins..]).then_some(colon + 1)
+    })
+}
+
+/// The passwords of `scheme://user:password@host`, and the values of options that hold one.
+fn uri_logins(text: &str, offset: usize, hide: &mut Vec<Span>) {
+    for (scheme, _) in text.match_indices("://") {
+        let begins = scheme + 3;
+        let rest = &text[begins..];
+        let uri = &rest[..rest.find([' ', '\t', '\r', '\n', '"', '\'']).unwrap_or(rest.len())];
+        // A password that should have been encoded may hold anything, `@`, `/`, `?` and `,` too,
+        // so that the last `@` of the line counts.
+        let line = &rest[..rest.find(['\r', '\n']).unwrap_or(rest.len())];
+        if let Some(at) = line.rfind('@') {
+            let login = &line[..at];
+            let from = login.find(':').map_or(0, |colon| colon + 1);
+            hide_parts(text, begins + from..begins + at, offset, hide);
+        }
+        let options = uri.find('?').map_or("", |question| &uri[question + 1..]);
+        let options_begin = begins + uri.len() - options.len();
+        let mut at = options_begin;
+        for option in options.split('&') {
+            if let Some((name, value)) = option.split_once('=')
+                && (is_secret_key(name) || is_secret_key(value))
+            {
+                let value = at + name.len() + 1..at + option.len();
+                hide_parts(text, value, offset, hide);
+            }
+            at += option.len() + 1;
+        }
+    }
+}
+
+/// Hides a range, the names of its `${…}` excepted.
+fn hide_parts(text: &str, range: Span, offset: usize, hide: &mut Vec<Span>) {
+    let mut parts = Vec::new();
+    hide_scalar(text, range, &mut parts);
+    hide.extend(parts.into_iter().map(|part| part.start + offset..part.end + offset));
+}
+
+/// Secrets in comments: a login that was commented out is still one.
+fn in_comments(text: &str) -> Vec<Span> {
+    let mut hide = Vec::new();
+    for line in lines(text) {
+        let content = &text[line.clone()];
+        for (sign, _) in content.match_indices('#') {
+            let begins = content[..sign].trim_end().len();
+            if begins != 0 && begins == sign {
+                continue;
+            }
+            let comment = &content[sign..];
+            if let Some(value) = secret_value(comment) {
+                hide.push(line.start + sign + value..line.end);
+            }
+            uri_logins(comment, line.start + sign, &mut hide);
+        }
+    }
+    hide
+}
+
+fn lines(text: &str) -> impl Iterator<Item = Span> + '_ {
+    let mut start = 0;
+    text.split_inclusive('\n').map(move |line| {
+        let span = start..start + line.trim_end_matches(['\r', '\n']).len();
+        start += line.len();
+        span
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(text: &str, mut hide: Vec<Span>) -> String {
+        hide.sort_by_key(|span| std::cmp::Reverse(span.start));
+        let mut shown = text.to_owned();
+        for span in hide.into_iter().filter(|span| !span.is_empty()) {
+            shown.replace_range(span, "*");
+        }
+        shown
+    }
+
+    #[test]
+    fn logins_in_uris_are_hidden_and_names_of_variables_are_not() {
+        for (text, expected) in [
+            ("mongodb://db:27017/?replicaSet=rs0", "mongodb://db:27017/?replicaSet=rs0"),
+            ("mongodb://u:p@db,db2/?x=1", "mongodb://u:*@db,db2/?x=1"),
+            ("mongodb://u:p@ss/w?rd@db", "mongodb://u:*@db"),
+            ("mongodb://u:${PW}@db", "mongodb://u:${PW}@db"),
+            ("mongodb://u:${PW:-abc}x@db", "mongodb://u:${PW:-*}*@db"),
+            ("https://key@host", "https://*@host"),
+            (
+                "mongodb://h/?tlsCertificateKeyFilePassword=abc&tls=true",
+                "mongodb://h/?tlsCertificateKeyFilePassword=*&tls=true",
+            ),
+        ] {
+            let mut hide = Vec::new();
+            uri_logins(text, 0, &mut hide);
+            assert_eq!(shown(text, hide), expected);
+        }
+    }
+
+    #[test]
+    fn text_that_is_not_yaml_hides_what_looks_like_a_login() {
+        let text = "a: 1\nauth: { api_key: abc\npasword:\n  abc\n\n  def\nb: \"\n# token: abc\n";
+        let expected = "a: 1\nauth:*\npasword:*\n  *\n\n  *\nb: \"\n# token:*\n";
+        assert_eq!(shown(text, in_text(text)), expected);
+    }
+}

@@ -1,0 +1,365 @@
+//! `targets:`: what is written to, and how.
+
+use std::{path::PathBuf, time::Duration};
+
+use super::{
+    diagnostic::Span,
+    model::{
+        DeliverySettings, Engine, EngineAuth, EngineFlavor, OnRejected, Secret, Target, TargetKind,
+        Tls,
+    },
+    node::{Entry, Node, Value},
+    reader::{Fields, Reader, shown_text},
+    suggest,
+    uri::{self, NodeUrl},
+};
+
+const KINDS: [&str; 2] = ["elasticsearch", "opensearch"];
+const ENGINE_KEYS: [&str; 10] = [
+    "urls",
+    "auth",
+    "tls",
+    "compression",
+    "json",
+    "batch",
+    "timeout",
+    "retry",
+    "on_rejected",
+    "ordering",
+];
+
+/// A target's name, where it stands, and what it is where that could be read.
+pub struct Named {
+    /// What rules call it.
+    pub name: String,
+    /// Where the name stands.
+    pub span: Span,
+    /// `None` where something is wrong with it: its name is known all the same.
+    pub target: Option<Target>,
+}
+
+/// `targets:`
+pub fn targets(reader: &mut Reader<'_>, node: &Node) -> Option<Vec<Named>> {
+    let takes = "a map from a name to what it is";
+    let fields = reader.any_fields(node, "`targets`", takes)?;
+    if fields.entries().is_empty() {
+        reader.error(fields.owner, "`targets` is empty");
+        return None;
+    }
+    let mut targets = Vec::new();
+    for entry in fields.entries() {
+        let target = target(reader, entry);
+        targets.push(Named { name: entry.key.to_string(), span: entry.key_span.clone(), target });
+    }
+    Some(targets)
+}
+
+fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
+    if entry.key.is_empty() || entry.key.contains(char::is_control) {
+        reader.error(&entry.key_span, "a target needs a name that can be read");
+        return None;
+    }
+    let what = format!("the target {}", shown_text(&entry.key));
+    let takes = format!("a map with {}", suggest::choice(&KINDS));
+    let fields = reader.any_fields(&entry.value, &what, &takes)?;
+    let kinds: Vec<&Entry> =
+        fields.entries().iter().filter(|kind| KINDS.contains(&&*kind.key)).collect();
+    let mut others = fields.entries().iter().filter(|kind| !KINDS.contains(&&*kind.key));
+    match (kinds.as_slice(), others.next()) {
+        ([kind], None) => {
+            let flavor = match &*kind.key {
+                "opensearch" => EngineFlavor::OpenSearch,
+                _ => EngineFlavor::Elasticsearch,
+            };
+            let (kind, delivery) = engine(reader, &kind.value, flavor)?;
+            Some(Target { name: entry.key.to_string(), kind, delivery })
+        }
+        ([], None) => {
+            reader
+                .error(fields.owner, format!("{what} does not say what it is"))
+                .help(format!("a target is one of {}", suggest::list(&KINDS)));
+            None
+        }
+        ([first, second, ..], _) => {
+            reader
+                .error(&second.key_span, format!("{what} is two things at once"))
+                .label("and this")
+                .also(first.key_span.clone(), "this")
+                .help("give each a name of its own under `targets`");
+            None
+        }
+        (kinds, Some(other)) => {
+            let key = shown_text(&other.key);
+            if ENGINE_KEYS.contains(&&*other.key) {
+                let error =
+                    reader.error(&other.key_span, format!("{key} stands one level too high"));
+                match kinds {
+                    [kind] => error.help(format!("it belongs below `{}`", kind.key)),
+                    _ => error.help(format!(
+                        "it belongs below {}, below the target's name",
+                        suggest::choice(&KINDS)
+                    )),
+                };
+                return None;
+            }
+            let near = suggest::near(&other.key, KINDS);
+            let error = reader.error(&other.key_span, format!("there is no target of kind {key}"));
+            if let Some(near) = near {
+                error.label(format!("did you mean `{near}`?"));
+            }
+            error.help(format!("a target is one of {}", suggest::list(&KINDS)));
+            None
+        }
+    }
+}
+
+fn engine(
+    reader: &mut Reader<'_>,
+    node: &Node,
+    flavor: EngineFlavor,
+) -> Option<(TargetKind, DeliverySettings)> {
+    let what = format!("`{}`", flavor.as_str());
+    let fields = reader.fields(node, &what, &ENGINE_KEYS)?;
+    let urls = match fields.get("urls") {
+        Some(node) => urls(reader, node),
+        None => {
+            reader
+                .error(fields.owner, format!("{what} has no `urls`"))
+                .help("add the nodes' addresses, such as `urls: [http://127.0.0.1:9200]`");
+            None
+        }
+    };
+    let auth = fields.get("auth").map_or(Some(EngineAuth::None), |node| auth(reader, node));
+    let tls = fields.get("tls").map_or(Some(Tls::default()), |node| tls(reader, node));
+    let gzip = match fields.get("compression") {
+        Some(node) => reader.word(node, "`compression`", &[("none", false), ("gzip", true)]),
+        None => Some(false),
+    };
+    let extended_json = match fields.get("json") {
+        Some(node) => reader.word(node, "`json`", &[("plain", false), ("extended", true)]),
+        None => Some(false),
+    };
+    let delivery = delivery(reader, fields);
+    let (urls, logins): (Vec<_>, Vec<_>) =
+        urls?.into_iter().map(|url| (url.url, url.login)).unzip();
+    let auth = login(reader, fields, auth?, logins)?;
+    let engine =
+        Engine { flavor, urls, auth, tls: tls?, gzip: gzip?, extended_json: extended_json? };
+    Some((TargetKind::Engine(engine), delivery?))
+}
+
+fn urls(reader: &mut Reader<'_>, node: &Node) -> Option<Vec<NodeUrl>> {
+    let nodes = reader.list(node, "`urls`", "URLs")?;
+    let urls: Vec<_> = nodes.iter().map(|node| uri::node_url(reader, node)).collect();
+    urls.into_iter().collect()
+}
+
+/// A login in the URLs is the target's, where there is no other.
+fn login(
+    reader: &mut Reader<'_>,
+    fields: Fields<'_>,
+    auth: EngineAuth,
+    logins: Vec<Option<(String, Secret)>>,
+) -> Option<EngineAuth> {
+    let urls = fields.get("urls")?;
+    let Some(first) = logins.iter().find(|login| login.is_some()) else { return Some(auth) };
+    if let Some(entry) = fields.entry("auth") {
+        reader
+            .error(&urls.span, "the login is in `urls` and in `auth`")
+            .also(entry.key_span.clone(), "and here")
+            .help("keep `auth` and take the login out of the URLs");
+        return None;
+    }
+    if logins.iter().any(|login| login != first) {
+        reader
+            .error(&urls.span, "the nodes of a target have one login")
+            .label("not every URL has the same")
+            .help("take it out of the URLs and put it below `auth`");
+        return None;
+    }
+    let (user, password) = first.clone()?;
+    Some(EngineAuth::Basic(user, password))
+}
+
+fn auth(reader: &mut Reader<'_>, node: &Node) -> Option<EngineAuth> {
+    let help = "a login is `{ username: …, password: … }`, `{ api_key: … }` or `{ bearer: … }`";
+    if !matches!(node.value, Value::Map(_) | Value::Poison) {
+        reader.mismatch(node, "`auth`", "a map").help(help);
+        return None;
+    }
+    let fields = reader.fields(node, "`auth`", &["username", "password", "api_key", "bearer"])?;
+    let given: Vec<&str> = ["username", "password", "api_key", "bearer"]
+        .into_iter()
+        .filter(|key| fields.get(key).is_some())
+        .collect();
+    let mut text = |key: &str| {
+        let node = fields.get(key)?;
+        reader.text(node, &format!("`{key}`"))
+    };
+    match given.as_slice() {
+        ["username", "password"] => {
+            let (username, password) = (text("username"), text("password"));
+            Some(EngineAuth::Basic(username?, Secret::new(password?)))
+        }
+        ["api_key"] => text("api_key").map(|key| EngineAuth::ApiKey(Secret::new(key))),
+        ["bearer"] => text("bearer").map(|token| EngineAuth::Bearer(Secret::new(token))),
+        ["username"] => {
+            reader.error(fields.owner, "`auth` has a `username` and no `password`");
+            None
+        }
+        ["password"] => {
+            reader.error(fields.owner, "`auth` has a `password` and no `username`");
+            None
+        }
+        [] => {
+            // A key that is unknown is told already.
+            if fields.entries().is_empty() {
+                reader.error(fields.owner, "`auth` is empty").help(help);
+            }
+            None
+        }
+        several => {
+            let several = suggest::list(several);
+            reader.error(fields.owner, format!("{several} can't stand together")).help(help);
+            None
+        }
+    }
+}
+
+fn tls(reader: &mut Reader<'_>, node: &Node) -> Option<Tls> {
+    let fields = reader.fields(node, "`tls`", &["ca", "cert", "key", "insecure"])?;
+    let path = |reader: &mut Reader<'_>, key: &str| -> Option<Option<PathBuf>> {
+        let Some(node) = fields.get(key) else { return Some(None) };
+        let path = reader.text(node, &format!("`{key}`"))?;
+        Some(Some(reader.folder.join(path)))
+    };
+    let ca = path(reader, "ca");
+    let (cert, key) = (path(reader, "cert"), path(reader, "key"));
+    let insecure = match fields.get("insecure") {
+        Some(node) => reader.boolean(node, "`insecure`"),
+        None => Some(false),
+    };
+    let client = match (cert?, key?) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        (cert, _) => {
+            let (there, missing) = if cert.is_some() { ("cert", "key") } else { ("key", "cert") };
+            reader.error(fields.owner, format!("`tls` has a `{there}` and no `{missing}`"));
+            return None;
+        }
+    };
+    Some(Tls { ca: ca?, client, insecure: insecure? })
+}
+
+/// The five keys that any target has, with an engine's defaults.
+fn delivery(reader: &mut Reader<'_>, fields: Fields<'_>) -> Option<DeliverySettings> {
+    let mut settings = DeliverySettings {
+        max_bytes: 8 << 20,
+        max_actions: 5000,
+        max_delay: Duration::from_millis(50),
+        concurrency: 2,
+        timeout: Duration::from_secs(60),
+        retry_initial: Duration::from_millis(100),
+        retry_max: Duration::from_secs(30),
+        on_rejected: OnRejected::DeadLetter,
+    };
+    let batch = match fields.get("batch") {
+        Some(node) => batch(reader, node, &mut settings),
+        None => Some(()),
+    };
+    let timeout = match fields.get("timeout") {
+        Some(node) => reader.time(node, "`timeout`", Duration::from_millis(1)),
+        None => Some(settings.timeout),
+    };
+    let retry = match fields.get("retry") {
+        Some(node) => retry(reader, node, &mut settings),
+        None => Some(()),
+    };
+    let on_rejected = match fields.get("on_rejected") {
+        Some(node) => on_rejected(reader, node),
+        None => Some(OnRejected::DeadLetter),
+    };
+    let total = match fields.get("ordering") {
+        Some(node) => reader.word(node, "`ordering`", &[("document", false), ("total", true)]),
+        None => Some(false),
+    }?;
+    if total {
+        let written = fields.get("batch").and_then(|batch| batch.get("concurrency"));
+        if let Some(written) = written.filter(|_| settings.concurrency > 1) {
+            reader
+                .warning(&written.span, "`ordering: total` has one lane")
+                .label("this has no effect");
+        }
+        settings.concurrency = 1;
+    }
+    (batch?, retry?);
+    Some(DeliverySettings { timeout: timeout?, on_rejected: on_rejected?, ..settings })
+}
+
+fn batch(reader: &mut Reader<'_>, node: &Node, settings: &mut DeliverySettings) -> Option<()> {
+    let keys = ["max_bytes", "max_actions", "max_delay", "concurrency"];
+    let fields = reader.fields(node, "`batch`", &keys)?;
+    let max_bytes = match fields.get("max_bytes") {
+        Some(node) => reader.size(node, "`max_bytes`"),
+        None => Some(settings.max_bytes),
+    };
+    let max_delay = match fields.get("max_delay") {
+        Some(node) => reader.time(node, "`max_delay`", Duration::ZERO),
+        None => Some(settings.max_delay),
+    };
+    let mut count = |key: &str, most: u64, otherwise: usize| match fields.get(key) {
+        Some(node) => reader
+            .whole(node, &format!("`{key}`"), 1..=most)
+            .and_then(|count| usize::try_from(count).ok()),
+        None => Some(otherwise),
+    };
+    let max_actions = count("max_actions", 1_000_000, settings.max_actions);
+    let concurrency = count("concurrency", 256, settings.concurrency);
+    settings.max_bytes = max_bytes?;
+    settings.max_delay = max_delay?;
+    settings.max_actions = max_actions?;
+    settings.concurrency = concurrency?;
+    Some(())
+}
+
+fn retry(reader: &mut Reader<'_>, node: &Node, settings: &mut DeliverySettings) -> Option<()> {
+    let fields = reader.fields(node, "`retry`", &["initial", "max"])?;
+    let mut time = |key: &str, otherwise: Duration| match fields.get(key) {
+        Some(node) => reader.time(node, &format!("`{key}`"), Duration::from_millis(1)),
+        None => Some(otherwise),
+    };
+    let initial = time("initial", settings.retry_initial);
+    let max = time("max", settings.retry_max);
+    (settings.retry_initial, settings.retry_max) = (initial?, max?);
+    if settings.retry_initial > settings.retry_max {
+        let node = fields.get("initial").or(fields.get("max")).unwrap_or(node);
+        reader.error(&node.span, "the first wait, `initial`, is longer than the longest, `max`");
+        return None;
+    }
+    Some(())
+}
+
+fn on_rejected(reader: &mut Reader<'_>, node: &Node) -> Option<OnRejected> {
+    if let Value::Map(_) = node.value {
+        let fields = reader.fields(node, "`on_rejected`", &["stop_after"])?;
+        let Some(after) = fields.get("stop_after") else {
+            reader.error(
+                fields.owner,
+                "`on_rejected` takes `dead_letter`, `stop` or \
+                 `{ stop_after: … }`",
+            );
+            return None;
+        };
+        return reader.whole(after, "`stop_after`", 1..=u64::MAX).map(OnRejected::StopAfter);
+    }
+    let words = [("dead_letter", OnRejected::DeadLetter), ("stop", OnRejected::Stop)];
+    if let Value::Scalar(scalar) = &node.value
+        && scalar.text == "stop_after"
+    {
+        reader
+            .error(&node.span, "`stop_after` needs a number")
+            .help("write `on_rejected: { stop_after: 1000 }`");
+        return None;
+    }
+    reader.word(node, "`on_rejected`", &words)
+}
