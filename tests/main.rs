@@ -1,5 +1,4 @@
 //! Every test that stands outside the library: one binary, so that it is linked once.
 
-mod rule_files;
-
-fn main() {}
+mod copy;
+mod support;

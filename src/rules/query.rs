@@ -144,7 +144,9 @@ fn projection(reader: &mut Reader<'_>, node: &Node, name: &str) {
     for entry in node.map().unwrap_or_default().iter().filter(|entry| is_id(&entry.key)) {
         let typed = entry.value.scalar().map(|scalar| scalar.typed());
         match typed {
-            Some(Typed::Int(0) | Typed::Bool(false)) => takes_id(reader, &entry.key_span, name, STAYS),
+            Some(Typed::Int(0) | Typed::Bool(false)) => {
+                takes_id(reader, &entry.key_span, name, STAYS)
+            }
             Some(Typed::Float(0.0)) => takes_id(reader, &entry.key_span, name, STAYS),
             Some(Typed::Int(_) | Typed::Float(_) | Typed::Bool(true)) if &*entry.key == "_id" => {}
             _ if is_id_itself(&entry.value) => {}

@@ -1,0 +1,198 @@
+//! The real binary, as a person runs it.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use mongodb::{
+    Client,
+    bson::{Timestamp, doc},
+};
+use serde_json::Value;
+use tokio::{
+    process::{Child, Command},
+    time::{Instant, MissedTickBehavior, interval, timeout_at},
+};
+
+/// How long anything that should happen may take before the test fails. Nothing is measured by it.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+/// A rule file in a folder of its own.
+pub struct RuleFile {
+    pub path: PathBuf,
+    port: u16,
+}
+
+impl RuleFile {
+    /// With one target `search` and the given `rules:` list, as YAML lines.
+    pub fn new(folder: &Path, mongo: &str, engine: &str, rules: &str) -> Result<Self> {
+        Self::written(folder, |port| {
+            format!(
+                "source: {mongo}\nhttp: {{ listen: \"127.0.0.1:{port}\" }}\n\
+                 targets:\n  search: {{ elasticsearch: {{ urls: [\"{engine}\"] }} }}\n\
+                 rules:\n{rules}\n"
+            )
+        })
+    }
+
+    /// With this text, made for a free status port.
+    pub fn written(folder: &Path, text: impl FnOnce(u16) -> String) -> Result<Self> {
+        let port = mongosync_servers::free_port();
+        let path = folder.join(format!("rules-{}.yaml", super::unique()));
+        std::fs::write(&path, text(port))?;
+        Ok(Self { path, port })
+    }
+
+    /// The whole file again, in another wording, under the same name and port.
+    pub fn rewrite(&self, change: impl FnOnce(&str) -> String) -> Result<()> {
+        let text = std::fs::read_to_string(&self.path)?;
+        Ok(std::fs::write(&self.path, change(&text))?)
+    }
+
+    /// Starts `mongosync run FILE ARGUMENTS`.
+    pub fn run(&self, arguments: &[&str]) -> Result<Run> {
+        let log = self.path.with_extension(format!("{}.log", super::unique()));
+        let child = Command::new(env!("CARGO_BIN_EXE_mongosync"))
+            .arg("run")
+            .arg(&self.path)
+            .args(arguments)
+            .env("RUST_BACKTRACE", "1")
+            .stdin(Stdio::null())
+            .stdout(File::create(log.with_extension("out"))?)
+            .stderr(File::create(&log)?)
+            .kill_on_drop(true)
+            .spawn()
+            .context("the binary starts")?;
+        Ok(Run { child, log, port: self.port })
+    }
+
+    /// Runs another command on the file to its end.
+    pub async fn command(&self, command: &str, arguments: &[&str]) -> Result<std::process::Output> {
+        Ok(Command::new(env!("CARGO_BIN_EXE_mongosync"))
+            .arg(command)
+            .arg(&self.path)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .await?)
+    }
+}
+
+/// A running `mongosync run`, killed on drop.
+pub struct Run {
+    child: Child,
+    log: PathBuf,
+    port: u16,
+}
+
+impl Run {
+    /// What it has written to stderr so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// `GET PATH` of the status server; `None` while it does not answer.
+    pub async fn get(&self, path: &str) -> Option<(u16, String)> {
+        let url = format!("http://127.0.0.1:{}{path}", self.port);
+        let answer = reqwest::get(url).await.ok()?;
+        let status = answer.status().as_u16();
+        Some((status, answer.text().await.ok()?))
+    }
+
+    /// The status object; `None` while there is none.
+    pub async fn status(&self) -> Option<Value> {
+        serde_json::from_str(&self.get("/api/status").await?.1).ok()
+    }
+
+    /// Waits until the status object is as `wanted` says.
+    pub async fn until(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut look = interval(Duration::from_millis(50));
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut last = Value::Null;
+        loop {
+            look.tick().await;
+            if let Some(status) = self.child.try_wait()? {
+                bail!("ended with {status} before {what}\n{}", self.log());
+            }
+            if let Some(status) = self.status().await {
+                if wanted(&status) {
+                    return Ok(status);
+                }
+                last = status;
+            }
+            ensure!(Instant::now() < deadline, "no sign of {what}: {last:#}\n{}", self.log());
+        }
+    }
+
+    /// Waits until every copy of the target is settled.
+    pub async fn copied(&mut self) -> Result<()> {
+        self.until("the copy's end", |status| {
+            let rules = status["targets"]["search"]["rules"].as_object();
+            rules.is_some_and(|rules| rules.values().all(|rule| rule["copy"]["complete"] == true))
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Waits until everything that the source has acknowledged by now is settled.
+    pub async fn caught_up(&mut self, source: &Client) -> Result<()> {
+        let time = cluster_time(source).await?;
+        self.until("having caught up", |status| {
+            position(&status["targets"]["search"]["position"]).is_some_and(|own| own >= time)
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// `kill -9`.
+    pub async fn kill(mut self) -> Result<()> {
+        self.child.kill().await?;
+        Ok(())
+    }
+
+    /// Sends SIGTERM and waits for the end.
+    pub async fn terminate(self) -> Result<ExitStatus> {
+        let pid = self.child.id().context("it runs")?;
+        let sent = Command::new("kill").arg("-TERM").arg(pid.to_string()).status().await?;
+        ensure!(sent.success(), "SIGTERM was sent");
+        self.ended().await
+    }
+
+    /// Waits for the end.
+    pub async fn ended(mut self) -> Result<ExitStatus> {
+        match timeout_at(Instant::now() + PATIENCE, self.child.wait()).await {
+            Ok(status) => Ok(status?),
+            Err(_) => bail!("it does not end\n{}", self.log()),
+        }
+    }
+
+    /// The process's number.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+}
+
+/// A majority-committed time at or after every write that was acknowledged before. It is that of a
+/// write of its own, so that a stream will pass it at once.
+pub async fn cluster_time(source: &Client) -> Result<(u32, u32)> {
+    let marks = source.database("marks");
+    let reply = marks
+        .run_command(doc! {
+            "update": "marks",
+            "updates": [{ "q": { "_id": 1 }, "u": { "$inc": { "n": 1 } }, "upsert": true }],
+            "writeConcern": { "w": "majority" },
+        })
+        .await?;
+    let Timestamp { time, increment } = reply.get_timestamp("operationTime")?;
+    Ok((time, increment))
+}
+
+fn position(value: &Value) -> Option<(u32, u32)> {
+    let (seconds, increment) = value.as_str()?.split_once('.')?;
+    Some((seconds.parse().ok()?, increment.parse().ok()?))
+}
