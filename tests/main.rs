@@ -1,1 +1,3 @@
+//! Every test that stands outside the library: one binary, so that it is linked once.
 
+mod checkpoint;

@@ -65,7 +65,8 @@ async fn the_next_takes_over_within_ten_seconds_of_a_death() {
         };
         acquire(store, &on("b"), tell, &CancellationToken::new()).await
     });
-    let life = tokio::time::timeout(Duration::from_secs(60), held.keep(&CancellationToken::new()));
+    let cancel = CancellationToken::new();
+    let life = tokio::time::timeout(Duration::from_secs(60), held.keep(&cancel));
     assert!(life.await.is_err(), "nobody takes it from one that lives");
     assert_eq!(*seen.lock().unwrap(), [("a".to_owned(), false), ("a".to_owned(), true)]);
 
@@ -76,7 +77,7 @@ async fn the_next_takes_over_within_ten_seconds_of_a_death() {
     assert!(!held.is_valid());
     assert!(is_lost(store_something(&first).await));
     store_something(&second).await.unwrap();
-    let end = held.keep(&CancellationToken::new()).await.unwrap_err();
+    let end = held.keep(&cancel).await.unwrap_err();
     assert_eq!(end.to_string(), "b has taken the lease, for /srv/shop.yaml");
     held.release().await.unwrap();
     assert!(!current(&*second).await.unwrap().unwrap().released, "it was not ours to give back");
@@ -133,8 +134,8 @@ async fn a_store_that_was_emptied_gets_its_lease_back() {
     let held = take(&store, &on("a")).await.unwrap();
     let removal = Write { table: Table::Leases, key: keys::lease(), value: None };
     store.write(vec![removal]).await.unwrap();
-    let life = tokio::time::timeout(TERM * 2, held.keep(&CancellationToken::new()));
-    assert!(life.await.is_err());
+    let cancel = CancellationToken::new();
+    assert!(tokio::time::timeout(TERM * 2, held.keep(&cancel)).await.is_err());
     assert!(held.is_valid());
     assert_eq!(current(&*store).await.unwrap().unwrap().host, "a");
     drop(held);
@@ -184,12 +185,13 @@ async fn standing_by_can_be_cancelled_and_outlasts_a_store_that_is_away() {
     other.set_reachable(false);
     let cancel = CancellationToken::new();
     let told = AtomicUsize::new(0);
+    let me = on("b");
     let standby = |_: &Standby| {
         told.fetch_add(1, Ordering::SeqCst);
     };
     let (kept, taken, ()) = tokio::join!(
         held.keep(&cancel),
-        acquire(Arc::clone(&other) as Arc<dyn Store>, &on("b"), standby, &cancel),
+        acquire(Arc::clone(&other) as Arc<dyn Store>, &me, standby, &cancel),
         async {
             sleep(TERM * 3).await;
             other.set_reachable(true);

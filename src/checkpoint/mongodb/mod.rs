@@ -5,7 +5,7 @@
 //!
 //! # A record
 //! `{_id, name, key: [texts], epoch, v}`. `_id` is a string: the parts of `name` and key as
-//! [`sort_key`] bytes, a character a byte. Not a Binary, which MongoDB orders by length before
+//! [`super::sort_key`] bytes, a character a byte. Not a Binary, which MongoDB orders by length before
 //! content, and not a sub-document, which has no ranges by prefix. `name` and `key` are for people.
 //!
 //! # The fence
@@ -34,6 +34,7 @@
 
 mod batch;
 mod failure;
+mod ids;
 
 use std::{
     collections::HashMap,
@@ -57,7 +58,6 @@ use self::{
 };
 use super::{
     memory::too_large,
-    sort_key,
     store::{MAX_VALUE, RecordKey, Store, StoreError, Table, Write},
 };
 
@@ -121,29 +121,8 @@ impl MongoStore {
         self.database.collection_with_options(name, options)
     }
 
-    /// The whole key with the name before it: names lie side by side in one collection.
-    fn full(&self, key: &RecordKey) -> RecordKey {
-        let mut parts = vec![self.name.clone().into_bytes()];
-        parts.extend(key.0.iter().cloned());
-        RecordKey(parts)
-    }
-
     fn id(&self, key: &RecordKey) -> String {
-        as_text(sort_key::encode(&self.full(key)))
-    }
-
-    fn key(&self, id: &str) -> Option<RecordKey> {
-        let bytes: Option<Vec<u8>> = id.chars().map(|c| u8::try_from(c).ok()).collect();
-        let mut key = sort_key::decode(&bytes?)?;
-        (!key.0.is_empty()).then(|| key.0.remove(0))?;
-        Some(key)
-    }
-
-    /// All records under a prefix.
-    fn range(&self, prefix: &RecordKey) -> Document {
-        let full = self.full(prefix);
-        let end = sort_key::end_of(&full).expect("the name is always a part");
-        doc! { "$gte": as_text(sort_key::encode(&full)), "$lt": as_text(end) }
+        ids::id(&self.name, key)
     }
 
     /// What this handle may see of a table, as a filter on top of `_id`.
@@ -225,12 +204,6 @@ fn signed(epoch: u64) -> i64 {
     i64::try_from(epoch).unwrap_or(i64::MAX)
 }
 
-/// A character a byte. Strings compare as their UTF-8 does, which is the order of the characters
-/// and so of the bytes.
-fn as_text(bytes: Vec<u8>) -> String {
-    bytes.into_iter().map(char::from).collect()
-}
-
 #[async_trait]
 impl Store for MongoStore {
     fn place(&self) -> &str {
@@ -285,7 +258,7 @@ impl Store for MongoStore {
             return Ok(Vec::new());
         };
         let collection = self.collection(table.as_str());
-        let mut range = self.range(prefix);
+        let mut range = ids::range(&self.name, prefix);
         if let Some(after) = after {
             range.insert("$gt", self.id(after));
         }
@@ -297,7 +270,7 @@ impl Store for MongoStore {
         .map_err(|failure| self.in_words(failure))?;
         let read = |record: RawDocumentBuf| {
             let id = record.get_str("_id").map_err(|error| self.damaged(&error.into()))?;
-            let key = self.key(id).ok_or_else(|| {
+            let key = ids::key(id).ok_or_else(|| {
                 StoreError::broken(&self.place, format!("holds a damaged key: {id:?}"))
             })?;
             Ok((key, self.value(table, &record)?))
@@ -372,7 +345,7 @@ impl Store for MongoStore {
             other => other.map_err(|failure| self.in_words(failure))?.value,
         };
         let floor = fence.and_then(|fence| fence.get_i64("floor").ok()).unwrap_or(0);
-        let all = self.range(&RecordKey(Vec::new()));
+        let all = ids::range(&self.name, &RecordKey(Vec::new()));
         for table in Table::ALL.into_iter().filter(|table| is_stamped(*table)) {
             let collection = self.collection(table.as_str());
             let old = doc! { "_id": &all, "epoch": { "$lt": floor } };
@@ -400,23 +373,5 @@ impl Store for MongoStore {
         }
         self.epoch.store(epoch, Ordering::SeqCst);
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn ids_are_readable_and_lead_back_to_their_keys() {
-        let client = Client::with_uri_str("mongodb://127.0.0.1:1").await.unwrap();
-        let store = MongoStore::open(&client, "mongosync", "shop");
-        let key = RecordKey::text(&["search", "shop.products"]).with([0, 1, 0x7f, 0xff]);
-        let id = store.id(&key);
-        assert!(id.starts_with("shop\u{1}search\u{1}shop.products\u{1}"), "{id:?}");
-        assert_eq!(store.key(&id), Some(key));
-        assert_eq!(store.key("ł\u{1}"), None);
-        let empty = store.id(&RecordKey(Vec::new()));
-        assert_eq!(store.key(&empty), Some(RecordKey(Vec::new())));
     }
 }
