@@ -153,7 +153,7 @@ async fn failures_of_mongodb_are_tried_again_and_told_apart() -> Result<()> {
     store.fence(1).await?;
 
     let update = |code: i32| doc! { "failCommands": ["update"], "errorCode": code };
-    fail(&server, doc! { "times": 2 }, update(91)).await?;
+    fail(&server, doc! { "times": 2 }, update(89)).await?;
     store.write(vec![position("a", 1)]).await?;
 
     let cut = doc! { "failCommands": ["update", "find"], "closeConnection": true };
@@ -170,7 +170,7 @@ async fn failures_of_mongodb_are_tried_again_and_told_apart() -> Result<()> {
     let error = store.write(vec![position("a", 4)]).await.unwrap_err();
     assert!(error.passes(), "{error:?}");
 
-    fail(&server, doc! { "times": 3 }, update(91)).await?;
+    fail(&server, doc! { "times": 3 }, update(89)).await?;
     let error = store.write(vec![position("a", 5)]).await.unwrap_err();
     assert!(error.passes(), "{error:?}");
     assert_eq!(
@@ -182,7 +182,7 @@ async fn failures_of_mongodb_are_tried_again_and_told_apart() -> Result<()> {
     let error = store.write(vec![position("a", 6)]).await.unwrap_err();
     assert!(matches!(error, StoreError::Broken { .. }), "{error:?}");
 
-    let find = doc! { "failCommands": ["find"], "errorCode": 13436 };
+    let find = doc! { "failCommands": ["find"], "errorCode": 89 };
     fail(&server, doc! { "times": 2 }, find).await?;
     let found = store.get(Table::Positions, &RecordKey::text(&["a"])).await?;
     assert!(found.is_some());

@@ -65,7 +65,7 @@ async fn records_come_back(store: Arc<dyn Store>) -> Result<()> {
     store.fence(1).await?;
 
     let value = rawdoc! {
-        "z": 1_i32, "a": 1_i64, "$odd": { "x.y": [1.5, bson::Bson::Null] }, "": "empty",
+        "z": 1_i32, "a": 1_i64, "$odd": { "x.y": [1.5, null] }, "": "empty",
         "b": bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: vec![0, 1] },
     };
     for table in Table::ALL {
