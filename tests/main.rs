@@ -1,4 +1,5 @@
 //! Every test that stands outside the library: one binary, so that it is linked once.
 
+mod checkpoint;
 mod copy;
 mod support;

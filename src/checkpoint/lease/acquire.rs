@@ -201,8 +201,10 @@ async fn begin(
         loop {
             match store.fence(held.epoch()).await {
                 Err(error) if error.passes() => {
-                    let error: &dyn std::error::Error = &error;
-                    warn!(error, "the lease is taken, waiting for the checkpoint store");
+                    {
+                        let error: &dyn std::error::Error = &error;
+                        warn!(error, "the lease is taken, waiting for the checkpoint store");
+                    }
                     sleep(LOOK_EVERY).await;
                 }
                 done => return done,

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -71,6 +71,10 @@ impl Validity {
         let ends = asked + (TERM - MARGIN) - self.0.began;
         self.0.ends.store(ends.as_nanos() as u64, Ordering::SeqCst);
         self.0.renewed.notify_waiters();
+    }
+
+    fn end(&self) {
+        self.0.ends.store(0, Ordering::SeqCst);
     }
 
     /// Whether the lease counts now, by this process's monotonic clock. To be asked before each
@@ -179,7 +183,10 @@ impl Held {
     async fn look(&self, record: &LeaseRecord) -> Result<(), LeaseError> {
         match soon(&*self.store, current(&*self.store)).await? {
             Some(found) if found.owner == record.owner => self.set_record(found),
-            Some(found) => return Err(LeaseError::Lost { host: found.host, file: found.file }),
+            Some(found) => {
+                self.validity.end();
+                return Err(LeaseError::Lost { host: found.host, file: found.file });
+            }
             None => {
                 // Somebody has emptied the store. Nobody else holds anything, so neither do we
                 // lose it; who comes next must find us.
@@ -195,23 +202,22 @@ impl Held {
         Ok(())
     }
 
-    /// Gives the lease back, so that the next one takes it at once. After the last write; `keep`
-    /// must have ended.
+    /// Gives the lease back, so that the next one takes it at once. After the last write, and after
+    /// `keep` has ended. From here on the lease does not count, whatever comes of the call.
     ///
     /// # Errors
     /// As the store says; the lease then runs out by itself.
     pub async fn release(self) -> Result<(), StoreError> {
+        self.validity.end();
         let give_back = async {
             loop {
                 let record = self.record();
                 if swap(&*self.store, Some(&record), &record.release()).await? {
                     return Ok(());
                 }
-                match self.look(&record).await {
-                    Ok(()) => {}
-                    Err(LeaseError::Lost { .. }) => return Ok(()),
-                    Err(LeaseError::Store(error)) if !error.passes() => return Err(error),
-                    Err(LeaseError::Store(_)) => sleep(RETRY_AFTER).await,
+                match current(&*self.store).await? {
+                    Some(found) if found.owner == record.owner => self.set_record(found),
+                    _ => return Ok(()),
                 }
             }
         };

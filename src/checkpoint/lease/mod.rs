@@ -167,3 +167,6 @@ async fn soon<T>(
         Err(late) => Err(StoreError::unavailable(store.place(), late)),
     }
 }
+
+#[cfg(test)]
+mod tests;

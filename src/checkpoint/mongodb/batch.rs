@@ -121,11 +121,6 @@ impl Batch {
         );
         command
     }
-
-    /// How many entries the command has.
-    pub(super) fn count(&self) -> usize {
-        self.count
-    }
 }
 
 /// What a command did.
@@ -133,9 +128,6 @@ impl Batch {
 pub(super) struct Reply {
     /// An entry found its record under a newer epoch, or another write came between.
     pub collided: bool,
-    /// Entries that found the record they were for. The others inserted one, had none to remove, or
-    /// were kept out.
-    pub matched: usize,
 }
 
 impl Reply {
@@ -157,10 +149,7 @@ impl Reply {
         if let Ok(concern) = reply.get_document("writeConcernError") {
             return Err(as_error(concern));
         }
-        let count = reply.get_i32("n").map_err(|_| odd("the count of a write"))?;
-        let inserted = reply.get_array("upserted").map_or(0, Vec::len);
-        let matched = usize::try_from(count).unwrap_or(0).saturating_sub(inserted);
-        Ok(Self { collided, matched })
+        Ok(Self { collided })
     }
 }
 
@@ -223,17 +212,15 @@ mod tests {
     #[test]
     fn replies_say_what_collided_and_what_failed() {
         let read = |reply: Document| match Reply::read(&reply) {
-            Ok(Reply { collided, matched }) => Ok((collided, matched)),
+            Ok(Reply { collided }) => Ok(collided),
             Err(error) => match *error.kind {
                 ErrorKind::Command(error) => Err(error.code),
                 ref other => panic!("{other:?}"),
             },
         };
         let failed = |code: i32| doc! { "index": 0, "code": code, "errmsg": "words" };
-        assert_eq!(read(doc! { "n": 3, "nModified": 3, "ok": 1 }), Ok((false, 3)));
-        let inserted = doc! { "index": 0, "_id": "a" };
-        assert_eq!(read(doc! { "n": 3, "upserted": [inserted], "ok": 1 }), Ok((false, 2)));
-        assert_eq!(read(doc! { "n": 1, "writeErrors": [failed(11000)] }), Ok((true, 1)));
+        assert_eq!(read(doc! { "n": 3, "nModified": 3, "ok": 1 }), Ok(false));
+        assert_eq!(read(doc! { "n": 1, "writeErrors": [failed(11000)] }), Ok(true));
         assert_eq!(read(doc! { "n": 0, "writeErrors": [failed(11000), failed(13)] }), Err(13));
         let concern = doc! { "code": 64, "codeName": "WriteConcernFailed", "errmsg": "waiting" };
         assert_eq!(read(doc! { "n": 1, "writeConcernError": concern }), Err(64));

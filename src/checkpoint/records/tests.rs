@@ -1,0 +1,161 @@
+//! The stored forms, against the files that pin them.
+
+use std::path::PathBuf;
+
+use bson::{doc, rawdoc};
+use serde_json::{Map, Value};
+
+use super::*;
+use crate::{change::id::IdType, checkpoint::lease::LeaseRecord};
+
+/// A form that was once written, as it was, and as it is read and written today.
+fn pinned(file: &str) -> Map<String, Value> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/checkpoint");
+    let text = std::fs::read_to_string(folder.join(file)).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn json(raw: &RawDocument) -> Value {
+    let document = bson::Document::try_from(raw).unwrap();
+    Bson::Document(document).into_canonical_extjson()
+}
+
+fn raw(json: &Value) -> RawDocumentBuf {
+    let Bson::Document(document) = Bson::try_from(json.clone()).unwrap() else {
+        panic!("{json} is no document");
+    };
+    RawDocumentBuf::try_from(&document).unwrap()
+}
+
+/// Reads a record of any kind and writes it again.
+fn rewrite(kind: &str, stored: &RawDocument) -> Result<RawDocumentBuf, StoreError> {
+    fn of<R: Record>(stored: &RawDocument) -> Result<RawDocumentBuf, StoreError> {
+        R::decode(stored, "here").map(|record| record.encode())
+    }
+    match kind {
+        "position" | "position_without_token" => of::<PositionRecord>(stored),
+        "copy_plan" => of::<CopyPlanRecord>(stored),
+        "copy_progress" => of::<CopyProgressRecord>(stored),
+        "rule" => of::<RuleRecord>(stored),
+        "source" => of::<SourceRecord>(stored),
+        "id_types" => of::<IdTypesRecord>(stored),
+        "dead_letter" => of::<DeadLetterRecord>(stored),
+        "places" => of::<PlacesRecord>(stored),
+        "lease" => of::<LeaseRecord>(stored),
+        other => panic!("{other} is no kind of record"),
+    }
+}
+
+/// One of each kind, as it is written today.
+fn samples() -> Map<String, Value> {
+    let time = ClusterTime::from(bson::Timestamp { time: 1_795_227_029, increment: 1 });
+    let date = DateTime::from_millis(1_795_227_029_123);
+    let id = Uuid::from_bytes([7; 16]);
+    let position = PositionRecord {
+        time,
+        token: Some(rawdoc! { "_data": "826B" }),
+        behind: [("orders".to_owned(), time.into())].into(),
+        stored_at: date,
+    };
+    let place = StoredPlace {
+        rule: "products".into(),
+        place: Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: b"a\0b".to_vec() },
+    };
+    let letter = DeadLetterRecord {
+        target: "search".into(),
+        rule: "products".into(),
+        namespace: "shop.products".into(),
+        key: rawdoc! { "_id": 1 },
+        key_text: "1".into(),
+        place: Some("products/1".into()),
+        reason: "rejected".into(),
+        words: "failed to parse field [price]".into(),
+        first_seen: date,
+        last_seen: date,
+        attempts: 2,
+        cluster_time: time,
+        event: None,
+    };
+    let samples = [
+        ("position", position.encode()),
+        (
+            "position_without_token",
+            PositionRecord { token: None, time: ClusterTime(u64::MAX), ..position }.encode(),
+        ),
+        (
+            "copy_plan",
+            CopyPlanRecord {
+                id,
+                started: time,
+                collection: Some(id),
+                bounds: vec![Bson::Int32(5), Bson::Document(doc! { "a": 1.5 })],
+                expected: 300_000,
+            }
+            .encode(),
+        ),
+        (
+            "copy_progress",
+            CopyProgressRecord {
+                plan: id,
+                done: [0, 1, 4].into_iter().collect(),
+                documents: 1000,
+                complete: false,
+            }
+            .encode(),
+        ),
+        ("rule", RuleRecord { fingerprint: "ab12".into(), since: date }.encode()),
+        ("source", SourceRecord { id: ObjectId::from_bytes([5; 12]) }.encode()),
+        ("id_types", IdTypesRecord { types: vec![IdType::ObjectId, IdType::String].into() }.encode()),
+        ("dead_letter", letter.encode()),
+        ("places", PlacesRecord { places: vec![place] }.encode()),
+        ("lease", LeaseRecord::sample().encode()),
+    ];
+    samples.into_iter().map(|(kind, record)| (kind.to_owned(), json(&record))).collect()
+}
+
+#[test]
+fn the_form_that_is_written_is_the_newest_that_is_pinned() {
+    let (written, pinned) = (samples(), pinned("v1.json"));
+    assert_eq!(
+        written,
+        pinned,
+        "a form that changes gets a new version and a new file; what is written now:\n{}",
+        serde_json::to_string_pretty(&written).unwrap()
+    );
+}
+
+#[test]
+fn every_form_that_was_ever_written_is_read() {
+    let stored = pinned("v1.json");
+    let expected = pinned("v1.expected.json");
+    assert_eq!(stored.len(), expected.len());
+    for (kind, stored) in &stored {
+        let read = rewrite(kind, &raw(stored)).unwrap();
+        assert_eq!(json(&read), expected[kind], "{kind}");
+    }
+}
+
+#[test]
+fn versions_from_the_future_and_damage_are_told() {
+    let message =
+        |stored: &RawDocument| SourceRecord::decode(stored, "in memory").unwrap_err().to_string();
+    assert_eq!(
+        message(&rawdoc! { "version": 2, "id": "x" }),
+        "the checkpoint store in memory holds what is remembered of the source of version 2, \
+         and this mongosync knows up to 1: it was written by a newer one"
+    );
+    for damaged in [rawdoc! {}, rawdoc! { "version": 1 }, rawdoc! { "version": 1, "id": 5 }] {
+        let message = message(&damaged);
+        assert!(message.contains("source that can't be read: "), "{message}");
+    }
+}
+
+#[test]
+fn a_dead_letter_keeps_an_event_that_fits() {
+    let samples = samples();
+    let mut letter = DeadLetterRecord::decode(&raw(&samples["dead_letter"]), "here").unwrap();
+    assert!(letter.keep_event(&rawdoc! { "op": "update" }));
+    assert_eq!(letter.event, Some(rawdoc! { "op": "update" }));
+    assert!(!letter.keep_event(&rawdoc! { "x": "x".repeat(MAX_EVENT) }));
+    assert_eq!(letter.event, None);
+}
