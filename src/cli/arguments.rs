@@ -39,6 +39,7 @@ pub struct Arguments {
 
 /// What is logged, and how.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Logs")]
 pub struct LogArguments {
     /// How log lines look [default: text on a terminal, else json]
     #[arg(long, global = true, value_enum, value_name = "FORMAT")]
@@ -76,7 +77,7 @@ pub enum Command {
 Examples:
   mongosync run shop.yaml
   mongosync run shop.yaml --rule products --copy-only
-  MONGODB_URI=mongodb://db1/?replicaSet=rs0 mongosync run shop.yaml --wait 5m
+  MONGODB_URI='mongodb://db1/?replicaSet=rs0' mongosync run shop.yaml --wait 5m
 
 SIGTERM or Ctrl-C ends the reading, finishes what is in flight (within 10 s) and stores the
 position: the next run goes on from there. A second one ends it at once.")]
@@ -224,7 +225,7 @@ mod tests {
             ("run f.yaml --log info,hyper=loud", ErrorKind::ValueValidation),
             ("run f.yaml --log-format xml", ErrorKind::InvalidValue),
             ("run f.yaml --copyonly", ErrorKind::UnknownArgument),
-            ("dead-letters f.yaml", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
+            ("dead-letters f.yaml", ErrorKind::MissingSubcommand),
             ("dead-letters f.yaml list --limit 0", ErrorKind::ValueValidation),
             ("ran f.yaml", ErrorKind::InvalidSubcommand),
         ] {

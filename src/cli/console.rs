@@ -98,6 +98,11 @@ impl Console {
         self.live
     }
 
+    /// How wide the terminal is now.
+    pub fn columns(&self) -> usize {
+        usize::from(Term::stderr().size().1)
+    }
+
     /// Whether standard error takes colours.
     pub fn colour(&self) -> bool {
         self.colour

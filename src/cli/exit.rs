@@ -155,10 +155,25 @@ mod tests {
             (pipeline(pipeline::Error::Checkpoint(unavailable("timed out"))), 1),
             (pipeline(pipeline::Error::Internal("a lane has vanished".into())), 1),
             (Error::Store(StoreError::LostLease { name: "shop".into() }), 1),
+            (Error::Store(unavailable("timed out")), 1),
+            (
+                Error::Store(StoreError::Broken {
+                    place: "in .mongosync/shop".into(),
+                    what: "was written by a later version".into(),
+                }),
+                1,
+            ),
             (Error::System { what: "can't listen to signals", source: io::Error::other("no") }, 1),
             (Error::Internal("the status server ended with a panic".into()), 1),
             (Error::DeadLetters { count: 2, file: "shop.yaml".into() }, 6),
         ]
+    }
+
+    #[test]
+    fn a_rule_file_that_is_not_there_is_a_usage_error() {
+        let report = crate::rules::load("no-such-file.yaml".as_ref(), &|_| None).err();
+        let error = Error::Rules(report.expect("there is no such file"));
+        assert_eq!(error.exit(), Exit::Usage);
     }
 
     #[test]

@@ -17,11 +17,25 @@ use crate::{
 /// Longer names are cut.
 const LABEL: usize = 32;
 
+/// What a copy's line takes beside label, bar and words: gaps and the percentage.
+const BESIDE_BAR: usize = 9;
+/// A shorter bar says nothing.
+const LEAST_BAR: usize = 6;
+
 /// Everything that is on the screen.
 pub(super) struct Bars {
-    screen: MultiProgress,
+    console: Console,
+    screen: Screen,
     targets: Vec<TargetBars>,
+}
+
+/// Where lines go.
+struct Screen {
+    lines: MultiProgress,
+    /// Of the labels at the left.
     width: usize,
+    /// Of the terminal, now.
+    columns: usize,
 }
 
 struct TargetBars {
@@ -35,8 +49,9 @@ struct CopyBar {
     rule: Arc<RuleStatus>,
     label: String,
     bar: Option<ProgressBar>,
+    /// Whether the bar itself is drawn now, or words alone.
+    drawn: bool,
     documents: Rate,
-    bytes: Rate,
 }
 
 impl Bars {
@@ -47,11 +62,13 @@ impl Bars {
             copies.chain([target.target.name()])
         });
         let width = labels.map(console::measure_text_width).max().unwrap_or(0).min(LABEL);
-        Self { screen: console.bars().clone(), targets, width }
+        let screen = Screen { lines: console.bars().clone(), width, columns: console.columns() };
+        Self { console: console.clone(), screen, targets }
     }
 
     /// Brings the screen up to date.
     pub(super) fn look(&mut self, now: Instant, wall: SystemTime) {
+        self.screen.columns = self.console.columns();
         let mut row = 0;
         for TargetBars { target, copies, line, events } in &mut self.targets {
             let trouble = trouble(target);
@@ -59,46 +76,49 @@ impl Bars {
             for copy in copies {
                 let copied = copy.rule.copied();
                 if copied.complete {
-                    remove(&self.screen, &mut copy.bar);
+                    self.screen.remove(&mut copy.bar);
                     continue;
                 }
                 copying = true;
-                let documents = copy.documents.at(now, copied.documents);
-                let bytes = copy.bytes.at(now, copied.bytes);
-                let bar = copy.bar.get_or_insert_with(|| {
-                    let bar = self.screen.insert(row, ProgressBar::new(0));
-                    bar.set_style(bar_style());
-                    bar.set_prefix(padded(&copy.label, self.width));
-                    bar
-                });
-                bar.set_length(length(&copied));
-                bar.set_position(copied.documents);
-                bar.set_message(
-                    trouble.clone().unwrap_or_else(|| describe_copy(&copied, documents, bytes)),
-                );
+                copy.look(&self.screen, row, trouble.as_ref(), now);
                 row += 1;
             }
             let rate = events.at(now, target.events());
             if copying {
-                remove(&self.screen, line);
+                self.screen.remove(line);
                 continue;
             }
-            let line = line.get_or_insert_with(|| {
-                let line = self.screen.insert(row, ProgressBar::new(0));
-                line.set_style(line_style());
-                line.set_prefix(padded(target.name(), self.width));
-                line
-            });
+            let line = line.get_or_insert_with(|| self.screen.line(row, target.name()));
             let lag = target.lag_at(wall);
-            line.set_message(trouble.unwrap_or_else(|| describe_target(target.state(), rate, lag)));
+            line.set_message(match trouble {
+                Some((word, error)) => format!("{word}  {error}"),
+                None => describe_target(target.state(), rate, lag),
+            });
             row += 1;
         }
     }
 
     pub(super) fn clear(&mut self) {
         for target in &mut self.targets {
-            target.copies.iter_mut().for_each(|copy| remove(&self.screen, &mut copy.bar));
-            remove(&self.screen, &mut target.line);
+            target.copies.iter_mut().for_each(|copy| self.screen.remove(&mut copy.bar));
+            self.screen.remove(&mut target.line);
+        }
+    }
+}
+
+impl Screen {
+    fn line(&self, row: usize, label: &str) -> ProgressBar {
+        let line = self.lines.insert(row, ProgressBar::new(0));
+        line.set_style(words_style());
+        let label = console::pad_str(label, self.width, console::Alignment::Left, Some("…"));
+        line.set_prefix(label.into_owned());
+        line
+    }
+
+    fn remove(&self, line: &mut Option<ProgressBar>) {
+        if let Some(line) = line.take() {
+            line.finish_and_clear();
+            self.lines.remove(&line);
         }
     }
 }
@@ -109,8 +129,8 @@ impl TargetBars {
             rule: rule.clone(),
             label: format!("{} → {}", rule.name(), target.name()),
             bar: None,
+            drawn: false,
             documents: Rate::default(),
-            bytes: Rate::default(),
         });
         Self {
             target: target.clone(),
@@ -121,54 +141,74 @@ impl TargetBars {
     }
 }
 
-fn remove(screen: &MultiProgress, bar: &mut Option<ProgressBar>) {
-    if let Some(bar) = bar.take() {
-        bar.finish_and_clear();
-        screen.remove(&bar);
+impl CopyBar {
+    fn look(
+        &mut self,
+        screen: &Screen,
+        row: usize,
+        trouble: Option<&(String, String)>,
+        now: Instant,
+    ) {
+        let copied = self.rule.copied();
+        let documents = self.documents.at(now, copied.documents);
+        let bar = self.bar.get_or_insert_with(|| {
+            self.drawn = false;
+            screen.line(row, &self.label)
+        });
+        let words = match trouble {
+            Some((word, error)) => format!("{word} at {}  {error}", count(&copied)),
+            None => describe_copy(&copied, documents),
+        };
+        // A bar without an end would look empty or full, and words come before it.
+        let room = screen.columns.saturating_sub(screen.width + words.len() + BESIDE_BAR);
+        let drawn = copied.expected.is_some() && trouble.is_none() && room >= LEAST_BAR;
+        if drawn != self.drawn {
+            self.drawn = drawn;
+            bar.set_style(if drawn { bar_style() } else { words_style() });
+        }
+        // The expectation is an estimate and may be too low.
+        bar.set_length(copied.expected.unwrap_or(0).max(copied.documents));
+        bar.set_position(copied.documents);
+        bar.set_message(words);
     }
 }
 
+/// The bar takes the room that the words leave.
 fn bar_style() -> ProgressStyle {
-    ProgressStyle::with_template("{prefix}  {bar:24.cyan/dim} {percent:>3}%  {wide_msg}")
+    ProgressStyle::with_template("{prefix}  {wide_bar:.cyan/dim} {percent:>3}%  {msg}")
         .expect("the template is well-formed")
         .progress_chars("━╸─")
 }
 
-fn line_style() -> ProgressStyle {
+fn words_style() -> ProgressStyle {
     ProgressStyle::with_template("{prefix}  {wide_msg}").expect("the template is well-formed")
 }
 
-fn padded(label: &str, width: usize) -> String {
-    console::pad_str(label, width, console::Alignment::Left, Some("…")).into_owned()
-}
-
-/// An estimate may be too low; a bar never shows more than there is.
-fn length(copied: &Copied) -> u64 {
-    match copied.expected {
-        Some(expected) => expected.max(copied.documents),
-        // Neither 0 of 0 nor all of all: both would look complete.
-        None => u64::MAX,
-    }
-}
-
-/// `1,234 of 5,000  820/s  1.10 MiB/s  4s left`
-fn describe_copy(copied: &Copied, per_second: f64, bytes_per_second: f64) -> String {
-    let mut text = HumanCount(copied.documents).to_string();
-    if let Some(expected) = copied.expected {
-        text += &format!(" of {}", HumanCount(expected));
-    }
-    text += &format!(
-        "  {}/s  {}/s  {}",
-        HumanCount(per_second as u64),
-        HumanBytes(bytes_per_second as u64),
-        HumanBytes(copied.bytes),
-    );
+/// `1,234 of 5,000  820/s  4s left  3.00 MiB`
+fn describe_copy(copied: &Copied, per_second: f64) -> String {
     let left = copied.expected.and_then(|expected| expected.checked_sub(copied.documents));
-    if let Some(left) = left.filter(|_| per_second >= 1.0) {
-        let left = Duration::from_secs_f64(left as f64 / per_second);
-        text += &format!("  {} left", short(left));
+    let left = match left {
+        Some(left) if per_second >= 1.0 => {
+            let left = Duration::from_secs_f64(left as f64 / per_second);
+            format!("  {} left", short(left))
+        }
+        _ => String::new(),
+    };
+    format!(
+        "{}  {}/s{left}  {}",
+        count(copied),
+        HumanCount(per_second as u64),
+        HumanBytes(copied.bytes),
+    )
+}
+
+/// `1,234 of 5,000`
+fn count(copied: &Copied) -> String {
+    let documents = HumanCount(copied.documents);
+    match copied.expected {
+        Some(expected) => format!("{documents} of {}", HumanCount(expected)),
+        None => documents.to_string(),
     }
-    text
 }
 
 /// `following  1,234 events/s  lag 0.0 s`
@@ -189,17 +229,18 @@ fn describe_target(state: State, events_per_second: f64, lag: Option<Duration>) 
     text
 }
 
-/// What stands where the numbers would, while a target waits or has failed.
-fn trouble(target: &TargetStatus) -> Option<String> {
+/// The state and the error that stand where the numbers would, while a target waits or has failed.
+fn trouble(target: &TargetStatus) -> Option<(String, String)> {
     let state = target.state();
-    let error = target.last_error()?;
+    let word = match state {
+        State::Waiting => style(state).for_stderr().yellow(),
+        State::Failed => style(state).for_stderr().red(),
+        State::Copying | State::Following | State::Paused => return None,
+    };
     // The words are the target's own: a line break or an escape would tear the screen.
-    let error: String = error.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    match state {
-        State::Waiting => Some(format!("{}  {error}", style(state).for_stderr().yellow())),
-        State::Failed => Some(format!("{}  {error}", style(state).for_stderr().red())),
-        State::Copying | State::Following | State::Paused => None,
-    }
+    let one_line = |c: char| if c.is_control() { ' ' } else { c };
+    let error = target.last_error()?.chars().map(one_line).collect();
+    Some((word.to_string(), error))
 }
 
 /// `7s`, `3m 20s`, `2h 05m`, `4d 03h`
@@ -224,19 +265,14 @@ mod tests {
     #[test]
     fn a_copy_in_words() {
         let rows = [
-            (
-                copied(1_234, Some(50_000)),
-                820.4,
-                "1,234 of 50,000  820/s  1.00 MiB/s  3.00 MiB  59s left",
-            ),
-            (copied(1_234, None), 820.4, "1,234  820/s  1.00 MiB/s  3.00 MiB"),
-            (copied(0, Some(50_000)), 0.0, "0 of 50,000  0/s  1.00 MiB/s  3.00 MiB"),
-            (copied(51_000, Some(50_000)), 9.0, "51,000 of 50,000  9/s  1.00 MiB/s  3.00 MiB"),
+            (copied(1_234, Some(50_000)), 820.4, "1,234 of 50,000  820/s  59s left  3.00 MiB"),
+            (copied(1_234, None), 820.4, "1,234  820/s  3.00 MiB"),
+            (copied(0, Some(50_000)), 0.0, "0 of 50,000  0/s  3.00 MiB"),
+            (copied(51_000, Some(50_000)), 9.0, "51,000 of 50,000  9/s  3.00 MiB"),
         ];
         for (copied, rate, expected) in rows {
-            assert_eq!(describe_copy(&copied, rate, f64::from(1 << 20)), expected);
+            assert_eq!(describe_copy(&copied, rate), expected);
         }
-        assert_eq!(length(&copied(51_000, Some(50_000))), 51_000);
     }
 
     #[test]

@@ -29,7 +29,7 @@ impl Lines {
                 let per_second = (grown as f64 / elapsed) as u64;
                 let state = target.state();
                 tracing::info!(
-                    target = target.name(), %state, documents, expected, per_second, "copying"
+                    target = %target.name(), %state, documents, expected, per_second, "copying"
                 );
             }
         }
