@@ -55,7 +55,7 @@ pub trait Record: Serialize + DeserializeOwned {
         let damaged = |error: BsonError| {
             StoreError::broken(place, format!("holds {} that can't be read: {error}", Self::KIND))
         };
-        let version = stored.get_i32(VERSION).map_err(|error| damaged(error.into()))?;
+        let version = stored.get_i32(VERSION).map_err(damaged)?;
         if version < 1 || version > Self::VERSION {
             let (kind, newest) = (Self::KIND, Self::VERSION);
             return Err(StoreError::broken(

@@ -171,7 +171,12 @@ mod tests {
 
     use super::*;
 
-    fn batches(values: &[(Table, Option<usize>)]) -> Vec<(Table, bool, usize)> {
+    /// Table and size, or none for a removal.
+    type Written = (Table, Option<usize>);
+    /// Table, whether removals, entries.
+    type Batched = (Table, bool, usize);
+
+    fn batches(values: &[Written]) -> Vec<Batched> {
         let mut batches = Vec::new();
         for (index, (table, size)) in values.iter().enumerate() {
             let key = RecordKey::text(&["a", &index.to_string()]);
@@ -189,7 +194,7 @@ mod tests {
     fn batches_keep_tables_kinds_and_limits_apart() {
         use Table::{Places, Positions};
         let small = (Places, Some(10));
-        let cases: [(&[(Table, Option<usize>)], &[(Table, bool, usize)]); 4] = [
+        let cases: [(&[Written], &[Batched]); 4] = [
             (&[], &[]),
             (
                 &[small, (Places, None), (Positions, Some(1)), small, (Places, None)],

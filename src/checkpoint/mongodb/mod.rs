@@ -160,7 +160,7 @@ impl MongoStore {
             .await
             .map_err(|failure| self.in_words(failure))?;
         let newest = match found {
-            Some(fence) => fence.get_i64("epoch").map_err(|error| self.damaged(&error.into()))?,
+            Some(fence) => fence.get_i64("epoch").map_err(|error| self.damaged(&error))?,
             None => 0,
         };
         if newest > self.epoch() { Err(self.lost()) } else { Ok(()) }
@@ -240,7 +240,7 @@ impl Store for MongoStore {
             .await
             .map_err(|failure| self.in_words(failure))?;
             for record in records {
-                let id = record.get_str("_id").map_err(|error| self.damaged(&error.into()))?;
+                let id = record.get_str("_id").map_err(|error| self.damaged(&error))?;
                 found.insert(id.to_owned(), self.value(table, &record)?);
             }
         }
@@ -270,7 +270,7 @@ impl Store for MongoStore {
         .await
         .map_err(|failure| self.in_words(failure))?;
         let read = |record: RawDocumentBuf| {
-            let id = record.get_str("_id").map_err(|error| self.damaged(&error.into()))?;
+            let id = record.get_str("_id").map_err(|error| self.damaged(&error))?;
             let key = ids::key(id).ok_or_else(|| {
                 StoreError::broken(&self.place, format!("holds a damaged key: {id:?}"))
             })?;
