@@ -259,3 +259,6 @@ async fn compressed(body: Bytes) -> Result<Bytes, Retry> {
         Err(error) => Err(failed(&error)),
     }
 }
+
+#[cfg(test)]
+mod tests;
