@@ -36,7 +36,11 @@ async fn opensearch() {
     every_scenario(Engine::opensearch(), EngineFlavor::OpenSearch).await;
 }
 
+/// An engine takes a good part of a small machine.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 async fn every_scenario(engine: EngineBuilder, flavor: EngineFlavor) {
+    let _turn = ONE_AT_A_TIME.lock().await;
     let limit = MAX_BODY.to_string() + "b";
     let engine = engine.setting("http.max_content_length", &limit).start().await.unwrap();
     let mut bench = Bench { target: target(&[&engine.url()], flavor, false), flavor, engine };
@@ -49,6 +53,7 @@ async fn every_scenario(engine: EngineBuilder, flavor: EngineFlavor) {
     writes::routing_is_part_of_the_place(&bench).await;
     writes::ingest_pipelines(&bench).await;
     writes::closed_and_blocked_indices_are_waited_for(&bench).await;
+    writes::a_shard_that_is_away_holds_up_no_other(&bench).await;
     writes::compressed(&bench).await;
     writes::too_large(&bench).await;
     writes::with_one_node_down(&bench).await;
@@ -79,15 +84,19 @@ struct Bench {
 }
 
 fn target(urls: &[&str], flavor: EngineFlavor, gzip: bool) -> EngineTarget {
-    let settings = model::Engine {
+    let settings = settings(urls, flavor, gzip);
+    EngineTarget::new(&settings, Duration::from_secs(60)).unwrap()
+}
+
+fn settings(urls: &[&str], flavor: EngineFlavor, gzip: bool) -> model::Engine {
+    model::Engine {
         flavor,
         urls: urls.iter().map(|&url| url.to_owned()).collect(),
         auth: EngineAuth::None,
         tls: Tls::default(),
         gzip,
         extended_json: false,
-    };
-    EngineTarget::new(&settings, Duration::from_secs(60)).unwrap()
+    }
 }
 
 impl Bench {

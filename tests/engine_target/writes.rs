@@ -131,6 +131,20 @@ pub async fn closed_and_blocked_indices_are_waited_for(bench: &Bench) {
     assert_eq!(bench.send_one(small("shut", "1", 2)).await, Applied);
 }
 
+/// Within the time that the whole request has.
+pub async fn a_shard_that_is_away_holds_up_no_other(bench: &Bench) {
+    let nowhere = json!({ "settings": { "index.routing.allocation.require._name": "nowhere" } });
+    bench.tell("PUT", "/away?wait_for_active_shards=0", nowhere).await;
+    let settings = settings(&[&bench.engine.url()], bench.flavor, false);
+    let target = EngineTarget::new(&settings, Duration::from_secs(4)).unwrap();
+    let request = request(&target, &[small("away", "1", 1), small("here", "1", 1)]);
+    let mut outcomes = target.send(&request).await.unwrap();
+    assert_eq!(outcomes.pop(), Some(Applied));
+    let retry = retry(outcomes.remove(0));
+    assert_eq!(retry.reason, "unavailable", "{retry:?}");
+    bench.tell("DELETE", "/away", json!({})).await;
+}
+
 pub async fn compressed(bench: &Bench) {
     let target = target(&[&bench.engine.url()], bench.flavor, true);
     let request = request(&target, &[small("compressed", "1", 1), small("compressed", "2", 1)]);

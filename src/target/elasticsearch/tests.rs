@@ -76,7 +76,8 @@ async fn sends_ndjson_and_says_who_it_is() {
     let bulk = node.received().pop().unwrap();
     assert_eq!(String::from_utf8(bulk.body).unwrap(), LINES);
     assert!(bulk.head.starts_with(
-        "POST /_bulk?filter_path=errors,took,items.*.status,items.*.error HTTP/1.1\r\n"
+        "POST /_bulk?filter_path=errors,took,items.*.status,items.*.error\
+         &timeout=15000ms HTTP/1.1\r\n"
     ));
     assert!(bulk.head.contains("\r\ncontent-type: application/x-ndjson\r\n"), "{}", bulk.head);
     assert!(bulk.head.contains("\r\nuser-agent: mongosync/"), "{}", bulk.head);
