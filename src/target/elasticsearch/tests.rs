@@ -308,3 +308,50 @@ async fn trouble_with_one_index_leaves_the_others_alone() {
     let searches = searches.iter().filter(|request| request.head.starts_with("GET /closed-off"));
     assert_eq!(searches.count(), 1);
 }
+
+/// An engine that has no index yet, and refuses some of what is only an arrangement.
+fn refusing(refused: &'static [&'static str]) -> impl Fn(&Received) -> String + Clone + Send {
+    move |request| {
+        let (start, _) = request.head.split_once(" HTTP/1.1").unwrap();
+        if refused.iter().any(|path| start.starts_with(path)) {
+            let body = r#"{"error":{"type":"security_exception","reason":"no"},"status":403}"#;
+            return http("403 Forbidden", "", body);
+        }
+        if start.starts_with("GET /products") && start.contains("uuid") {
+            let body = r#"{"error":{"type":"index_not_found_exception"},"status":404}"#;
+            return http("404 Not Found", "", body);
+        }
+        if start.starts_with("GET /products") {
+            let body = r#"{"products":{"settings":{"index.number_of_replicas":"1"}}}"#;
+            return http("200 OK", "", body);
+        }
+        healthy(request)
+    }
+}
+
+/// A login that may write and make indices, but not change them.
+#[rstest]
+#[case::settings_not_shown(&["GET /products?filter_path=*.settings%2C*.map"], 0)]
+#[case::mappings(&["PUT /products/_mapping"], 1)]
+#[case::settings(&["PUT /products/_settings"], 2)]
+#[case::looking_and_refreshing(&["GET /_mapping", "POST /products/_refresh"], 1)]
+#[tokio::test]
+async fn a_copy_goes_on_where_an_index_may_not_be_arranged(
+    #[case] refused: &'static [&'static str],
+    #[case] marks: usize,
+) {
+    let node = PlayedNode::start(refusing(refused)).await;
+    let target = target(&settings(&[&node.url]));
+    let plan = IndexPlan { rule: "r".to_owned(), alias: false, settings: None, mappings: None };
+    target.declare_index("products", &Arc::new(plan));
+    target.copy_begins("r").await.unwrap();
+    assert_eq!(target.send(&request(&target)).await, Ok(vec![Outcome::Applied]));
+    target.copy_complete("r").await.unwrap();
+    let received = node.received();
+    let written: Vec<_> =
+        received.iter().filter(|r| r.head.starts_with("PUT /products/_mapping")).collect();
+    assert_eq!(written.len(), marks);
+    if let [_, last] = written.as_slice() {
+        assert_eq!(last.body, br#"{"_meta":{}}"#, "a mark without its settings is taken back");
+    }
+}
