@@ -2,4 +2,5 @@
 
 mod checkpoint;
 mod copy;
+mod engine_target;
 mod support;

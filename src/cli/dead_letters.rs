@@ -10,7 +10,11 @@ use super::{
     store::open_store,
 };
 use crate::{
-    checkpoint::store::{RecordKey, Store, Table},
+    checkpoint::{
+        keys::letter_id,
+        records::{DeadLetterRecord, page},
+        store::{RecordKey, Store},
+    },
     status::masked,
 };
 
@@ -46,7 +50,8 @@ async fn list_to(
     loop {
         let asked = left.min(PAGE);
         // One more than is printed tells whether there are more.
-        let page = store.scan(Table::DeadLetters, &everything, after.as_ref(), asked + 1).await?;
+        let page: Vec<(RecordKey, DeadLetterRecord)> =
+            page(store, &everything, after.as_ref(), asked + 1).await?;
         for (key, letter) in page.iter().take(asked) {
             match print(key, letter, list.json, out) {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
@@ -64,81 +69,77 @@ async fn list_to(
     }
 }
 
+/// A letter as a person or a program reads it. The words are the other side's: masked, and kept
+/// from moving the cursor.
 fn print(
     key: &RecordKey,
-    letter: &bson::RawDocument,
+    letter: &DeadLetterRecord,
     json: bool,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let parts: Vec<_> = key.0.iter().map(|part| readable(part)).collect();
-    let letter = serde_json::to_value(letter)?;
+    let id = letter_id(key);
     if json {
-        let line = serde_json::json!({ "record": parts, "letter": letter }).to_string();
-        return writeln!(out, "{}", masked(&line));
+        let record = bson::serialize_to_bson(letter).map_err(io::Error::other)?;
+        let mut line = record.into_relaxed_extjson();
+        line["id"] = id.into();
+        return writeln!(out, "{}", masked(&line.to_string()));
     }
-    writeln!(out, "{}", parts.join(" / "))?;
-    for (name, value) in letter.as_object().into_iter().flatten() {
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        writeln!(out, "  {name}: {}", masked(&text).replace('\n', "\n    "))?;
+    let DeadLetterRecord { target, rule, namespace, key_text, place, reason, words, .. } = letter;
+    writeln!(out, "{id}  {namespace} _id {}", on_one_line(key_text))?;
+    writeln!(out, "  refused by {reason}, rule {rule}, target {target}")?;
+    if let Some(place) = place {
+        writeln!(out, "  place: {}", on_one_line(place))?;
     }
-    Ok(())
+    writeln!(out, "  {}", masked(&on_one_line(words)))?;
+    let times = match letter.attempts {
+        1 => "once".to_owned(),
+        attempts => format!("{attempts} times, first {}", shown(letter.first_seen)),
+    };
+    writeln!(out, "  {times}, last {}", shown(letter.last_seen))
 }
 
-/// Text as it is; anything else, and what would move the cursor, in hex.
-fn readable(part: &[u8]) -> String {
-    match std::str::from_utf8(part) {
-        Ok(text) if !text.chars().any(char::is_control) => text.to_owned(),
-        _ => part.iter().map(|byte| format!("{byte:02x}")).collect(),
-    }
+fn shown(date: bson::DateTime) -> String {
+    date.try_to_rfc3339_string().unwrap_or_else(|_| date.timestamp_millis().to_string())
+}
+
+fn on_one_line(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use async_trait::async_trait;
-    use bson::{RawDocumentBuf, rawdoc};
+    use bson::rawdoc;
 
     use super::*;
-    use crate::checkpoint::store::{StoreError, Write as StoreWrite};
+    use crate::checkpoint::{keys, memory::MemoryStore, records::put};
 
-    struct Letters(Vec<(RecordKey, RawDocumentBuf)>);
-
-    #[async_trait]
-    impl Store for Letters {
-        async fn get(&self, _: Table, _: &RecordKey) -> Result<Option<RawDocumentBuf>, StoreError> {
-            unreachable!("a list scans")
-        }
-        async fn get_many(
-            &self,
-            _: Table,
-            _: &[RecordKey],
-        ) -> Result<Vec<Option<RawDocumentBuf>>, StoreError> {
-            unreachable!("a list scans")
-        }
-        async fn scan(
-            &self,
-            table: Table,
-            _: &RecordKey,
-            after: Option<&RecordKey>,
-            limit: usize,
-        ) -> Result<Vec<(RecordKey, RawDocumentBuf)>, StoreError> {
-            assert_eq!(table, Table::DeadLetters);
-            let rest = self.0.iter().filter(|(key, _)| after.is_none_or(|after| key > after));
-            Ok(rest.take(limit).cloned().collect())
-        }
-        async fn write(&self, _: Vec<StoreWrite>) -> Result<(), StoreError> {
-            unreachable!("a list writes nothing")
-        }
+    async fn letters(count: u32) -> MemoryStore {
+        let store = MemoryStore::new("shop");
+        store.fence(1).await.unwrap();
+        let date = bson::DateTime::from_millis(1_795_227_029_123);
+        let writes = (0..count).map(|n| {
+            let letter = DeadLetterRecord {
+                target: "search".into(),
+                rule: "products".into(),
+                namespace: "shop.products".into(),
+                key: rawdoc! { "_id": i64::from(n) },
+                key_text: n.to_string(),
+                place: Some(format!("products/{n}")),
+                reason: "target".into(),
+                words: "mapper_parsing_exception: field [price]\nin mongodb://u:secret@h/".into(),
+                first_seen: date,
+                last_seen: date,
+                attempts: n + 1,
+                cluster_time: crate::change::ClusterTime::ZERO,
+                event: None,
+            };
+            put(keys::dead_letter("search", "products", "shop.products", &n.to_be_bytes()), &letter)
+        });
+        store.write(writes.collect()).await.unwrap();
+        store
     }
 
-    fn letters(count: u32) -> Letters {
-        let letter = |n: u32| {
-            let key = RecordKey::text(&["search", "products"]).with(n.to_be_bytes());
-            (key, rawdoc! { "reason": format!("field [price]\nin document {n}"), "tries": 1 })
-        };
-        Letters((0..count).map(letter).collect())
-    }
-
-    async fn listed(store: &Letters, json: bool, limit: u64) -> (String, bool) {
+    async fn listed(store: &MemoryStore, json: bool, limit: u64) -> (String, bool) {
         let mut out = Vec::new();
         let more = list_to(store, &ListArguments { json, limit }, &mut out).await.unwrap();
         (String::from_utf8(out).unwrap(), more)
@@ -146,19 +147,13 @@ mod tests {
 
     #[tokio::test]
     async fn as_text_and_as_json() {
-        let store = letters(2);
-        let (text, more) = listed(&store, false, 1).await;
-        assert!(more);
-        assert_eq!(
-            text,
-            "search / products / 00000000\n  reason: field [price]\n    in document 0\n  tries: 1\n"
-        );
-        let (json, more) = listed(&store, true, 100).await;
+        let store = letters(2).await;
+        let (text, more) = listed(&store, false, 100).await;
         assert!(!more);
-        assert_eq!(
-            json.lines().next().unwrap(),
-            r#"{"letter":{"reason":"field [price]\nin document 0","tries":1},"record":["search","products","00000000"]}"#
-        );
+        insta::assert_snapshot!(text);
+        let (json, more) = listed(&store, true, 1).await;
+        assert!(more);
+        insta::assert_snapshot!(json);
     }
 
     #[tokio::test]
@@ -171,7 +166,8 @@ mod tests {
             (1200, 1200, 1200, false),
             (1000, 5000, 1000, false),
         ] {
-            let (text, has_more) = listed(&letters(stored), true, limit).await;
+            let store = letters(stored).await;
+            let (text, has_more) = listed(&store, true, limit).await;
             assert_eq!((text.lines().count(), has_more), (printed, more), "{stored} {limit}");
         }
     }

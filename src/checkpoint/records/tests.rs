@@ -105,7 +105,10 @@ fn samples() -> Map<String, Value> {
         ),
         ("rule", RuleRecord { fingerprint: "ab12".into(), since: date }.encode()),
         ("source", SourceRecord { id: ObjectId::from_bytes([5; 12]) }.encode()),
-        ("id_types", IdTypesRecord { types: vec![IdType::ObjectId, IdType::String].into() }.encode()),
+        (
+            "id_types",
+            IdTypesRecord { types: vec![IdType::ObjectId, IdType::String].into() }.encode(),
+        ),
         ("dead_letter", letter.encode()),
         ("places", PlacesRecord { places: vec![place] }.encode()),
         ("lease", LeaseRecord::sample().encode()),

@@ -97,19 +97,21 @@ impl fmt::Display for EngineError {
             if !words.is_empty() {
                 words.push_str("; caused by ");
             }
-            let reason = error.reason.as_deref().unwrap_or_default();
-            match (error.kind.as_str(), reason) {
-                ("", reason) => words.push_str(reason),
-                (kind, "") => words.push_str(kind),
-                (kind, reason) => {
-                    words.push_str(kind);
-                    words.push_str(": ");
-                    words.push_str(reason);
-                }
+            words.push_str(&error.kind);
+            let reason = error.reason.as_deref().map_or("", without_source);
+            if !error.kind.is_empty() && !reason.is_empty() {
+                words.push_str(": ");
             }
+            words.push_str(reason);
         }
         f.write_str(&cut(words, MAX_WORDS))
     }
+}
+
+/// The reason without what Elasticsearch 7 quotes after it: where JSON can't be read, that is the
+/// request as it came over the wire, with its `Authorization` header.
+fn without_source(reason: &str) -> &str {
+    reason.split("\n at [Source:").next().unwrap_or_default()
 }
 
 fn cut(mut text: String, at: usize) -> String {
@@ -321,3 +323,6 @@ pub(super) fn retry_after(value: &str, now: chrono::DateTime<chrono::Utc>) -> Op
     let at = chrono::DateTime::parse_from_rfc2822(value).ok()?;
     Some((at.to_utc() - now).to_std().unwrap_or_default())
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,8 +2,9 @@
 //! external version, so that a write that comes late or twice is refused by the engine.
 //!
 //! Its place is behind `delivery`, which decides what is sent when, and again. Here it is encoded
-//! ([`encode`]), sent once to one node ([`nodes`], [`health`]), and the answer read ([`answer`]);
-//! and indices are made ([`indices`]) and arranged for the copy ([`filling`]).
+//! (`encode`), sent once to one node (`nodes`, `health`), and the answer read (`answer`); and indices
+//! are made (`indices`) and arranged for the copy (`filling`). It decides nothing about retries,
+//! order or the size of a request.
 
 mod answer;
 mod encode;
@@ -278,3 +279,6 @@ async fn compressed(body: Bytes) -> Result<Bytes, Retry> {
         Err(error) => Err(failed(&error)),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,7 +50,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE: Duration = Duration::from_secs(50);
 /// What the answer to a bulk request is reduced to. The status of every item is needed: without it,
 /// an item's position could not be told.
-const BULK: &str = "_bulk?filter_path=errors,took,items.*.status,items.*.error";
+const ANSWER: &str = "filter_path=errors,took,items.*.status,items.*.error";
 
 /// The settings of an engine can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -272,7 +272,13 @@ impl Node {
         if !address.path().ends_with('/') {
             address.set_path(&format!("{}/", address.path()));
         }
-        let bulk = address.join(BULK).map_err(|error| refuse(error.to_string()))?;
+        // The engine gives up on a shard that is away in half the time, and says so of its items
+        // alone. Were it to wait as long as we do, every request with such an item would time out
+        // as a whole, and nothing beside it would ever be settled.
+        let patience = (timeout / 2).as_millis().max(1);
+        let bulk = address
+            .join(&format!("_bulk?{ANSWER}&timeout={patience}ms"))
+            .map_err(|error| refuse(error.to_string()))?;
         let near = is_loopback(&address);
         Ok(Self {
             address: address.as_str().trim_end_matches('/').to_owned(),
@@ -387,4 +393,34 @@ fn without_login(url: &str) -> String {
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let host = rest[..end].rsplit_once('@').map_or(0, |(login, _)| login.len() + 1);
     format!("{scheme}://{}", &rest[host..])
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("http://localhost:9200", true)]
+    #[case("http://es.localhost:9200", true)]
+    #[case("https://127.0.0.1", true)]
+    #[case("https://127.9.9.9", true)]
+    #[case("http://[::1]:9200", true)]
+    #[case("http://10.0.0.1:9200", false)]
+    #[case("https://localhost.example.com", false)]
+    #[case("http://[2001:db8::1]:9200", false)]
+    fn proxies_are_not_for_loopback(#[case] url: &str, #[case] loopback: bool) {
+        assert_eq!(is_loopback(&Url::parse(url).unwrap()), loopback);
+    }
+
+    #[rstest]
+    #[case("https://ann:pa@ss@es1:9200/x?y=a@b", "https://es1:9200/x?y=a@b")]
+    #[case("https://es1/@x", "https://es1/@x")]
+    #[case("https://ann@es1", "https://es1")]
+    #[case("/_bulk", "/_bulk")]
+    #[case("", "")]
+    fn addresses_are_shown_without_login(#[case] url: &str, #[case] shown: &str) {
+        assert_eq!(without_login(url), shown);
+    }
 }
