@@ -65,11 +65,6 @@ impl Lanes {
         self.lanes.iter()
     }
 
-    /// How many.
-    pub fn count(&self) -> usize {
-        self.lanes.len()
-    }
-
     /// The lane of a document.
     pub fn index(&self, namespace: &Namespace, key: &DocumentKey) -> usize {
         let hash = self.hasher.hash_one((namespace, key));

@@ -61,7 +61,7 @@ impl Documents {
             "nested": {
                 "_id": 5,
                 "tags": ["a", "b", self.text(6)],
-                "deep": { "list": [1, { "n": number }, []], "empty": {} },
+                "deep": { "list": [1, number, [2]], "items": [{ "n": number }, {}], "empty": {} },
             },
         }
     }
