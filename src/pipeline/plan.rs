@@ -17,7 +17,8 @@ use crate::{
     checkpoint::{
         keys,
         records::{
-            CopyPlanRecord, CopyProgressRecord, PositionRecord, Record, RuleRecord, load, put,
+            CopyPlanRecord, CopyProgressRecord, PositionRecord, Record, RuleRecord, load, load_all,
+            put, removal,
         },
         store::{RecordKey, Store, StoreError, Table, Write},
     },
@@ -78,6 +79,7 @@ impl Planning<'_> {
     /// # Errors
     /// `Refused` where a rule asks for what can't be had; see [`Error`].
     pub async fn make(self) -> Result<Plan, Error> {
+        self.forget_removed_rules().await?;
         let key = keys::position(self.target);
         let position: Option<PositionRecord> = self.stored(|| load(&**self.store, &key)).await?;
         let mut fresh = Vec::new();
@@ -128,6 +130,44 @@ impl Planning<'_> {
             copies.push((index, made, complete));
         }
         Ok(Plan { start, behind, copies })
+    }
+
+    /// A rule that has gone from the file is forgotten: should it come back, what happened meanwhile
+    /// is not in any stream that is still to be read, so it begins with a copy.
+    async fn forget_removed_rules(&self) -> Result<(), Error> {
+        let prefix = keys::rules(self.target);
+        let known = self.stored(|| load_all::<RuleRecord>(&**self.store, &prefix)).await?;
+        for (key, _) in known {
+            let Some(name) = key.0.last().and_then(|name| str::from_utf8(name).ok()) else {
+                continue;
+            };
+            if self.all_rules.contains(name) {
+                continue;
+            }
+            // The record of the rule goes first: without it what is left of its copies is planned
+            // over.
+            self.write(vec![removal::<RuleRecord>(key.clone())]).await?;
+            let copies = keys::copies(self.target, name);
+            loop {
+                let page =
+                    self.stored(|| self.store.scan(Table::Copies, &copies, None, PAGE)).await?;
+                if page.is_empty() {
+                    break;
+                }
+                let removals = page
+                    .into_iter()
+                    .map(|(key, _)| Write { table: Table::Copies, key, value: None })
+                    .collect();
+                self.write(removals).await?;
+            }
+            tracing::info!(
+                target = self.target,
+                rule = name,
+                "the rule is no longer in the file: its progress is forgotten, its documents stay in \
+                 the target"
+            );
+        }
+        Ok(())
     }
 
     /// Says when a rule is not the one that was copied.

@@ -23,6 +23,7 @@ use crate::{
         retry::{Backoff, pause},
     },
     rules::model::DeliverySettings,
+    source::budget::Budget,
     status::{RuleStatus, State, TargetStatus},
     target::Target,
 };
@@ -65,6 +66,8 @@ pub struct Settling {
     pub every: Duration,
     /// The target's status.
     pub status: Arc<TargetStatus>,
+    /// What the documents on their way take.
+    pub budgets: Vec<Arc<Budget>>,
     /// Whether a copy is under way: tells the stream how long to wait, and a run that only copies
     /// when it is done.
     pub copying: watch::Sender<bool>,
@@ -78,6 +81,7 @@ struct Stored {
     /// Events of the stream when the position was stored.
     events: u64,
     idle: u32,
+    buffers: i64,
 }
 
 impl Settling {
@@ -113,11 +117,19 @@ impl Settling {
                 if let Some(position) = self.tracker.settled() {
                     self.status.position(position);
                 }
+                self.report_buffers(&mut stored);
                 if self.copies.iter().any(RuleCopies::is_ready) {
                     break;
                 }
             }
         }
+    }
+
+    fn report_buffers(&self, stored: &mut Stored) {
+        let used: usize = self.budgets.iter().map(|budget| budget.used()).sum();
+        let used = i64::try_from(used).unwrap_or(i64::MAX);
+        self.status.buffer_bytes(used - stored.buffers);
+        stored.buffers = used;
     }
 
     fn announce(&self) {
