@@ -61,6 +61,8 @@ pub struct Letter {
 impl Letter {
     /// `words` are the other side's own.
     pub fn new(origin: Arc<Origin>, stage: Stage, words: String, place: Option<String>) -> Self {
+        let mut words = words;
+        words.truncate(words.floor_char_boundary(MOST_WORDS));
         Self { origin, stage, words, place }
     }
 
@@ -85,6 +87,8 @@ pub struct DeadLetters {
     count: AtomicU64,
 }
 
+/// Bytes of the other side's words that are kept.
+const MOST_WORDS: usize = 4_096;
 /// How often the log tells of letters.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Records read at once at the start.

@@ -30,13 +30,17 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    change::{Change, ClusterTime, DocumentKey, Namespace},
+    change::{Change, ClusterTime, DocumentKey, Namespace, Phase},
     checkpoint::tracker::Claim,
 };
 
-/// Keys that a window remembers, at the most; a chunk that meets more is read anew from where it
-/// is.
-const WINDOW_KEYS: usize = 100_000;
+/// Bytes of keys that a window remembers, at the most; a chunk that meets more is read anew from
+/// where it is.
+const WINDOW_BYTES: usize = 4 << 20;
+/// What a remembered key costs beside its own bytes.
+const BESIDE_SEEN: usize = 32;
+/// Changes that wait for the writer, at the most, beside the documents that they may carry.
+const OUTPUT_CHANGES: usize = 10_000;
 /// What a pending key costs beside its own bytes.
 const BESIDE: usize = 256;
 
@@ -88,18 +92,23 @@ struct Window {
     id: WindowId,
     namespace: Namespace,
     seen: HashSet<DocumentKey>,
+    bytes: usize,
     overflow: bool,
 }
 
 #[derive(Default, Debug)]
 struct Front {
     frontier: ClusterTime,
+    /// The newest event that was noted: ahead of the frontier while a batch is spread.
+    newest: ClusterTime,
     pending: HashMap<Subject, Waiting>,
     order: VecDeque<Subject>,
     pending_bytes: usize,
     in_flight: HashSet<Subject>,
     windows: Vec<Window>,
     output: VecDeque<Change>,
+    /// How many of them come from the stream.
+    output_changes: usize,
 }
 
 #[derive(Debug)]
@@ -117,6 +126,7 @@ pub struct Lane {
     pending_added: Notify,
     pending_taken: Notify,
     output_added: Notify,
+    output_taken: Notify,
 }
 
 impl Lane {
@@ -128,6 +138,7 @@ impl Lane {
             pending_added: Notify::new(),
             pending_taken: Notify::new(),
             output_added: Notify::new(),
+            output_taken: Notify::new(),
         }
     }
 
@@ -165,12 +176,19 @@ impl Lane {
         }
     }
 
-    /// Remembers, from now on, which keys of the namespace change; returns the lane's frontier.
+    /// Remembers, from now on, which keys of the namespace change; returns a time that no event that
+    /// was noted before is newer than.
     pub fn open_window(&self, id: WindowId, namespace: &Namespace) -> ClusterTime {
         let mut front = self.front();
         let namespace = namespace.clone();
-        front.windows.push(Window { id, namespace, seen: HashSet::new(), overflow: false });
-        front.frontier
+        front.windows.push(Window {
+            id,
+            namespace,
+            seen: HashSet::new(),
+            bytes: 0,
+            overflow: false,
+        });
+        front.frontier.max(front.newest)
     }
 
     /// Forgets a window.
@@ -247,20 +265,44 @@ impl Lane {
         }
     }
 
-    /// Appends what the reads of taken keys returned, in order, and lets go of the keys.
-    pub fn complete(&self, changes: Vec<Change>) {
+    /// Appends what the reads of taken keys returned, in order, and lets go of the keys. Those that
+    /// were not read (`unread`, in order) wait again, before all others.
+    pub fn complete(&self, changes: Vec<Change>, unread: Vec<Pending>) {
         let mut front = self.front();
         front.in_flight.clear();
+        front.output_changes += changes.len();
         front.output.extend(changes);
+        for pending in unread.into_iter().rev() {
+            front.put_back(pending);
+        }
         drop(front);
         self.output_added.notify_one();
+        self.pending_added.notify_one();
+    }
+
+    /// Waits until the writer has taken enough for more changes. Cancel safe.
+    pub async fn output_room(&self) {
+        loop {
+            let taken = self.output_taken.notified();
+            if self.front().output_changes < OUTPUT_CHANGES {
+                return;
+            }
+            taken.await;
+        }
     }
 
     /// Takes up to `most` changes from the output, in order; none where there are none.
     pub fn try_output(&self, most: usize) -> Vec<Change> {
         let mut front = self.front();
         let count = front.output.len().min(most);
-        front.output.drain(..count).collect()
+        let taken: Vec<Change> = front.output.drain(..count).collect();
+        let changes = taken.iter().filter(|change| change.phase == Phase::Changes).count();
+        front.output_changes -= changes;
+        drop(front);
+        if changes > 0 {
+            self.output_taken.notify_one();
+        }
+        taken
     }
 
     /// Waits until there is output. Cancel safe.
@@ -283,15 +325,16 @@ impl Lane {
 impl Front {
     fn note(&mut self, event: Noted) {
         let Noted { subject, time, since, claim } = event;
+        self.newest = self.newest.max(time);
         for window in &mut self.windows {
             if window.namespace != subject.namespace || window.overflow {
                 continue;
             }
-            if window.seen.len() >= WINDOW_KEYS {
+            if window.bytes >= WINDOW_BYTES {
                 window.overflow = true;
                 window.seen = HashSet::new();
-            } else {
-                window.seen.insert(subject.key.clone());
+            } else if window.seen.insert(subject.key.clone()) {
+                window.bytes += subject.key.size() + BESIDE_SEEN;
             }
         }
         if let Some(waiting) = self.pending.get_mut(&subject) {
@@ -302,6 +345,22 @@ impl Front {
         self.pending_bytes += cost(&subject);
         self.order.push_back(subject.clone());
         self.pending.insert(subject, Waiting { time, since, claims: vec![claim] });
+    }
+
+    /// The opposite of `take`, for one key.
+    fn put_back(&mut self, pending: Pending) {
+        let Pending { subject, time, since, claims } = pending;
+        if let Some(waiting) = self.pending.get_mut(&subject) {
+            waiting.time = waiting.time.max(time);
+            waiting.since = since.or(waiting.since);
+            for claim in claims {
+                claim.join(&mut waiting.claims);
+            }
+            return;
+        }
+        self.pending_bytes += cost(&subject);
+        self.order.push_front(subject.clone());
+        self.pending.insert(subject, Waiting { time, since, claims });
     }
 
     fn take(&mut self, most: usize) -> Vec<Pending> {

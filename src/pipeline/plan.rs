@@ -25,6 +25,7 @@ use crate::{
     delivery::{insist, insist_on_writing},
     rules::model::{NamespacePattern, Rule, Since},
     source::{
+        budget::Budget,
         chunks,
         error::Error as SourceError,
         namespaces::{Found, Kind},
@@ -82,6 +83,7 @@ impl Planning<'_> {
         self.forget_removed_rules().await?;
         let key = keys::position(self.target);
         let position: Option<PositionRecord> = self.stored(|| load(&**self.store, &key)).await?;
+        self.try_reads().await?;
         let mut fresh = Vec::new();
         let mut known: HashMap<RuleIndex, Vec<Planned>> = HashMap::new();
         for (index, rule) in self.rules.iter() {
@@ -99,7 +101,7 @@ impl Planning<'_> {
             (Some(position), true) => position.time,
             _ => self.asked("reading the cluster time", || self.reading.source.now()).await?,
         };
-        let (start, behind) = self.start(position.as_ref(), now);
+        let (start, behind) = self.start(position.as_ref(), &fresh, now);
         // Durable before the first document is read.
         let record = PositionRecord {
             time: start,
@@ -120,9 +122,10 @@ impl Planning<'_> {
             if rule.rule().copy.is_none() || self.options.changes_only {
                 continue;
             }
-            let complete = planned
-                .iter()
-                .all(|copy| copy.progress.as_ref().is_some_and(|progress| progress.complete));
+            let complete = planned.iter().all(|copy| {
+                let progress = copy.progress.as_ref();
+                progress.is_some_and(|own| own.complete && own.plan == copy.plan.id)
+            });
             let mut made = Vec::with_capacity(planned.len());
             for planned in planned {
                 made.push(Arc::new(self.copy(index, planned, complete).await?));
@@ -130,6 +133,38 @@ impl Planning<'_> {
             copies.push((index, made, complete));
         }
         Ok(Plan { start, behind, copies })
+    }
+
+    /// Lets MongoDB evaluate each rule's filter, projection and pipeline once on nothing: what it
+    /// does not understand, or does not allow, is told now and not for ever after.
+    async fn try_reads(&self) -> Result<(), Error> {
+        let budget = Budget::new(usize::MAX);
+        for (_, rule) in self.rules.iter() {
+            // A pattern's namespaces may not be there yet.
+            let named = rule.rule().namespaces.include.iter().find_map(|pattern| match pattern {
+                NamespacePattern::Exact(namespace) => Some(namespace.clone()),
+                NamespacePattern::Glob { .. } | NamespacePattern::Regex(_) => None,
+            });
+            let Some(namespace) = named.filter(|_| rule.follows()) else { continue };
+            let tried = self
+                .reading
+                .insist("trying a rule's read", || {
+                    let source = &self.reading.source;
+                    source.lookup(&namespace, &rule.read, &[], ClusterTime::ZERO, &budget)
+                })
+                .await;
+            match tried {
+                Ok(_) => {}
+                Err(None) => return Err(Error::Stopped),
+                Err(Some(error)) => {
+                    return Err(Error::Refused(format!(
+                        "rule {}: MongoDB refuses its filter, project or pipeline: {error}",
+                        rule.rule().name
+                    )));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A rule that has gone from the file is forgotten: should it come back, what happened meanwhile
@@ -186,19 +221,21 @@ impl Planning<'_> {
     fn start(
         &self,
         position: Option<&PositionRecord>,
+        fresh: &[(RuleIndex, &TargetRule)],
         now: ClusterTime,
     ) -> (ClusterTime, BTreeMap<String, ClusterTime>) {
+        // A rule that is new and has no copy may begin before the others; they see nothing new then.
+        let since = fresh.iter().filter_map(|(_, rule)| {
+            let rule = rule.rule();
+            match rule.changes?.since {
+                Since::Time(time) if rule.copy.is_none() => Some(time.into()),
+                _ => None,
+            }
+        });
         let Some(position) = position else {
-            let since = self.rules.iter().filter_map(|(_, rule)| {
-                let rule = rule.rule();
-                match rule.changes?.since {
-                    Since::Time(time) if rule.copy.is_none() => Some(time.into()),
-                    _ => None,
-                }
-            });
             return (since.chain([now]).min().unwrap_or(now), BTreeMap::new());
         };
-        let mut start = position.time;
+        let mut start = since.chain([position.time]).min().unwrap_or(position.time);
         let mut behind = BTreeMap::new();
         let active: BTreeSet<&str> =
             self.rules.iter().map(|(_, rule)| rule.rule().name.as_str()).collect();

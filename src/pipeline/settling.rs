@@ -42,8 +42,11 @@ pub struct RuleCopies {
     pub status: Arc<RuleStatus>,
     /// One a namespace.
     pub copies: Vec<Arc<Copy>>,
-    /// The target knows that the copy is complete, and so does the store.
+    /// Whether the copy is complete, as it is stored.
     pub complete: bool,
+    /// Whether this process has told the target so. What the target arranged for a copy may still
+    /// stand from an earlier process, so a copy that is found complete is told again.
+    pub told: bool,
 }
 
 /// Stores one target's positions and progress.
@@ -225,6 +228,7 @@ impl Settling {
             }
             self.status.recovered();
             self.copies[index].complete = true;
+            self.copies[index].told = true;
             self.copies[index].status.copy_complete();
             ended = true;
         }
@@ -238,6 +242,6 @@ const LOOK: Duration = Duration::from_millis(50);
 impl RuleCopies {
     /// Whether everything is settled and the target does not know it yet.
     fn is_ready(&self) -> bool {
-        !self.complete && self.copies.iter().all(|copy| copy.is_settled())
+        !self.told && self.copies.iter().all(|copy| copy.is_settled())
     }
 }

@@ -332,8 +332,8 @@ impl TargetPipeline {
                     rule: self.rules.get(*index).rule().name.clone(),
                     status,
                     copies: copies.clone(),
-                    // The target is told again: what it arranged for the copy may still stand.
-                    complete: *complete && copies.is_empty(),
+                    complete: *complete,
+                    told: false,
                 }
             })
             .collect()
@@ -347,6 +347,9 @@ impl TargetPipeline {
         copying: watch::Receiver<bool>,
     ) -> JoinSet<Result<(), Error>> {
         let Shared { reading, lanes, tracker, changes, copies } = shared;
+        // Before any window is opened: what an earlier run settled will not be shown again, so
+        // nothing may be read that is older.
+        lanes.advance(plan.start);
         let mut tasks = JoinSet::new();
         let status = self.target_status();
         if !self.rules.followed().is_empty() {
@@ -426,10 +429,17 @@ impl TargetPipeline {
     /// stores the position.
     async fn wind_down(&self, running: &mut Running) -> Result<(), Error> {
         running.read.cancel();
-        while let Some(done) = running.sources.join_next().await {
-            // What it says now is about being stopped.
-            drop(joined(done)?);
+        let ended = async {
+            while let Some(done) = running.sources.join_next().await {
+                // What it says now is about being stopped.
+                drop(joined(done)?);
+            }
+            Ok::<_, Error>(())
+        };
+        if let Ok(ended) = tokio::time::timeout(GRACE / 2, ended).await {
+            ended?;
         }
+        running.sources.shutdown().await;
         running.drain.cancel();
         let finish = async {
             while let Some(done) = running.writers.join_next().await {
