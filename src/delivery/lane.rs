@@ -13,14 +13,18 @@
 //! one lock that is never held across a wait; it knows no MongoDB and no target.
 //!
 //! # Why a copied document never overtakes a change
-//! A chunk opens a window before it reads: the lane answers with its frontier `low`, up to which it
-//! has seen every event, and from then on remembers each key that the stream shows in that
-//! namespace. The chunk is read after `low`, so what changed up to `low` is older than what it
-//! reads. A reply is offered once the lane's frontier has passed the time at which the member
-//! answered (`high`): then each key that changed between `low` and `high` is in the window, or still
-//! waits for its lookup. Those are dropped, since their lookup reads a state at least as new. The
-//! rest is appended to the output under the same lock under which later changes will be noted, and
-//! so stands before them.
+//! A chunk opens a window before it reads: the lane answers with `low`, the newest time that it
+//! knows of, and from then on remembers each key that the stream shows in that namespace. The chunk
+//! is read after `low`, so what changed up to `low` is older than what it reads. A reply is offered
+//! once the lane's frontier has passed the time at which the member answered (`high`): then each key
+//! that changed between `low` and `high` is in the window, or still waits for its lookup. Those are
+//! dropped, since their lookup reads a state at least as new. The rest is appended to the output
+//! under the same lock under which later changes will be noted, and so stands before them.
+//!
+//! A lookup reads the present, which may be newer than the event that asked for it, and newer than
+//! `high`. So a key whose lookup ends while a window is open counts as changed in it, and `low` is
+//! never before what an ended lookup has read: not the frontier, which lags behind the events that
+//! have been noted already, let alone behind their lookups.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -94,6 +98,8 @@ struct Window {
 #[derive(Default, Debug)]
 struct Front {
     frontier: ClusterTime,
+    /// No event that was noted and no lookup that has ended is newer.
+    newest: ClusterTime,
     pending: HashMap<Subject, Waiting>,
     order: VecDeque<Subject>,
     pending_bytes: usize,
@@ -114,9 +120,12 @@ struct Waiting {
 pub struct Lane {
     front: Mutex<Front>,
     pending_limit: usize,
+    output_limit: usize,
+    window_keys: usize,
     pending_added: Notify,
     pending_taken: Notify,
     output_added: Notify,
+    output_taken: Notify,
 }
 
 impl Lane {
@@ -125,9 +134,12 @@ impl Lane {
         Self {
             front: Mutex::default(),
             pending_limit,
+            output_limit: (pending_limit / BESIDE).max(1),
+            window_keys: WINDOW_KEYS,
             pending_added: Notify::new(),
             pending_taken: Notify::new(),
             output_added: Notify::new(),
+            output_taken: Notify::new(),
         }
     }
 
@@ -140,7 +152,7 @@ impl Lane {
     pub fn changed(&self, events: impl IntoIterator<Item = Noted>) {
         let mut front = self.front();
         for event in events {
-            front.note(event);
+            front.note(event, self.window_keys);
         }
         drop(front);
         self.pending_added.notify_one();
@@ -165,12 +177,25 @@ impl Lane {
         }
     }
 
-    /// Remembers, from now on, which keys of the namespace change; returns the lane's frontier.
+    /// Waits until fewer changes than the limit lie in the output, so that removals, which no
+    /// budget of bytes holds back, can't pile up behind a target that is away. Cancel safe.
+    pub async fn output_room(&self) {
+        loop {
+            let taken = self.output_taken.notified();
+            if self.front().output.len() < self.output_limit {
+                return;
+            }
+            taken.await;
+        }
+    }
+
+    /// Remembers, from now on, which keys of the namespace change. Returns the time after which the
+    /// chunk has to read: nothing that the lane has seen or put out is newer.
     pub fn open_window(&self, id: WindowId, namespace: &Namespace) -> ClusterTime {
         let mut front = self.front();
         let namespace = namespace.clone();
         front.windows.push(Window { id, namespace, seen: HashSet::new(), overflow: false });
-        front.frontier
+        front.frontier.max(front.newest)
     }
 
     /// Forgets a window.
@@ -247,10 +272,14 @@ impl Lane {
         }
     }
 
-    /// Appends what the reads of taken keys returned, in order, and lets go of the keys.
-    pub fn complete(&self, changes: Vec<Change>) {
+    /// Appends what the reads of taken keys returned, in order, and lets go of the keys. The state
+    /// that was read is not newer than `as_of`.
+    pub fn complete(&self, changes: Vec<Change>, as_of: ClusterTime) {
         let mut front = self.front();
-        front.in_flight.clear();
+        front.newest = front.newest.max(as_of);
+        for subject in std::mem::take(&mut front.in_flight) {
+            front.mark(&subject, self.window_keys);
+        }
         front.output.extend(changes);
         drop(front);
         self.output_added.notify_one();
@@ -260,7 +289,10 @@ impl Lane {
     pub fn try_output(&self, most: usize) -> Vec<Change> {
         let mut front = self.front();
         let count = front.output.len().min(most);
-        front.output.drain(..count).collect()
+        let taken = front.output.drain(..count).collect();
+        drop(front);
+        self.output_taken.notify_one();
+        taken
     }
 
     /// Waits until there is output. Cancel safe.
@@ -274,6 +306,12 @@ impl Lane {
         }
     }
 
+    /// A time that no event noted and no read ended here is newer than. A read after it never
+    /// returns less than an earlier one did, whichever member answers.
+    pub fn newest(&self) -> ClusterTime {
+        self.front().newest
+    }
+
     /// Bytes of the keys that wait for their read.
     pub fn pending_bytes(&self) -> usize {
         self.front().pending_bytes
@@ -281,19 +319,25 @@ impl Lane {
 }
 
 impl Front {
-    fn note(&mut self, event: Noted) {
-        let Noted { subject, time, since, claim } = event;
+    /// Has the open windows of the key's namespace remember it.
+    fn mark(&mut self, subject: &Subject, window_keys: usize) {
         for window in &mut self.windows {
             if window.namespace != subject.namespace || window.overflow {
                 continue;
             }
-            if window.seen.len() >= WINDOW_KEYS {
+            if window.seen.len() >= window_keys {
                 window.overflow = true;
                 window.seen = HashSet::new();
             } else {
                 window.seen.insert(subject.key.clone());
             }
         }
+    }
+
+    fn note(&mut self, event: Noted, window_keys: usize) {
+        let Noted { subject, time, since, claim } = event;
+        self.newest = self.newest.max(time);
+        self.mark(&subject, window_keys);
         if let Some(waiting) = self.pending.get_mut(&subject) {
             waiting.time = waiting.time.max(time);
             claim.join(&mut waiting.claims);
@@ -322,3 +366,6 @@ impl Front {
 fn cost(subject: &Subject) -> usize {
     subject.key.size() + BESIDE
 }
+
+#[cfg(test)]
+mod tests;

@@ -293,55 +293,63 @@ impl Answering {
                 () = stop.cancelled() => return Ok(()),
                 taken = async {
                     self.budget.available().await;
+                    self.lane.output_room().await;
                     self.lane.take(most).await
                 } => taken,
             };
             let count = taken.len();
-            let changes = match self.answer(taken).await {
+            let (changes, as_of) = match self.answer(taken).await {
                 Err(Halt::Stopped) => return Ok(()),
                 answered => answered?,
             };
             most = next_size(&changes, count, most);
-            self.lane.complete(changes);
+            self.lane.complete(changes, as_of);
         }
     }
 
-    async fn answer(&self, taken: Vec<Pending>) -> Result<Vec<Change>, Halt> {
+    /// The changes, and a time that no state in them is newer than.
+    async fn answer(&self, taken: Vec<Pending>) -> Result<(Vec<Change>, ClusterTime), Halt> {
         let mut groups: HashMap<Namespace, Vec<(usize, Pending)>> = HashMap::new();
         let count = taken.len();
         for (index, pending) in taken.into_iter().enumerate() {
             groups.entry(pending.subject.namespace.clone()).or_default().push((index, pending));
         }
         let mut changes: Vec<Option<Change>> = (0..count).map(|_| None).collect();
+        let mut as_of = ClusterTime::ZERO;
         let mut answered = stream::iter(groups)
             .map(|(namespace, group)| self.answer_namespace(namespace, group))
             .buffer_unordered(LOOKUPS);
-        while let Some(group) = answered.try_next().await? {
+        while let Some((group, read)) = answered.try_next().await? {
+            as_of = as_of.max(read);
             for (index, change) in group {
                 changes[index] = Some(change);
             }
         }
-        Ok(changes.into_iter().flatten().collect())
+        Ok((changes.into_iter().flatten().collect(), as_of))
     }
 
     async fn answer_namespace(
         &self,
         namespace: Namespace,
         group: Vec<(usize, Pending)>,
-    ) -> Result<Vec<(usize, Change)>, Halt> {
-        let after = group.iter().map(|(_, pending)| pending.time).max().unwrap_or_default();
+    ) -> Result<(Vec<(usize, Change)>, ClusterTime), Halt> {
+        // Not before what the lane has put out: a member that lags would take a document back.
+        let newest = group.iter().map(|(_, pending)| pending.time).max();
+        let after = self.lane.newest().max(newest.unwrap_or_default());
         let keys: Vec<DocumentKey> =
             group.iter().map(|(_, pending)| pending.subject.key.clone()).collect();
         let rules = self.rules.following(&namespace);
         let mut states: Vec<Vec<(RuleIndex, State)>> =
             keys.iter().map(|_| Vec::with_capacity(rules.len())).collect();
+        let mut as_of = after;
         for &rule in &*rules {
-            let answers = self.states(rule, &namespace, &keys, after).await?;
+            let (answers, read) = self.states(rule, &namespace, &keys, after).await?;
+            as_of = as_of.max(read);
             for (states, state) in states.iter_mut().zip(answers) {
                 states.push((rule, state));
             }
         }
-        Ok(group
+        let changes = group
             .into_iter()
             .zip(states)
             .map(|((index, pending), states)| {
@@ -356,7 +364,8 @@ impl Answering {
                 };
                 (index, change)
             })
-            .collect())
+            .collect();
+        Ok((changes, as_of))
     }
 
     async fn states(
@@ -365,7 +374,7 @@ impl Answering {
         namespace: &Namespace,
         keys: &[DocumentKey],
         after: ClusterTime,
-    ) -> Result<Vec<State>, Halt> {
+    ) -> Result<(Vec<State>, ClusterTime), Halt> {
         let rule = self.rules.get(rule);
         let answer = self.reading.fetch(namespace, &rule.read, keys, after, &self.budget).await?;
         let mut states: Vec<State> = answer
@@ -377,10 +386,11 @@ impl Answering {
                 Fetched::Failed(words) => State::Failed(words),
             })
             .collect();
+        let mut as_of = answer.operation_time;
         if rule.rule().on_delete == OnDelete::Keep {
-            self.tell_apart(namespace, keys, after, &mut states).await?;
+            as_of = as_of.max(self.tell_apart(namespace, keys, after, &mut states).await?);
         }
-        Ok(states)
+        Ok((states, as_of))
     }
 
     /// A document that the rule's read did not return was deleted, or no longer matches; where the
@@ -391,7 +401,7 @@ impl Answering {
         keys: &[DocumentKey],
         after: ClusterTime,
         states: &mut [State],
-    ) -> Result<(), Halt> {
+    ) -> Result<ClusterTime, Halt> {
         let gone: Vec<usize> =
             (0..keys.len()).filter(|&index| matches!(states[index], State::Gone)).collect();
         let missing: Vec<DocumentKey> = gone.iter().map(|&index| keys[index].clone()).collect();
@@ -404,7 +414,7 @@ impl Answering {
                 Fetched::Failed(words) => states[index] = State::Failed(words),
             }
         }
-        Ok(())
+        Ok(answer.operation_time)
     }
 }
 
