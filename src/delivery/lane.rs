@@ -13,14 +13,18 @@
 //! one lock that is never held across a wait; it knows no MongoDB and no target.
 //!
 //! # Why a copied document never overtakes a change
-//! A chunk opens a window before it reads: the lane answers with its frontier `low`, up to which it
-//! has seen every event, and from then on remembers each key that the stream shows in that
-//! namespace. The chunk is read after `low`, so what changed up to `low` is older than what it
-//! reads. A reply is offered once the lane's frontier has passed the time at which the member
-//! answered (`high`): then each key that changed between `low` and `high` is in the window, or still
-//! waits for its lookup. Those are dropped, since their lookup reads a state at least as new. The
-//! rest is appended to the output under the same lock under which later changes will be noted, and
-//! so stands before them.
+//! A chunk opens a window before it reads: the lane answers with `low`, the newest time that it
+//! knows of, and from then on remembers each key that the stream shows in that namespace. The chunk
+//! is read after `low`, so what changed up to `low` is older than what it reads. A reply is offered
+//! once the lane's frontier has passed the time at which the member answered (`high`): then each key
+//! that changed between `low` and `high` is in the window, or still waits for its lookup. Those are
+//! dropped, since their lookup reads a state at least as new. The rest is appended to the output
+//! under the same lock under which later changes will be noted, and so stands before them.
+//!
+//! A lookup reads the present, which may be newer than the event that asked for it, and newer than
+//! `high`. So a key whose lookup ends while a window is open counts as changed in it, and `low` is
+//! never before what an ended lookup has read: not the frontier, which lags behind the events that
+//! have been noted already, let alone behind their lookups.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -39,8 +43,6 @@ use crate::{
 const WINDOW_BYTES: usize = 4 << 20;
 /// What a remembered key costs beside its own bytes.
 const BESIDE_SEEN: usize = 32;
-/// Changes that wait for the writer, at the most, beside the documents that they may carry.
-const OUTPUT_CHANGES: usize = 10_000;
 /// What a pending key costs beside its own bytes.
 const BESIDE: usize = 256;
 
@@ -99,7 +101,7 @@ struct Window {
 #[derive(Default, Debug)]
 struct Front {
     frontier: ClusterTime,
-    /// The newest event that was noted: ahead of the frontier while a batch is spread.
+    /// No event that was noted and no lookup that has ended is newer.
     newest: ClusterTime,
     pending: HashMap<Subject, Waiting>,
     order: VecDeque<Subject>,
@@ -123,6 +125,8 @@ struct Waiting {
 pub struct Lane {
     front: Mutex<Front>,
     pending_limit: usize,
+    output_limit: usize,
+    window_bytes: usize,
     pending_added: Notify,
     pending_taken: Notify,
     output_added: Notify,
@@ -135,6 +139,8 @@ impl Lane {
         Self {
             front: Mutex::default(),
             pending_limit,
+            output_limit: (pending_limit / BESIDE).max(1),
+            window_bytes: WINDOW_BYTES,
             pending_added: Notify::new(),
             pending_taken: Notify::new(),
             output_added: Notify::new(),
@@ -151,7 +157,7 @@ impl Lane {
     pub fn changed(&self, events: impl IntoIterator<Item = Noted>) {
         let mut front = self.front();
         for event in events {
-            front.note(event);
+            front.note(event, self.window_bytes);
         }
         drop(front);
         self.pending_added.notify_one();
@@ -176,8 +182,8 @@ impl Lane {
         }
     }
 
-    /// Remembers, from now on, which keys of the namespace change; returns a time that no event that
-    /// was noted before is newer than.
+    /// Remembers, from now on, which keys of the namespace change. Returns the time after which the
+    /// chunk has to read: nothing that the lane has seen or put out is newer.
     pub fn open_window(&self, id: WindowId, namespace: &Namespace) -> ClusterTime {
         let mut front = self.front();
         let namespace = namespace.clone();
@@ -266,10 +272,14 @@ impl Lane {
     }
 
     /// Appends what the reads of taken keys returned, in order, and lets go of the keys. Those that
-    /// were not read (`unread`, in order) wait again, before all others.
-    pub fn complete(&self, changes: Vec<Change>, unread: Vec<Pending>) {
+    /// were not read (`unread`, in order) wait again, before all others. No state that was read is
+    /// newer than `as_of`.
+    pub fn complete(&self, changes: Vec<Change>, unread: Vec<Pending>, as_of: ClusterTime) {
         let mut front = self.front();
-        front.in_flight.clear();
+        front.newest = front.newest.max(as_of);
+        for subject in std::mem::take(&mut front.in_flight) {
+            front.mark(&subject, self.window_bytes);
+        }
         front.output_changes += changes.len();
         front.output.extend(changes);
         for pending in unread.into_iter().rev() {
@@ -280,11 +290,12 @@ impl Lane {
         self.pending_added.notify_one();
     }
 
-    /// Waits until the writer has taken enough for more changes. Cancel safe.
+    /// Waits until fewer changes than the limit lie in the output, so that removals, which no
+    /// budget of bytes holds back, can't pile up behind a target that is away. Cancel safe.
     pub async fn output_room(&self) {
         loop {
             let taken = self.output_taken.notified();
-            if self.front().output_changes < OUTPUT_CHANGES {
+            if self.front().output_changes < self.output_limit {
                 return;
             }
             taken.await;
@@ -316,6 +327,12 @@ impl Lane {
         }
     }
 
+    /// A time that no event noted and no read ended here is newer than. A read after it never
+    /// returns less than an earlier one did, whichever member answers.
+    pub fn newest(&self) -> ClusterTime {
+        self.front().newest
+    }
+
     /// Bytes of the keys that wait for their read.
     pub fn pending_bytes(&self) -> usize {
         self.front().pending_bytes
@@ -323,20 +340,25 @@ impl Lane {
 }
 
 impl Front {
-    fn note(&mut self, event: Noted) {
-        let Noted { subject, time, since, claim } = event;
-        self.newest = self.newest.max(time);
+    /// Has the open windows of the key's namespace remember it.
+    fn mark(&mut self, subject: &Subject, window_bytes: usize) {
         for window in &mut self.windows {
             if window.namespace != subject.namespace || window.overflow {
                 continue;
             }
-            if window.bytes >= WINDOW_BYTES {
+            if window.bytes >= window_bytes {
                 window.overflow = true;
                 window.seen = HashSet::new();
             } else if window.seen.insert(subject.key.clone()) {
                 window.bytes += subject.key.size() + BESIDE_SEEN;
             }
         }
+    }
+
+    fn note(&mut self, event: Noted, window_bytes: usize) {
+        let Noted { subject, time, since, claim } = event;
+        self.newest = self.newest.max(time);
+        self.mark(&subject, window_bytes);
         if let Some(waiting) = self.pending.get_mut(&subject) {
             waiting.time = waiting.time.max(time);
             claim.join(&mut waiting.claims);
@@ -381,3 +403,6 @@ impl Front {
 fn cost(subject: &Subject) -> usize {
     subject.key.size() + BESIDE
 }
+
+#[cfg(test)]
+mod tests;

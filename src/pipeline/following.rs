@@ -309,17 +309,21 @@ impl Answering {
                     self.lane.take(most).await
                 } => taken,
             };
-            let (changes, unread) = match self.answer(taken).await {
+            let (changes, unread, as_of) = match self.answer(taken).await {
                 Err(Halt::Stopped) => return Ok(()),
                 answered => answered?,
             };
             most = next_size(&changes, most);
-            self.lane.complete(changes, unread);
+            self.lane.complete(changes, unread, as_of);
         }
     }
 
-    /// The changes, and the keys that were not read, both in the order in which they were taken.
-    async fn answer(&self, taken: Vec<Pending>) -> Result<(Vec<Change>, Vec<Pending>), Halt> {
+    /// The changes, and the keys that were not read, both in the order in which they were taken; and
+    /// a time that no state in them is newer than.
+    async fn answer(
+        &self,
+        taken: Vec<Pending>,
+    ) -> Result<(Vec<Change>, Vec<Pending>, ClusterTime), Halt> {
         let mut groups: HashMap<Namespace, Vec<(usize, Pending)>> = HashMap::new();
         let count = taken.len();
         for (index, pending) in taken.into_iter().enumerate() {
@@ -329,7 +333,9 @@ impl Answering {
         let mut answered = stream::iter(groups)
             .map(|(namespace, group)| self.answer_namespace(namespace, group))
             .buffer_unordered(LOOKUPS);
-        while let Some(group) = answered.try_next().await? {
+        let mut as_of = ClusterTime::ZERO;
+        while let Some((group, read)) = answered.try_next().await? {
+            as_of = as_of.max(read);
             for (index, answered) in group {
                 answers[index].push(answered);
             }
@@ -341,23 +347,27 @@ impl Answering {
                 Answered::Unread(pending) => unread.push(pending),
             }
         }
-        Ok((changes, unread))
+        Ok((changes, unread, as_of))
     }
 
     async fn answer_namespace(
         &self,
         namespace: Namespace,
         group: Vec<(usize, Pending)>,
-    ) -> Result<Vec<(usize, Answered)>, Halt> {
-        let after = group.iter().map(|(_, pending)| pending.time).max().unwrap_or_default();
+    ) -> Result<(Vec<(usize, Answered)>, ClusterTime), Halt> {
+        // Not before what the lane has put out: a member that lags would take a document back.
+        let newest = group.iter().map(|(_, pending)| pending.time).max();
+        let after = self.lane.newest().max(newest.unwrap_or_default());
         let keys: Vec<DocumentKey> =
             group.iter().map(|(_, pending)| pending.subject.key.clone()).collect();
         let rules = self.rules.following(&namespace);
         // `None` where a rule's read did not reach the key.
         let mut states: Vec<Option<Vec<(RuleIndex, State)>>> =
             keys.iter().map(|_| Some(Vec::with_capacity(rules.len()))).collect();
+        let mut as_of = after;
         for &rule in &*rules {
-            let answers = self.states(rule, &namespace, &keys, after).await?;
+            let (answers, read) = self.states(rule, &namespace, &keys, after).await?;
+            as_of = as_of.max(read);
             for (states, state) in states.iter_mut().zip(answers) {
                 match (states.as_mut(), state) {
                     (Some(states), Some(state)) => states.push((rule, state)),
@@ -391,7 +401,7 @@ impl Answering {
                 answered.push((index, change(key, states, Vec::new())));
             }
         }
-        Ok(answered)
+        Ok((answered, as_of))
     }
 
     /// On a sharded collection a document whose shard key changed is deleted under its old document
@@ -416,7 +426,8 @@ impl Answering {
             let Ok(id) = DocumentKey::from_id(key.id()) else { continue };
             let mut found = Vec::new();
             for &rule in rules {
-                let answer = self.states(rule, namespace, std::slice::from_ref(&id), after).await?;
+                let one = std::slice::from_ref(&id);
+                let (answer, _) = self.states(rule, namespace, one, after).await?;
                 let state = answer.into_iter().next().flatten();
                 found.extend(
                     state
@@ -437,7 +448,7 @@ impl Answering {
         namespace: &Namespace,
         keys: &[DocumentKey],
         after: ClusterTime,
-    ) -> Result<Vec<Option<State>>, Halt> {
+    ) -> Result<(Vec<Option<State>>, ClusterTime), Halt> {
         let rule = self.rules.get(rule);
         let answer = self.reading.fetch(namespace, &rule.read, keys, after, &self.budget).await?;
         let mut states: Vec<Option<State>> = answer
@@ -450,10 +461,11 @@ impl Answering {
                 Fetched::Unread => None,
             })
             .collect();
+        let mut as_of = answer.operation_time;
         if rule.rule().on_delete == OnDelete::Keep {
-            self.tell_apart(namespace, keys, after, &mut states).await?;
+            as_of = as_of.max(self.tell_apart(namespace, keys, after, &mut states).await?);
         }
-        Ok(states)
+        Ok((states, as_of))
     }
 
     /// A document that the rule's read did not return was deleted, or no longer matches; where the
@@ -464,7 +476,7 @@ impl Answering {
         keys: &[DocumentKey],
         after: ClusterTime,
         states: &mut [Option<State>],
-    ) -> Result<(), Halt> {
+    ) -> Result<ClusterTime, Halt> {
         let gone: Vec<usize> =
             (0..keys.len()).filter(|&index| matches!(states[index], Some(State::Gone))).collect();
         let missing: Vec<DocumentKey> = gone.iter().map(|&index| keys[index].clone()).collect();
@@ -478,7 +490,7 @@ impl Answering {
                 Fetched::Unread => states[index] = None,
             }
         }
-        Ok(())
+        Ok(answer.operation_time)
     }
 }
 
