@@ -1,5 +1,1 @@
-//! Every test that stands outside the library: one binary, so that it is linked once.
 
-mod rule_files;
-
-fn main() {}

@@ -10,8 +10,8 @@ use super::{
     diagnostic::Span,
     extended_json,
     node::{Entry, Node, Typed, Value},
-    reader::{Reader, shown_text},
-    suggest,
+    reader::{Reader, shown_key},
+    wording,
 };
 
 /// The stages that keep one document one document.
@@ -79,15 +79,15 @@ fn stage(reader: &mut Reader<'_>, node: &Node) -> Option<RawDocumentBuf> {
     };
     let document = extended_json::document(reader, node, "a stage");
     if !STAGES.contains(&&*entry.key) {
-        let near = suggest::near(&entry.key, STAGES);
-        let message = format!("{} can't be a stage here", shown_text(&entry.key));
+        let near = wording::near(&entry.key, STAGES).filter(|_| entry.written.is_none());
+        let message = format!("{} can't be a stage here", shown_key(entry));
         let error = reader.error(&entry.key_span, message);
         if let Some(near) = near {
             error.label(format!("did you mean `{near}`?"));
         }
         error.help(format!(
             "one document has to stay one document; the stages that do are {}",
-            suggest::list(&STAGES)
+            wording::list(&STAGES)
         ));
         return None;
     }
@@ -144,7 +144,9 @@ fn projection(reader: &mut Reader<'_>, node: &Node, name: &str) {
     for entry in node.map().unwrap_or_default().iter().filter(|entry| is_id(&entry.key)) {
         let typed = entry.value.scalar().map(|scalar| scalar.typed());
         match typed {
-            Some(Typed::Int(0) | Typed::Bool(false)) => takes_id(reader, &entry.key_span, name, STAYS),
+            Some(Typed::Int(0) | Typed::Bool(false)) => {
+                takes_id(reader, &entry.key_span, name, STAYS)
+            }
             Some(Typed::Float(0.0)) => takes_id(reader, &entry.key_span, name, STAYS),
             Some(Typed::Int(_) | Typed::Float(_) | Typed::Bool(true)) if &*entry.key == "_id" => {}
             _ if is_id_itself(&entry.value) => {}
