@@ -7,8 +7,8 @@
 use std::collections::BTreeMap;
 
 use bson::{
-    Binary, Bson, DateTime, RawDocument, RawDocumentBuf, Timestamp, Uuid, error::Error as BsonError, oid::ObjectId,
-    rawdoc,
+    Binary, Bson, DateTime, RawDocument, RawDocumentBuf, Timestamp, Uuid,
+    error::Error as BsonError, oid::ObjectId, rawdoc,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 

@@ -95,7 +95,7 @@ fn readable(part: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use async_trait::async_trait;
-    use bson::{RawDocumentBuf, rawdoc};
+    use bson::{RawDocument, RawDocumentBuf, rawdoc};
 
     use super::*;
     use crate::checkpoint::store::{StoreError, Write as StoreWrite};
@@ -104,6 +104,9 @@ mod tests {
 
     #[async_trait]
     impl Store for Letters {
+        fn place(&self) -> &str {
+            "letters of a test"
+        }
         async fn get(&self, _: Table, _: &RecordKey) -> Result<Option<RawDocumentBuf>, StoreError> {
             unreachable!("a list scans")
         }
@@ -126,6 +129,17 @@ mod tests {
             Ok(rest.take(limit).cloned().collect())
         }
         async fn write(&self, _: Vec<StoreWrite>) -> Result<(), StoreError> {
+            unreachable!("a list writes nothing")
+        }
+        async fn swap(
+            &self,
+            _: &RecordKey,
+            _: Option<&RawDocument>,
+            _: &RawDocument,
+        ) -> Result<bool, StoreError> {
+            unreachable!("a list writes nothing")
+        }
+        async fn fence(&self, _: u64) -> Result<(), StoreError> {
             unreachable!("a list writes nothing")
         }
     }

@@ -144,10 +144,13 @@ mod tests {
                 3,
             ),
             (pipeline(pipeline::Error::Refused("not a replica set".into())), 1),
-            (pipeline(pipeline::Error::HistoryLost {
-                target: "search".into(),
-                position: crate::change::ClusterTime(1 << 32),
-            }), 5),
+            (
+                pipeline(pipeline::Error::HistoryLost {
+                    target: "search".into(),
+                    position: crate::change::ClusterTime(1 << 32),
+                }),
+                5,
+            ),
             (pipeline(pipeline::Error::TooManyRejected { target: "search".into(), count: 3 }), 1),
             (pipeline(pipeline::Error::Checkpoint(unavailable("timed out"))), 1),
             (pipeline(pipeline::Error::Internal("a lane has vanished".into())), 1),

@@ -158,7 +158,8 @@ impl DeadLetters {
         for (key, earlier) in keys.iter().zip(earlier) {
             let Some(letter) = latest.get(key) else { continue };
             // One that can't be read is written anew rather than kept.
-            let earlier = earlier.and_then(|record| DeadLetterRecord::decode(&record, self.store.place()).ok());
+            let earlier = earlier
+                .and_then(|record| DeadLetterRecord::decode(&record, self.store.place()).ok());
             let record = self.record(letter, earlier.as_ref(), now);
             writes.push(put(key.clone(), &record));
         }
@@ -220,10 +221,7 @@ impl DeadLetters {
                 .filter(|key| known.contains(key))
                 .collect()
         };
-        let writes = settled
-            .iter()
-            .map(|key| removal::<DeadLetterRecord>(key.clone()))
-            .collect();
+        let writes = settled.iter().map(|key| removal::<DeadLetterRecord>(key.clone())).collect();
         insist_on_writing(&*self.store, writes, stop).await?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for key in &settled {

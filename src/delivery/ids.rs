@@ -49,12 +49,7 @@ pub struct Ids {
 impl Ids {
     /// Nothing is known yet but to the store.
     pub fn new(store: Arc<dyn Store>, probe: Arc<dyn Probe>) -> Self {
-        Self {
-            store,
-            probe,
-            known: Mutex::default(),
-            deciding: tokio::sync::Mutex::new(()),
-        }
+        Self { store, probe, known: Mutex::default(), deciding: tokio::sync::Mutex::new(()) }
     }
 
     fn cached(&self, namespace: &Namespace) -> Option<IdTypes> {

@@ -79,7 +79,8 @@ impl Places {
             .into_iter()
             .map(|record| {
                 let Some(record) = record else { return Ok(Vec::new()) };
-                let record = PlacesRecord::decode(&record, self.store.place()).map_err(Halt::Store)?;
+                let record =
+                    PlacesRecord::decode(&record, self.store.place()).map_err(Halt::Store)?;
                 Ok(record
                     .places
                     .into_iter()

@@ -164,7 +164,5 @@ impl Scan {
 pub fn last_id(page: &Page) -> Result<Option<Bson>, Error> {
     let Some(last) = page.documents.last() else { return Ok(None) };
     let id = super::lookup::id_of(last)?;
-    Bson::try_from(id)
-        .map(Some)
-        .map_err(|_| Error::garbled("an _id that can't be read"))
+    Bson::try_from(id).map(Some).map_err(|_| Error::garbled("an _id that can't be read"))
 }

@@ -13,11 +13,8 @@ use std::{
 
 use rhai::{
     AST, ASTNode, Dynamic, Engine, EvalAltResult, Expr, ImmutableString, Module, Scope, Shared,
-    Stmt, def_package,
-    packages::{
-        BasicArrayPackage, BasicBlobPackage, BasicMapPackage, BasicMathPackage, BitFieldPackage,
-        CorePackage, LogicPackage, MoreStringPackage, Package,
-    },
+    Stmt,
+    packages::{Package, StandardPackage},
 };
 
 use super::{
@@ -34,16 +31,8 @@ const EXPRESSION_DEPTH: usize = 64;
 /// The names that the script finds in scope, which it can't give to variables of its own.
 pub(super) const NAMES: [&str; 3] = ["doc", "event", "meta"];
 
-def_package! {
-    /// Rhai's standard packages but the one with clocks.
-    pub(super) Packages(module) : CorePackage, BitFieldPackage, LogicPackage, BasicMathPackage,
-        BasicArrayPackage, BasicBlobPackage, BasicMapPackage, MoreStringPackage
-    {
-        module.set_standard_lib(true);
-    }
-}
-
-static PACKAGES: LazyLock<Shared<Module>> = LazyLock::new(|| Packages::new().as_shared_module());
+static PACKAGES: LazyLock<Shared<Module>> =
+    LazyLock::new(|| StandardPackage::new().as_shared_module());
 
 /// A compiled script. Cheap to run, not to make; shared by all threads that run it.
 pub struct Script {
@@ -73,6 +62,12 @@ impl Script {
 
     pub(super) fn moves(&self) -> bool {
         self.moves
+    }
+
+    /// Claims that the script moves nothing, to test what happens where that is wrong.
+    #[cfg(test)]
+    pub(super) fn forget_moves(&mut self) {
+        self.moves = false;
     }
 }
 
@@ -183,22 +178,29 @@ pub(super) fn run(script: &Script, input: Input<'_>) -> Result<Outcome, ScriptEr
     if script.uses_meta {
         scope.push("meta", MetaValue::default());
     }
-    match script.engine.run_ast_with_scope(&mut scope, &script.ast) {
-        Ok(()) => {}
-        Err(error) => match *error {
-            EvalAltResult::ErrorTerminated(token, _) if token.is::<Ended>() => {
-                return Ok(token.cast::<Ended>().outcome());
-            }
-            error => return Err(without_wrapper(error, limits)),
-        },
+    if let Err(error) = script.engine.run_ast_with_scope(&mut scope, &script.ast) {
+        return match ended(*error) {
+            Ok(ended) => Ok(ended.outcome()),
+            Err(error) => Err(ScriptError::run(error, limits, None)),
+        };
     }
     outcome::of(&scope, input.document, script.moves)
         .map_err(|error| ScriptError::run(*error, limits, None))
 }
 
-/// A script that ends from within a function: the engine may wrap it.
-fn without_wrapper(error: EvalAltResult, limits: &Limits) -> ScriptError {
-    ScriptError::run(error, limits, None)
+/// Whether an error is the end that the script asked for, however deep in calls it did.
+fn ended(error: EvalAltResult) -> Result<Ended, EvalAltResult> {
+    match error {
+        EvalAltResult::ErrorInFunctionCall(name, source, inner, position) => {
+            ended(*inner).map_err(|inner| {
+                EvalAltResult::ErrorInFunctionCall(name, source, inner.into(), position)
+            })
+        }
+        EvalAltResult::ErrorTerminated(token, position) => {
+            token.try_cast_result().map_err(|token| EvalAltResult::ErrorTerminated(token, position))
+        }
+        error => Err(error),
+    }
 }
 
 /// What a function that is taken away says.

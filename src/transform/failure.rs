@@ -48,11 +48,6 @@ impl fmt::Display for ScriptError {
 }
 
 impl ScriptError {
-    /// An error at no place of the script.
-    pub(super) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), line: None, column: None, file: None }
-    }
-
     /// An error at a place of the script, or of an imported file.
     pub(super) fn at(message: impl Into<String>, position: Position, file: Option<&Path>) -> Self {
         Self {

@@ -97,10 +97,8 @@ impl Imports<'_> {
         }
         let text = fs::read_to_string(&found)
             .map_err(|error| fail(format!("{path} can't be read: {error}")))?;
-        let mut ast = self
-            .engine
-            .compile(&text)
-            .map_err(|error| ScriptError::parse(&error, Some(&found)))?;
+        let mut ast =
+            self.engine.compile(&text).map_err(|error| ScriptError::parse(&error, Some(&found)))?;
         ast.set_source(found.to_string_lossy().as_ref());
         engine::inspect(&ast, self.names, Some(&found))?;
         self.open.push(found.clone());
@@ -119,9 +117,8 @@ impl Imports<'_> {
 
 /// The file that a path names.
 fn locate(folder: Option<&Path>, path: &str) -> Result<PathBuf, String> {
-    let folder = folder.ok_or_else(|| {
-        format!("{path} can't be imported: the rules are not read from a file")
-    })?;
+    let folder = folder
+        .ok_or_else(|| format!("{path} can't be imported: the rules are not read from a file"))?;
     let inside = !path.is_empty()
         && !path.contains(['\\', '\0'])
         && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)));

@@ -8,14 +8,32 @@ use rhai::{AST, ASTNode, BinaryExpr, Expr, FnCallExpr, Stmt};
 
 /// Methods that read `doc`.
 const READS: [&str; 11] = [
-    "contains", "is_null", "get", "len", "is_empty", "keys", "values", "to_map", "to_string",
-    "to_json", "type_of",
+    "contains",
+    "is_null",
+    "get",
+    "len",
+    "is_empty",
+    "keys",
+    "values",
+    "to_map",
+    "to_string",
+    "to_json",
+    "type_of",
 ];
 /// Methods that write the field that their first argument names.
 const WRITES: [&str; 2] = ["set", "remove"];
 /// Functions and operators that read their arguments.
 const TAKES: [&str; 11] = [
-    "to_json", "type_of", "print", "debug", "to_string", "to_debug", "==", "!=", "contains", "!",
+    "to_json",
+    "type_of",
+    "print",
+    "debug",
+    "to_string",
+    "to_debug",
+    "==",
+    "!=",
+    "contains",
+    "!",
     "is_null",
 ];
 
@@ -90,9 +108,7 @@ fn chain_is_harmless(
         (last, _) => (last, true),
     };
     match (chain, first) {
-        (Expr::Dot(..), Expr::Property(property, _)) => {
-            property.2 != "_id" || (ends && !assigned)
-        }
+        (Expr::Dot(..), Expr::Property(property, _)) => property.2 != "_id" || (ends && !assigned),
         (Expr::Dot(..), Expr::MethodCall(call, _)) => call_is_harmless(call, known),
         (Expr::Index(..), Expr::StringConstant(name, _)) => name != "_id" || (ends && !assigned),
         _ => false,

@@ -122,9 +122,8 @@ pub(super) fn length(bytes: &[u8]) -> Option<usize> {
 /// How many of the bytes the value of this kind takes, at the front of `bytes`; `None` where they
 /// are too few, or the kind is unknown.
 pub(super) fn size(kind: u8, bytes: &[u8]) -> Option<usize> {
-    let zero = |from: usize| {
-        Some(from + bytes.get(from..)?.iter().position(|byte| *byte == 0)? + 1)
-    };
+    let zero =
+        |from: usize| Some(from + bytes.get(from..)?.iter().position(|byte| *byte == 0)? + 1);
     let text = |least: usize| {
         let length = length(bytes)?;
         (length >= least).then_some(length)
@@ -254,9 +253,7 @@ fn equal_numbers(a: (u8, &[u8]), b: (u8, &[u8])) -> bool {
         integer(kind, value)
             .map(decimal::from_int)
             .or_else(|| double((kind, value)).and_then(|value| decimal::from_float(value).ok()))
-            .or_else(|| {
-                (kind == kind::DECIMAL).then(|| bson::Decimal128::from_bytes(fixed(value)))
-            })
+            .or_else(|| (kind == kind::DECIMAL).then(|| bson::Decimal128::from_bytes(fixed(value))))
     };
     if let (Some(a), Some(b)) = (integer(a.0, a.1), integer(b.0, b.1)) {
         return a == b;
@@ -362,9 +359,7 @@ mod tests {
 
     #[test]
     fn depth_is_bounded() {
-        let nested = |levels: usize| {
-            (1..levels).fold(doc! {}, |inner, _| doc! { "a": inner })
-        };
+        let nested = |levels: usize| (1..levels).fold(doc! {}, |inner, _| doc! { "a": inner });
         for (levels, expected) in [(1, true), (MAX_DEPTH, true), (MAX_DEPTH + 1, false)] {
             let bytes = bson::serialize_to_vec(&nested(levels)).unwrap();
             assert_eq!(shallow_enough(&bytes), Ok(expected), "{levels}");

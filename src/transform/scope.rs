@@ -81,7 +81,9 @@ impl MetaValue {
 
     fn get(&mut self, name: &str) -> Answer<Dynamic> {
         let field = self.field(name)?;
-        Ok(field.as_deref().map_or(Dynamic::UNIT, |text| Dynamic::from(ImmutableString::from(text))))
+        Ok(field
+            .as_deref()
+            .map_or(Dynamic::UNIT, |text| Dynamic::from(ImmutableString::from(text))))
     }
 
     fn set(&mut self, name: &str, value: &Dynamic) -> Answer<()> {

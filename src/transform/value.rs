@@ -131,9 +131,7 @@ pub(super) fn read(
         }
         kind::ARRAY => Dynamic::from_array(read_array(&bytes.slice(start..end), most)?),
         kind::OBJECT_ID => Dynamic::from(ObjectId::from_bytes(raw::fixed(stored))),
-        kind::DATE => {
-            Dynamic::from(DateTime::from_millis(i64::from_le_bytes(raw::fixed(stored))))
-        }
+        kind::DATE => Dynamic::from(DateTime::from_millis(i64::from_le_bytes(raw::fixed(stored)))),
         kind::DECIMAL => Dynamic::from(Decimal128::from_bytes(raw::fixed(stored))),
         kind::TIMESTAMP => {
             let bits = u64::from_le_bytes(raw::fixed(stored));
@@ -354,12 +352,7 @@ fn write_custom(value: &Dynamic, out: &mut Vec<u8>, depth: usize) -> Answer<u8> 
     Err(refuse(format!("a document can't hold a value of type {}", value.type_name())))
 }
 
-fn write_array(
-    array: &Array,
-    over: Option<&[u8]>,
-    out: &mut Vec<u8>,
-    depth: usize,
-) -> Answer<()> {
+fn write_array(array: &Array, over: Option<&[u8]>, out: &mut Vec<u8>, depth: usize) -> Answer<()> {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);
     let mut before = over.map(raw::elements);

@@ -28,9 +28,7 @@ pub(super) fn register(module: &mut Module) {
     pure(module, "date_from_seconds", |seconds: i64| -> Answer<DateTime> {
         seconds.checked_mul(1000).map(DateTime::from_millis).ok_or_else(beyond)
     });
-    pure(module, "format_date", |date: DateTime, format: ImmutableString| {
-        format_as(date, &format)
-    });
+    pure(module, "format_date", |date: DateTime, format: ImmutableString| format_as(date, &format));
     pure(module, "to_string", |date: &mut DateTime| text(*date));
     pure(module, "to_debug", |date: &mut DateTime| text(*date));
     ordered!(module, DateTime, Ord::cmp);
@@ -58,9 +56,7 @@ pub(super) fn register(module: &mut Module) {
         (a.timestamp_millis() as f64 - b.timestamp_millis() as f64) / 1000.0
     });
     pure(module, "start_of_day", |date: &mut DateTime| start(*date, |day| Some(day)));
-    pure(module, "start_of_month", |date: &mut DateTime| {
-        start(*date, |day| day.with_day(1))
-    });
+    pure(module, "start_of_month", |date: &mut DateTime| start(*date, |day| day.with_day(1)));
     pure(module, "start_of_year", |date: &mut DateTime| start(*date, |day| day.with_ordinal(1)));
 }
 
@@ -120,9 +116,7 @@ fn parse(text: &str) -> Answer<DateTime> {
     }
     NaiveDate::parse_from_str(trimmed, "%Y-%m-%d")
         .map(|date| at(date.and_time(NaiveTime::MIN)))
-        .map_err(|_| {
-            refuse(format!("{text:?} is no date in the form of 2026-11-21T02:10:29Z"))
-        })
+        .map_err(|_| refuse(format!("{text:?} is no date in the form of 2026-11-21T02:10:29Z")))
 }
 
 fn items(format: &str) -> Answer<Vec<Item<'_>>> {
@@ -138,9 +132,8 @@ fn parse_as(text: &str, format: &str) -> Answer<DateTime> {
     let zoned = chrono::DateTime::parse_from_str(text, format)
         .map(|date| DateTime::from_millis(date.timestamp_millis()));
     let local = || NaiveDateTime::parse_from_str(text, format).map(at);
-    let day = || {
-        NaiveDate::parse_from_str(text, format).map(|date| at(date.and_time(NaiveTime::MIN)))
-    };
+    let day =
+        || NaiveDate::parse_from_str(text, format).map(|date| at(date.and_time(NaiveTime::MIN)));
     zoned
         .or_else(|_| local())
         .or_else(|_| day())

@@ -6,7 +6,7 @@ use super::{indexer, json, method, pure, set_indexer};
 use crate::transform::{
     failure::{Answer, refuse},
     outcome::Ended,
-    raw::{self, kind},
+    raw,
     value::{self, Other},
     view::{View, malformed},
 };
@@ -220,9 +220,4 @@ fn remove(view: &mut View, path: &str) -> Answer<Dynamic> {
     };
     set(view, name, holder)?;
     Ok(removed)
-}
-
-/// Whether a kind is a document's or an array's.
-pub(super) fn nests(element: u8) -> bool {
-    matches!(element, kind::DOCUMENT | kind::ARRAY)
 }

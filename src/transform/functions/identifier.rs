@@ -1,7 +1,5 @@
 //! ObjectIds, UUIDs, timestamps and binary values.
 
-use std::cmp::Ordering;
-
 use bson::{DateTime, Timestamp, Uuid, oid::ObjectId};
 use rhai::{Blob, ImmutableString, Module};
 
@@ -16,7 +14,8 @@ use crate::{
 
 /// Registers `==` and its like for a type that is ordered.
 macro_rules! ordered {
-    ($module:ident, $type:ty, $compare:expr) => {
+    ($module:ident, $type:ty, $compare:expr) => {{
+        use std::cmp::Ordering;
         let compare: fn(&$type, &$type) -> Ordering = $compare;
         pure($module, "==", move |a: $type, b: $type| compare(&a, &b) == Ordering::Equal);
         pure($module, "!=", move |a: $type, b: $type| compare(&a, &b) != Ordering::Equal);
@@ -24,7 +23,7 @@ macro_rules! ordered {
         pure($module, "<=", move |a: $type, b: $type| compare(&a, &b) != Ordering::Greater);
         pure($module, ">", move |a: $type, b: $type| compare(&a, &b) == Ordering::Greater);
         pure($module, ">=", move |a: $type, b: $type| compare(&a, &b) != Ordering::Less);
-    };
+    }};
 }
 pub(super) use ordered;
 
@@ -51,9 +50,7 @@ pub(super) fn register(module: &mut Module) {
     ordered!(module, Timestamp, |a, b| (a.time, a.increment).cmp(&(b.time, b.increment)));
     getter(module, "seconds", |time: &mut Timestamp| i64::from(time.time));
     getter(module, "increment", |time: &mut Timestamp| i64::from(time.increment));
-    pure(module, "date", |time: &mut Timestamp| {
-        DateTime::from_millis(i64::from(time.time) * 1000)
-    });
+    pure(module, "date", |time: &mut Timestamp| DateTime::from_millis(i64::from(time.time) * 1000));
     pure(module, "to_string", |time: &mut Timestamp| timestamp_text(time));
     pure(module, "to_debug", |time: &mut Timestamp| timestamp_text(time));
 

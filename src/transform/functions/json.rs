@@ -57,9 +57,7 @@ fn read(value: Value) -> Dynamic {
             None => number.as_f64().unwrap_or(f64::NAN).into(),
         },
         Value::String(text) => text.into(),
-        Value::Array(items) => {
-            Dynamic::from_array(items.into_iter().map(read).collect::<Array>())
-        }
+        Value::Array(items) => Dynamic::from_array(items.into_iter().map(read).collect::<Array>()),
         Value::Object(fields) => Dynamic::from_map(
             fields.into_iter().map(|(name, value)| (name.into(), read(value))).collect::<Map>(),
         ),
@@ -98,12 +96,10 @@ fn write(element: u8, bytes: &[u8], depth: usize, out: &mut Vec<u8>) -> Answer<(
                 None => out.extend_from_slice(itoa::Buffer::new().format(millis).as_bytes()),
             }
         }
-        kind::DECIMAL => {
-            match Decimal::decode(Decimal128::from_bytes(raw::fixed(bytes))) {
-                decimal @ Decimal::Finite { .. } => decimal.write(out),
-                _ => out.extend_from_slice(b"null"),
-            }
-        }
+        kind::DECIMAL => match Decimal::decode(Decimal128::from_bytes(raw::fixed(bytes))) {
+            decimal @ Decimal::Finite { .. } => decimal.write(out),
+            _ => out.extend_from_slice(b"null"),
+        },
         kind::TIMESTAMP => {
             let bits = u64::from_le_bytes(raw::fixed(bytes));
             let text = format!("{{\"t\":{},\"i\":{}}}", bits >> 32, bits as u32);
