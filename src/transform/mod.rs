@@ -15,6 +15,10 @@
 //! Order: fields keep their places, new ones go to the end in the order in which they were set, and
 //! maps that the script writes out (`#{…}`) become documents with their names in the order of their
 //! characters, because that is how the language keeps maps.
+//!
+//! Fields are values: `let a = doc.a` is a copy, and so is what a loop runs over or what `this` is in
+//! a function of the script that is called on a field (`doc.a.tidy()`): such a function returns what
+//! it made (`doc.a = tidy(doc.a)`).
 
 mod decimal;
 mod engine;

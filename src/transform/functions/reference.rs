@@ -64,7 +64,7 @@ pub const FUNCTIONS: &[Function] = functions! {
     "object_id", "object_id()", "A new ObjectId, another one each time.",
         "object_id() == object_id()" => "false";
     "object_id", "object_id(text)", "The ObjectId with these 24 hex characters.",
-        "object_id(\"64b007090102030405060708\").timestamp" => "2023-07-13T14:05:13.000Z";
+        "object_id(\"64b007090102030405060708\").timestamp" => "2023-07-13T14:15:37.000Z";
     "uuid", "uuid()", "A new random UUID.",
         "uuid() == uuid()" => "false";
     "uuid", "uuid(text)", "The UUID with this text.",

@@ -84,12 +84,17 @@ fn failure(text: &str, input: Bson) -> String {
 
 #[test]
 fn every_example_of_the_reference_holds() {
+    let mut wrong = Vec::new();
     let mut names = std::collections::BTreeSet::new();
     for function in FUNCTIONS {
         assert!(names.insert(function.signature), "{} stands there twice", function.signature);
         assert!(function.signature.contains(function.name), "{}", function.signature);
-        assert_eq!(value(function.example), function.result, "{}", function.example);
+        let left = value(function.example);
+        if left != function.result {
+            wrong.push(format!("{} gives {left}", function.example));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

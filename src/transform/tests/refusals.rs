@@ -42,16 +42,20 @@ fn errors_say_where_and_what() {
         ("base64_decode(\"?\")", "line 1", "not base64"),
         ("parse_json(\"{\")", "line 1", "not JSON"),
         ("matches(\"a\", \"(\")", "line 1", "can't be used"),
-        ("doc[\"a\\0\"] = 1", "line 1", "zero character"),
-        ("doc.m = #{ \"a\\0\": 1 }", "", "zero character"),
+        ("doc[\"a\\x00\"] = 1", "line 1", "zero character"),
+        ("doc.m = #{ \"a\\x00\": 1 }", "", "zero character"),
         ("doc.a = 1; doc.set(\"a.b\", 1)", "line 1", "a.b can't be set"),
         ("let x = 1 / 0", "line 1", "ivi"),
         ("let x = 9223372036854775807 + 1", "line 1", "verflow"),
     ];
+    let mut wrong = Vec::new();
     for (text, place, words) in rows {
         let error = failure(text, doc! {});
-        assert!(error.contains(place) && error.contains(words), "{text}\n{error}");
+        if !error.contains(place) || !error.contains(words) {
+            wrong.push(format!("{text}\n  {error}"));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
@@ -61,7 +65,7 @@ fn limits_are_named() {
         ("fn f() { f() } f()", "limits.call_depth"),
         ("let s = \"x\"; loop { s += s }", "limits.string"),
         ("let a = [1]; loop { a += a }", "limits.array"),
-        ("let i = 0; let m = #{}; loop { m[`k${i}`] = i; i += 1 }", "limits.map"),
+        ("let i = 0; let m = #{}; loop { m += parse_json(`{\"k${i}\":1}`); i += 1 }", "limits.map"),
         ("let i = 0; loop { doc[`k${i}`] = i; i += 1 }", "limits.map"),
         ("let s = \"a\"; s.pad(9000, \"a\"); replace_re(s, \"a\", s)", "limits.string"),
         ("loop { doc.a = doc }", "nests deeper"),
@@ -70,11 +74,15 @@ fn limits_are_named() {
     ];
     let limits =
         Limits { operations: 50_000, string: 1 << 20, array: 1000, map: 1000, ..Limits::default() };
+    let mut wrong = Vec::new();
     for (text, words) in rows {
         let script = Script::compile(text, limits, None).unwrap();
         let error = run_on(&script, Some(&raw(&doc! { "_id": 1 }))).unwrap_err().to_string();
-        assert!(error.contains(words), "{text}\n{error}");
+        if !error.contains(words) {
+            wrong.push(format!("{text}\n  {error}"));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]

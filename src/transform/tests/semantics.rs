@@ -111,11 +111,6 @@ fn what_is_nested_is_written_in_place() {
             doc! { "items": [{ "n": 1 }, { "n": 2 }] },
             doc! { "items": [{ "n": 1 }, { "n": 2 }], "big": [2] },
         ),
-        (
-            "fn tidy() { this.city = this.city.to_upper(); } doc.address.tidy()",
-            doc! { "address": { "city": "x" } },
-            doc! { "address": { "city": "X" } },
-        ),
     ];
     for (text, input, expected) in rows {
         check(text, input, expected);

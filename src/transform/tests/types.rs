@@ -1,6 +1,11 @@
 //! Types: what is kept, what becomes what, and what can be done with values of the BSON types.
 
-use bson::{Binary, Bson::*, DateTime, Decimal128, Regex, Timestamp, Uuid, spec::BinarySubtype};
+use bson::{
+    Binary,
+    Bson::{JavaScriptCode, MaxKey, MinKey, Null, Symbol, Undefined},
+    DateTime, Decimal128, Regex, Timestamp, Uuid,
+    spec::BinarySubtype,
+};
 
 use super::*;
 
@@ -38,17 +43,17 @@ fn a_value_that_is_moved_keeps_its_type() {
         let input = doc! { name.as_str(): stored.clone() };
         let rows = [
             (
-                format!("doc.copy = doc.{name}"),
+                format!("doc.copy = doc[\"{name}\"]"),
                 doc! { name.as_str(): stored.clone(), "copy": stored.clone() },
             ),
-            (format!("doc.{name} = doc.{name}"), input.clone()),
+            (format!("doc[\"{name}\"] = doc[\"{name}\"]"), input.clone()),
             (format!("doc.rename(\"{name}\", \"x\")"), doc! { "x": stored.clone() }),
             (
-                format!("doc.list = [doc.{name}]; doc.remove(\"{name}\")"),
+                format!("doc.list = [doc[\"{name}\"]]; doc.remove(\"{name}\")"),
                 doc! { "list": [stored.clone()] },
             ),
             (
-                format!("doc = #{{ _id: doc._id, m: #{{ v: doc.{name} }} }}"),
+                format!("doc = #{{ _id: doc._id, m: #{{ v: doc[\"{name}\"] }} }}"),
                 doc! { "m": { "v": stored.clone() } },
             ),
         ];
@@ -81,12 +86,13 @@ fn integers_become_what_they_are_written_over() {
 #[test]
 fn values_have_methods() {
     let input = every_type();
+    let mut wrong = Vec::new();
     for (expression, expected) in [
         ("doc.object_id", "64b007090102030405060708"),
         ("doc.object_id == object_id(\"64b007090102030405060708\")", "true"),
         ("doc.object_id < object_id(\"ffffffffffffffffffffffff\")", "true"),
         ("doc.object_id == \"64b007090102030405060708\"", "false"),
-        ("doc.object_id.timestamp", "2023-07-13T14:05:13.000Z"),
+        ("doc.object_id.timestamp", "2023-07-13T14:15:37.000Z"),
         ("doc.date", "2026-11-21T02:10:29.007Z"),
         ("doc.date + 60", "2026-11-21T02:11:29.007Z"),
         ("doc.date - 0.007", "2026-11-21T02:10:29.000Z"),
@@ -127,8 +133,12 @@ fn values_have_methods() {
         ("to_json(doc.document)", "{\"x\":3}"),
     ] {
         let text = format!("fail(`${{{expression}}}`)");
-        assert_eq!(outcome(&text, &input).unwrap(), Outcome::Failed(expected.into()), "{text}");
+        let left = outcome(&text, &input);
+        if left != Ok(Outcome::Failed(expected.into())) {
+            wrong.push(format!("{text} {left:?}"));
+        }
     }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
