@@ -2,7 +2,7 @@
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hmac::{Hmac, Mac};
-use rhai::{Blob, Dynamic, ImmutableString, Module};
+use rhai::{Dynamic, ImmutableString, Module};
 use sha2::{Digest, Sha256};
 
 use super::pure;
@@ -52,8 +52,8 @@ fn bytes(value: &Dynamic) -> Answer<Vec<u8>> {
     if let Some(binary) = value.read_lock::<Binary>() {
         return Ok(binary.bytes().to_vec());
     }
-    if value.is_blob() {
-        return Ok(value.as_blob_ref().map(|blob: _| Blob::clone(&blob)).unwrap_or_default());
+    if let Ok(blob) = value.as_blob_ref() {
+        return Ok(blob.to_vec());
     }
     if let Ok(text) = value.as_immutable_string_ref() {
         return Ok(text.as_bytes().to_vec());

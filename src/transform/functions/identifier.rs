@@ -33,11 +33,6 @@ fn hex(bytes: &[u8]) -> String {
     String::from_utf8(out).expect("hex digits are ASCII")
 }
 
-/// A UUID as an error-free text.
-fn uuid_text(uuid: &Uuid) -> String {
-    uuid.to_string()
-}
-
 fn timestamp_text(timestamp: &Timestamp) -> String {
     ClusterTime::from(*timestamp).to_string()
 }
@@ -89,6 +84,6 @@ fn register_uuid(module: &mut Module) {
     pure(module, "uuid", |uuid: Uuid| uuid);
     ordered!(module, Uuid, |a, b| a.bytes().cmp(&b.bytes()));
     pure(module, "hex", |uuid: &mut Uuid| hex(&uuid.bytes()));
-    pure(module, "to_string", |uuid: &mut Uuid| uuid_text(uuid));
-    pure(module, "to_debug", |uuid: &mut Uuid| uuid_text(uuid));
+    pure(module, "to_string", |uuid: &mut Uuid| uuid.to_string());
+    pure(module, "to_debug", |uuid: &mut Uuid| uuid.to_string());
 }
