@@ -3,5 +3,4 @@
 mod checkpoint;
 mod copy;
 mod engine_target;
-mod rule_files;
 mod support;
