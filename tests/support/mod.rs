@@ -47,7 +47,7 @@ impl World {
 
     /// Writes a rule file with these rules, one target `search`, and a status port of its own.
     pub fn rule_file(&self, rules: &str) -> Result<run::RuleFile> {
-        run::RuleFile::new(self.folder.path(), &self.mongo.uri(), &self.engine.url(), rules)
+        run::RuleFile::new(self.folder.path(), self.mongo.uri(), &self.engine.url(), rules)
     }
 
     /// Asks the engine for JSON.
