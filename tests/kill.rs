@@ -23,6 +23,11 @@ fn copied(status: &Value, rule: &str) -> u64 {
     status["targets"]["search"]["rules"][rule]["copy"]["documents"].as_u64().unwrap_or_default()
 }
 
+/// Whether it is known how far the copy was when the run began.
+fn is_planned(status: &Value, rule: &str) -> bool {
+    status["targets"]["search"]["rules"][rule]["copy"]["expected"].is_u64()
+}
+
 fn is_complete(status: &Value, rule: &str) -> bool {
     status["targets"]["search"]["rules"][rule]["copy"]["complete"] == true
 }
@@ -61,7 +66,7 @@ async fn ten_kills(database: &str, top: &str, seed: u64) -> Result<()> {
     let mut resumed_at = Vec::new();
     for kill in 0..KILLS {
         let mut run = file.run(&[])?;
-        let status = run.until("its status", |status| status["state"] == "active").await?;
+        let status = run.until("its plan", |status| is_planned(status, &namespace)).await?;
         let before = copied(&status, &namespace);
         resumed_at.push(before);
         let more = random.random_range(0..u64::from(DOCUMENTS) / 5);
@@ -110,7 +115,8 @@ async fn a_copy_goes_on_where_it_was() -> Result<()> {
             _ => run.kill().await?,
         }
         let mut next = file.run(&["--log", "debug"])?;
-        let status = next.until("its status", |status| is_working(status)).await?;
+        let planned = |status: &Value| is_planned(status, "resume.documents");
+        let status = next.until("its plan", planned).await?;
         let resumed = copied(&status, "resume.documents");
         println!("after {end}: {resumed} documents are not read again");
         ensure!(resumed > earlier, "{end}: resumed at {resumed}, earlier at {earlier}");
@@ -128,11 +134,6 @@ async fn a_copy_goes_on_where_it_was() -> Result<()> {
     ensure!(delivered.is_some_and(|delivered| delivered <= most), "{delivered:?} of {most}");
     assert!(run.terminate().await?.success());
     Ok(())
-}
-
-fn is_working(status: &Value) -> bool {
-    matches!(status["targets"]["search"]["state"].as_str(), Some("copying" | "following"))
-        && status["targets"]["search"]["position"].is_string()
 }
 
 /// Waits until the store holds a finished chunk more than before.
