@@ -160,10 +160,7 @@ async fn what_is_one_key_to_mongodb_is_one_document() -> Result<()> {
         [Bson::Int32(1), Bson::Document(doc! { "a": 1, "b": "x" })],
         [Bson::Int64(1), Bson::Document(doc! { "a": 1_i64, "b": "x" })],
         [Bson::Double(1.0), Bson::Document(doc! { "a": 1.0, "b": "x" })],
-        [
-            Bson::Decimal128(decimal("1")),
-            Bson::Document(doc! { "a": decimal("1.00"), "b": "x" }),
-        ],
+        [Bson::Decimal128(decimal("1")), Bson::Document(doc! { "a": decimal("1.00"), "b": "x" })],
     ];
     for id in &forms[0] {
         collection.insert_one(marked(id.clone(), "first".into())).await?;

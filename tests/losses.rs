@@ -46,7 +46,8 @@ async fn a_target_that_answers_503_until_after_the_end() -> Result<()> {
     let items = world.collection("unavailable.items");
     let mut documents = Documents::new(1);
     items.insert_many((0..1_000).map(|id| documents.document(id))).await?;
-    let file = world.rule_file_with(&settings, "  - namespace: unavailable.items\n    to: search")?;
+    let file =
+        world.rule_file_with(&settings, "  - namespace: unavailable.items\n    to: search")?;
     let mut run = file.run(&[])?;
     run.copied().await?;
     let mut next = 1_000;

@@ -28,8 +28,7 @@ fn item(random: &mut StdRng, id: i32) -> Document {
 
 /// Where all documents must lie.
 async fn expected(world: &World, namespace: &str, prefix: &str) -> Result<Vec<Hit>> {
-    let all: Vec<Document> =
-        world.collection(namespace).find(doc! {}).await?.try_collect().await?;
+    let all: Vec<Document> = world.collection(namespace).find(doc! {}).await?.try_collect().await?;
     let mut expected = Vec::new();
     for document in all {
         let code = document.get_document("sku")?.get_str("code")?;

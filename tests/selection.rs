@@ -122,7 +122,8 @@ async fn a_pipeline_runs_on_the_copy_and_on_changes_alike() -> Result<()> {
 
     // One document that makes the aggregation fail is refused alone.
     orders.update_one(doc! { "_id": 50 }, doc! { "$set": { "divisor": 0 } }).await?;
-    orders.update_many(doc! { "_id": { "$gte": 60, "$lt": 70 } }, doc! { "$inc": { "amount": 1 } })
+    orders
+        .update_many(doc! { "_id": { "$gte": 60, "$lt": 70 } }, doc! { "$inc": { "amount": 1 } })
         .await?;
     run.caught_up(&world.client).await?;
     let letters = file.dead_letters().await?;

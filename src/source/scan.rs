@@ -173,7 +173,12 @@ impl Rest {
         let database = self.source.client.database(&self.database);
         let command = self.command.clone();
         self.source
-            .cursor(CursorCommand { database: &database, command, batch_size: None, max_time: None })
+            .cursor(CursorCommand {
+                database: &database,
+                command,
+                batch_size: None,
+                max_time: None,
+            })
             .await
     }
 }

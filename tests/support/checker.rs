@@ -82,11 +82,7 @@ pub async fn hits(engine: &Engine, index: &str) -> Result<Vec<Hit>> {
 }
 
 /// Reads a whole index, refreshed before.
-pub async fn read_index(
-    engine: &Engine,
-    index: &str,
-    mut each: impl FnMut(Hit),
-) -> Result<()> {
+pub async fn read_index(engine: &Engine, index: &str, mut each: impl FnMut(Hit)) -> Result<()> {
     engine.request("POST", &format!("/{index}/_refresh"), "").await?;
     let query = r#"{"size":2000,"sort":["_doc"]}"#;
     let mut answer = engine.request("POST", &format!("/{index}/_search?scroll=2m"), query).await?;
