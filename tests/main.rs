@@ -3,4 +3,5 @@
 mod checkpoint;
 mod copy;
 mod engine_target;
+mod ready_rules;
 mod support;
