@@ -312,3 +312,33 @@ fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     files.sort();
     Ok(files)
 }
+
+#[test]
+fn every_test_that_the_architecture_names_is_there() -> Result<()> {
+    let text = fs::read_to_string(Path::new(ROOT).join("ARCHITECTURE.md"))?;
+    let (_, invariants) = text.split_once("## Invariants").context("a chapter of invariants")?;
+    let (invariants, _) = invariants.split_once("\n## ").context("a chapter behind it")?;
+    let mut code = String::new();
+    for folder in ["src", "tests"] {
+        gather(&Path::new(ROOT).join(folder), &mut code)?;
+    }
+    let named: Vec<&str> = invariants.split('`').skip(1).step_by(2).collect();
+    ensure!(named.len() > 20, "only {named:?}");
+    for name in named {
+        ensure!(code.contains(&format!("fn {name}(")), "there is no test {name}");
+    }
+    Ok(())
+}
+
+fn gather(folder: &Path, code: &mut String) -> Result<()> {
+    for file in files(folder, "rs")? {
+        code.push_str(&fs::read_to_string(file)?);
+    }
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            gather(&entry.path(), code)?;
+        }
+    }
+    Ok(())
+}
