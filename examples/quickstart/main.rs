@@ -46,17 +46,20 @@ async fn main() -> Result<()> {
         Some(other) => bail!("{other:?} is not known here; there is only --once"),
     };
     let shop = Shop::open().await?;
-    let mut sync = Sync::start(&shop).await?;
+    let (sync, mut tasks) = Sync::start(&shop).await?;
     let shown = tokio::select! {
         shown = show(&shop, &sync, once) => shown,
         // It goes on until it is told to stop: an end before that is a fault.
-        ended = sync.tasks.join_next() => match ended.context("the pipeline runs")?? {
+        ended = tasks.join_next() => match ended.context("the pipeline runs")?? {
             Ok(()) => bail!("the pipeline has ended before it was told to"),
             Err(error) => Err(error),
         },
         pressed = tokio::signal::ctrl_c() => pressed.context("can't listen to Ctrl-C"),
     };
-    sync.stop().await?;
+    sync.stop.cancel();
+    while let Some(ended) = tasks.join_next().await {
+        ended??;
+    }
     shown
 }
 
@@ -139,13 +142,13 @@ impl Shop {
 struct Sync {
     status: Arc<Status>,
     page: String,
+    /// Ends its tasks: what is in flight is finished, and the position is stored.
     stop: CancellationToken,
-    tasks: JoinSet<Result<()>>,
 }
 
 impl Sync {
-    /// Reads the rule file and starts what it says.
-    async fn start(shop: &Shop) -> Result<Self> {
+    /// Reads the rule file and starts what it says; the tasks are the pipeline and the status server.
+    async fn start(shop: &Shop) -> Result<(Self, JoinSet<Result<()>>)> {
         let (source, target) = (shop.mongo.uri().to_owned(), shop.engine.url());
         let variables = |name: &str| match name {
             "MONGODB_URI" => Some(source.clone()),
@@ -173,20 +176,11 @@ impl Sync {
         };
         let run = pipeline::run(Arc::new(loaded.rules), options, status.clone(), stop.clone());
         tasks.spawn(async move { Ok(run.await.map(drop)?) });
-        Ok(Self { status, page, stop, tasks })
+        Ok((Self { status, page, stop }, tasks))
     }
 
     fn look(&self) -> Snapshot {
         self.status.snapshot(SystemTime::now())
-    }
-
-    /// Finishes what is in flight, and stores the position.
-    async fn stop(&mut self) -> Result<()> {
-        self.stop.cancel();
-        while let Some(ended) = self.tasks.join_next().await {
-            ended??;
-        }
-        Ok(())
     }
 }
 
