@@ -4,4 +4,5 @@ mod checkpoint;
 mod copy;
 mod engine_target;
 mod ready_rules;
+mod rule_files;
 mod support;

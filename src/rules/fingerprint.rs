@@ -46,7 +46,8 @@ pub fn of(delivered: &Delivered<'_>) -> String {
         hash.part("stage", stage.as_bytes());
     }
     if let Some(transform) = delivered.transform {
-        hash.part("transform", transform.text.as_bytes());
+        // `|` and `|-` are the same script.
+        hash.part("transform", transform.text.trim_end().as_bytes());
         for (name, text) in &transform.imports {
             hash.part("import", name.as_bytes());
             hash.part("imported", text.as_bytes());
