@@ -41,8 +41,8 @@ pub struct Trim {
     places: Vec<RulePlace>,
 }
 
-/// The places of one target's documents. Each document belongs to one lane, so no two calls are
-/// about the same document at a time, but for trims.
+/// The places of one target's documents. Each document belongs to one lane, whose one task loads,
+/// widens and trims: no two calls are about the same document at a time.
 pub struct Places {
     store: Arc<dyn Store>,
     target: String,
@@ -112,14 +112,13 @@ impl Places {
                 // A later change of the same document knows the earlier one's places.
                 writes.insert(subject.clone(), self.write(&subject, &union));
             }
-            if union.len() != new.len() {
-                let generation = {
-                    let mut widened = self.widened.lock().unwrap_or_else(PoisonError::into_inner);
-                    let generation = widened.entry(subject.clone()).or_default();
-                    *generation += 1;
-                    *generation
-                };
-                trims.push(Trim { subject, generation, places: new });
+            let mut widened = self.widened.lock().unwrap_or_else(PoisonError::into_inner);
+            // Where nothing is to be trimmed, an older batch's trim must not be carried out either:
+            // it would take away what this one puts back.
+            if union.len() != new.len() || widened.contains_key(&subject) {
+                let generation = widened.entry(subject.clone()).or_default();
+                *generation += 1;
+                trims.push(Trim { generation: *generation, subject, places: new });
             }
         }
         insist_on_writing(&*self.store, writes.into_values().collect(), stop).await?;
@@ -172,3 +171,6 @@ pub struct Move {
     /// As they will be.
     pub new: Vec<RulePlace>,
 }
+
+#[cfg(test)]
+mod tests;

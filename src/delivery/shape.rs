@@ -284,3 +284,6 @@ fn operation(change: &Change, place: PlaceKey, extra: bytes::Bytes, action: Acti
         phase: change.phase,
     }
 }
+
+#[cfg(test)]
+mod tests;

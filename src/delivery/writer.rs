@@ -3,7 +3,10 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,7 +24,7 @@ use super::{
     ids::Ids,
     lane::{Lane, Subject},
     places::{Move, Places, RulePlace},
-    request::{Limits, deliver},
+    request::{Delivered, Limits, deliver},
     shape::Shaper,
 };
 
@@ -63,7 +66,7 @@ pub struct Writer {
     batch: Batch,
     /// When the batch got its first change, and whether a request was under way then.
     begun: Option<(Instant, bool)>,
-    under_way: JoinSet<Result<Limits, Halt>>,
+    under_way: JoinSet<Result<Delivered, Halt>>,
     limits: Limits,
     types: Option<(Namespace, IdTypes)>,
 }
@@ -106,7 +109,7 @@ impl Writer {
                 biased;
                 () = drain.cancelled() => break,
                 Some(done) = self.under_way.join_next(), if !self.under_way.is_empty() => {
-                    self.limits = ended(done)?;
+                    self.conclude(done).await?;
                 }
                 () = tokio::time::sleep_until(wait.unwrap_or_else(Instant::now)),
                     if wait.is_some() => {}
@@ -114,9 +117,18 @@ impl Writer {
             }
         }
         while let Some(done) = self.under_way.join_next().await {
-            ended(done)?;
+            self.conclude(done).await?;
         }
         Ok(())
+    }
+
+    async fn conclude(
+        &mut self,
+        done: Result<Result<Delivered, Halt>, JoinError>,
+    ) -> Result<(), Halt> {
+        let delivered = ended(done)?;
+        self.limits = delivered.limits;
+        delivered.settle(&self.context).await
     }
 
     fn is_full(&self) -> bool {
@@ -188,7 +200,8 @@ impl Writer {
             for rule in shaped.skipped {
                 context.rules[usize::from(rule.0)].count(phase, Settled::Skipped, 1);
             }
-            self.batch.letters.extend(shaped.letters);
+            self.batch.outdate_letters(shaped.operations.iter().map(|(_, origin)| &**origin));
+            self.batch.refuse(shaped.letters);
             for (operation, origin) in shaped.operations {
                 self.batch.push(&*context.target, &operation, &origin);
             }
@@ -210,7 +223,7 @@ impl Writer {
     }
 }
 
-fn ended(done: Result<Result<Limits, Halt>, tokio::task::JoinError>) -> Result<Limits, Halt> {
+fn ended(done: Result<Result<Delivered, Halt>, JoinError>) -> Result<Delivered, Halt> {
     match done {
         Ok(result) => result,
         // A panic in the delivery goes on here, where the pipeline sees it.
@@ -224,3 +237,6 @@ fn ended(done: Result<Result<Limits, Halt>, tokio::task::JoinError>) -> Result<L
 pub(super) fn deadline(settings: &DeliverySettings) -> Duration {
     settings.timeout + Duration::from_secs(5)
 }
+
+#[cfg(test)]
+mod tests;
