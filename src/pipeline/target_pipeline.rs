@@ -310,13 +310,8 @@ impl TargetPipeline {
                 let resumed: u64 = copies.iter().map(|copy| copy.settled().documents).sum();
                 status.copy_begins(resumed);
                 status.copy_expected(copies.iter().map(|copy| copy.plan.expected).sum());
-                RuleCopies {
-                    rule: self.rules.get(*index).rule().name.clone(),
-                    status,
-                    copies: copies.clone(),
-                    // The target is told again: what it arranged for the copy may still stand.
-                    complete: *complete && copies.is_empty(),
-                }
+                let name = self.rules.get(*index).rule().name.clone();
+                RuleCopies::new(name, status, copies.clone(), *complete)
             })
             .collect()
     }
