@@ -17,6 +17,7 @@ use crate::{
     delivery::{
         Halt,
         lane::{Lane, Noted, Pending, Subject},
+        retry::Backoff,
     },
     rules::model::OnDelete,
     source::{
@@ -133,7 +134,8 @@ impl Following {
             };
             let ended = match opened {
                 Ok(mut stream) => {
-                    let read = self.read(&mut stream, &mut reached, &mut from, &mut copying);
+                    let read =
+                        self.read(&mut stream, &mut reached, &mut from, &mut copying, &mut backoff);
                     tokio::select! {
                         ended = read => ended,
                         () = stop.cancelled() => return Ok(()),
@@ -141,10 +143,7 @@ impl Following {
                 }
                 Err(error) => Some(error),
             };
-            let Some(error) = ended else {
-                backoff.reset();
-                continue;
-            };
+            let Some(error) = ended else { continue };
             match error.remedy() {
                 Remedy::HistoryLost => {
                     return Err(Error::HistoryLost { target: self.target, position: reached });
@@ -172,6 +171,7 @@ impl Following {
         reached: &mut ClusterTime,
         from: &mut Start,
         copying: &mut watch::Receiver<bool>,
+        backoff: &mut Backoff,
     ) -> Option<crate::source::error::Error> {
         loop {
             let batch = tokio::select! {
@@ -186,7 +186,12 @@ impl Following {
                 Some(Event::Invalidated { token, .. }) => Some(token.clone()),
                 _ => None,
             };
-            self.status.recovered();
+            // Only what this task has reported: a target that is away stays shown as such while its
+            // stream goes on.
+            if backoff.tries() > 0 {
+                self.status.recovered();
+                backoff.reset();
+            }
             *reached = (*reached).max(batch.frontier);
             self.spread(batch).await;
             match invalidated {

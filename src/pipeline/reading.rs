@@ -167,7 +167,8 @@ impl Reading {
         Ok(Answer { fetched, operation_time })
     }
 
-    /// Whether the read itself is in order: then it is a document that makes it fail.
+    /// Whether the read itself is in order: then it is a document that makes it fail. No where it
+    /// was stopped first.
     async fn is_sound(
         &self,
         namespace: &Namespace,
@@ -175,7 +176,10 @@ impl Reading {
         after: ClusterTime,
         budget: &Arc<Budget>,
     ) -> bool {
-        self.source.lookup(namespace, read, &[], after, budget).await.is_ok()
+        tokio::select! {
+            answer = self.source.lookup(namespace, read, &[], after, budget) => answer.is_ok(),
+            () = self.stop.cancelled() => false,
+        }
     }
 }
 
