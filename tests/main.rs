@@ -2,5 +2,6 @@
 
 mod checkpoint;
 mod copy;
+mod edges;
 mod engine_target;
 mod support;
