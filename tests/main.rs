@@ -3,6 +3,7 @@
 mod checkpoint;
 mod commands;
 mod copy;
+mod edges;
 mod engine_target;
 mod ids;
 mod kill;

@@ -1,6 +1,10 @@
 //! What a lane gathers for one delivery: the encoded items, and what waits for them.
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+    sync::Arc,
+};
 
 use crate::{
     change::{ClusterTime, DocumentKey, Namespace, Phase, RuleIndex},
@@ -8,7 +12,10 @@ use crate::{
     target::{Action, Item, Operation, PlaceKey, Request, Target},
 };
 
-use super::dead_letters::{Letter, Stage};
+use super::{
+    dead_letters::{Letter, Stage},
+    lane::Subject,
+};
 
 /// Where an item comes from.
 #[derive(Clone, Debug)]
@@ -50,6 +57,8 @@ pub struct Batch {
     entries: Vec<Entry>,
     by_place: HashMap<PlaceKey, usize>,
     replaced: bool,
+    /// Whose letters there are.
+    lettered: HashSet<(RuleIndex, Subject)>,
     /// Refused before they were sent; stored before anything of the batch is settled.
     pub letters: Vec<Letter>,
     /// Documents that the target is not to hold and does not: nothing is sent for them.
@@ -87,7 +96,7 @@ impl Batch {
                 return;
             }
             let place = target.describe(&operation.place);
-            self.letters.push(Letter::new(origin.clone(), Stage::Target, words, Some(place)));
+            self.refuse(vec![Letter::new(origin.clone(), Stage::Target, words, Some(place))]);
             return;
         }
         let entry = Entry {
@@ -108,6 +117,26 @@ impl Batch {
         }
     }
 
+    /// Drops the letters of documents that a later change of the same batch delivers after all: once
+    /// stored they would stay, since what settles a letter is a success after it.
+    pub fn outdate_letters<'a>(&mut self, later: impl Iterator<Item = &'a Origin>) {
+        if self.lettered.is_empty() {
+            return;
+        }
+        for later in later {
+            let subject = lettered(later);
+            if self.lettered.remove(&subject) {
+                self.letters.retain(|letter| lettered(letter.origin()) != subject);
+            }
+        }
+    }
+
+    /// Takes letters of documents that were refused before they were sent.
+    pub fn refuse(&mut self, letters: Vec<Letter>) {
+        self.lettered.extend(letters.iter().map(|letter| lettered(letter.origin())));
+        self.letters.extend(letters);
+    }
+
     /// Ends the gathering: the request, and the entries in the request's order. `None` where there
     /// is nothing to send.
     pub fn seal(&mut self) -> Option<(Request, Vec<Entry>)> {
@@ -126,4 +155,8 @@ impl Batch {
         let request = if self.replaced { request.compact() } else { request };
         Some((request, entries))
     }
+}
+
+fn lettered(origin: &Origin) -> (RuleIndex, Subject) {
+    (origin.rule, Subject { namespace: origin.namespace.clone(), key: origin.key.clone() })
 }

@@ -12,6 +12,9 @@ pub mod retry;
 pub mod shape;
 pub mod writer;
 
+#[cfg(test)]
+mod scripted;
+
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;

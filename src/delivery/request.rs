@@ -16,6 +16,7 @@ use super::{
     Halt,
     batch::{Batch, Entry},
     dead_letters::{Letter, Stage},
+    places::Trim,
     retry::{Backoff, pause},
     writer::{Context, deadline},
 };
@@ -82,9 +83,31 @@ impl Limits {
     }
 }
 
-/// Sends a batch until every item's fate is known, stores what was refused, and settles the claims.
-///
-/// Returns the limits that the next batch begins with.
+/// A batch of which every item is applied, superseded, or a durable dead letter.
+#[derive(Debug)]
+pub struct Delivered {
+    /// What the next batch begins with.
+    pub limits: Limits,
+    /// Not yet written, by the task that also loads places: a trim under way beside a load would
+    /// take away what the load has not seen.
+    trims: Vec<Trim>,
+    /// Not yet settled: a position must not pass places that are still to be trimmed.
+    claims: Vec<Claim>,
+}
+
+impl Delivered {
+    /// Trims the places and settles the claims.
+    ///
+    /// # Errors
+    /// See [`Halt`]; nothing is settled then.
+    pub async fn settle(self, context: &Context) -> Result<(), Halt> {
+        context.places.trim(self.trims, &context.stop).await?;
+        Claim::settle_all(self.claims);
+        Ok(())
+    }
+}
+
+/// Sends a batch until every item's fate is known, and stores what was refused.
 ///
 /// # Errors
 /// See [`Halt`]; nothing is settled then.
@@ -92,7 +115,7 @@ pub async fn deliver(
     context: Arc<Context>,
     mut batch: Batch,
     mut limits: Limits,
-) -> Result<Limits, Halt> {
+) -> Result<Delivered, Halt> {
     let mut letters = std::mem::take(&mut batch.letters);
     if let Some((request, entries)) = batch.seal() {
         let mut through = Vec::with_capacity(entries.len());
@@ -107,9 +130,7 @@ pub async fn deliver(
         context.rules[usize::from(origin.rule.0)].count(origin.phase, Settled::DeadLetter, 1);
     }
     context.dead_letters.bury(letters, &context.stop).await?;
-    context.places.trim(std::mem::take(&mut batch.places), &context.stop).await?;
-    Claim::settle_all(batch.claims);
-    Ok(limits)
+    Ok(Delivered { limits, trims: batch.places, claims: batch.claims })
 }
 
 async fn send_all(

@@ -289,3 +289,6 @@ fn operation(change: &Change, place: PlaceKey, extra: bytes::Bytes, action: Acti
         phase: change.phase,
     }
 }
+
+#[cfg(test)]
+mod tests;

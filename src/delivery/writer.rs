@@ -3,7 +3,10 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,7 +24,7 @@ use super::{
     ids::Ids,
     lane::{Lane, Subject},
     places::{Move, Places, RulePlace},
-    request::{Limits, deliver},
+    request::{Delivered, Limits, deliver},
     shape::Shaper,
 };
 
@@ -66,7 +69,7 @@ pub struct Writer {
     batch: Batch,
     /// When the batch got its first change, and whether a request was under way then.
     begun: Option<(Instant, bool)>,
-    under_way: JoinSet<Result<Limits, Halt>>,
+    under_way: JoinSet<Result<Delivered, Halt>>,
     limits: Limits,
     types: Option<(Namespace, IdTypes)>,
 }
@@ -109,7 +112,7 @@ impl Writer {
                 biased;
                 () = drain.cancelled() => break,
                 Some(done) = self.under_way.join_next(), if !self.under_way.is_empty() => {
-                    self.limits = ended(done)?;
+                    self.conclude(done).await?;
                 }
                 () = tokio::time::sleep_until(wait.unwrap_or_else(Instant::now)),
                     if wait.is_some() => {}
@@ -117,9 +120,18 @@ impl Writer {
             }
         }
         while let Some(done) = self.under_way.join_next().await {
-            ended(done)?;
+            self.conclude(done).await?;
         }
         Ok(())
+    }
+
+    async fn conclude(
+        &mut self,
+        done: Result<Result<Delivered, Halt>, JoinError>,
+    ) -> Result<(), Halt> {
+        let delivered = ended(done)?;
+        self.limits = delivered.limits;
+        delivered.settle(&self.context).await
     }
 
     fn is_full(&self) -> bool {
@@ -163,21 +175,13 @@ impl Writer {
             .filter(|change| context.shaper.needs_places(change))
             .map(|change| Subject { namespace: change.namespace.clone(), key: change.key.clone() })
             .collect();
-        let mut types = Vec::with_capacity(changes.len());
-        for change in &changes {
-            types.push(self.types_of(change).await?);
-        }
-        // Held only where there is something to widen: the next batch's trim waits for it.
-        let mut opened = match subjects.is_empty() {
-            true => None,
-            false => Some(context.places.open(&subjects, &context.stop).await?),
-        };
-        let stored = opened.as_mut().map(|opened| std::mem::take(&mut opened.stored));
+        let found = context.places.load(&subjects, &context.stop).await?;
         let mut places: HashMap<Subject, Vec<RulePlace>> =
-            subjects.into_iter().zip(stored.unwrap_or_default()).collect();
+            subjects.into_iter().zip(found).collect();
         let mut moves = Vec::new();
         let mut shaped_changes = Vec::with_capacity(changes.len());
-        for (change, types) in changes.into_iter().zip(types) {
+        for change in changes {
+            let types = self.types_of(&change).await?;
             let moving = context
                 .shaper
                 .needs_places(&change)
@@ -194,14 +198,14 @@ impl Writer {
             }
             shaped_changes.push((shaped, change.phase, change.claims));
         }
-        if let Some(opened) = opened {
-            self.batch.places.extend(opened.widen(moves, &context.stop).await?);
-        }
+        let trims = context.places.widen(moves, &context.stop).await?;
+        self.batch.places.extend(trims);
         for (shaped, phase, claims) in shaped_changes {
             for rule in shaped.skipped {
                 context.rules[usize::from(rule.0)].count(phase, Settled::Skipped, 1);
             }
-            self.batch.letters.extend(shaped.letters);
+            self.batch.outdate_letters(shaped.operations.iter().map(|(_, origin)| &**origin));
+            self.batch.refuse(shaped.letters);
             self.batch.gone.extend(shaped.gone);
             for (operation, origin) in shaped.operations {
                 self.batch.push(&*context.target, &operation, &origin);
@@ -224,7 +228,7 @@ impl Writer {
     }
 }
 
-fn ended(done: Result<Result<Limits, Halt>, tokio::task::JoinError>) -> Result<Limits, Halt> {
+fn ended(done: Result<Result<Delivered, Halt>, JoinError>) -> Result<Delivered, Halt> {
     match done {
         Ok(result) => result,
         // A panic in the delivery goes on here, where the pipeline sees it.
@@ -238,3 +242,6 @@ fn ended(done: Result<Result<Limits, Halt>, tokio::task::JoinError>) -> Result<L
 pub(super) fn deadline(settings: &DeliverySettings) -> Duration {
     settings.timeout + Duration::from_secs(5)
 }
+
+#[cfg(test)]
+mod tests;

@@ -101,7 +101,8 @@ impl Planning<'_> {
             (Some(position), true) => position.time,
             _ => self.asked("reading the cluster time", || self.reading.source.now()).await?,
         };
-        let (start, behind) = self.start(position.as_ref(), &fresh, now);
+        let since = first_start(fresh.iter().map(|(_, rule)| rule.rule()));
+        let (start, behind) = start(position.as_ref(), now, since, self.active(), &self.all_rules);
         // Durable before the first document is read.
         let record = PositionRecord {
             time: start,
@@ -217,37 +218,8 @@ impl Planning<'_> {
         }
     }
 
-    /// The stream's start, and the positions of the rules that are left out.
-    fn start(
-        &self,
-        position: Option<&PositionRecord>,
-        fresh: &[(RuleIndex, &TargetRule)],
-        now: ClusterTime,
-    ) -> (ClusterTime, BTreeMap<String, ClusterTime>) {
-        // A rule that is new and has no copy may begin before the others; they see nothing new then.
-        let since = fresh.iter().filter_map(|(_, rule)| {
-            let rule = rule.rule();
-            match rule.changes?.since {
-                Since::Time(time) if rule.copy.is_none() => Some(time.into()),
-                _ => None,
-            }
-        });
-        let Some(position) = position else {
-            return (since.chain([now]).min().unwrap_or(now), BTreeMap::new());
-        };
-        let mut start = since.chain([position.time]).min().unwrap_or(position.time);
-        let mut behind = BTreeMap::new();
-        let active: BTreeSet<&str> =
-            self.rules.iter().map(|(_, rule)| rule.rule().name.as_str()).collect();
-        for name in &self.all_rules {
-            let own = position.behind.get(name).map(|&time| ClusterTime::from(time));
-            if active.contains(name.as_str()) {
-                start = start.min(own.unwrap_or(start));
-            } else {
-                behind.insert(name.clone(), own.unwrap_or(position.time));
-            }
-        }
-        (start, behind)
+    fn active(&self) -> BTreeSet<&str> {
+        self.rules.iter().map(|(_, rule)| rule.rule().name.as_str()).collect()
     }
 
     /// The plans of a rule's copies, and how far they are.
@@ -441,6 +413,41 @@ impl Planning<'_> {
     }
 }
 
+/// From when on rules that run for the first time want changes: `changes.since` of those that do
+/// not copy.
+fn first_start<'a>(fresh: impl Iterator<Item = &'a Rule>) -> Option<ClusterTime> {
+    fresh
+        .filter(|rule| rule.copy.is_none())
+        .filter_map(|rule| match rule.changes?.since {
+            Since::Time(time) => Some(ClusterTime::from(time)),
+            Since::Now => None,
+        })
+        .min()
+}
+
+/// The stream's start, and the positions of the rules that are left out.
+fn start(
+    position: Option<&PositionRecord>,
+    now: ClusterTime,
+    since: Option<ClusterTime>,
+    active: BTreeSet<&str>,
+    all: &BTreeSet<String>,
+) -> (ClusterTime, BTreeMap<String, ClusterTime>) {
+    let mut behind = BTreeMap::new();
+    let mut start = position.map_or(now, |position| position.time);
+    start = start.min(since.unwrap_or(start));
+    let Some(position) = position else { return (start, behind) };
+    for name in all {
+        let own = position.behind.get(name).map(|&time| ClusterTime::from(time));
+        if active.contains(name.as_str()) {
+            start = start.min(own.unwrap_or(start));
+        } else {
+            behind.insert(name.clone(), own.unwrap_or(position.time));
+        }
+    }
+    (start, behind)
+}
+
 /// Positions by rule, as they are stored.
 pub fn stored_times(behind: &BTreeMap<String, ClusterTime>) -> BTreeMap<String, Timestamp> {
     behind.iter().map(|(rule, &time)| (rule.clone(), time.into())).collect()
@@ -448,3 +455,6 @@ pub fn stored_times(behind: &BTreeMap<String, ClusterTime>) -> BTreeMap<String, 
 
 /// Records read at once.
 const PAGE: usize = 500;
+
+#[cfg(test)]
+mod tests;

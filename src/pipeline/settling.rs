@@ -18,10 +18,7 @@ use crate::{
         store::{RecordKey, Store, Write},
         tracker::Tracker,
     },
-    delivery::{
-        Halt, insist_on_writing,
-        retry::{Backoff, pause},
-    },
+    delivery::{Halt, insist_on_writing, retry::Backoff},
     rules::model::DeliverySettings,
     source::budget::Budget,
     status::{RuleStatus, State, TargetStatus},
@@ -42,11 +39,13 @@ pub struct RuleCopies {
     pub status: Arc<RuleStatus>,
     /// One a namespace.
     pub copies: Vec<Arc<Copy>>,
-    /// Whether the copy is complete, as it is stored.
-    pub complete: bool,
-    /// Whether this process has told the target so. What the target arranged for a copy may still
-    /// stand from an earlier process, so a copy that is found complete is told again.
-    pub told: bool,
+    /// The target knows that the copy is complete, and so does the store.
+    complete: bool,
+    /// The store knew that at the start.
+    stored: bool,
+    /// When the target is told again, where it did not take it.
+    again_at: Option<Instant>,
+    backoff: Option<Backoff>,
 }
 
 /// Stores one target's positions and progress.
@@ -105,12 +104,14 @@ impl Settling {
             if last {
                 return Ok(());
             }
-            if self.end_copies(&drained, &stop).await? {
+            if self.end_copies(&drained).await {
                 // What ended is stored at once, position included.
                 self.store_settled(&mut stored, true, &stop).await?;
                 self.announce();
             }
-            at = (at + self.every).max(Instant::now());
+            // Not later for what ended before its time.
+            let now = Instant::now();
+            at = (at + self.every).clamp(now, now + self.every);
             // A copy's end is looked for more often than positions are stored.
             while Instant::now() < at {
                 tokio::select! {
@@ -195,7 +196,8 @@ impl Settling {
             .flat_map(|rule| rule.copies.iter().map(move |copy| (rule, copy)))
             .filter_map(|(rule, copy)| {
                 let key = keys::copy_progress(&self.name, &rule.rule, copy.namespace.as_str());
-                let record = CopyProgressRecord { complete: rule.complete, ..copy.settled() };
+                let record =
+                    CopyProgressRecord { complete: rule.complete || rule.stored, ..copy.settled() };
                 let known = stored.progress.get(&key);
                 (known != Some(&record)).then_some((key, record))
             })
@@ -203,36 +205,34 @@ impl Settling {
     }
 
     /// Tells the target of each rule whose copy has become complete. Whether there was one.
-    async fn end_copies(
-        &mut self,
-        drained: &CancellationToken,
-        stop: &CancellationToken,
-    ) -> Result<bool, Halt> {
+    async fn end_copies(&mut self, drained: &CancellationToken) -> bool {
         let mut ended = false;
-        for index in 0..self.copies.len() {
-            if !self.copies[index].is_ready() {
+        for copies in &mut self.copies {
+            if !copies.is_ready() {
                 continue;
             }
-            let mut backoff = Backoff::new(self.settings.retry_initial, self.settings.retry_max);
-            loop {
-                let told = tokio::select! {
-                    told = self.target.copy_complete(&self.copies[index].rule) => told,
-                    () = stop.cancelled() => return Err(Halt::Stopped),
-                };
-                let Err(retry) = told else { break };
+            let told = tokio::select! {
+                told = self.target.copy_complete(&copies.rule) => told,
+                // The last position must be stored, whatever the target does.
+                () = drained.cancelled() => return ended,
+            };
+            if let Err(retry) = told {
+                // One try a round: what is settled meanwhile goes on being stored.
                 self.status.waiting(&retry.message);
                 self.status.retry(retry.reason);
-                if !pause(backoff.next(retry.after), drained).await {
-                    return Ok(ended);
-                }
+                let settings = &self.settings;
+                let backoff = copies.backoff.get_or_insert_with(|| {
+                    Backoff::new(settings.retry_initial, settings.retry_max)
+                });
+                copies.again_at = Some(Instant::now() + backoff.next(retry.after));
+                continue;
             }
             self.status.recovered();
-            self.copies[index].complete = true;
-            self.copies[index].told = true;
-            self.copies[index].status.copy_complete();
+            copies.complete = true;
+            copies.status.copy_complete();
             ended = true;
         }
-        Ok(ended)
+        ended
     }
 }
 
@@ -240,8 +240,25 @@ impl Settling {
 const LOOK: Duration = Duration::from_millis(50);
 
 impl RuleCopies {
+    /// `stored` says whether an earlier run has brought them to their end. The target is told again
+    /// then: what it arranged for the copy may still stand.
+    pub fn new(
+        rule: String,
+        status: Arc<RuleStatus>,
+        copies: Vec<Arc<Copy>>,
+        stored: bool,
+    ) -> Self {
+        let complete = stored && copies.is_empty();
+        Self { rule, status, copies, complete, stored, again_at: None, backoff: None }
+    }
+
     /// Whether everything is settled and the target does not know it yet.
     fn is_ready(&self) -> bool {
-        !self.told && self.copies.iter().all(|copy| copy.is_settled())
+        !self.complete
+            && self.again_at.is_none_or(|at| Instant::now() >= at)
+            && self.copies.iter().all(|copy| copy.is_settled())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! What several rules make of one change, as a table.
+
+use rstest::rstest;
+
+use super::*;
+use crate::{
+    change::RuleIndex,
+    delivery::scripted::{Scripted, Where, change, ints, lying, shaped, value},
+    rules::model::OnDelete,
+};
+
+const SAME: [(&str, Where); 2] = [("products", Where::ById("p")), ("orders", Where::ById("p"))];
+const APART: [(&str, Where); 2] = [("products", Where::ById("p")), ("orders", Where::ById("o"))];
+const MOVING: [(&str, Where); 2] =
+    [("products", Where::ByField("at")), ("orders", Where::ById("p"))];
+
+fn failed() -> State {
+    State::Failed("bad".into())
+}
+
+/// What two rules, with stored places of the first, make of document 1: operations, letters and the
+/// places that will be stored.
+fn shape(
+    places: &'static [(&'static str, Where)],
+    on_delete: OnDelete,
+    states: [State; 2],
+    old: &[&'static str],
+) -> (Vec<String>, usize, Vec<String>) {
+    let target = Scripted::new(places);
+    let rules = shaped(&target, on_delete);
+    let shaper = Shaper::new(target.clone(), rules);
+    let [first, second] = states;
+    let mut change = change(1, first, Vec::new());
+    change.states.push((RuleIndex(1), second));
+    let old: Vec<RulePlace> = old.iter().map(|at| lies(at)).collect();
+    let shaped = shaper.shape(&change, &ints(), &old);
+    let operations = shaped.operations.iter().map(|(operation, _)| {
+        let mut body = Vec::new();
+        target.encode(operation, &mut body).expect("it has a value");
+        String::from_utf8(body).expect("text").trim_end().to_owned()
+    });
+    let stored = shaped.places.iter().map(|place| target.describe(&place.place)).collect();
+    (operations.collect(), shaped.letters.len(), stored)
+}
+
+fn lies(at: &'static str) -> RulePlace {
+    RulePlace { rule: "products".into(), place: PlaceKey(bytes::Bytes::from(at)) }
+}
+
+#[rstest]
+#[case::each_its_own(&APART, [value(1), State::Gone], &["o1-", "p1=1"], 0)]
+#[case::a_put_beats_a_removal(&SAME, [value(1), State::Gone], &["p1=1"], 0)]
+#[case::in_either_order(&SAME, [State::Unmatched, value(2)], &["p1=2"], 0)]
+#[case::one_removal_is_enough(&SAME, [State::Gone, State::Gone], &["p1-"], 0)]
+#[case::two_puts_are_an_error_of_the_second(&SAME, [value(1), value(2)], &["p1=1"], 1)]
+#[case::what_failed_stays_as_it_is(&SAME, [failed(), State::Gone], &[], 1)]
+#[case::a_failure_does_not_keep_others_out(&SAME, [failed(), value(2)], &["p1=2"], 1)]
+#[case::nor_elsewhere(&APART, [failed(), State::Gone], &["o1-"], 1)]
+fn rules_are_taken_together(
+    #[case] places: &'static [(&'static str, Where)],
+    #[case] states: [State; 2],
+    #[case] operations: &[&str],
+    #[case] letters: usize,
+) {
+    let shaped = shape(places, OnDelete::Remove, states, &[]);
+    assert_eq!(
+        (shaped.0, shaped.1),
+        (operations.iter().map(ToString::to_string).collect(), letters)
+    );
+}
+
+#[rstest]
+#[case::a_deleted_document_stays(State::Gone, &[])]
+#[case::one_that_leaves_the_filter_goes(State::Unmatched, &["o1-"])]
+fn keep_is_about_deletions_alone(#[case] state: State, #[case] operations: &[&str]) {
+    let shaped = shape(&APART, OnDelete::Keep, [State::Gone, state], &[]);
+    assert_eq!(shaped.0, operations);
+}
+
+#[rstest]
+#[case::to_a_new_place(lying("b", 1), State::Gone, &["a"], &["a-", "p1-", "b=1"], &["b"])]
+#[case::to_the_same_place(lying("a", 1), State::Gone, &["a"], &["p1-", "a=1"], &["a"])]
+#[case::from_several(lying("b", 1), State::Gone, &["a", "b", "c"], &["a-", "c-", "p1-", "b=1"], &["b"])]
+#[case::away(State::Gone, State::Gone, &["a", "b"], &["a-", "b-", "p1-"], &[])]
+#[case::away_from_another_rules_place(State::Gone, value(2), &["p1"], &["p1=2"], &[])]
+#[case::into_another_rules_place(lying("p1", 1), value(2), &[], &["p1=1"], &["p1"])]
+#[case::a_failure_keeps_the_places(failed(), State::Gone, &["a", "p1"], &[], &["a", "p1"])]
+#[case::no_place_keeps_them_too(value(1), State::Gone, &["a"], &["p1-"], &["a"])]
+fn a_document_whose_place_is_stored_moves(
+    #[case] first: State,
+    #[case] second: State,
+    #[case] old: &[&'static str],
+    #[case] operations: &[&str],
+    #[case] stored: &[&str],
+) {
+    let shaped = shape(&MOVING, OnDelete::Remove, [first, second], old);
+    assert_eq!(shaped.0, operations);
+    assert_eq!(shaped.2, stored);
+}
+
+/// The rule may have been taken out of the file, or not be part of this copy.
+#[test]
+fn places_of_rules_that_were_not_asked_are_kept() {
+    let target = Scripted::new(&MOVING);
+    let shaper = Shaper::new(target.clone(), shaped(&target, OnDelete::Remove));
+    let other = RulePlace { rule: "gone".into(), ..lies("z") };
+    let shaped =
+        shaper.shape(&change(1, State::Gone, Vec::new()), &ints(), &[lies("a"), other.clone()]);
+    assert_eq!(shaped.places, [other]);
+    assert_eq!(shaped.operations.len(), 1);
+}

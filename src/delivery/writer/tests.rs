@@ -1,0 +1,346 @@
+//! One lane's writer with a target that answers by script, and time that stands still until
+//! everything waits.
+
+use std::{sync::Arc, time::Duration};
+
+use rstest::rstest;
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
+
+use super::super::{
+    Halt,
+    scripted::{Answer, Bench, Where, lying, retry, settings, value},
+};
+use crate::{
+    change::State,
+    checkpoint::tracker::Completion,
+    rules::model::{DeliverySettings, OnRejected},
+    target::{Outcome, Pressure},
+};
+
+async fn bench() -> Bench {
+    with(settings()).await
+}
+
+async fn with(settings: DeliverySettings) -> Bench {
+    Bench::new(&[("products", Where::ById("p"))], settings).await
+}
+
+async fn moving() -> Bench {
+    Bench::new(&[("products", Where::ByField("at"))], settings()).await
+}
+
+/// Waits until it is settled, for no longer than a target may reasonably be tried.
+async fn settled(completion: &Completion) {
+    timeout(Duration::from_secs(300), completion.done()).await.expect("every claim is settled");
+}
+
+/// In milliseconds, as exactly as the clock counts them.
+fn assert_sent_at(bench: &Bench, expected: &[u128]) {
+    let sent = bench.target.sent_at();
+    let near = sent.iter().zip(expected).all(|(sent, at)| (*at..at + 6).contains(sent));
+    assert!(sent.len() == expected.len() && near, "{sent:?}, not {expected:?}");
+}
+
+fn again(pressure: Pressure) -> Outcome {
+    Outcome::Retry(retry(pressure))
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_failed_is_sent_again() {
+    let bench = bench().await;
+    bench.target.answers([
+        Answer::Items(vec![("p2", again(Pressure::Same)), ("p3", Outcome::Superseded)]),
+        Answer::Items(vec![("p2", again(Pressure::Same))]),
+    ]);
+    let completion = bench.put([(1, value(1)), (2, value(2)), (3, value(3))]);
+    let writer = bench.write();
+    settled(&completion).await;
+    assert_eq!(bench.target.sent(), [vec!["p1=1", "p2=2", "p3=3"], vec!["p2=2"], vec!["p2=2"]]);
+    writer.abort();
+}
+
+#[rstest]
+#[case::refused(Answer::All(retry(Pressure::Same)))]
+#[case::too_few_answers(Answer::Count(1))]
+#[case::too_many_answers(Answer::Count(3))]
+#[case::no_answer(Answer::Hang)]
+#[tokio::test(start_paused = true)]
+async fn a_request_of_unknown_fate_is_sent_again_whole(#[case] answer: Answer) {
+    let bench = bench().await;
+    bench.target.answers([answer]);
+    let completion = bench.put([(1, value(1)), (2, State::Gone)]);
+    let writer = bench.write();
+    settled(&completion).await;
+    assert_eq!(bench.target.sent(), [["p1=1", "p2-"], ["p1=1", "p2-"]]);
+    writer.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_holds_one_operation_a_place_and_it_is_the_last() {
+    let bench = bench().await;
+    let completion = bench.put([
+        (1, value(1)),
+        (2, value(1)),
+        (1, State::Gone),
+        (2, State::Gone),
+        (1, value(22)),
+    ]);
+    let writer = bench.write();
+    settled(&completion).await;
+    assert_eq!(bench.target.sent(), [["p1=22", "p2-"]]);
+    writer.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_change_of_a_document_overtakes_one_that_is_tried_again() {
+    let bench = bench().await;
+    bench.target.answers((0..4).map(|_| Answer::Items(vec![("p1", again(Pressure::Same))])));
+    let first = bench.put([(1, value(1)), (2, value(1))]);
+    let writer = bench.write();
+    sleep(Duration::from_millis(20)).await;
+    let second = bench.put([(1, value(2)), (2, value(2))]);
+    settled(&second).await;
+    assert!(first.is_done());
+    let sent = bench.target.sent();
+    let of = |place: &str| -> Vec<String> {
+        sent.iter().flatten().filter(|line| line.starts_with(place)).cloned().collect()
+    };
+    assert_eq!(of("p1"), ["p1=1", "p1=1", "p1=1", "p1=1", "p1=1", "p1=2"]);
+    assert_eq!(of("p2"), ["p2=1", "p2=2"]);
+    writer.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_asks_for_less_gets_half() {
+    let bench = bench().await;
+    bench.target.answers([Answer::All(retry(Pressure::Less))]);
+    let completion = bench.put((0..8).map(|id| (id, value(1))));
+    let writer = bench.write();
+    settled(&completion).await;
+    let sizes: Vec<usize> = bench.target.sent().iter().map(Vec::len).collect();
+    assert_eq!(sizes[..2], [8, 4]);
+    assert!(bench.target.sent_at()[1] >= 50, "it is left in peace for a while");
+    writer.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_too_large_is_parted_at_once_and_refused_alone() {
+    let bench = bench().await;
+    bench.target.answers((0..3).map(|_| Answer::All(retry(Pressure::TooLarge))));
+    let completion = bench.put([(1, value(1)), (2, value(1)), (3, value(1)), (4, value(1))]);
+    let writer = bench.write();
+    settled(&completion).await;
+    let sent = bench.target.sent();
+    assert_eq!(
+        sent[..3],
+        [vec!["p1=1", "p2=1", "p3=1", "p4=1"], vec!["p1=1", "p2=1"], vec!["p1=1"]]
+    );
+    assert_eq!(bench.target.sent_at()[2], 0, "smaller parts are no repetition");
+    assert_eq!(bench.letters().await, [("1".into(), "busy".into())]);
+    assert_eq!(bench.target.held().len(), 3);
+    writer.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_is_durable_before_its_claim_is_settled() {
+    let bench = bench().await;
+    bench.target.answers([Answer::Items(vec![("p1", Outcome::Rejected("mapping".into()))])]);
+    let writer = bench.write();
+    let first = bench.put([(9, value(9)), (1, value(1))]);
+    settled(&first).await;
+    assert_eq!(bench.letters().await, [("1".into(), "mapping".into())]);
+
+    bench.target.answers([Answer::Items(vec![("p2", Outcome::Rejected("mapping".into()))])]);
+    bench.store.set_reachable(false);
+    let second = bench.put([(2, value(2))]);
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(bench.target.sent().len(), 2, "it has been sent and refused");
+    assert!(!second.is_done());
+    bench.store.set_reachable(true);
+    settled(&second).await;
+    assert_eq!(bench.letters().await.len(), 2);
+    writer.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_later_success_settles_a_dead_letter() {
+    let bench = bench().await;
+    bench.target.answers([Answer::Items(vec![("p1", Outcome::Rejected("mapping".into()))])]);
+    let writer = bench.write();
+    settled(&bench.put([(1, value(1))])).await;
+    assert_eq!(bench.letters().await.len(), 1);
+    settled(&bench.put([(1, value(2))])).await;
+    assert_eq!(bench.letters().await, []);
+    writer.abort();
+}
+
+/// What fails and goes through within one batch is no dead letter, in this order only.
+#[rstest]
+#[case::then_it_goes_through([State::Failed("bad".into()), value(1)], 0)]
+#[case::then_it_fails([value(1), State::Failed("bad".into())], 1)]
+#[tokio::test(start_paused = true)]
+async fn the_last_state_of_a_batch_decides_on_the_letter(
+    #[case] states: [State; 2],
+    #[case] letters: usize,
+) {
+    let bench = bench().await;
+    let completion = bench.put(states.map(|state| (1, state)));
+    let writer = bench.write();
+    settled(&completion).await;
+    assert_eq!(bench.target.held(), [("p1".into(), 1)]);
+    assert_eq!(bench.letters().await.len(), letters);
+    writer.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_not_be_encoded_leaves_no_trace_in_the_body() {
+    let bench = bench().await;
+    let broken = State::Present(crate::change::Document::from(bson::rawdoc! { "x": 1 }));
+    let completion = bench.put([(1, value(1)), (2, broken), (3, value(3))]);
+    let writer = bench.write();
+    settled(&completion).await;
+    assert_eq!(bench.target.sent(), [["p1=1", "p3=3"]]);
+    assert_eq!(bench.letters().await, [("2".into(), "no v".into())]);
+    writer.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_many_refusals_end_the_lane_with_nothing_settled() {
+    let bench =
+        with(DeliverySettings { on_rejected: OnRejected::StopAfter(2), ..settings() }).await;
+    let refused = || Answer::Items(vec![("p", Outcome::Rejected("mapping".into()))]);
+    bench.target.answers([refused(), refused()]);
+    let writer = bench.write();
+    settled(&bench.put([(1, value(1))])).await;
+    let second = bench.put([(2, value(2))]);
+    let ended = timeout(Duration::from_secs(10), writer).await.expect("it ends").expect("no panic");
+    assert!(matches!(ended, Err(Halt::TooManyRejected { count: 2, .. })), "{ended:?}");
+    assert!(!second.is_done());
+    assert_eq!(bench.letters().await.len(), 2, "the last one is stored all the same");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_finishes_what_is_under_way_and_nothing_else() {
+    let bench = bench().await;
+    let gate = Arc::new(Notify::new());
+    bench.target.answers([Answer::Gate(gate.clone())]);
+    let writer = bench.write();
+    let first = bench.put([(1, value(1))]);
+    sleep(Duration::from_millis(10)).await;
+    let second = bench.put([(2, value(2))]);
+    sleep(Duration::from_millis(10)).await;
+    bench.drain.cancel();
+    sleep(Duration::from_secs(5)).await;
+    assert!(!writer.is_finished(), "the request that is under way is waited for");
+    gate.notify_one();
+    writer.await.expect("no panic").expect("a clean end");
+    assert!(first.is_done());
+    assert!(!second.is_done());
+    assert_eq!(bench.target.sent(), [["p1=1"]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_the_tries() {
+    let bench = bench().await;
+    bench.target.answers((0..100).map(|_| Answer::All(retry(Pressure::Same))));
+    let writer = bench.write();
+    let completion = bench.put([(1, value(1))]);
+    sleep(Duration::from_secs(100)).await;
+    bench.drain.cancel();
+    let ended =
+        timeout(Duration::from_millis(1), writer).await.expect("at once").expect("no panic");
+    assert!(matches!(ended, Err(Halt::Stopped)), "{ended:?}");
+    assert!(!completion.is_done());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_lane_sends_at_once_and_gathers_behind_a_request() {
+    let bench = bench().await;
+    let gate = Arc::new(Notify::new());
+    bench.target.answers([Answer::Gate(gate.clone())]);
+    let writer = bench.write();
+    bench.put([(1, value(1))]);
+    sleep(Duration::from_millis(10)).await;
+    bench.put([(2, value(2))]);
+    sleep(Duration::from_millis(10)).await;
+    gate.notify_one();
+    sleep(Duration::from_millis(10)).await;
+    bench.put([(3, value(3))]);
+    sleep(Duration::from_millis(1_000)).await;
+    bench.put([(4, value(4))]);
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(bench.target.sent(), [vec!["p1=1"], vec!["p2=2", "p3=3"], vec!["p4=4"]]);
+    // Gathered for max_delay from 10 ms on; then idle, and nothing to wait for.
+    assert_sent_at(&bench, &[0, 60, 1_030]);
+    writer.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_batch_waits_for_no_delay() {
+    let bench = with(DeliverySettings { max_actions: 2, ..settings() }).await;
+    let gate = Arc::new(Notify::new());
+    bench.target.answers([Answer::Gate(gate.clone())]);
+    let writer = bench.write();
+    bench.put([(1, value(1))]);
+    sleep(Duration::from_millis(10)).await;
+    let rest = bench.put([(2, value(2)), (3, value(3)), (4, value(4))]);
+    sleep(Duration::from_millis(10)).await;
+    gate.notify_one();
+    settled(&rest).await;
+    assert_eq!(bench.target.sent(), [vec!["p1=1"], vec!["p2=2", "p3=3"], vec!["p4=4"]]);
+    assert_sent_at(&bench, &[0, 20, 20]);
+    writer.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_a_delivery_ends_the_writer_loudly() {
+    let bench = bench().await;
+    bench.target.answers([Answer::Panic]);
+    let writer = bench.write();
+    let completion = bench.put([(1, value(1))]);
+    let ended = timeout(Duration::from_secs(10), writer).await.expect("it ends");
+    assert!(ended.expect_err("not in silence").is_panic());
+    assert!(!completion.is_done());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_document_that_moves_leaves_nothing_behind() {
+    let bench = moving().await;
+    let writer = bench.write();
+    for (states, expected) in [
+        (vec![lying("a", 1)], vec![("a", 1)]),
+        // Several changes of one document in one slice.
+        (vec![lying("b", 2), lying("c", 3), lying("b", 4)], vec![("b", 4)]),
+        (vec![lying("c", 5), State::Gone, lying("d", 6)], vec![("d", 6)]),
+        (vec![State::Gone], vec![]),
+    ] {
+        settled(&bench.put(states.into_iter().map(|state| (1, state)))).await;
+        let held = bench.target.held();
+        let held: Vec<(&str, i64)> = held.iter().map(|(at, v)| (at.as_str(), *v)).collect();
+        assert_eq!(held, expected);
+    }
+    writer.abort();
+}
+
+/// The older batch must not trim away what the newer one, gathered meanwhile, puts back.
+#[tokio::test(start_paused = true)]
+async fn a_document_that_comes_back_while_its_removal_is_under_way_can_still_move() {
+    let bench = moving().await;
+    let writer = bench.write();
+    settled(&bench.put([(1, lying("a", 1))])).await;
+    let gate = Arc::new(Notify::new());
+    bench.target.answers([Answer::Gate(gate.clone())]);
+    let removed = bench.put([(1, State::Gone)]);
+    sleep(Duration::from_millis(10)).await;
+    let back = bench.put([(1, lying("a", 2))]);
+    sleep(Duration::from_millis(10)).await;
+    gate.notify_one();
+    settled(&removed).await;
+    settled(&back).await;
+    settled(&bench.put([(1, lying("b", 3))])).await;
+    assert_eq!(bench.target.held(), [("b".into(), 3)]);
+    writer.abort();
+}
