@@ -38,6 +38,9 @@ use crate::{
 use rule_set::RuleSet;
 use target_pipeline::TargetPipeline;
 
+/// How often the oplog's reach is looked at.
+const OPLOG_EVERY: Duration = Duration::from_secs(30);
+
 /// How a run differs from "copy, then follow for ever".
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -178,7 +181,7 @@ async fn work(
         pipelines.spawn(pipeline.run(stopping.clone()));
     }
     let supervised = supervise(&mut pipelines, &stopping);
-    let (ended, kept) = tokio::join!(
+    let (ended, kept, ()) = tokio::join!(
         async {
             let ended = supervised.await;
             given_up.cancel();
@@ -190,6 +193,7 @@ async fn work(
             stopping.cancel();
             kept
         },
+        measure_oplog(&source, &status, &given_up),
     );
     kept?;
     let summary = ended?;
@@ -200,6 +204,26 @@ async fn work(
         );
     }
     Ok(summary)
+}
+
+/// Shows how far back the oplog reaches, every so often, until `end`.
+async fn measure_oplog(source: &Source, status: &Status, end: &CancellationToken) {
+    loop {
+        let measured = tokio::select! {
+            measured = source.oplog_window() => measured,
+            () = end.cancelled() => return,
+        };
+        match measured {
+            Ok(Some(window)) => status.oplog_window(window),
+            Ok(None) => return,
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "oplog not measured");
+            }
+        }
+        if !pause(OPLOG_EVERY, end).await {
+            return;
+        }
+    }
 }
 
 /// Waits for every target's pipeline; one that can't go on ends the others.

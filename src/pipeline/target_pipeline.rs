@@ -303,6 +303,11 @@ impl TargetPipeline {
 
     fn rule_copies(&self, plan: &Plan) -> Vec<RuleCopies> {
         let status = self.rule_status();
+        for (index, _) in self.rules.iter() {
+            if !plan.copies.iter().any(|(copied, ..)| *copied == index) {
+                status[usize::from(index.0)].copy_complete();
+            }
+        }
         plan.copies
             .iter()
             .map(|(index, copies, complete)| {
@@ -310,12 +315,17 @@ impl TargetPipeline {
                 let resumed: u64 = copies.iter().map(|copy| copy.settled().documents).sum();
                 status.copy_begins(resumed);
                 status.copy_expected(copies.iter().map(|copy| copy.plan.expected).sum());
+                // Where there was something to copy the target is told again: what it arranged for
+                // the copy may still stand.
+                let complete = *complete && copies.is_empty();
+                if complete {
+                    status.copy_complete();
+                }
                 RuleCopies {
                     rule: self.rules.get(*index).rule().name.clone(),
                     status,
                     copies: copies.clone(),
-                    // The target is told again: what it arranged for the copy may still stand.
-                    complete: *complete && copies.is_empty(),
+                    complete,
                 }
             })
             .collect()
