@@ -179,3 +179,16 @@ async fn a_second_process_stands_by_and_takes_over() -> Result<()> {
     assert!(third.terminate().await?.success());
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_writes_to_a_target_once() -> Result<()> {
+    let world = World::new().await?;
+    let file = world.rule_file(
+        "  - namespace: doubled.items
+    to: [{ target: search, index: one }, { target: search, index: two }]",
+    )?;
+    let (code, log) = file.run_to_end(&[]).await?;
+    assert_eq!(code, Some(2), "{log}");
+    ensure!(log.contains("this rule writes to the same target twice"), "{log}");
+    Ok(())
+}

@@ -1,7 +1,7 @@
 //! The process ends at any moment, by `kill -9` or by SIGTERM, and nothing is lost.
 
 use anyhow::{Context, Result, ensure};
-use mongodb::bson::doc;
+use mongodb::bson::{Document, doc};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ use crate::{
     load::fill,
     support::{
         World,
-        checker::compare,
+        checker::{body, compare, compare_shaped},
         run::{RuleFile, Settings},
         writers::Writers,
     },
@@ -174,6 +174,51 @@ async fn a_clean_stop_with_a_backlog_loses_nothing() -> Result<()> {
     run.copied().await?;
     run.caught_up(&world.client).await?;
     compare(&collection, &world.engine, "backlog-documents").await?.none()?;
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// Two rules for one collection and one target: each has a copy of its own, also where documents
+/// move.
+#[tokio::test(flavor = "multi_thread")]
+async fn several_rules_of_one_collection_are_all_complete_after_kills() -> Result<()> {
+    let world = World::new().await?;
+    let collection = world.collection("twice.documents");
+    fill(&collection, 6, 8_000).await?;
+    let copy = "namespace: twice.documents\n    copy: { chunk: 1MiB, parallel: 2 }\n    to:";
+    let rules = format!(
+        "  - name: one\n    {copy} [{{ target: search, index: twice-one }}]
+  - name: two\n    {copy} [{{ target: search, index: twice-two }}]
+  - name: moved\n    {copy} [{{ target: search, index: 'twice-{{flag}}', id: 'm-{{_id}}' }}]"
+    );
+    let file = world.rule_file_with(&settings("checkpoint: { every: 100ms }"), &rules)?;
+    for kill in 1..=3 {
+        let mut run = file.run(&[])?;
+        run.until("a part of the copy", |status| {
+            written(status, "moved") >= 2_000 || is_complete(status, "moved")
+        })
+        .await?;
+        run.kill().await?;
+        let range = doc! { "_id": { "$gte": 100 * kill, "$lt": 100 * kill + 50 } };
+        let flip = vec![doc! { "$set": { "flag": { "$not": ["$flag"] } } }];
+        collection.update_many(range, flip).await?;
+        collection.delete_one(doc! { "_id": 1_000 + kill }).await?;
+    }
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    run.caught_up(&world.client).await?;
+    for index in ["twice-one", "twice-two"] {
+        compare(&collection, &world.engine, index).await?.none()?;
+    }
+    for flag in [true, false] {
+        let moved = |document: &Document| {
+            let id = document.get_i64("_id").expect("a number");
+            let here = document.get_bool("flag").expect("a flag") == flag;
+            here.then(|| (format!("m-{id}"), body(document)))
+        };
+        let index = format!("twice-{flag}");
+        compare_shaped(&collection, &world.engine, &index, moved).await?.none()?;
+    }
     assert!(run.terminate().await?.success());
     Ok(())
 }

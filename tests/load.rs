@@ -67,6 +67,9 @@ async fn a_copy_while_the_collection_is_written_to_ends_true() -> Result<()> {
     );
     let differences = compare(&collection, &world.engine, "load-documents").await?;
     println!("{differences}");
+    let letters = file.dead_letters().await?;
+    ensure!(letters.is_empty(), "{letters:?}");
+    ensure!(differences.none().is_ok(), "{differences}\n{}", run.log());
     let expected = collection.count_documents(doc! {}).await?;
     assert_eq!(differences.none()? as u64, expected);
     ensure!(peak <= 256 << 20, "{} MiB resident", peak >> 20);

@@ -2,6 +2,7 @@
 //! of namespaces, views.
 
 use anyhow::{Result, ensure};
+use futures_util::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use serde_json::json;
 
@@ -280,7 +281,6 @@ async fn several_rules_and_namespaces_share_an_index() -> Result<()> {
     for round in 0..2 {
         let mut expected = Vec::new();
         for name in names {
-            use futures_util::TryStreamExt;
             let collection = world.collection(&format!("shared.{name}"));
             let mut all = collection.find(doc! {}).await?;
             while let Some(document) = all.try_next().await? {

@@ -50,7 +50,10 @@ pub struct Entry {
 /// Gathered changes of one lane, settled together.
 ///
 /// Every place occurs once: a later operation on a place takes the earlier one's stead, which is
-/// right since both come from one lane in order and each carries a whole state.
+/// right since both come from one lane in order and each carries a whole state. Unless it is the
+/// older by its time: a copied document bears the time of the copy's start, and follows a change of
+/// the same document where its chunk was begun after that. It adds nothing to the change, and sent
+/// in its stead it would be refused for what an earlier batch has written.
 #[derive(Default, Debug)]
 pub struct Batch {
     body: Vec<u8>,
@@ -106,6 +109,9 @@ impl Batch {
             origin: origin.clone(),
         };
         match self.by_place.get(&entry.place) {
+            Some(&index) if self.entries[index].origin.time > origin.time => {
+                self.body.truncate(start);
+            }
             Some(&index) => {
                 self.entries[index] = entry;
                 self.replaced = true;
@@ -159,4 +165,89 @@ impl Batch {
 
 fn lettered(origin: &Origin) -> (RuleIndex, Subject) {
     (origin.rule, Subject { namespace: origin.namespace.clone(), key: origin.key.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use bson::rawdoc;
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::target::{Outcome, Placed, Placing, Retry};
+
+    /// Encodes an operation as its time.
+    struct Times;
+
+    #[async_trait]
+    impl Target for Times {
+        fn place(&self, _: &str, _: &Placing<'_>) -> Result<Placed, String> {
+            unreachable!("a batch asks for no place")
+        }
+
+        fn place_is_fixed(&self, _: &str) -> bool {
+            true
+        }
+
+        fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
+            body.extend_from_slice(operation.time.to_string().as_bytes());
+            Ok(())
+        }
+
+        async fn send(&self, _: &Request) -> Result<Vec<Outcome>, Retry> {
+            unreachable!("a batch sends nothing")
+        }
+
+        async fn prepare(&self) -> Result<(), Retry> {
+            Ok(())
+        }
+
+        fn describe(&self, _: &PlaceKey) -> String {
+            String::new()
+        }
+    }
+
+    /// What is left in one place of operations with these times.
+    fn left(times: &[u64]) -> String {
+        let mut batch = Batch::default();
+        for &time in times {
+            let namespace = Namespace::new("shop", "products");
+            let key = DocumentKey::from_document_key(&rawdoc! { "_id": 1 }).expect("a key");
+            let (time, phase) = (ClusterTime(time << 32), Phase::Changes);
+            let origin = Origin {
+                rule: RuleIndex(0),
+                namespace: namespace.clone(),
+                key,
+                phase,
+                time,
+                since: None,
+            };
+            let operation = Operation {
+                place: PlaceKey(Bytes::from_static(b"place")),
+                action: Action::Remove,
+                time,
+                extra: Bytes::new(),
+                namespace,
+                phase,
+            };
+            batch.push(&Times, &operation, &Arc::new(origin));
+        }
+        let (request, entries) = batch.seal().expect("an item");
+        assert_eq!((request.items.len(), entries.len()), (1, 1));
+        String::from_utf8(request.body[request.items[0].range.clone()].to_vec()).expect("text")
+    }
+
+    #[test]
+    fn a_place_occurs_once_with_the_newest_of_its_operations() {
+        for (times, expected) in [
+            (&[3][..], "3.0"),
+            (&[3, 4], "4.0"),
+            (&[3, 3], "3.0"),
+            // A copied document behind a change.
+            (&[3, 1], "3.0"),
+            (&[1, 3, 1, 4, 1], "4.0"),
+        ] {
+            assert_eq!(left(times), expected, "{times:?}");
+        }
+    }
 }

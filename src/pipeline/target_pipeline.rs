@@ -321,6 +321,11 @@ impl TargetPipeline {
 
     fn rule_copies(&self, plan: &Plan) -> Vec<RuleCopies> {
         let status = self.rule_status();
+        for (index, _) in self.rules.iter() {
+            if !plan.copies.iter().any(|(copied, ..)| *copied == index) {
+                status[usize::from(index.0)].copy_complete();
+            }
+        }
         plan.copies
             .iter()
             .map(|(index, copies, complete)| {
@@ -328,6 +333,9 @@ impl TargetPipeline {
                 let resumed: u64 = copies.iter().map(|copy| copy.settled().documents).sum();
                 status.copy_begins(resumed);
                 status.copy_expected(copies.iter().map(|copy| copy.plan.expected).sum());
+                if *complete && copies.is_empty() {
+                    status.copy_complete();
+                }
                 let rule = self.rules.get(*index).rule().name.clone();
                 RuleCopies::new(rule, status, copies.clone(), *complete)
             })

@@ -48,12 +48,14 @@ pub fn destinations(
     let placed: Vec<_> = items.iter().map(|item| destination(reader, item, targets)).collect();
     let placed: Vec<Placed> = placed.into_iter().collect::<Option<_>>()?;
     for (index, later) in placed.iter().enumerate() {
-        let same = |earlier: &&Placed| earlier.destination == later.destination;
+        // Progress, places and dead letters are kept by rule and target.
+        let same = |earlier: &&Placed| earlier.destination.target == later.destination.target;
         if let Some(earlier) = placed[..index].iter().find(same) {
             reader
-                .error(&later.target_span, "this rule writes to the same place twice")
+                .error(&later.target_span, "this rule writes to the same target twice")
                 .label("again here")
-                .also(earlier.target_span.clone(), "here");
+                .also(earlier.target_span.clone(), "here")
+                .help("a rule of its own, with a `name`, writes to another place of the target");
         }
     }
     Some(placed)
