@@ -1,8 +1,15 @@
 //! Every test that stands outside the library: one binary, so that it is linked once.
 
 mod checkpoint;
+mod commands;
 mod copy;
 mod engine_target;
+mod ids;
+mod kill;
+mod load;
+mod losses;
+mod places;
 mod ready_rules;
-mod rule_files;
+mod selection;
+mod status;
 mod support;

@@ -143,7 +143,7 @@ impl Planning<'_> {
             // A pattern's namespaces may not be there yet.
             let named = rule.rule().namespaces.include.iter().find_map(|pattern| match pattern {
                 NamespacePattern::Exact(namespace) => Some(namespace.clone()),
-                NamespacePattern::Glob { .. } | NamespacePattern::Regex(_) => None,
+                NamespacePattern::Glob(_) | NamespacePattern::Regex(_) => None,
             });
             let Some(namespace) = named.filter(|_| rule.follows()) else { continue };
             let tried = self
@@ -356,10 +356,13 @@ impl Planning<'_> {
                 NamespacePattern::Exact(namespace) => {
                     databases.insert(namespace.database().to_owned());
                 }
-                NamespacePattern::Glob { literal_database: Some(database), .. } => {
-                    databases.insert(database.clone());
-                }
-                NamespacePattern::Glob { .. } | NamespacePattern::Regex(_) => all = true,
+                NamespacePattern::Glob(glob) => match &glob.literal_database {
+                    Some(database) => {
+                        databases.insert(database.clone());
+                    }
+                    None => all = true,
+                },
+                NamespacePattern::Regex(_) => all = true,
             }
         }
         let source = &self.reading.source;

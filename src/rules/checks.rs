@@ -162,12 +162,12 @@ fn spread(selector: &Selector) -> (bool, bool) {
                 databases.push(namespace.database());
                 collections.push(namespace.collection());
             }
-            NamespacePattern::Glob { text, literal_database, .. } => {
-                match literal_database {
+            NamespacePattern::Glob(glob) => {
+                match &glob.literal_database {
                     Some(database) => databases.push(database),
                     None => any_database = true,
                 }
-                match text.split_once('.').map(|(_, collection)| collection) {
+                match glob.text.split_once('.').map(|(_, collection)| collection) {
                     Some(name) if !name.contains(['*', '?', '[', '{', '\\']) => {
                         collections.push(name);
                     }

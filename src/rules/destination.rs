@@ -100,7 +100,7 @@ fn destination(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) 
         return Some(Placed {
             destination: Destination { target: target?, place: Place::Engine(place) },
             target_span,
-            index_span: fields.entry("index").map(|entry| index_span(entry)),
+            index_span: fields.entry("index").map(index_span),
             id_span: span("id"),
             shown: !substituted(node),
         });

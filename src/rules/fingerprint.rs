@@ -87,7 +87,7 @@ fn sorted(parts: impl Iterator<Item = String>) -> Vec<String> {
 fn pattern(pattern: &NamespacePattern) -> String {
     match pattern {
         NamespacePattern::Exact(namespace) => format!("exact {namespace}"),
-        NamespacePattern::Glob { text, .. } => format!("glob {text}"),
+        NamespacePattern::Glob(glob) => format!("glob {}", glob.text),
         NamespacePattern::Regex(regex) => format!("regex {regex}"),
     }
 }

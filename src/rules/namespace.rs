@@ -7,7 +7,7 @@ use crate::change::Namespace;
 
 use super::{
     diagnostic::Span,
-    model::{NamespacePattern, Selector},
+    model::{NamespaceGlob, NamespacePattern, Selector},
     node::{Node, Value},
     reader::{Reader, reason_for, shown},
     wording::{shown_character, shown_text},
@@ -149,12 +149,12 @@ fn glob(reader: &mut Reader<'_>, node: &Node, text: &str) -> Option<NamespacePat
         reader.error(&node.span, format!("this pattern matches nothing: {wrong}"));
         return None;
     }
-    Some(NamespacePattern::Glob {
+    Some(NamespacePattern::Glob(Box::new(NamespaceGlob {
         text: text.to_owned(),
         database: database_glob,
         literal_database,
         collection,
-    })
+    })))
 }
 
 fn unbalanced(side: &str) -> bool {

@@ -177,7 +177,14 @@ fn error_at<'r>(
 
 /// A script's own fault.
 fn tell(reader: &mut Reader<'_>, place: &Place<'_>, script: &str, error: &ScriptError) {
-    let span = token(script, error.line, error.column);
+    // Where the fault is in an imported file, the message names it; the rule file's own script is
+    // shown from its beginning.
+    if error.file.is_some() {
+        error_at(reader, place, script, token(script, 0, 0), "this script does not compile")
+            .label(error.to_string());
+        return;
+    }
+    let span = token(script, error.line.unwrap_or(0), error.column.unwrap_or(0));
     error_at(reader, place, script, span, "this script does not compile")
         .label(error.message.as_str());
 }

@@ -298,7 +298,8 @@ fn delivery(reader: &mut Reader<'_>, fields: Fields<'_>) -> Option<DeliverySetti
         }
         settings.concurrency = 1;
     }
-    (batch?, retry?);
+    batch?;
+    retry?;
     Some(DeliverySettings { timeout: timeout?, on_rejected: on_rejected?, ..settings })
 }
 

@@ -363,9 +363,7 @@ impl Builder<'_> {
         match tag {
             // `!` alone and `!!str` make text of a plain scalar.
             Some((tag, _)) if tag.is_yaml_core_schema_tag("str") || tag.suffix() == "!" => {
-                if style == Style::Plain {
-                    style = Style::Quoted;
-                }
+                style = if style == Style::Plain { Style::Quoted } else { style };
             }
             Some((tag, tag_span)) => {
                 self.unknown_tag(tag, tag_span);

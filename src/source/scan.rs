@@ -39,6 +39,16 @@ pub struct Page {
 pub struct Scan {
     cursor: RawBatchCursor,
     budget: Arc<Budget>,
+    /// What is read behind the cursor's end.
+    rest: Option<Rest>,
+}
+
+/// The document whose `_id` is MaxKey. Without `max` the server ends a scan that has a `min` before
+/// that key, and not at the end of the index.
+struct Rest {
+    source: Source,
+    database: String,
+    command: RawDocumentBuf,
 }
 
 impl Source {
@@ -56,18 +66,9 @@ impl Source {
         batch: u32,
         budget: Arc<Budget>,
     ) -> Result<Scan, Error> {
-        let mut command = rawdoc! {
-            "find": namespace.collection(),
-            "hint": { "_id": 1 },
-            "batchSize": i64::from(batch),
-            "readConcern": majority_after(after),
-            "comment": "mongosync",
-        };
+        let mut command = find(namespace, read.project.as_ref(), after, batch);
         if let Some(filter) = &read.filter {
             command.append(cstr("filter"), filter.clone());
-        }
-        if let Some(project) = &read.project {
-            command.append(cstr("projection"), project.clone());
         }
         // `min` and `max` are positions in the index, so they cross types.
         for (name, bound) in [("min", &range.from), ("max", &range.to)] {
@@ -77,7 +78,19 @@ impl Source {
                 command.append(cstr(name), rawdoc! { "_id": bound });
             }
         }
-        self.open(namespace, command, batch, budget).await
+        let mut scan = self.open(namespace, command, batch, budget).await?;
+        if range.from.is_some() && range.to.is_none() {
+            let mut command = find(namespace, read.project.as_ref(), after, batch);
+            let mut all = bson::RawArrayBuf::new();
+            all.push(rawdoc! { "_id": { "$eq": RawBson::MaxKey } });
+            if let Some(filter) = &read.filter {
+                all.push(filter.clone());
+            }
+            command.append(cstr("filter"), rawdoc! { "$and": all });
+            let database = namespace.database().to_owned();
+            scan.rest = Some(Rest { source: self.clone(), database, command });
+        }
+        Ok(scan)
     }
 
     /// Opens a scan of a view, which has no index and is read by one cursor.
@@ -131,7 +144,42 @@ impl Source {
                 max_time: None,
             })
             .await?;
-        Ok(Scan { cursor, budget })
+        Ok(Scan { cursor, budget, rest: None })
+    }
+}
+
+/// A find in the order of `_id`, without filter and bounds.
+fn find(
+    namespace: &Namespace,
+    project: Option<&RawDocumentBuf>,
+    after: ClusterTime,
+    batch: u32,
+) -> RawDocumentBuf {
+    let mut command = rawdoc! {
+        "find": namespace.collection(),
+        "hint": { "_id": 1 },
+        "batchSize": i64::from(batch),
+        "readConcern": majority_after(after),
+        "comment": "mongosync",
+    };
+    if let Some(project) = project {
+        command.append(cstr("projection"), project.clone());
+    }
+    command
+}
+
+impl Rest {
+    async fn open(&self) -> Result<RawBatchCursor, Error> {
+        let database = self.source.client.database(&self.database);
+        let command = self.command.clone();
+        self.source
+            .cursor(CursorCommand {
+                database: &database,
+                command,
+                batch_size: None,
+                max_time: None,
+            })
+            .await
     }
 }
 
@@ -143,9 +191,19 @@ impl Scan {
     /// document.
     pub async fn next(&mut self) -> Option<Result<Page, Error>> {
         self.budget.available().await;
-        let batch = match self.cursor.next().await? {
-            Ok(batch) => batch,
-            Err(error) => return Some(Err(error.into())),
+        let batch = loop {
+            match (self.cursor.next().await, &self.rest) {
+                (Some(Ok(batch)), _) => break batch,
+                (Some(Err(error)), _) => return Some(Err(error.into())),
+                (None, None) => return None,
+                (None, Some(rest)) => match rest.open().await {
+                    Ok(cursor) => {
+                        self.cursor = cursor;
+                        self.rest = None;
+                    }
+                    Err(error) => return Some(Err(error)),
+                },
+            }
         };
         let bytes = Reply::cost(&batch);
         let reply = Reply::new(batch, Some(self.budget.take(bytes)));

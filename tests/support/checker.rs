@@ -57,19 +57,32 @@ impl fmt::Display for Differences {
 /// The documents of an index, by id, each with a hash of its content.
 pub async fn indexed(engine: &Engine, index: &str) -> Result<HashMap<String, u64>> {
     let mut found = HashMap::new();
-    read_index(engine, index, |id, source| {
-        found.insert(id, hash(&source));
+    read_index(engine, index, |hit| {
+        found.insert(hit.id, hash(&hit.source));
     })
     .await?;
     Ok(found)
 }
 
+/// A document as an engine holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hit {
+    pub index: String,
+    pub id: String,
+    pub routing: Option<String>,
+    pub source: Value,
+}
+
+/// All documents of an index (or several, by a pattern), in the order of index and id.
+pub async fn hits(engine: &Engine, index: &str) -> Result<Vec<Hit>> {
+    let mut found = Vec::new();
+    read_index(engine, index, |hit| found.push(hit)).await?;
+    found.sort_by(|one, other| (&one.index, &one.id).cmp(&(&other.index, &other.id)));
+    Ok(found)
+}
+
 /// Reads a whole index, refreshed before.
-pub async fn read_index(
-    engine: &Engine,
-    index: &str,
-    mut each: impl FnMut(String, Value),
-) -> Result<()> {
+pub async fn read_index(engine: &Engine, index: &str, mut each: impl FnMut(Hit)) -> Result<()> {
     engine.request("POST", &format!("/{index}/_refresh"), "").await?;
     let query = r#"{"size":2000,"sort":["_doc"]}"#;
     let mut answer = engine.request("POST", &format!("/{index}/_search?scroll=2m"), query).await?;
@@ -83,8 +96,14 @@ pub async fn read_index(
             return Ok(());
         }
         for mut hit in hits {
-            let id = hit["_id"].as_str().context("a hit has an id")?.to_owned();
-            each(id, hit["_source"].take());
+            let text = |field: &str| hit[field].as_str().map(str::to_owned);
+            let (index, id, routing) = (text("_index"), text("_id"), text("_routing"));
+            each(Hit {
+                index: index.context("a hit has an index")?,
+                id: id.context("a hit has an id")?,
+                routing,
+                source: hit["_source"].take(),
+            });
         }
         let next = json!({ "scroll": "2m", "scroll_id": page["_scroll_id"] }).to_string();
         answer = engine.request("POST", "/_search/scroll", &next).await?;

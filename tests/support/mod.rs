@@ -3,40 +3,52 @@
 
 pub mod checker;
 pub mod documents;
+pub mod proxy;
 pub mod run;
+pub mod writers;
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 
 use anyhow::{Context, Result};
 use mongodb::{Client, Collection, bson::Document};
-use mongosync_servers::{Engine, MongoDb};
+use mongosync_servers::{Engine, EngineBuilder, MongoDb};
 use tempfile::TempDir;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::OnceCell;
 
-/// One engine at a time on a machine with little memory: whoever needs one waits for it.
-static ENGINE: Mutex<()> = Mutex::const_new(());
+use run::{RuleFile, Settings};
 
-/// A MongoDB, an engine and a folder of one's own.
+/// Started once for all tests of the process; their watchers end them with it.
+static MONGO: OnceCell<Arc<MongoDb>> = OnceCell::const_new();
+static ENGINE: OnceCell<Arc<Engine>> = OnceCell::const_new();
+
+/// A MongoDB and an engine, and a folder of one's own. The servers are everybody's: a test keeps to
+/// a database of its own name, and to indices that begin with it.
 pub struct World {
-    pub mongo: MongoDb,
-    pub engine: Engine,
+    pub mongo: Arc<MongoDb>,
+    pub engine: Arc<Engine>,
     pub folder: TempDir,
     pub client: Client,
-    _alone: MutexGuard<'static, ()>,
 }
 
 impl World {
-    /// One node of MongoDB and an Elasticsearch.
+    /// The shared servers.
     pub async fn new() -> Result<Self> {
-        Self::with(MongoDb::start().await?).await
+        let start = || async { Ok::<_, anyhow::Error>(Arc::new(engine().start().await?)) };
+        Self::on(ENGINE.get_or_try_init(start).await?.clone()).await
     }
 
-    /// This MongoDB and an Elasticsearch.
-    pub async fn with(mongo: MongoDb) -> Result<Self> {
-        let alone = ENGINE.lock().await;
-        let engine = Engine::elasticsearch().heap("512m").start().await?;
-        let client = mongo.client();
-        Ok(Self { client, mongo, engine, folder: TempDir::new()?, _alone: alone })
+    /// The shared MongoDB, and an engine of one's own, for what would disturb others.
+    pub async fn with_engine(engine: EngineBuilder) -> Result<Self> {
+        Self::on(Arc::new(engine.start().await?)).await
+    }
+
+    async fn on(engine: Arc<Engine>) -> Result<Self> {
+        let start = || async { Ok::<_, anyhow::Error>(Arc::new(MongoDb::start().await?)) };
+        let mongo = MONGO.get_or_try_init(start).await?.clone();
+        Ok(Self { client: mongo.client(), mongo, engine, folder: TempDir::new()? })
     }
 
     /// A collection of the source.
@@ -45,9 +57,15 @@ impl World {
         self.client.database(database).collection(collection)
     }
 
-    /// Writes a rule file with these rules, one target `search`, and a status port of its own.
-    pub fn rule_file(&self, rules: &str) -> Result<run::RuleFile> {
-        run::RuleFile::new(self.folder.path(), &self.mongo.uri(), &self.engine.url(), rules)
+    /// Writes a rule file with these rules and one target `search`.
+    pub fn rule_file(&self, rules: &str) -> Result<RuleFile> {
+        self.rule_file_with(&Settings::default(), rules)
+    }
+
+    /// The same with more settings.
+    pub fn rule_file_with(&self, settings: &Settings, rules: &str) -> Result<RuleFile> {
+        let text = settings.text(self.mongo.uri(), &self.engine.url(), rules);
+        RuleFile::written(self.folder.path(), &text)
     }
 
     /// Asks the engine for JSON.
@@ -61,6 +79,11 @@ impl World {
         anyhow::ensure!(answer.status < 300, "{method} {path}: {} {}", answer.status, answer.body);
         serde_json::from_str(&answer.body).context("the engine answers with JSON")
     }
+}
+
+/// An Elasticsearch as the tests use it.
+pub fn engine() -> EngineBuilder {
+    Engine::elasticsearch().heap("512m")
 }
 
 /// A number that no other call in this process has got.

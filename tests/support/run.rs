@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::{ExitStatus, Output, Stdio},
     time::Duration,
 };
 
@@ -21,33 +21,48 @@ use tokio::{
 /// How long anything that should happen may take before the test fails. Nothing is measured by it.
 const PATIENCE: Duration = Duration::from_secs(180);
 
-/// A rule file in a folder of its own.
+/// What a rule file says beside its rules. The defaults say nothing.
+#[derive(Default)]
+pub struct Settings {
+    /// Whole lines at the top.
+    pub top: String,
+    /// Settings of the engine, as `, batch: { … }`.
+    pub engine: String,
+    /// Where the engine is, if not where it is.
+    pub url: Option<String>,
+    /// Appended to the source's URI, as `&appName=…`.
+    pub source: String,
+}
+
+impl Settings {
+    /// The text of a rule file with one target `search` and these rules.
+    pub fn text(&self, mongo: &str, engine: &str, rules: &str) -> String {
+        let Self { top, engine: settings, url, source } = self;
+        let url = url.as_deref().unwrap_or(engine);
+        let top = if top.is_empty() { String::new() } else { format!("{}\n", top.trim_end()) };
+        format!(
+            "source: {mongo}{source}\nhttp: {{ listen: \"127.0.0.1:${{STATUS_PORT}}\" }}\n{top}\
+             targets:\n  search: {{ elasticsearch: {{ urls: [\"{url}\"]{settings} }} }}\n\
+             rules:\n{}\n",
+            rules.trim_end()
+        )
+    }
+}
+
+/// A rule file. Its status port is `${STATUS_PORT}`, another one for each run.
 pub struct RuleFile {
     pub path: PathBuf,
-    port: u16,
 }
 
 impl RuleFile {
-    /// With one target `search` and the given `rules:` list, as YAML lines.
-    pub fn new(folder: &Path, mongo: &str, engine: &str, rules: &str) -> Result<Self> {
-        Self::written(folder, |port| {
-            format!(
-                "source: {mongo}\nhttp: {{ listen: \"127.0.0.1:{port}\" }}\n\
-                 targets:\n  search: {{ elasticsearch: {{ urls: [\"{engine}\"] }} }}\n\
-                 rules:\n{rules}\n"
-            )
-        })
-    }
-
-    /// With this text, made for a free status port.
-    pub fn written(folder: &Path, text: impl FnOnce(u16) -> String) -> Result<Self> {
-        let port = mongosync_servers::free_port();
+    /// With this text, under a name of its own.
+    pub fn written(folder: &Path, text: &str) -> Result<Self> {
         let path = folder.join(format!("rules-{}.yaml", super::unique()));
-        std::fs::write(&path, text(port))?;
-        Ok(Self { path, port })
+        std::fs::write(&path, text)?;
+        Ok(Self { path })
     }
 
-    /// The whole file again, in another wording, under the same name and port.
+    /// The whole file again, in another wording, under the same name.
     pub fn rewrite(&self, change: impl FnOnce(&str) -> String) -> Result<()> {
         let text = std::fs::read_to_string(&self.path)?;
         Ok(std::fs::write(&self.path, change(&text))?)
@@ -55,30 +70,50 @@ impl RuleFile {
 
     /// Starts `mongosync run FILE ARGUMENTS`.
     pub fn run(&self, arguments: &[&str]) -> Result<Run> {
+        let port = mongosync_servers::free_port();
         let log = self.path.with_extension(format!("{}.log", super::unique()));
         let child = Command::new(env!("CARGO_BIN_EXE_mongosync"))
             .arg("run")
             .arg(&self.path)
             .args(arguments)
             .env("RUST_BACKTRACE", "1")
+            .env("STATUS_PORT", port.to_string())
             .stdin(Stdio::null())
             .stdout(File::create(log.with_extension("out"))?)
             .stderr(File::create(&log)?)
             .kill_on_drop(true)
             .spawn()
             .context("the binary starts")?;
-        Ok(Run { child, log, port: self.port })
+        Ok(Run { child, log, port })
+    }
+
+    /// Runs to the end, and returns the exit code and what it wrote to stderr.
+    pub async fn run_to_end(&self, arguments: &[&str]) -> Result<(Option<i32>, String)> {
+        let run = self.run(arguments)?;
+        let log = run.log.clone();
+        let status = run.ended().await?;
+        Ok((status.code(), std::fs::read_to_string(log)?))
     }
 
     /// Runs another command on the file to its end.
-    pub async fn command(&self, command: &str, arguments: &[&str]) -> Result<std::process::Output> {
+    pub async fn command(&self, command: &str, arguments: &[&str]) -> Result<Output> {
         Ok(Command::new(env!("CARGO_BIN_EXE_mongosync"))
             .arg(command)
             .arg(&self.path)
             .args(arguments)
+            .env("STATUS_PORT", "1")
             .stdin(Stdio::null())
             .output()
             .await?)
+    }
+
+    /// `dead-letters list --json`, one object a letter.
+    pub async fn dead_letters(&self) -> Result<Vec<Value>> {
+        let listed = self.command("dead-letters", &["list", "--json", "--limit", "100000"]).await?;
+        let problem = String::from_utf8_lossy(&listed.stderr);
+        ensure!(listed.status.success(), "dead-letters list: {}\n{problem}", listed.status);
+        let lines = std::str::from_utf8(&listed.stdout)?.lines();
+        lines.map(|line| Ok(serde_json::from_str(line)?)).collect()
     }
 }
 
@@ -171,9 +206,13 @@ impl Run {
         }
     }
 
-    /// The process's number.
-    pub fn pid(&self) -> Option<u32> {
-        self.child.id()
+    /// The most memory that it has held so far (VmHWM), in bytes.
+    pub fn peak_memory(&self) -> Result<u64> {
+        let pid = self.child.id().context("it runs")?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        Ok(kilobytes.context("a line VmHWM")?.trim().parse::<u64>()? * 1024)
     }
 }
 
