@@ -12,4 +12,8 @@ mod places;
 mod ready_rules;
 mod selection;
 mod status;
+<<<<<<< HEAD
+=======
+mod ready_rules;
+>>>>>>> main
 mod support;

@@ -24,9 +24,8 @@ fn ready(world: &World, name: &str) -> Result<RuleFile> {
         .replace("${MONGODB_URI}", world.mongo.uri())
         .replace("${ELASTICSEARCH_URL}", &world.engine.url());
     ensure!(!text.contains("${"), "{name} needs no other variables");
-    RuleFile::written(world.folder.path(), |port| {
-        format!("{text}\nhttp: {{ listen: \"127.0.0.1:{port}\" }}\n")
-    })
+    let http = "http: { listen: \"127.0.0.1:${STATUS_PORT}\" }";
+    RuleFile::written(world.folder.path(), &format!("{text}\n{http}\n"))
 }
 
 fn copy_folder(from: &Path, to: &Path) -> Result<()> {
