@@ -9,11 +9,7 @@ mod kill;
 mod load;
 mod losses;
 mod places;
-mod ready_rules;
 mod selection;
 mod status;
-<<<<<<< HEAD
-=======
 mod ready_rules;
->>>>>>> main
 mod support;
