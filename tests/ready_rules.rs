@@ -313,6 +313,17 @@ fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
 }
 
 #[test]
+fn every_function_of_transforms_is_documented() -> Result<()> {
+    let page = fs::read_to_string(Path::new(ROOT).join("docs/transforms.md"))?;
+    for function in mongosync::transform::FUNCTIONS {
+        let signature = function.signature.replace('|', "\\|");
+        ensure!(page.contains(&format!("| `{signature}` | ")), "{signature}");
+        ensure!(page.contains(&function.text.replace('|', "\\|")), "{}", function.text);
+    }
+    Ok(())
+}
+
+#[test]
 fn every_test_that_the_architecture_names_is_there() -> Result<()> {
     let text = fs::read_to_string(Path::new(ROOT).join("ARCHITECTURE.md"))?;
     let (_, invariants) = text.split_once("## Invariants").context("a chapter of invariants")?;

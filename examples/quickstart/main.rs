@@ -337,18 +337,20 @@ async fn follow(shop: &Shop, sync: &Sync) -> Result<()> {
             _ = look.tick() => false,
         };
         if line {
+            screen::take_back_line();
             price += 1.0;
             let set = doc! { "$set": { "price": price } };
             shop.products.update_one(doc! { "_id": 12 }, set).await?;
             let arrived = |product: Option<&Value>| product.is_some_and(|it| it["price"] == price);
             let took = shop.until(12, arrived).await?;
             told("new price", 12, &format!("costs {price:.2}"), took);
-            shown = totals(&sync.look());
+            // It is counted a moment after it can be seen, and is no news then.
+            shown.0 += 1;
             continue;
         }
         let now = totals(&sync.look());
-        if now != shown {
-            let (written, removed) = (now.0 - shown.0, now.1 - shown.1);
+        let (written, removed) = (now.0.saturating_sub(shown.0), now.1.saturating_sub(shown.1));
+        if written + removed > 0 {
             screen::line(&format!("a change of yours: {written} written, {removed} removed"));
             shown = now;
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use console::style;
+use console::{Term, style};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
@@ -19,6 +19,15 @@ pub fn fact(name: &str, text: &str) {
 /// A line that has no name.
 pub fn line(text: &str) {
     println!("  {text}");
+}
+
+/// Takes back the empty line that Enter has left on a terminal.
+pub fn take_back_line() {
+    let terminal = Term::stdout();
+    if terminal.is_term() {
+        // Where it can't, the line stays, which does no harm.
+        let _stays = terminal.clear_last_lines(1);
+    }
 }
 
 /// A command to copy.

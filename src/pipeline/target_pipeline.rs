@@ -169,7 +169,8 @@ impl TargetPipeline {
         // What ended the run counts more than what ended because of it.
         let done = ended?;
         stopped?;
-        let copied = self.rule_status().iter().map(|rule| rule.copied().documents).sum();
+        let copies = self.rule_status().into_iter().map(|rule| rule.copied());
+        let copied = copies.map(|copy| copy.documents.saturating_sub(copy.resumed)).sum();
         Ok(Summary { copied, dead_letters, stopped: !done })
     }
 
