@@ -6,20 +6,38 @@ use clap::Parser;
 use mongosync::cli::{
     arguments::{Arguments, Command},
     console::Console,
-    dead_letters, run,
+    dead_letters,
+    exit::Error,
+    run,
 };
 
 /// glibc's allocator makes large replies from the driver more than twice as slow.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// Stack of each worker thread, in bytes; only what is used takes memory. Scripts run on these
+/// threads, and a value that a script nests up to its limits is walked by recursion.
+const WORKER_STACK: usize = 128 << 20;
+
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let console = Console::start(&arguments.logs);
-    let end = match arguments.command {
-        Command::Run(run) => run::run(run, &console).await,
-        Command::DeadLetters(letters) => dead_letters::run(letters, &console).await,
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_stack_size(WORKER_STACK)
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(source) => {
+            let what = "can't start worker threads";
+            return console.end(Err(Error::System { what, source })).into();
+        }
     };
+    let end = runtime.block_on(async {
+        match arguments.command {
+            Command::Run(arguments) => run::run(arguments, &console).await,
+            Command::DeadLetters(arguments) => dead_letters::run(arguments, &console).await,
+        }
+    });
     console.end(end).into()
 }
