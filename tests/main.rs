@@ -11,4 +11,5 @@ mod losses;
 mod places;
 mod selection;
 mod status;
+mod ready_rules;
 mod support;

@@ -106,6 +106,11 @@ impl DocumentKey {
         &self.bytes[self.split()..]
     }
 
+    /// Whether it has more fields than `_id`: the collection is sharded.
+    pub fn is_compound(&self) -> bool {
+        canonical::is_compound(self.canonical())
+    }
+
     /// How many bytes of memory the key holds; clones share them.
     pub fn size(&self) -> usize {
         size_of::<Self>() + SHARED_BYTES + self.bytes.len()

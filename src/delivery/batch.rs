@@ -55,6 +55,8 @@ pub struct Batch {
     replaced: bool,
     /// Refused before they were sent; stored before anything of the batch is settled.
     pub letters: Vec<Letter>,
+    /// Documents that the target is not to hold and does not: nothing is sent for them.
+    pub gone: Vec<Arc<Origin>>,
     /// Settled when the batch is.
     pub claims: Vec<Claim>,
     /// Keys whose stored places are trimmed to these once the batch is settled.
@@ -82,6 +84,11 @@ impl Batch {
         let start = self.body.len();
         if let Err(words) = target.encode(operation, &mut self.body) {
             self.body.truncate(start);
+            // What can't be written was never there to be removed.
+            if matches!(operation.action, Action::Remove) {
+                self.gone.push(origin.clone());
+                return;
+            }
             let place = target.describe(&operation.place);
             self.letters.push(Letter::new(origin.clone(), Stage::Target, words, Some(place)));
             return;

@@ -2,10 +2,12 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    hash::{BuildHasher, RandomState},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use tokio_util::sync::CancellationToken;
@@ -59,6 +61,8 @@ pub struct Letter {
 impl Letter {
     /// `words` are the other side's own.
     pub fn new(origin: Arc<Origin>, stage: Stage, words: String, place: Option<String>) -> Self {
+        let mut words = words;
+        words.truncate(words.floor_char_boundary(MOST_WORDS));
         Self { origin, stage, words, place }
     }
 
@@ -74,11 +78,19 @@ pub struct DeadLetters {
     target: String,
     rules: Vec<Arc<str>>,
     policy: OnRejected,
-    /// Which records there are, so that a success costs no read.
-    known: Mutex<HashSet<RecordKey>>,
+    /// Hashes of the keys of the records that there are, so that a success costs no read. Two keys
+    /// with one hash cost a removal of nothing.
+    known: Mutex<HashSet<u64>>,
+    hasher: RandomState,
+    /// When the log last told of letters.
+    told: Mutex<Option<Instant>>,
     count: AtomicU64,
 }
 
+/// Bytes of the other side's words that are kept.
+const MOST_WORDS: usize = 4_096;
+/// How often the log tells of letters.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Records read at once at the start.
 const PAGE: usize = 1_000;
 
@@ -95,6 +107,7 @@ impl DeadLetters {
         stop: &CancellationToken,
     ) -> Result<Self, Halt> {
         let prefix = RecordKey::text(&[target]);
+        let hasher = RandomState::new();
         let mut known = HashSet::new();
         let mut after = None;
         loop {
@@ -103,7 +116,7 @@ impl DeadLetters {
                     .await?;
             let complete = page.len() < PAGE;
             after = page.last().map(|(key, _)| key.clone());
-            known.extend(page.into_iter().map(|(key, _)| key));
+            known.extend(page.into_iter().map(|(key, _)| hasher.hash_one(key)));
             if complete {
                 break;
             }
@@ -114,6 +127,8 @@ impl DeadLetters {
             rules,
             policy,
             known: Mutex::new(known),
+            hasher,
+            told: Mutex::new(None),
             count: AtomicU64::new(0),
         })
     }
@@ -164,7 +179,11 @@ impl DeadLetters {
             writes.push(put(key.clone(), &record));
         }
         insist_on_writing(&*self.store, writes, stop).await?;
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).extend(keys);
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(keys.iter().map(|key| self.hasher.hash_one(key)));
+        self.tell(latest.values().next(), count);
         let total = self.count.fetch_add(count, Ordering::AcqRel) + count;
         let limit = match self.policy {
             OnRejected::DeadLetter => return Ok(()),
@@ -175,6 +194,26 @@ impl DeadLetters {
             return Err(Halt::TooManyRejected { target: self.target.clone(), count: total });
         }
         Ok(())
+    }
+
+    /// Says in the log that documents are refused, with one of them; not more often than a person
+    /// can read.
+    fn tell(&self, example: Option<&Letter>, count: u64) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_some_and(|at| at.elapsed() < TELL_EVERY) {
+            return;
+        }
+        *told = Some(Instant::now());
+        let Some(letter) = example else { return };
+        tracing::warn!(
+            target = self.target,
+            rule = %self.rule(letter.origin.rule),
+            count,
+            by = letter.stage.as_str(),
+            id = letter.origin.key.display(),
+            words = letter.words,
+            "documents refused for good; `mongosync dead-letters FILE list` shows them"
+        );
     }
 
     fn record(
@@ -218,14 +257,14 @@ impl DeadLetters {
             through
                 .into_iter()
                 .map(|origin| self.key(origin))
-                .filter(|key| known.contains(key))
+                .filter(|key| known.contains(&self.hasher.hash_one(key)))
                 .collect()
         };
         let writes = settled.iter().map(|key| removal::<DeadLetterRecord>(key.clone())).collect();
         insist_on_writing(&*self.store, writes, stop).await?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for key in &settled {
-            known.remove(key);
+            known.remove(&self.hasher.hash_one(key));
         }
         Ok(())
     }

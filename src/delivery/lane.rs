@@ -13,14 +13,18 @@
 //! one lock that is never held across a wait; it knows no MongoDB and no target.
 //!
 //! # Why a copied document never overtakes a change
-//! A chunk opens a window before it reads: the lane answers with its frontier `low`, up to which it
-//! has seen every event, and from then on remembers each key that the stream shows in that
-//! namespace. The chunk is read after `low`, so what changed up to `low` is older than what it
-//! reads. A reply is offered once the lane's frontier has passed the time at which the member
-//! answered (`high`): then each key that changed between `low` and `high` is in the window, or still
-//! waits for its lookup. Those are dropped, since their lookup reads a state at least as new. The
-//! rest is appended to the output under the same lock under which later changes will be noted, and
-//! so stands before them.
+//! A chunk opens a window before it reads: the lane answers with `low`, the newest time that it
+//! knows of, and from then on remembers each key that the stream shows in that namespace. The chunk
+//! is read after `low`, so what changed up to `low` is older than what it reads. A reply is offered
+//! once the lane's frontier has passed the time at which the member answered (`high`): then each key
+//! that changed between `low` and `high` is in the window, or still waits for its lookup. Those are
+//! dropped, since their lookup reads a state at least as new. The rest is appended to the output
+//! under the same lock under which later changes will be noted, and so stands before them.
+//!
+//! A lookup reads the present, which may be newer than the event that asked for it, and newer than
+//! `high`. So a key whose lookup ends while a window is open counts as changed in it, and `low` is
+//! never before what an ended lookup has read: not the frontier, which lags behind the events that
+//! have been noted already, let alone behind their lookups.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -30,13 +34,15 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    change::{Change, ClusterTime, DocumentKey, Namespace},
+    change::{Change, ClusterTime, DocumentKey, Namespace, Phase},
     checkpoint::tracker::Claim,
 };
 
-/// Keys that a window remembers, at the most; a chunk that meets more is read anew from where it
-/// is.
-const WINDOW_KEYS: usize = 100_000;
+/// Bytes of keys that a window remembers, at the most; a chunk that meets more is read anew from
+/// where it is.
+const WINDOW_BYTES: usize = 4 << 20;
+/// What a remembered key costs beside its own bytes.
+const BESIDE_SEEN: usize = 32;
 /// What a pending key costs beside its own bytes.
 const BESIDE: usize = 256;
 
@@ -88,18 +94,23 @@ struct Window {
     id: WindowId,
     namespace: Namespace,
     seen: HashSet<DocumentKey>,
+    bytes: usize,
     overflow: bool,
 }
 
 #[derive(Default, Debug)]
 struct Front {
     frontier: ClusterTime,
+    /// No event that was noted and no lookup that has ended is newer.
+    newest: ClusterTime,
     pending: HashMap<Subject, Waiting>,
     order: VecDeque<Subject>,
     pending_bytes: usize,
     in_flight: HashSet<Subject>,
     windows: Vec<Window>,
     output: VecDeque<Change>,
+    /// How many of them come from the stream.
+    output_changes: usize,
 }
 
 #[derive(Debug)]
@@ -114,9 +125,12 @@ struct Waiting {
 pub struct Lane {
     front: Mutex<Front>,
     pending_limit: usize,
+    output_limit: usize,
+    window_bytes: usize,
     pending_added: Notify,
     pending_taken: Notify,
     output_added: Notify,
+    output_taken: Notify,
 }
 
 impl Lane {
@@ -125,9 +139,12 @@ impl Lane {
         Self {
             front: Mutex::default(),
             pending_limit,
+            output_limit: (pending_limit / BESIDE).max(1),
+            window_bytes: WINDOW_BYTES,
             pending_added: Notify::new(),
             pending_taken: Notify::new(),
             output_added: Notify::new(),
+            output_taken: Notify::new(),
         }
     }
 
@@ -140,7 +157,7 @@ impl Lane {
     pub fn changed(&self, events: impl IntoIterator<Item = Noted>) {
         let mut front = self.front();
         for event in events {
-            front.note(event);
+            front.note(event, self.window_bytes);
         }
         drop(front);
         self.pending_added.notify_one();
@@ -165,12 +182,19 @@ impl Lane {
         }
     }
 
-    /// Remembers, from now on, which keys of the namespace change; returns the lane's frontier.
+    /// Remembers, from now on, which keys of the namespace change. Returns the time after which the
+    /// chunk has to read: nothing that the lane has seen or put out is newer.
     pub fn open_window(&self, id: WindowId, namespace: &Namespace) -> ClusterTime {
         let mut front = self.front();
         let namespace = namespace.clone();
-        front.windows.push(Window { id, namespace, seen: HashSet::new(), overflow: false });
-        front.frontier
+        front.windows.push(Window {
+            id,
+            namespace,
+            seen: HashSet::new(),
+            bytes: 0,
+            overflow: false,
+        });
+        front.frontier.max(front.newest)
     }
 
     /// Forgets a window.
@@ -247,20 +271,49 @@ impl Lane {
         }
     }
 
-    /// Appends what the reads of taken keys returned, in order, and lets go of the keys.
-    pub fn complete(&self, changes: Vec<Change>) {
+    /// Appends what the reads of taken keys returned, in order, and lets go of the keys. Those that
+    /// were not read (`unread`, in order) wait again, before all others. No state that was read is
+    /// newer than `as_of`.
+    pub fn complete(&self, changes: Vec<Change>, unread: Vec<Pending>, as_of: ClusterTime) {
         let mut front = self.front();
-        front.in_flight.clear();
+        front.newest = front.newest.max(as_of);
+        for subject in std::mem::take(&mut front.in_flight) {
+            front.mark(&subject, self.window_bytes);
+        }
+        front.output_changes += changes.len();
         front.output.extend(changes);
+        for pending in unread.into_iter().rev() {
+            front.put_back(pending);
+        }
         drop(front);
         self.output_added.notify_one();
+        self.pending_added.notify_one();
+    }
+
+    /// Waits until fewer changes than the limit lie in the output, so that removals, which no
+    /// budget of bytes holds back, can't pile up behind a target that is away. Cancel safe.
+    pub async fn output_room(&self) {
+        loop {
+            let taken = self.output_taken.notified();
+            if self.front().output_changes < self.output_limit {
+                return;
+            }
+            taken.await;
+        }
     }
 
     /// Takes up to `most` changes from the output, in order; none where there are none.
     pub fn try_output(&self, most: usize) -> Vec<Change> {
         let mut front = self.front();
         let count = front.output.len().min(most);
-        front.output.drain(..count).collect()
+        let taken: Vec<Change> = front.output.drain(..count).collect();
+        let changes = taken.iter().filter(|change| change.phase == Phase::Changes).count();
+        front.output_changes -= changes;
+        drop(front);
+        if changes > 0 {
+            self.output_taken.notify_one();
+        }
+        taken
     }
 
     /// Waits until there is output. Cancel safe.
@@ -274,6 +327,12 @@ impl Lane {
         }
     }
 
+    /// A time that no event noted and no read ended here is newer than. A read after it never
+    /// returns less than an earlier one did, whichever member answers.
+    pub fn newest(&self) -> ClusterTime {
+        self.front().newest
+    }
+
     /// Bytes of the keys that wait for their read.
     pub fn pending_bytes(&self) -> usize {
         self.front().pending_bytes
@@ -281,19 +340,25 @@ impl Lane {
 }
 
 impl Front {
-    fn note(&mut self, event: Noted) {
-        let Noted { subject, time, since, claim } = event;
+    /// Has the open windows of the key's namespace remember it.
+    fn mark(&mut self, subject: &Subject, window_bytes: usize) {
         for window in &mut self.windows {
             if window.namespace != subject.namespace || window.overflow {
                 continue;
             }
-            if window.seen.len() >= WINDOW_KEYS {
+            if window.bytes >= window_bytes {
                 window.overflow = true;
                 window.seen = HashSet::new();
-            } else {
-                window.seen.insert(subject.key.clone());
+            } else if window.seen.insert(subject.key.clone()) {
+                window.bytes += subject.key.size() + BESIDE_SEEN;
             }
         }
+    }
+
+    fn note(&mut self, event: Noted, window_bytes: usize) {
+        let Noted { subject, time, since, claim } = event;
+        self.newest = self.newest.max(time);
+        self.mark(&subject, window_bytes);
         if let Some(waiting) = self.pending.get_mut(&subject) {
             waiting.time = waiting.time.max(time);
             claim.join(&mut waiting.claims);
@@ -302,6 +367,22 @@ impl Front {
         self.pending_bytes += cost(&subject);
         self.order.push_back(subject.clone());
         self.pending.insert(subject, Waiting { time, since, claims: vec![claim] });
+    }
+
+    /// The opposite of `take`, for one key.
+    fn put_back(&mut self, pending: Pending) {
+        let Pending { subject, time, since, claims } = pending;
+        if let Some(waiting) = self.pending.get_mut(&subject) {
+            waiting.time = waiting.time.max(time);
+            waiting.since = since.or(waiting.since);
+            for claim in claims {
+                claim.join(&mut waiting.claims);
+            }
+            return;
+        }
+        self.pending_bytes += cost(&subject);
+        self.order.push_front(subject.clone());
+        self.pending.insert(subject, Waiting { time, since, claims });
     }
 
     fn take(&mut self, most: usize) -> Vec<Pending> {
@@ -322,3 +403,6 @@ impl Front {
 fn cost(subject: &Subject) -> usize {
     subject.key.size() + BESIDE
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,10 +4,7 @@
 //! durably before a batch is sent, and trimmed to the new ones once it is settled. Whatever happens
 //! between, the next delivery of the document knows every place that it has to clear.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bson::spec::BinarySubtype;
 use bytes::Bytes;
@@ -37,45 +34,62 @@ pub struct RulePlace {
 #[derive(Debug)]
 pub struct Trim {
     subject: Subject,
-    generation: u64,
+    widening: u64,
     places: Vec<RulePlace>,
 }
 
-/// The places of one target's documents. Each document belongs to one lane, so no two calls are
-/// about the same document at a time, but for trims.
+/// The places of one target's documents. Each document belongs to one lane, so no two deliveries are
+/// about the same document at a time, but for a batch that is trimmed while the next one is made.
 pub struct Places {
     store: Arc<dyn Store>,
     target: String,
-    /// Documents with a batch under way, and how often they have been widened: an older batch must
-    /// not trim away what a newer one has written.
-    widened: Mutex<HashMap<Subject, u64>>,
+    /// Documents whose record is wider than it has to be, and by which widening: an older batch must
+    /// not trim away what a newer one has written. The lock is held from reading records to writing
+    /// them.
+    widened: tokio::sync::Mutex<Widened>,
+}
+
+#[derive(Default)]
+struct Widened {
+    last: u64,
+    by: HashMap<Subject, u64>,
+}
+
+/// The records of some documents, between being read and being written.
+pub struct Opened<'a> {
+    places: &'a Places,
+    widened: tokio::sync::MutexGuard<'a, Widened>,
+    /// As they are stored, in the order of the subjects.
+    pub stored: Vec<Vec<RulePlace>>,
 }
 
 impl Places {
     /// Those of one target.
     pub fn new(store: Arc<dyn Store>, target: &str) -> Self {
-        Self { store, target: target.to_owned(), widened: Mutex::default() }
+        Self { store, target: target.to_owned(), widened: tokio::sync::Mutex::default() }
     }
 
     fn key(&self, subject: &Subject) -> RecordKey {
         keys::document_places(&self.target, subject.namespace.as_str(), subject.key.canonical())
     }
 
-    /// Every place that may hold each of these documents.
+    /// Reads every place that may hold each of these documents, and keeps the records from being
+    /// trimmed until they have been widened.
     ///
     /// # Errors
     /// See [`Halt`].
-    pub async fn load(
+    pub async fn open(
         &self,
         subjects: &[Subject],
         stop: &CancellationToken,
-    ) -> Result<Vec<Vec<RulePlace>>, Halt> {
+    ) -> Result<Opened<'_>, Halt> {
+        let widened = self.widened.lock().await;
         if subjects.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Opened { places: self, widened, stored: Vec::new() });
         }
         let keys: Vec<_> = subjects.iter().map(|subject| self.key(subject)).collect();
         let found = insist(stop, || self.store.get_many(Table::Places, &keys)).await?;
-        found
+        let stored = found
             .into_iter()
             .map(|record| {
                 let Some(record) = record else { return Ok(Vec::new()) };
@@ -90,40 +104,8 @@ impl Places {
                     })
                     .collect())
             })
-            .collect()
-    }
-
-    /// Writes, durably, that each document may be in any of its places, before it is sent there.
-    /// The trims go into the batch.
-    ///
-    /// # Errors
-    /// See [`Halt`]; nothing may be sent then.
-    pub async fn widen(
-        &self,
-        moves: Vec<Move>,
-        stop: &CancellationToken,
-    ) -> Result<Vec<Trim>, Halt> {
-        let mut writes = HashMap::new();
-        let mut trims = Vec::with_capacity(moves.len());
-        for Move { subject, old, new } in moves {
-            let mut union = old.clone();
-            union.extend(new.iter().filter(|place| !old.contains(place)).cloned());
-            if union.len() != old.len() {
-                // A later change of the same document knows the earlier one's places.
-                writes.insert(subject.clone(), self.write(&subject, &union));
-            }
-            if union.len() != new.len() {
-                let generation = {
-                    let mut widened = self.widened.lock().unwrap_or_else(PoisonError::into_inner);
-                    let generation = widened.entry(subject.clone()).or_default();
-                    *generation += 1;
-                    *generation
-                };
-                trims.push(Trim { subject, generation, places: new });
-            }
-        }
-        insist_on_writing(&*self.store, writes.into_values().collect(), stop).await?;
-        Ok(trims)
+            .collect::<Result<_, Halt>>()?;
+        Ok(Opened { places: self, widened, stored })
     }
 
     /// Leaves only the new places, after the batch that made them so.
@@ -131,17 +113,18 @@ impl Places {
     /// # Errors
     /// See [`Halt`].
     pub async fn trim(&self, trims: Vec<Trim>, stop: &CancellationToken) -> Result<(), Halt> {
-        let mut writes = Vec::with_capacity(trims.len());
-        {
-            let mut widened = self.widened.lock().unwrap_or_else(PoisonError::into_inner);
-            for trim in trims {
-                if widened.get(&trim.subject) == Some(&trim.generation) {
-                    widened.remove(&trim.subject);
-                    writes.push(self.write(&trim.subject, &trim.places));
-                }
-            }
+        if trims.is_empty() {
+            return Ok(());
         }
-        insist_on_writing(&*self.store, writes, stop).await
+        let mut widened = self.widened.lock().await;
+        let newest = |trim: &Trim| widened.by.get(&trim.subject) == Some(&trim.widening);
+        let due: Vec<Trim> = trims.into_iter().filter(newest).collect();
+        let writes = due.iter().map(|trim| self.write(&trim.subject, &trim.places)).collect();
+        insist_on_writing(&*self.store, writes, stop).await?;
+        for trim in due {
+            widened.by.remove(&trim.subject);
+        }
+        Ok(())
     }
 
     fn write(&self, subject: &Subject, places: &[RulePlace]) -> Write {
@@ -159,6 +142,40 @@ impl Places {
         };
         let value = (!places.is_empty()).then(|| record.encode());
         Write { table: Table::Places, key: self.key(subject), value }
+    }
+}
+
+impl Opened<'_> {
+    /// Writes, durably, that each document may be in any of its places, before it is sent there.
+    /// Several moves of one document stand in order, each knowing the places of those before. The
+    /// trims go into the batch.
+    ///
+    /// # Errors
+    /// See [`Halt`]; nothing may be sent then.
+    pub async fn widen(
+        mut self,
+        moves: Vec<Move>,
+        stop: &CancellationToken,
+    ) -> Result<Vec<Trim>, Halt> {
+        let mut writes = HashMap::new();
+        let mut trims = Vec::with_capacity(moves.len());
+        for Move { subject, old, new } in moves {
+            let mut union = old.clone();
+            union.extend(new.iter().filter(|place| !old.contains(place)).cloned());
+            if union.len() != old.len() {
+                writes.insert(subject.clone(), self.places.write(&subject, &union));
+            }
+            // A trim that is still to come from an older batch must not cut these away.
+            if union.len() != new.len() || self.widened.by.contains_key(&subject) {
+                self.widened.last += 1;
+                let widening = self.widened.last;
+                self.widened.by.insert(subject.clone(), widening);
+                trims.push(Trim { subject, widening, places: new });
+            }
+        }
+        let writes = writes.into_values().collect();
+        insist_on_writing(&*self.places.store, writes, stop).await?;
+        Ok(trims)
     }
 }
 

@@ -100,6 +100,8 @@ pub async fn deliver(
         let origins = through.iter().map(|&index| &*entries[index].origin);
         context.dead_letters.settle(origins, &context.stop).await?;
     }
+    let gone = batch.gone.iter().map(|origin| &**origin);
+    context.dead_letters.settle(gone, &context.stop).await?;
     for letter in &letters {
         let origin = letter.origin();
         context.rules[usize::from(origin.rule.0)].count(origin.phase, Settled::DeadLetter, 1);
@@ -242,7 +244,8 @@ fn worse(one: Option<Retry>, other: Retry) -> Retry {
     let rank = |retry: &Retry| match retry.pressure {
         Pressure::Same => 0,
         Pressure::Less => 1,
-        Pressure::TooLarge => 2,
+        Pressure::Split => 2,
+        Pressure::TooLarge => 3,
     };
     match one {
         Some(one) if rank(&one) >= rank(&other) => {
@@ -271,8 +274,12 @@ async fn hold_back(
             limits.too_large(sent);
             return Ok(());
         }
+        Pressure::Split if sent.items.len() > 1 => {
+            limits.shrink(sent);
+            return Ok(());
+        }
         Pressure::Less => limits.shrink(sent),
-        Pressure::Same => {}
+        Pressure::Same | Pressure::Split => {}
     }
     let wait = backoff.next(retry.after);
     context.status.waiting(&retry.message);

@@ -5,6 +5,9 @@ use std::time::Duration;
 use rand::Rng;
 use tokio_util::sync::CancellationToken;
 
+/// The longest wait that the other side can ask for.
+const LONGEST_ASKED: Duration = Duration::from_secs(3600);
+
 /// Exponential waits with jitter: each is between half of the nominal wait and all of it, so that
 /// lanes that failed together do not come back together.
 #[derive(Debug)]
@@ -25,7 +28,7 @@ impl Backoff {
         let nominal = self.nominal();
         self.tries = self.tries.saturating_add(1);
         let jittered = nominal.mul_f64(rand::rng().random_range(0.5..=1.0));
-        jittered.max(asked.unwrap_or_default())
+        jittered.max(asked.unwrap_or_default().min(LONGEST_ASKED))
     }
 
     fn nominal(&self) -> Duration {

@@ -48,6 +48,8 @@ pub struct Shaped {
     pub letters: Vec<Letter>,
     /// For documents whose places are stored: what they will be.
     pub places: Vec<RulePlace>,
+    /// Documents that the target is not to hold, by rule, with or without an operation.
+    pub gone: Vec<Arc<Origin>>,
     /// Rules that asked to leave the target as it is.
     pub skipped: Vec<RuleIndex>,
 }
@@ -111,6 +113,9 @@ impl Shaper {
                     }
                 }
                 Verdict::Remove => {
+                    if !rule.fixed {
+                        shaped.gone.push(origin.clone());
+                    }
                     removes.extend(mine.map(|place| (place.place.clone(), origin.clone())));
                     if rule.fixed {
                         let place = self.fixed_place(rule, change, &id);

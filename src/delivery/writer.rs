@@ -30,6 +30,9 @@ const SLICE: usize = 256;
 /// Changes that one batch may settle without sending anything.
 const QUIET: usize = 50_000;
 
+/// Refusals that one batch may hold.
+const LETTERS: usize = 500;
+
 /// What the lanes of a target share.
 pub struct Context {
     /// Where it goes.
@@ -123,6 +126,7 @@ impl Writer {
         self.batch.len() >= self.limits.actions()
             || self.batch.bytes() >= self.limits.bytes()
             || self.batch.claims.len() >= QUIET
+            || self.batch.letters.len() >= LETTERS
     }
 
     /// An idle lane sends at once; behind a request that was under way, a batch gathers.
@@ -159,13 +163,21 @@ impl Writer {
             .filter(|change| context.shaper.needs_places(change))
             .map(|change| Subject { namespace: change.namespace.clone(), key: change.key.clone() })
             .collect();
-        let found = context.places.load(&subjects, &context.stop).await?;
+        let mut types = Vec::with_capacity(changes.len());
+        for change in &changes {
+            types.push(self.types_of(change).await?);
+        }
+        // Held only where there is something to widen: the next batch's trim waits for it.
+        let mut opened = match subjects.is_empty() {
+            true => None,
+            false => Some(context.places.open(&subjects, &context.stop).await?),
+        };
+        let stored = opened.as_mut().map(|opened| std::mem::take(&mut opened.stored));
         let mut places: HashMap<Subject, Vec<RulePlace>> =
-            subjects.into_iter().zip(found).collect();
+            subjects.into_iter().zip(stored.unwrap_or_default()).collect();
         let mut moves = Vec::new();
         let mut shaped_changes = Vec::with_capacity(changes.len());
-        for change in changes {
-            let types = self.types_of(&change).await?;
+        for (change, types) in changes.into_iter().zip(types) {
             let moving = context
                 .shaper
                 .needs_places(&change)
@@ -182,13 +194,15 @@ impl Writer {
             }
             shaped_changes.push((shaped, change.phase, change.claims));
         }
-        let trims = context.places.widen(moves, &context.stop).await?;
-        self.batch.places.extend(trims);
+        if let Some(opened) = opened {
+            self.batch.places.extend(opened.widen(moves, &context.stop).await?);
+        }
         for (shaped, phase, claims) in shaped_changes {
             for rule in shaped.skipped {
                 context.rules[usize::from(rule.0)].count(phase, Settled::Skipped, 1);
             }
             self.batch.letters.extend(shaped.letters);
+            self.batch.gone.extend(shaped.gone);
             for (operation, origin) in shaped.operations {
                 self.batch.push(&*context.target, &operation, &origin);
             }

@@ -12,7 +12,10 @@ use tokio::{
 };
 
 use crate::{
-    change::{Change, ClusterTime, Document, Namespace, Phase, RuleIndex, State, key::KeyShape},
+    change::{
+        Change, ClusterTime, Document, DocumentKey, Namespace, Phase, RuleIndex, State,
+        key::KeyShape,
+    },
     checkpoint::{
         chunks::ChunkSet,
         records::{CopyPlanRecord, CopyProgressRecord},
@@ -208,9 +211,10 @@ impl Copying {
         let open = copy.open(chunk);
         let mut range = range;
         let mut backoff = source_backoff();
+        let mut by_keys = false;
         loop {
             let tried = tokio::select! {
-                tried = self.read(copy, &mut range, &open) => tried,
+                tried = self.read(copy, &mut range, &open, by_keys) => tried,
                 () = self.reading.stop.cancelled() => return Ok(()),
             };
             match tried {
@@ -225,13 +229,17 @@ impl Copying {
                 Err(Trouble::Source(error)) if error.remedy() == Remedy::Retry => {
                     self.again(&error, &mut backoff).await?;
                 }
-                Err(Trouble::Source(error)) => {
-                    let rule = &self.rules.get(copy.rule).rule().name;
-                    return Err(Error::Refused(format!(
-                        "{} can't be copied for rule {rule}: {error}",
-                        copy.namespace
-                    )));
+                // A document on which the rule's filter or projection fails: looked up by key, it is
+                // found and refused alone.
+                Err(Trouble::Source(error)) if !by_keys && !copy.view => {
+                    tracing::info!(
+                        namespace = %copy.namespace, chunk, error = %error,
+                        "a read fails, going on document by document"
+                    );
+                    by_keys = true;
                 }
+                // Nothing that reading in another way can mend: shown, and waited for.
+                Err(Trouble::Source(error)) => self.again(&error, &mut backoff).await?,
             }
         }
     }
@@ -244,12 +252,20 @@ impl Copying {
 
     /// Reads a chunk from `range.from` on. What has been handed over moves `range.from`, so that
     /// after a lost cursor the chunk goes on where it was.
-    async fn read(&self, copy: &Copy, range: &mut Range, open: &OpenChunk) -> Result<(), Trouble> {
+    async fn read(
+        &self,
+        copy: &Copy,
+        range: &mut Range,
+        open: &OpenChunk,
+        by_keys: bool,
+    ) -> Result<(), Trouble> {
         let rule = self.rules.get(copy.rule);
         let window = rule.follows().then(|| self.open_window(&copy.namespace));
         let low = window.as_ref().map_or(copy.plan.started, |window| window.low);
         let low = low.max(copy.plan.started);
-        let looks_up = !copy.view && !rule.read.pipeline.is_empty();
+        // A sharded document's key can't be told from what a projection leaves of it.
+        let projected = copy.shape.paths().len() > 1 && rule.read.project.is_some();
+        let looks_up = !copy.view && (by_keys || projected || !rule.read.pipeline.is_empty());
         let read = if looks_up { &copy.keys_only } else { &rule.read };
         let budget = self.budget.clone();
         let source = &self.reading.source;
@@ -265,7 +281,8 @@ impl Copying {
             let read = forward(&mut scan, pages).await;
             read.map_err(Trouble::Source)
         };
-        let hand_over = self.hand_over(copy, range, open, window.as_ref(), low, arrived);
+        let hand_over =
+            self.hand_over(copy, range, open, (window.as_ref(), low, looks_up), arrived);
         tokio::try_join!(read, hand_over)?;
         Ok(())
     }
@@ -275,25 +292,38 @@ impl Copying {
         copy: &Copy,
         range: &mut Range,
         open: &OpenChunk,
-        window: Option<&Window<'_>>,
-        low: ClusterTime,
+        (window, low, looks_up): (Option<&Window<'_>>, ClusterTime, bool),
         mut arrived: mpsc::Receiver<Page>,
     ) -> Result<(), Trouble> {
-        let rule = self.rules.get(copy.rule);
         let mut frontier = self.lanes.frontier();
         while let Some(page) = arrived.recv().await {
             let last = if copy.view { None } else { last_id(&page)? };
             let count = page.documents.len() as u64;
             let bytes = page.bytes as u64;
-            let (found, high) = if !copy.view && !rule.read.pipeline.is_empty() {
-                self.look_up(copy, page, low).await?
-            } else {
-                (page.documents.into_iter().map(Found::document).collect(), page.operation_time)
+            let mut part = match looks_up {
+                false => Part {
+                    found: page.documents.into_iter().map(Found::document).collect(),
+                    high: page.operation_time,
+                    unread: Vec::new(),
+                },
+                true => {
+                    let keys = keys_of(copy, &page.documents)?;
+                    drop(page.documents);
+                    self.look_up(copy, keys, low).await?
+                }
             };
-            if window.is_some() && frontier.wait_for(|frontier| *frontier >= high).await.is_err() {
-                return Err(Trouble::Stopped);
+            loop {
+                let high = part.high;
+                let passed = frontier.wait_for(|frontier| *frontier >= high);
+                if window.is_some() && passed.await.is_err() {
+                    return Err(Trouble::Stopped);
+                }
+                self.offer(copy, open, window, part.found)?;
+                if part.unread.is_empty() {
+                    break;
+                }
+                part = self.look_up(copy, part.unread, low).await?;
             }
-            self.offer(copy, open, window, found)?;
             if let Some(last) = last {
                 range.from = Some(last);
             }
@@ -307,36 +337,30 @@ impl Copying {
     async fn look_up(
         &self,
         copy: &Copy,
-        page: Page,
+        keys: Vec<DocumentKey>,
         low: ClusterTime,
-    ) -> Result<(Vec<Found>, ClusterTime), Trouble> {
-        let keys = page
-            .documents
-            .iter()
-            .map(|document| copy.shape.key_of(document))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|_| Trouble::garbled())?;
-        drop(page.documents);
+    ) -> Result<Part, Trouble> {
+        self.budget.available().await;
         let read = &self.rules.get(copy.rule).read;
         let answer = self
             .reading
             .fetch(&copy.namespace, read, &keys, low, &self.budget)
             .await
             .map_err(|_| Trouble::Stopped)?;
-        let found = keys
-            .into_iter()
-            .zip(answer.fetched)
-            .filter_map(|(key, fetched)| match fetched {
-                Fetched::Present(document) => {
-                    Some(Found { key: Some(key), state: State::Present(document) })
+        let mut part = Part { found: Vec::new(), high: answer.operation_time, unread: Vec::new() };
+        for (key, fetched) in keys.into_iter().zip(answer.fetched) {
+            let state = match fetched {
+                Fetched::Present(document) => State::Present(document),
+                Fetched::Failed(words) => State::Failed(words),
+                Fetched::Absent => continue,
+                Fetched::Unread => {
+                    part.unread.push(key);
+                    continue;
                 }
-                Fetched::Failed(words) => {
-                    Some(Found { key: Some(key), state: State::Failed(words) })
-                }
-                Fetched::Absent => None,
-            })
-            .collect();
-        Ok((found, answer.operation_time))
+            };
+            part.found.push(Found { key: Some(key), state });
+        }
+        Ok(part)
     }
 
     fn offer(
@@ -401,9 +425,25 @@ impl Copying {
     }
 }
 
+/// What of a page is ready to be handed over.
+struct Part {
+    found: Vec<Found>,
+    /// The state that was read is not newer.
+    high: ClusterTime,
+    /// To be looked up next.
+    unread: Vec<DocumentKey>,
+}
+
+fn keys_of(copy: &Copy, documents: &[Document]) -> Result<Vec<DocumentKey>, Trouble> {
+    documents
+        .iter()
+        .map(|document| copy.shape.key_of(document).map_err(|_| Trouble::garbled()))
+        .collect()
+}
+
 /// A document on its way out of a chunk.
 struct Found {
-    key: Option<crate::change::DocumentKey>,
+    key: Option<DocumentKey>,
     state: State,
 }
 

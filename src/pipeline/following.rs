@@ -66,8 +66,17 @@ impl Lanes {
     }
 
     /// The lane of a document.
+    ///
+    /// The `_id` alone decides: a sharded document whose shard key changes is deleted under one
+    /// document key and inserted under another at one cluster time, and the two must not overtake
+    /// one another on their way to the same place.
     pub fn index(&self, namespace: &Namespace, key: &DocumentKey) -> usize {
-        let hash = self.hasher.hash_one((namespace, key));
+        let hash = match key.is_compound() {
+            true => DocumentKey::from_id(key.id()).map(|id| self.hasher.hash_one((namespace, id))),
+            false => Ok(self.hasher.hash_one((namespace, key))),
+        };
+        // The key was read when it was made, so its `_id` can be read again.
+        let hash = hash.unwrap_or_default();
         usize::try_from(hash % self.lanes.len() as u64).expect("less than the number of lanes")
     }
 
@@ -76,7 +85,8 @@ impl Lanes {
         self.frontier.subscribe()
     }
 
-    fn advance(&self, frontier: ClusterTime) {
+    /// Says that every event up to `frontier` has been noted in its lane, or was settled before.
+    pub fn advance(&self, frontier: ClusterTime) {
         for lane in &self.lanes {
             lane.advance(frontier);
         }
@@ -131,6 +141,7 @@ impl Following {
                 opened = self.reading.source.watch(&scope, &selectors, &from, max_await) => opened,
                 () = stop.cancelled() => return Ok(()),
             };
+            let before = reached;
             let ended = match opened {
                 Ok(mut stream) => {
                     let read = self.read(&mut stream, &mut reached, &mut from, &mut copying);
@@ -141,10 +152,10 @@ impl Following {
                 }
                 Err(error) => Some(error),
             };
-            let Some(error) = ended else {
+            if reached > before {
                 backoff.reset();
-                continue;
-            };
+            }
+            let Some(error) = ended else { continue };
             match error.remedy() {
                 Remedy::HistoryLost => {
                     return Err(Error::HistoryLost { target: self.target, position: reached });
@@ -186,7 +197,7 @@ impl Following {
                 Some(Event::Invalidated { token, .. }) => Some(token.clone()),
                 _ => None,
             };
-            self.status.recovered();
+            self.status.source_recovered();
             *reached = (*reached).max(batch.frontier);
             self.spread(batch).await;
             match invalidated {
@@ -287,76 +298,148 @@ impl Answering {
     /// See [`Halt`].
     pub async fn run(self) -> Result<(), Halt> {
         let stop = self.reading.stop.clone();
-        let mut most = LOOKUP_KEYS / 4;
+        // The documents may be of any size; a few tell.
+        let mut most = 32;
         loop {
             let taken = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 taken = async {
+                    self.lane.output_room().await;
                     self.budget.available().await;
                     self.lane.take(most).await
                 } => taken,
             };
-            let count = taken.len();
-            let changes = match self.answer(taken).await {
+            let (changes, unread, as_of) = match self.answer(taken).await {
                 Err(Halt::Stopped) => return Ok(()),
                 answered => answered?,
             };
-            most = next_size(&changes, count, most);
-            self.lane.complete(changes);
+            most = next_size(&changes, most);
+            self.lane.complete(changes, unread, as_of);
         }
     }
 
-    async fn answer(&self, taken: Vec<Pending>) -> Result<Vec<Change>, Halt> {
+    /// The changes, and the keys that were not read, both in the order in which they were taken; and
+    /// a time that no state in them is newer than.
+    async fn answer(
+        &self,
+        taken: Vec<Pending>,
+    ) -> Result<(Vec<Change>, Vec<Pending>, ClusterTime), Halt> {
         let mut groups: HashMap<Namespace, Vec<(usize, Pending)>> = HashMap::new();
         let count = taken.len();
         for (index, pending) in taken.into_iter().enumerate() {
             groups.entry(pending.subject.namespace.clone()).or_default().push((index, pending));
         }
-        let mut changes: Vec<Option<Change>> = (0..count).map(|_| None).collect();
+        let mut answers: Vec<Vec<Answered>> = (0..count).map(|_| Vec::new()).collect();
         let mut answered = stream::iter(groups)
             .map(|(namespace, group)| self.answer_namespace(namespace, group))
             .buffer_unordered(LOOKUPS);
-        while let Some(group) = answered.try_next().await? {
-            for (index, change) in group {
-                changes[index] = Some(change);
+        let mut as_of = ClusterTime::ZERO;
+        while let Some((group, read)) = answered.try_next().await? {
+            as_of = as_of.max(read);
+            for (index, answered) in group {
+                answers[index].push(answered);
             }
         }
-        Ok(changes.into_iter().flatten().collect())
+        let (mut changes, mut unread) = (Vec::with_capacity(count), Vec::new());
+        for answered in answers.into_iter().flatten() {
+            match answered {
+                Answered::Change(change) => changes.push(change),
+                Answered::Unread(pending) => unread.push(pending),
+            }
+        }
+        Ok((changes, unread, as_of))
     }
 
     async fn answer_namespace(
         &self,
         namespace: Namespace,
         group: Vec<(usize, Pending)>,
-    ) -> Result<Vec<(usize, Change)>, Halt> {
-        let after = group.iter().map(|(_, pending)| pending.time).max().unwrap_or_default();
+    ) -> Result<(Vec<(usize, Answered)>, ClusterTime), Halt> {
+        // Not before what the lane has put out: a member that lags would take a document back.
+        let newest = group.iter().map(|(_, pending)| pending.time).max();
+        let after = self.lane.newest().max(newest.unwrap_or_default());
         let keys: Vec<DocumentKey> =
             group.iter().map(|(_, pending)| pending.subject.key.clone()).collect();
         let rules = self.rules.following(&namespace);
-        let mut states: Vec<Vec<(RuleIndex, State)>> =
-            keys.iter().map(|_| Vec::with_capacity(rules.len())).collect();
+        // `None` where a rule's read did not reach the key.
+        let mut states: Vec<Option<Vec<(RuleIndex, State)>>> =
+            keys.iter().map(|_| Some(Vec::with_capacity(rules.len()))).collect();
+        let mut as_of = after;
         for &rule in &*rules {
-            let answers = self.states(rule, &namespace, &keys, after).await?;
+            let (answers, read) = self.states(rule, &namespace, &keys, after).await?;
+            as_of = as_of.max(read);
             for (states, state) in states.iter_mut().zip(answers) {
-                states.push((rule, state));
+                match (states.as_mut(), state) {
+                    (Some(states), Some(state)) => states.push((rule, state)),
+                    _ => *states = None,
+                }
             }
         }
-        Ok(group
-            .into_iter()
-            .zip(states)
-            .map(|((index, pending), states)| {
-                let change = Change {
+        let moved = self.moved(&namespace, &keys, &states, &rules, after).await?;
+        let mut answered = Vec::with_capacity(group.len() + moved.len());
+        let mut moved: HashMap<usize, (DocumentKey, Vec<(RuleIndex, State)>)> =
+            moved.into_iter().collect();
+        for (at, ((index, pending), states)) in group.into_iter().zip(states).enumerate() {
+            let Some(states) = states else {
+                answered.push((index, Answered::Unread(pending)));
+                continue;
+            };
+            let change = |key, states, claims| {
+                Answered::Change(Change {
                     namespace: namespace.clone(),
-                    key: pending.subject.key,
+                    key,
                     time: pending.time,
                     since: pending.since,
                     phase: Phase::Changes,
                     states,
-                    claims: pending.claims,
-                };
-                (index, change)
-            })
-            .collect())
+                    claims,
+                })
+            };
+            answered.push((index, change(pending.subject.key, states, pending.claims)));
+            // Behind the removal, which may be of the same place.
+            if let Some((key, states)) = moved.remove(&at) {
+                answered.push((index, change(key, states, Vec::new())));
+            }
+        }
+        Ok((answered, as_of))
+    }
+
+    /// On a sharded collection a document whose shard key changed is deleted under its old document
+    /// key and inserted under its new one, in either order. A key that is gone is therefore looked
+    /// for under its `_id` alone, and what is there is delivered behind the removal.
+    async fn moved(
+        &self,
+        namespace: &Namespace,
+        keys: &[DocumentKey],
+        states: &[Option<Vec<(RuleIndex, State)>>],
+        rules: &[RuleIndex],
+        after: ClusterTime,
+    ) -> Result<Vec<(usize, (DocumentKey, Vec<(RuleIndex, State)>))>, Halt> {
+        let gone = |states: &Vec<(RuleIndex, State)>| {
+            states.iter().all(|(_, state)| matches!(state, State::Gone | State::Unmatched))
+        };
+        let mut moved = Vec::new();
+        for (at, key) in keys.iter().enumerate() {
+            if !key.is_compound() || !states[at].as_ref().is_some_and(gone) {
+                continue;
+            }
+            let Ok(id) = DocumentKey::from_id(key.id()) else { continue };
+            let mut found = Vec::new();
+            for &rule in rules {
+                let one = std::slice::from_ref(&id);
+                let (answer, _) = self.states(rule, namespace, one, after).await?;
+                let state = answer.into_iter().next().flatten();
+                found.extend(
+                    state
+                        .filter(|state| matches!(state, State::Present(_)))
+                        .map(|state| (rule, state)),
+                );
+            }
+            if !found.is_empty() {
+                moved.push((at, (id, found)));
+            }
+        }
+        Ok(moved)
     }
 
     async fn states(
@@ -365,22 +448,24 @@ impl Answering {
         namespace: &Namespace,
         keys: &[DocumentKey],
         after: ClusterTime,
-    ) -> Result<Vec<State>, Halt> {
+    ) -> Result<(Vec<Option<State>>, ClusterTime), Halt> {
         let rule = self.rules.get(rule);
         let answer = self.reading.fetch(namespace, &rule.read, keys, after, &self.budget).await?;
-        let mut states: Vec<State> = answer
+        let mut states: Vec<Option<State>> = answer
             .fetched
             .into_iter()
             .map(|fetched| match fetched {
-                Fetched::Present(document) => State::Present(document),
-                Fetched::Absent => State::Gone,
-                Fetched::Failed(words) => State::Failed(words),
+                Fetched::Present(document) => Some(State::Present(document)),
+                Fetched::Absent => Some(State::Gone),
+                Fetched::Failed(words) => Some(State::Failed(words)),
+                Fetched::Unread => None,
             })
             .collect();
+        let mut as_of = answer.operation_time;
         if rule.rule().on_delete == OnDelete::Keep {
-            self.tell_apart(namespace, keys, after, &mut states).await?;
+            as_of = as_of.max(self.tell_apart(namespace, keys, after, &mut states).await?);
         }
-        Ok(states)
+        Ok((states, as_of))
     }
 
     /// A document that the rule's read did not return was deleted, or no longer matches; where the
@@ -390,26 +475,34 @@ impl Answering {
         namespace: &Namespace,
         keys: &[DocumentKey],
         after: ClusterTime,
-        states: &mut [State],
-    ) -> Result<(), Halt> {
+        states: &mut [Option<State>],
+    ) -> Result<ClusterTime, Halt> {
         let gone: Vec<usize> =
-            (0..keys.len()).filter(|&index| matches!(states[index], State::Gone)).collect();
+            (0..keys.len()).filter(|&index| matches!(states[index], Some(State::Gone))).collect();
         let missing: Vec<DocumentKey> = gone.iter().map(|&index| keys[index].clone()).collect();
         let read = Read::existence();
         let answer = self.reading.fetch(namespace, &read, &missing, after, &self.budget).await?;
         for (index, fetched) in gone.into_iter().zip(answer.fetched) {
             match fetched {
-                Fetched::Present(_) => states[index] = State::Unmatched,
+                Fetched::Present(_) => states[index] = Some(State::Unmatched),
                 Fetched::Absent => {}
-                Fetched::Failed(words) => states[index] = State::Failed(words),
+                Fetched::Failed(words) => states[index] = Some(State::Failed(words)),
+                Fetched::Unread => states[index] = None,
             }
         }
-        Ok(())
+        Ok(answer.operation_time)
     }
 }
 
+/// What became of a key that was taken.
+enum Answered {
+    Change(Change),
+    Unread(Pending),
+}
+
 /// How many keys the next lookup takes: about [`LOOKUP_BYTES`] of documents like the last ones.
-fn next_size(changes: &[Change], keys: usize, most: usize) -> usize {
+fn next_size(changes: &[Change], most: usize) -> usize {
+    let keys = changes.len();
     let bytes: usize = changes
         .iter()
         .flat_map(|change| &change.states)

@@ -38,9 +38,6 @@ use crate::{
 use rule_set::RuleSet;
 use target_pipeline::TargetPipeline;
 
-/// How often the oplog's reach is looked at.
-const OPLOG_EVERY: Duration = Duration::from_secs(30);
-
 /// How a run differs from "copy, then follow for ever".
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -155,13 +152,50 @@ async fn work(
     let held = hold_name(&rules, &store, &status, stop).await?;
     let stopping = stop.child_token();
     let given_up = CancellationToken::new();
+    let (ended, kept, ()) = tokio::join!(
+        async {
+            let ended =
+                work_on_targets(&rules, &options, &source, &store, &status, &held, &stopping);
+            let ended = ended.await;
+            given_up.cancel();
+            stopping.cancel();
+            ended
+        },
+        async {
+            let kept = held.keep(&given_up).await;
+            // A lease that is lost ends everything; what is in flight is harmless or fenced off.
+            stopping.cancel();
+            kept
+        },
+        watch_oplog(&source, &status, &stopping),
+    );
+    kept?;
+    if let Err(error) = held.release().await {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "the lease could not be given back; the next start waits for it to run out"
+        );
+    }
+    ended
+}
+
+/// Runs the pipeline of every target that has a rule in this run.
+async fn work_on_targets(
+    rules: &Arc<RuleFile>,
+    options: &Options,
+    source: &Source,
+    store: &Arc<dyn Store>,
+    status: &Arc<Status>,
+    held: &Held,
+    stopping: &CancellationToken,
+) -> Result<Summary, Error> {
+    let views = views(rules, source, stopping).await?;
     let mut pipelines = JoinSet::new();
-    let views = views(&rules, &source).await?;
     for index in 0..rules.targets.len() {
         let set = RuleSet::new(
-            &rules,
+            rules,
             &rules.targets[index].name,
-            open::hidden_database(&rules),
+            open::hidden_database(rules),
             |name| options.rules.is_empty() || options.rules.iter().any(|rule| rule == name),
             |namespace| views.contains(namespace),
         );
@@ -180,47 +214,30 @@ async fn work(
         };
         pipelines.spawn(pipeline.run(stopping.clone()));
     }
-    let supervised = supervise(&mut pipelines, &stopping);
-    let (ended, kept, ()) = tokio::join!(
-        async {
-            let ended = supervised.await;
-            given_up.cancel();
-            ended
-        },
-        async {
-            let kept = held.keep(&given_up).await;
-            // A lease that is lost ends everything; what is in flight is harmless or fenced off.
-            stopping.cancel();
-            kept
-        },
-        measure_oplog(&source, &status, &given_up),
-    );
-    kept?;
-    let summary = ended?;
-    if let Err(error) = held.release().await {
-        tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            "the lease could not be given back; the next start waits for it to run out"
-        );
-    }
-    Ok(summary)
+    supervise(&mut pipelines, stopping).await
 }
 
-/// Shows how far back the oplog reaches, every so often, until `end`.
-async fn measure_oplog(source: &Source, status: &Status, end: &CancellationToken) {
+/// How often the oplog's ends are looked at.
+const OPLOG_EVERY: Duration = Duration::from_secs(30);
+
+/// Keeps the oplog window in the status, until it is stopped. A user who may not read the oplog goes
+/// without.
+async fn watch_oplog(source: &Source, status: &Status, stop: &CancellationToken) {
+    let mut told = false;
     loop {
-        let measured = tokio::select! {
-            measured = source.oplog_window() => measured,
-            () = end.cancelled() => return,
+        let window = tokio::select! {
+            window = source.oplog_window() => window,
+            () = stop.cancelled() => return,
         };
-        match measured {
+        match window {
             Ok(Some(window)) => status.oplog_window(window),
             Ok(None) => return,
-            Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "oplog not measured");
+            Err(error) if !std::mem::replace(&mut told, true) => {
+                tracing::info!(error = %error, "the oplog window can't be read");
             }
+            Err(_) => {}
         }
-        if !pause(OPLOG_EVERY, end).await {
+        if !pause(OPLOG_EVERY, stop).await {
             return;
         }
     }
@@ -316,7 +333,11 @@ async fn hold_name(
 }
 
 /// Which of the namespaces that are named exactly are views.
-async fn views(rules: &RuleFile, source: &Source) -> Result<BTreeSet<Namespace>, Error> {
+async fn views(
+    rules: &RuleFile,
+    source: &Source,
+    stop: &CancellationToken,
+) -> Result<BTreeSet<Namespace>, Error> {
     let named: BTreeSet<&Namespace> = rules
         .rules
         .iter()
@@ -329,9 +350,27 @@ async fn views(rules: &RuleFile, source: &Source) -> Result<BTreeSet<Namespace>,
     let databases: BTreeSet<&str> = named.iter().map(|namespace| namespace.database()).collect();
     let mut views = BTreeSet::new();
     for database in databases {
-        let found = source.collections(database).await.map_err(|error| {
-            Error::Refused(format!("the collections of {database} can't be listed: {error}"))
-        })?;
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        let found = loop {
+            let listed = tokio::select! {
+                listed = source.collections(database) => listed,
+                () = stop.cancelled() => return Err(Error::Stopped),
+            };
+            match listed {
+                Ok(found) => break found,
+                Err(error) if error.remedy() == Remedy::Retry => {
+                    tracing::warn!(error = %error, "collections can't be listed, trying again");
+                    if !pause(backoff.next(None), stop).await {
+                        return Err(Error::Stopped);
+                    }
+                }
+                Err(error) => {
+                    return Err(Error::Refused(format!(
+                        "the collections of {database} can't be listed: {error}"
+                    )));
+                }
+            }
+        };
         views.extend(
             found
                 .into_iter()

@@ -17,13 +17,15 @@ use crate::{
     checkpoint::{
         keys,
         records::{
-            CopyPlanRecord, CopyProgressRecord, PositionRecord, Record, RuleRecord, load, put,
+            CopyPlanRecord, CopyProgressRecord, PositionRecord, Record, RuleRecord, load, load_all,
+            put, removal,
         },
         store::{RecordKey, Store, StoreError, Table, Write},
     },
     delivery::{insist, insist_on_writing},
     rules::model::{NamespacePattern, Rule, Since},
     source::{
+        budget::Budget,
         chunks,
         error::Error as SourceError,
         namespaces::{Found, Kind},
@@ -78,8 +80,10 @@ impl Planning<'_> {
     /// # Errors
     /// `Refused` where a rule asks for what can't be had; see [`Error`].
     pub async fn make(self) -> Result<Plan, Error> {
+        self.forget_removed_rules().await?;
         let key = keys::position(self.target);
         let position: Option<PositionRecord> = self.stored(|| load(&**self.store, &key)).await?;
+        self.try_reads().await?;
         let mut fresh = Vec::new();
         let mut known: HashMap<RuleIndex, Vec<Planned>> = HashMap::new();
         for (index, rule) in self.rules.iter() {
@@ -97,7 +101,7 @@ impl Planning<'_> {
             (Some(position), true) => position.time,
             _ => self.asked("reading the cluster time", || self.reading.source.now()).await?,
         };
-        let (start, behind) = self.start(position.as_ref(), now);
+        let (start, behind) = self.start(position.as_ref(), &fresh, now);
         // Durable before the first document is read.
         let record = PositionRecord {
             time: start,
@@ -118,9 +122,10 @@ impl Planning<'_> {
             if rule.rule().copy.is_none() || self.options.changes_only {
                 continue;
             }
-            let complete = planned
-                .iter()
-                .all(|copy| copy.progress.as_ref().is_some_and(|progress| progress.complete));
+            let complete = planned.iter().all(|copy| {
+                let progress = copy.progress.as_ref();
+                progress.is_some_and(|own| own.complete && own.plan == copy.plan.id)
+            });
             let mut made = Vec::with_capacity(planned.len());
             for planned in planned {
                 made.push(Arc::new(self.copy(index, planned, complete).await?));
@@ -128,6 +133,76 @@ impl Planning<'_> {
             copies.push((index, made, complete));
         }
         Ok(Plan { start, behind, copies })
+    }
+
+    /// Lets MongoDB evaluate each rule's filter, projection and pipeline once on nothing: what it
+    /// does not understand, or does not allow, is told now and not for ever after.
+    async fn try_reads(&self) -> Result<(), Error> {
+        let budget = Budget::new(usize::MAX);
+        for (_, rule) in self.rules.iter() {
+            // A pattern's namespaces may not be there yet.
+            let named = rule.rule().namespaces.include.iter().find_map(|pattern| match pattern {
+                NamespacePattern::Exact(namespace) => Some(namespace.clone()),
+                NamespacePattern::Glob(_) | NamespacePattern::Regex(_) => None,
+            });
+            let Some(namespace) = named.filter(|_| rule.follows()) else { continue };
+            let tried = self
+                .reading
+                .insist("trying a rule's read", || {
+                    let source = &self.reading.source;
+                    source.lookup(&namespace, &rule.read, &[], ClusterTime::ZERO, &budget)
+                })
+                .await;
+            match tried {
+                Ok(_) => {}
+                Err(None) => return Err(Error::Stopped),
+                Err(Some(error)) => {
+                    return Err(Error::Refused(format!(
+                        "rule {}: MongoDB refuses its filter, project or pipeline: {error}",
+                        rule.rule().name
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A rule that has gone from the file is forgotten: should it come back, what happened meanwhile
+    /// is not in any stream that is still to be read, so it begins with a copy.
+    async fn forget_removed_rules(&self) -> Result<(), Error> {
+        let prefix = keys::rules(self.target);
+        let known = self.stored(|| load_all::<RuleRecord>(&**self.store, &prefix)).await?;
+        for (key, _) in known {
+            let Some(name) = key.0.last().and_then(|name| str::from_utf8(name).ok()) else {
+                continue;
+            };
+            if self.all_rules.contains(name) {
+                continue;
+            }
+            // The record of the rule goes first: without it what is left of its copies is planned
+            // over.
+            self.write(vec![removal::<RuleRecord>(key.clone())]).await?;
+            let copies = keys::copies(self.target, name);
+            loop {
+                let page =
+                    self.stored(|| self.store.scan(Table::Copies, &copies, None, PAGE)).await?;
+                if page.is_empty() {
+                    break;
+                }
+                let removals = page
+                    .into_iter()
+                    .map(|(key, _)| Write { table: Table::Copies, key, value: None })
+                    .collect();
+                self.write(removals).await?;
+            }
+            tracing::info!(
+                target = self.target,
+                rule = name,
+                "the rule is no longer in the file: its progress is forgotten, its documents stay in \
+                 the target"
+            );
+        }
+        Ok(())
     }
 
     /// Says when a rule is not the one that was copied.
@@ -146,19 +221,21 @@ impl Planning<'_> {
     fn start(
         &self,
         position: Option<&PositionRecord>,
+        fresh: &[(RuleIndex, &TargetRule)],
         now: ClusterTime,
     ) -> (ClusterTime, BTreeMap<String, ClusterTime>) {
+        // A rule that is new and has no copy may begin before the others; they see nothing new then.
+        let since = fresh.iter().filter_map(|(_, rule)| {
+            let rule = rule.rule();
+            match rule.changes?.since {
+                Since::Time(time) if rule.copy.is_none() => Some(time.into()),
+                _ => None,
+            }
+        });
         let Some(position) = position else {
-            let since = self.rules.iter().filter_map(|(_, rule)| {
-                let rule = rule.rule();
-                match rule.changes?.since {
-                    Since::Time(time) if rule.copy.is_none() => Some(time.into()),
-                    _ => None,
-                }
-            });
             return (since.chain([now]).min().unwrap_or(now), BTreeMap::new());
         };
-        let mut start = position.time;
+        let mut start = since.chain([position.time]).min().unwrap_or(position.time);
         let mut behind = BTreeMap::new();
         let active: BTreeSet<&str> =
             self.rules.iter().map(|(_, rule)| rule.rule().name.as_str()).collect();
@@ -279,10 +356,13 @@ impl Planning<'_> {
                 NamespacePattern::Exact(namespace) => {
                     databases.insert(namespace.database().to_owned());
                 }
-                NamespacePattern::Glob { literal_database: Some(database), .. } => {
-                    databases.insert(database.clone());
-                }
-                NamespacePattern::Glob { .. } | NamespacePattern::Regex(_) => all = true,
+                NamespacePattern::Glob(glob) => match &glob.literal_database {
+                    Some(database) => {
+                        databases.insert(database.clone());
+                    }
+                    None => all = true,
+                },
+                NamespacePattern::Regex(_) => all = true,
             }
         }
         let source = &self.reading.source;

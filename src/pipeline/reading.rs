@@ -39,6 +39,9 @@ pub enum Fetched {
     Present(Document),
     /// Nothing: it is gone, or the rule does not take it.
     Absent,
+    /// Not read: what was read before it fills the memory that one lookup may take. To be asked
+    /// again.
+    Unread,
     /// The read fails on this document alone: the server's words.
     Failed(String),
 }
@@ -74,7 +77,7 @@ impl Reading {
             match answer {
                 Ok(value) => {
                     if backoff.tries() > 0 {
-                        self.status.recovered();
+                        self.status.source_recovered();
                     }
                     return Ok(value);
                 }
@@ -94,7 +97,7 @@ impl Reading {
         backoff: &mut Backoff,
     ) -> Result<(), ()> {
         let wait = backoff.next(None);
-        self.status.waiting(&format!("source: {error}"));
+        self.status.source_waiting(&error.to_string());
         tracing::warn!(
             what,
             error = error as &dyn std::error::Error,
@@ -120,11 +123,12 @@ impl Reading {
         after: ClusterTime,
         budget: &Arc<Budget>,
     ) -> Result<Answer, Halt> {
-        let mut fetched: Vec<Fetched> = keys.iter().map(|_| Fetched::Absent).collect();
+        let mut fetched: Vec<Fetched> = keys.iter().map(|_| Fetched::Unread).collect();
         let mut operation_time = ClusterTime::ZERO;
         // The last is next, so the parts are answered in order.
         let mut parts = parts(keys);
         let mut backoff = source_backoff();
+        let mut failures = 0;
         while let Some(part) = parts.pop() {
             let lookup = self.source.lookup(namespace, read, &keys[part.clone()], after, budget);
             let answer = tokio::select! {
@@ -132,15 +136,20 @@ impl Reading {
                 () = self.stop.cancelled() => return Err(Halt::Stopped),
             };
             match answer {
-                Ok(LookedUp { documents, operation_time: time }) => {
+                Ok(LookedUp { documents, complete, operation_time: time }) => {
                     operation_time = operation_time.max(time);
                     for (index, document) in part.zip(documents) {
-                        if let Some(document) = document {
-                            fetched[index] = Fetched::Present(document);
-                        }
+                        fetched[index] = match document {
+                            Some(document) => Fetched::Present(document),
+                            None if complete => Fetched::Absent,
+                            None => Fetched::Unread,
+                        };
+                    }
+                    if !complete {
+                        break;
                     }
                     if backoff.tries() > 0 {
-                        self.status.recovered();
+                        self.status.source_recovered();
                         backoff.reset();
                     }
                 }
@@ -148,7 +157,15 @@ impl Reading {
                     if error.remedy() == Remedy::Reject
                         && self.is_sound(namespace, read, after, budget).await =>
                 {
-                    if part.len() == 1 {
+                    if part.len() == 1 && failures < SINGLE_TRIES {
+                        // A cause that passes must not cost a document.
+                        failures += 1;
+                        parts.push(part);
+                        self.hold_back("lookup", &error, &mut backoff)
+                            .await
+                            .map_err(|()| Halt::Stopped)?;
+                    } else if part.len() == 1 {
+                        failures = 0;
                         fetched[part.start] = Fetched::Failed(error.to_string());
                     } else {
                         let middle = part.start + part.len() / 2;
@@ -168,14 +185,15 @@ impl Reading {
     }
 
     /// Whether the read itself is in order: then it is a document that makes it fail.
-    async fn is_sound(
+    pub async fn is_sound(
         &self,
         namespace: &Namespace,
         read: &Read,
         after: ClusterTime,
         budget: &Arc<Budget>,
     ) -> bool {
-        self.source.lookup(namespace, read, &[], after, budget).await.is_ok()
+        let empty = self.source.lookup(namespace, read, &[], after, budget);
+        self.stop.run_until_cancelled(empty).await.is_some_and(|answer| answer.is_ok())
     }
 }
 
@@ -189,6 +207,9 @@ fn parts(keys: &[DocumentKey]) -> Vec<std::ops::Range<usize>> {
     }
     (0..keys.len()).rev().map(|index| index..index + 1).collect()
 }
+
+/// How often a read of one document is tried before the document is blamed.
+const SINGLE_TRIES: u32 = 3;
 
 /// The driver itself waits for a server to be selected; this only keeps from spinning.
 pub fn source_backoff() -> Backoff {

@@ -23,6 +23,7 @@ use crate::{
         retry::{Backoff, pause},
     },
     rules::model::DeliverySettings,
+    source::budget::Budget,
     status::{RuleStatus, State, TargetStatus},
     target::Target,
 };
@@ -41,8 +42,11 @@ pub struct RuleCopies {
     pub status: Arc<RuleStatus>,
     /// One a namespace.
     pub copies: Vec<Arc<Copy>>,
-    /// The target knows that the copy is complete, and so does the store.
+    /// Whether the copy is complete, as it is stored.
     pub complete: bool,
+    /// Whether this process has told the target so. What the target arranged for a copy may still
+    /// stand from an earlier process, so a copy that is found complete is told again.
+    pub told: bool,
 }
 
 /// Stores one target's positions and progress.
@@ -65,6 +69,8 @@ pub struct Settling {
     pub every: Duration,
     /// The target's status.
     pub status: Arc<TargetStatus>,
+    /// What the documents on their way take.
+    pub budgets: Vec<Arc<Budget>>,
     /// Whether a copy is under way: tells the stream how long to wait, and a run that only copies
     /// when it is done.
     pub copying: watch::Sender<bool>,
@@ -78,6 +84,7 @@ struct Stored {
     /// Events of the stream when the position was stored.
     events: u64,
     idle: u32,
+    buffers: i64,
 }
 
 impl Settling {
@@ -113,11 +120,19 @@ impl Settling {
                 if let Some(position) = self.tracker.settled() {
                     self.status.position(position);
                 }
+                self.report_buffers(&mut stored);
                 if self.copies.iter().any(RuleCopies::is_ready) {
                     break;
                 }
             }
         }
+    }
+
+    fn report_buffers(&self, stored: &mut Stored) {
+        let used: usize = self.budgets.iter().map(|budget| budget.used()).sum();
+        let used = i64::try_from(used).unwrap_or(i64::MAX);
+        self.status.buffer_bytes(used - stored.buffers);
+        stored.buffers = used;
     }
 
     fn announce(&self) {
@@ -213,6 +228,7 @@ impl Settling {
             }
             self.status.recovered();
             self.copies[index].complete = true;
+            self.copies[index].told = true;
             self.copies[index].status.copy_complete();
             ended = true;
         }
@@ -226,6 +242,6 @@ const LOOK: Duration = Duration::from_millis(50);
 impl RuleCopies {
     /// Whether everything is settled and the target does not know it yet.
     fn is_ready(&self) -> bool {
-        !self.complete && self.copies.iter().all(|copy| copy.is_settled())
+        !self.told && self.copies.iter().all(|copy| copy.is_settled())
     }
 }

@@ -14,6 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    change::ClusterTime,
     checkpoint::{lease::Validity, store::Store, tracker::Tracker},
     delivery::{
         Halt,
@@ -68,6 +69,17 @@ pub struct TargetPipeline {
     pub status: Arc<Status>,
     /// Whether this process still holds the name.
     pub validity: Validity,
+}
+
+/// What the tasks of one pipeline share.
+struct Shared {
+    reading: Arc<Reading>,
+    lanes: Arc<Lanes>,
+    tracker: Tracker<ClusterTime>,
+    /// Pays for changed documents.
+    changes: Arc<Budget>,
+    /// Pays for copied documents.
+    copies: Arc<Budget>,
 }
 
 /// What a running pipeline is made of.
@@ -217,8 +229,13 @@ impl TargetPipeline {
         .await?;
         let dead_letters = self.dead_letters(&read).await?;
         let settings = &self.target().delivery;
-        let lanes = Arc::new(Lanes::new(settings.concurrency, PENDING));
-        let tracker = Tracker::new();
+        let shared = Shared {
+            reading: reading.clone(),
+            lanes: Arc::new(Lanes::new(settings.concurrency, PENDING)),
+            tracker: Tracker::new(),
+            changes: Budget::new(BUDGET),
+            copies: Budget::new(BUDGET),
+        };
         let context = Arc::new(Context {
             shaper: Shaper::new(target.clone(), self.shaped_rules(&*target)),
             ids: Ids::new(self.store.clone(), reading.clone()),
@@ -233,7 +250,7 @@ impl TargetPipeline {
             stop: now.clone(),
         });
         let mut writers = JoinSet::new();
-        for lane in lanes.iter() {
+        for lane in shared.lanes.iter() {
             writers.spawn(Writer::new(lane.clone(), context.clone()).run());
         }
         let (copying, copies_run) = watch::channel(plan.copies.iter().any(|copy| !copy.2));
@@ -246,16 +263,17 @@ impl TargetPipeline {
                 name: self.name().to_owned(),
                 target: target.clone(),
                 settings: settings.clone(),
-                tracker: tracker.clone(),
+                tracker: shared.tracker.clone(),
                 copies: self.rule_copies(&plan),
                 behind: plan.behind.clone(),
                 every: self.file.checkpoint.every,
                 status: status.clone(),
+                budgets: vec![shared.changes.clone(), shared.copies.clone()],
                 copying,
             }
             .run(drained.clone(), now.clone()),
         );
-        let sources = self.read(&reading, &lanes, tracker, target, plan, copies_run.clone());
+        let sources = self.read(shared, &target, plan, copies_run.clone());
         Ok(Running {
             reading,
             sources,
@@ -303,6 +321,7 @@ impl TargetPipeline {
 
     fn rule_copies(&self, plan: &Plan) -> Vec<RuleCopies> {
         let status = self.rule_status();
+        // `--changes-only`: nothing is to be copied in this run.
         for (index, _) in self.rules.iter() {
             if !plan.copies.iter().any(|(copied, ..)| *copied == index) {
                 status[usize::from(index.0)].copy_complete();
@@ -315,17 +334,12 @@ impl TargetPipeline {
                 let resumed: u64 = copies.iter().map(|copy| copy.settled().documents).sum();
                 status.copy_begins(resumed);
                 status.copy_expected(copies.iter().map(|copy| copy.plan.expected).sum());
-                // Where there was something to copy the target is told again: what it arranged for
-                // the copy may still stand.
-                let complete = *complete && copies.is_empty();
-                if complete {
-                    status.copy_complete();
-                }
                 RuleCopies {
                     rule: self.rules.get(*index).rule().name.clone(),
                     status,
                     copies: copies.clone(),
-                    complete,
+                    complete: *complete,
+                    told: false,
                 }
             })
             .collect()
@@ -333,13 +347,15 @@ impl TargetPipeline {
 
     fn read(
         &self,
-        reading: &Arc<Reading>,
-        lanes: &Arc<Lanes>,
-        tracker: Tracker<crate::change::ClusterTime>,
-        target: Arc<dyn Target>,
+        shared: Shared,
+        target: &Arc<dyn Target>,
         plan: Plan,
         copying: watch::Receiver<bool>,
     ) -> JoinSet<Result<(), Error>> {
+        let Shared { reading, lanes, tracker, changes, copies } = shared;
+        // Before any window is opened: what an earlier run settled will not be shown again, so
+        // nothing may be read that is older.
+        lanes.advance(plan.start);
         let mut tasks = JoinSet::new();
         let status = self.target_status();
         if !self.rules.followed().is_empty() {
@@ -354,21 +370,20 @@ impl TargetPipeline {
             };
             tasks.spawn(following.run(plan.start, copying));
         }
-        let budget = Budget::new(BUDGET);
         for lane in lanes.iter() {
             let answering = Answering {
                 reading: reading.clone(),
                 rules: self.rules.clone(),
                 lane: lane.clone(),
-                budget: budget.clone(),
+                budget: changes.clone(),
             };
             tasks.spawn(async move { Ok(answering.run().await?) });
         }
-        let copies = Arc::new(Copying {
+        let work = Arc::new(Copying {
             reading: reading.clone(),
             rules: self.rules.clone(),
             lanes: lanes.clone(),
-            budget: Budget::new(BUDGET),
+            budget: copies,
             rule_status: self.rule_status(),
             windows: AtomicU64::new(0),
             slots: Arc::new(Semaphore::new(CHUNKS_AT_ONCE)),
@@ -379,7 +394,7 @@ impl TargetPipeline {
             }
             let rule = self.rules.get(index).rule();
             let work = CopyOfRule {
-                copying: copies.clone(),
+                copying: work.clone(),
                 target: target.clone(),
                 name: rule.name.clone(),
                 parallel: rule.copy.map_or(1, |copy| copy.parallel),
@@ -393,10 +408,12 @@ impl TargetPipeline {
 
     /// Waits for the end: true where the run is done by itself, false where it was told to stop.
     async fn watch(&self, running: &mut Running, stop: &CancellationToken) -> Result<bool, Error> {
+        // Where nothing is followed, the end of the copy is the end.
+        let ends = self.options.copy_only || self.rules.followed().is_empty();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(false),
-                done = copies_done(&mut running.copying), if self.options.copy_only => {
+                done = copies_done(&mut running.copying), if ends => {
                     if done {
                         return Ok(true);
                     }
@@ -418,10 +435,17 @@ impl TargetPipeline {
     /// stores the position.
     async fn wind_down(&self, running: &mut Running) -> Result<(), Error> {
         running.read.cancel();
-        while let Some(done) = running.sources.join_next().await {
-            // What it says now is about being stopped.
-            drop(joined(done)?);
+        let ended = async {
+            while let Some(done) = running.sources.join_next().await {
+                // What it says now is about being stopped.
+                drop(joined(done)?);
+            }
+            Ok::<_, Error>(())
+        };
+        if let Ok(ended) = tokio::time::timeout(GRACE / 2, ended).await {
+            ended?;
         }
+        running.sources.shutdown().await;
         running.drain.cancel();
         let finish = async {
             while let Some(done) = running.writers.join_next().await {

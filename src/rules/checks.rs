@@ -8,10 +8,11 @@ use super::{
     diagnostic::Span,
     model::{NamespacePattern, Place, Selector},
     node::{Node, Value},
-    reader::{Reader, shown_text},
+    reader::Reader,
     rule::Read,
     targets::Named,
     template::{Part, Template},
+    wording::shown_text,
 };
 
 /// All checks, over what could be read.
@@ -20,7 +21,7 @@ pub fn all(reader: &mut Reader<'_>, rules: &[Read]) {
     for rule in rules {
         let (Some(selector), Some(placed)) = (&rule.selector, &rule.placed) else { continue };
         for placed in placed {
-            default_index(reader, rule, selector, placed);
+            index_name(reader, rule, selector, placed);
             shared_index(reader, rule, selector, placed);
         }
     }
@@ -32,8 +33,12 @@ fn names(reader: &mut Reader<'_>, rules: &[Read]) {
         let Some(name) = &later.name else { continue };
         let earlier = rules[..index].iter().find(|rule| rule.name.as_ref() == Some(name));
         if let Some(earlier) = earlier {
+            let message = match later.shown && earlier.shown {
+                true => format!("two rules are named {}", shown_text(name)),
+                false => "two rules have one name".to_owned(),
+            };
             reader
-                .error(&later.span, format!("two rules are named {}", shown_text(name)))
+                .error(&later.span, message)
                 .label("again here")
                 .also(earlier.span.clone(), "first here")
                 .help("give one of them a `name` of its own");
@@ -60,26 +65,35 @@ pub fn unused(reader: &mut Reader<'_>, rules: &[Node], targets: &[Named]) {
         return;
     }
     for target in targets.iter().filter(|target| !named.contains(&target.name.as_str())) {
-        let message = format!("no rule writes to the target {}", shown_text(&target.name));
+        let message = format!("no rule writes to the target {}", target.shown);
         reader.warning(&target.span, message);
     }
 }
 
-/// The default name of an index has to be one that an engine takes.
-fn default_index(reader: &mut Reader<'_>, rule: &Read, selector: &Selector, placed: &Placed) {
+/// The name of an index, where it follows from the namespace, has to be one that an engine takes.
+fn index_name(reader: &mut Reader<'_>, rule: &Read, selector: &Selector, placed: &Placed) {
     let Place::Engine(place) = &placed.destination.place;
-    if place.index.name.is_some() {
-        return;
-    }
     for pattern in &selector.include {
         let NamespacePattern::Exact(namespace) = pattern else { continue };
-        let name = default_name(namespace);
-        if let Some((fault, _)) = index_fault(&name, true, true) {
-            let message = format!("the default index, {}, {fault}", shown_text(&name));
-            reader
-                .error(&rule.namespace_span, format!("{message}: it is the name of no index"))
-                .help("name one with `index:` under `to:`");
-        }
+        let template = place.index.name.as_ref();
+        let Some(name) = known_name(template, namespace, rule) else { continue };
+        let Some((fault, _)) = index_fault(&name, true, true) else { continue };
+        let name = shown_text(&name);
+        let shown = rule.shown && placed.shown;
+        let (span, help, message) = match &placed.index_span {
+            Some(span) if template.is_some() => (
+                span,
+                "an engine takes lower-case names, without `/`, `*` and the like",
+                format!("for `{namespace}` the index would be named {name}, which {fault}"),
+            ),
+            _ => (
+                &rule.namespace_span,
+                "name one with `index:` under `to:`",
+                format!("the default index, {name}, {fault}"),
+            ),
+        };
+        let message = if shown { message } else { "an engine takes no index of this name".into() };
+        reader.error(span, message).help(help);
     }
 }
 
@@ -122,11 +136,17 @@ fn shared_index(reader: &mut Reader<'_>, rule: &Read, selector: &Selector, place
         (true, false) => "{db}",
         (false, true) => "{collection}",
     };
-    let span = placed.id_span.as_ref().or(placed.index_span.as_ref());
-    let span = span.unwrap_or(&placed.target_span).clone();
-    let id = place.id.as_ref().map_or("{_id}", Template::as_str);
+    let (span, label) = match (&placed.id_span, &placed.index_span) {
+        (Some(id), _) => (id, "this id does not tell them apart"),
+        (None, Some(index)) => (index, "one index for all of them"),
+        (None, None) => (&placed.target_span, ""),
+    };
+    let span = span.clone();
+    let id = place.id.as_ref().filter(|_| placed.shown);
+    let id = id.map_or("{_id}", Template::as_str);
     reader
         .error(&span, "documents of several namespaces would meet in one index under one id")
+        .label(label)
         .also(rule.namespace_span.clone(), "several namespaces")
         .help(format!("put the namespace into the id: `id: \"{missing}-{id}\"`"));
 }
@@ -142,12 +162,12 @@ fn spread(selector: &Selector) -> (bool, bool) {
                 databases.push(namespace.database());
                 collections.push(namespace.collection());
             }
-            NamespacePattern::Glob { text, literal_database, .. } => {
-                match literal_database {
+            NamespacePattern::Glob(glob) => {
+                match &glob.literal_database {
                     Some(database) => databases.push(database),
                     None => any_database = true,
                 }
-                match text.split_once('.').map(|(_, collection)| collection) {
+                match glob.text.split_once('.').map(|(_, collection)| collection) {
                     Some(name) if !name.contains(['*', '?', '[', '{', '\\']) => {
                         collections.push(name);
                     }
@@ -175,6 +195,7 @@ struct Lies<'r> {
     id: Option<&'r Template>,
     rule: usize,
     span: Span,
+    shown: bool,
 }
 
 /// Exact namespaces of whatever rules that lie in one index of one target.
@@ -192,7 +213,9 @@ fn between_rules(reader: &mut Reader<'_>, rules: &[Read]) {
                 let span = placed.index_span.as_ref().unwrap_or(&rule.namespace_span).clone();
                 let id = place.id.as_ref();
                 let target = placed.destination.target.as_str();
-                lies.push(Lies { namespace, target, index, default, id, rule: number, span });
+                let shown = rule.shown && placed.shown;
+                let rule = number;
+                lies.push(Lies { namespace, target, index, default, id, rule, span, shown });
             }
         }
     }
@@ -220,19 +243,26 @@ fn meet(a: &Lies<'_>, b: &Lies<'_>) -> bool {
 fn tell(reader: &mut Reader<'_>, earlier: &Lies<'_>, later: &Lies<'_>) {
     let index = shown_text(&later.index);
     let (a, b) = (earlier.namespace, later.namespace);
-    if earlier.default && later.default {
-        let error =
-            reader.error(&later.span, format!("`{a}` and `{b}` have one default index, {index}"));
-        if earlier.span != later.span {
-            error.also(earlier.span.clone(), "and this");
-        }
-        error.help("name an index with `index:` under `to:` for one of them");
-        return;
+    let (both_default, one_place) = (earlier.default && later.default, earlier.span == later.span);
+    let message = match (both_default, earlier.shown && later.shown) {
+        (true, true) => format!("`{a}` and `{b}` have one default index, {index}"),
+        (true, false) => "two namespaces have one default index".to_owned(),
+        (false, true) => format!("documents of `{a}` and `{b}` would meet in the index {index}"),
+        (false, false) => "documents of two namespaces would meet in one index".to_owned(),
+    };
+    let told = |lies: &Lies<'_>| match lies.shown {
+        true => format!("`{}`", lies.namespace),
+        false => "here".to_owned(),
+    };
+    let part = if a.collection() == b.collection() { "{db}" } else { "{collection}" };
+    let error = reader.error(&later.span, message);
+    if !one_place {
+        error.label(told(later)).also(earlier.span.clone(), told(earlier));
     }
-    reader
-        .error(&later.span, format!("documents of `{a}` and `{b}` would meet in the index {index}"))
-        .also(earlier.span.clone(), "and this")
-        .help("put the namespace into the ids: `id: \"{collection}-{_id}\"`");
+    match both_default {
+        true => error.help("name an index with `index:` under `to:` for one of them"),
+        false => error.help(format!("put the namespace into the ids: `id: \"{part}-{{_id}}\"`")),
+    };
 }
 
 /// Whether the ids of two places are distinct for certain.

@@ -5,10 +5,10 @@ use super::{
     extended_json,
     model::{Destination, EngineIndex, EnginePlace, Place},
     node::{Entry, Node, Value},
-    reader::{Reader, shown, shown_text},
-    suggest,
+    reader::{Reader, shown},
     targets::Named,
     template::{Part, Template, TemplateError},
+    wording::{self, shown_character, shown_text},
 };
 
 /// Bytes in the name of an index, at the most.
@@ -24,6 +24,8 @@ pub struct Placed {
     pub index_span: Option<Span>,
     /// `id:`, where it is written.
     pub id_span: Option<Span>,
+    /// Whether a message may repeat id and index.
+    pub shown: bool,
 }
 
 /// `to:`; without `targets` any name is taken.
@@ -61,10 +63,11 @@ pub fn destinations(
 
 fn destination(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) -> Option<Placed> {
     if let Value::Map(_) = node.value {
-        let keys = ["target", "id", "routing", "ingest_pipeline", "index"];
-        let fields = reader.fields(node, "`to`", &keys)?;
+        let keys = &["target", "id", "routing", "ingest_pipeline", "index"];
+        let fields = reader.fields(node, "`to`", keys)?;
         let (target, target_span) = match fields.get("target") {
             Some(node) => (target(reader, node, targets), node.span.clone()),
+            None if !fields.lacks("target") => (None, node.span.clone()),
             None => {
                 let span = fields.entries().first().map_or(&node.span, |first| &first.key_span);
                 let error = reader.error(span, "this entry of `to` has no `target`");
@@ -99,8 +102,9 @@ fn destination(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) 
         return Some(Placed {
             destination: Destination { target: target?, place: Place::Engine(place) },
             target_span,
-            index_span: fields.entry("index").map(|entry| index_span(entry)),
+            index_span: fields.entry("index").map(index_span),
             id_span: span("id"),
+            shown: !substituted(node),
         });
     }
     let target = target(reader, node, targets)?;
@@ -109,7 +113,20 @@ fn destination(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) 
         target_span: node.span.clone(),
         index_span: None,
         id_span: None,
+        shown: true,
     })
+}
+
+/// Whether a `${…}` was replaced anywhere in a value.
+pub fn substituted(node: &Node) -> bool {
+    match &node.value {
+        Value::Scalar(scalar) => scalar.substituted,
+        Value::List(items) => items.iter().any(substituted),
+        Value::Map(entries) => {
+            entries.iter().any(|entry| entry.written.is_some() || substituted(&entry.value))
+        }
+        Value::Poison => true,
+    }
 }
 
 /// The index's name where it is written, else `index` itself.
@@ -128,11 +145,16 @@ fn target(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) -> Op
     if targets.iter().any(|target| target.name == name) {
         return Some(name);
     }
-    let near = suggest::near(&name, targets.iter().map(|target| target.name.as_str()));
-    let near = near.filter(|_| node.scalar().is_some_and(|scalar| !scalar.substituted));
-    let error = reader.error(&node.span, format!("there is no target {}", shown(node)));
-    if let Some(near) = near {
-        error.label(format!("did you mean {}?", shown_text(near)));
+    let substituted = node.scalar().is_some_and(|scalar| scalar.substituted);
+    let message = match substituted {
+        true => "there is no target of the name that this stands for".to_owned(),
+        false => format!("there is no target {}", shown(node)),
+    };
+    let near = wording::near(&name, targets.iter().map(|target| target.name.as_str()));
+    let near = near.and_then(|near| targets.iter().find(|target| target.name == near));
+    let error = reader.error(&node.span, message);
+    if let Some(near) = near.filter(|_| !substituted) {
+        error.label(format!("did you mean {}?", near.shown));
     }
     if !targets.is_empty() {
         error.help(format!("the targets are {}", names(targets)));
@@ -141,7 +163,7 @@ fn target(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) -> Op
 }
 
 fn names(targets: &[Named]) -> String {
-    targets.iter().map(|target| shown_text(&target.name)).collect::<Vec<_>>().join(", ")
+    targets.iter().map(|target| target.shown.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// A template: the outer `None` is a fault, the inner one an absent key.
@@ -159,7 +181,7 @@ fn template(reader: &mut Reader<'_>, entry: Option<&Entry>) -> Option<Option<Tem
 fn unquoted(reader: &mut Reader<'_>, entry: &Entry, entries: &[Entry]) {
     let what = format!("`{}`", entry.key);
     let error = match entries {
-        [only] if only.value.scalar().is_some_and(|scalar| scalar.absent) => {
+        [only] if lone(only) => {
             let template = format!("\"{{{}}}\"", only.key);
             let message = format!("without quotes, YAML reads {what} as a map");
             let error = reader.error(&entry.value.span, message);
@@ -168,6 +190,11 @@ fn unquoted(reader: &mut Reader<'_>, entry: &Entry, entries: &[Entry]) {
         _ => reader.mismatch(&entry.value, &what, "text"),
     };
     error.help("text that begins with `{` needs quotes");
+}
+
+/// `{key}`: a key that is in the file, and no value.
+fn lone(entry: &Entry) -> bool {
+    entry.written.is_none() && entry.value.scalar().is_some_and(|scalar| scalar.absent)
 }
 
 fn parsed(reader: &mut Reader<'_>, node: &Node, what: &str) -> Option<Template> {
@@ -209,7 +236,7 @@ fn index(reader: &mut Reader<'_>, node: &Node) -> Option<EngineIndex> {
         return Some(EngineIndex { name: Some(name), ..EngineIndex::default() });
     }
     if let Some([only]) = node.map()
-        && only.value.scalar().is_some_and(|scalar| scalar.absent)
+        && lone(only)
         && !["name", "alias", "settings", "mappings"].contains(&&*only.key)
     {
         let message = "without quotes, YAML reads `index` as a map";
@@ -259,7 +286,11 @@ fn index_name(reader: &mut Reader<'_>, node: &Node, what: &str) -> Option<Templa
         if let Some((fault, piece)) = index_fault(literal, begins, ends) {
             let span = if substituted { node.span.clone() } else { reader.part(node, &piece) };
             let lower = literal.to_lowercase();
-            let error = reader.error(&span, format!("an index's name {fault}"));
+            let message = match substituted {
+                true => "what this stands for is no name of an index".to_owned(),
+                false => format!("an index's name {fault}"),
+            };
+            let error = reader.error(&span, message);
             if fault.contains("upper") && !substituted && lower == template.as_str().to_lowercase()
             {
                 error.label(format!("did you mean {}?", shown_text(&lower)));
@@ -281,12 +312,8 @@ pub fn index_fault(text: &str, begins: bool, whole: bool) -> Option<(String, Str
         return Some(("can't be `.` or `..`".to_owned(), text.to_owned()));
     }
     if let Some(forbidden) = text.chars().find(|c| FORBIDDEN.contains(c) || c.is_control()) {
-        let shown = match forbidden {
-            ' ' => "a space".to_owned(),
-            control if control.is_control() => format!("`{}`", control.escape_default()),
-            other => format!("`{other}`"),
-        };
-        return Some((format!("can't hold {shown}"), forbidden.to_string()));
+        let fault = format!("can't hold {}", shown_character(forbidden));
+        return Some((fault, forbidden.to_string()));
     }
     if text.chars().any(char::is_uppercase) {
         return Some(("can't hold upper-case letters".to_owned(), text.to_owned()));

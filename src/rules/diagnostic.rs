@@ -3,28 +3,22 @@
 //!
 //! It comes last in reading a file: the readers collect [`Diagnostic`]s, `rules::parse` puts them
 //! in the order of the file and hands them out as one [`Report`]. Nothing here looks at YAML, and
-//! nothing here decides what a secret is: a [`SourceText`] is made with the ranges to hide, and
-//! what they cover is never rendered.
+//! nothing here decides what is secret: that is hidden by [`SourceText`] before anything is rendered.
 
 use std::{
     fmt::{self, Write as _},
-    ops::Range,
     sync::Arc,
 };
 
-use miette::{
-    GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteError, MietteSpanContents,
-    SourceCode, SourceSpan, SpanContents,
-};
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, SourceCode};
 
-/// Bytes of a file, from the first to behind the last.
-pub type Span = Range<usize>;
-
-/// Text that stands for what is hidden; its length says nothing of the length of the secret.
-const HIDDEN: &str = "***";
+pub use super::source_text::{SourceText, Span};
 
 /// Columns at which messages are wrapped; fixed, so that the same file always renders the same.
 const WIDTH: usize = 100;
+
+/// Diagnostics that are rendered; whoever has more of them mends these first.
+const MOST: usize = 200;
 
 /// How much a diagnostic matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,142 +27,6 @@ pub enum Severity {
     Error,
     /// The file can be used, and is probably not what was meant.
     Warning,
-}
-
-/// The text of one file as it may be shown.
-pub struct SourceText {
-    name: String,
-    original: String,
-    shown: String,
-    /// Hidden ranges: where they are in `original`, and what stands for them in `shown`.
-    hidden: Vec<(Span, Span)>,
-}
-
-impl SourceText {
-    /// Takes a file's text and the ranges of it that must never be shown, in any order.
-    pub fn new(name: impl Into<String>, text: &str, hide: Vec<Span>) -> Self {
-        let mut shown = String::with_capacity(text.len() + 1);
-        let mut hidden = Vec::new();
-        let mut copied = 0;
-        for range in merged(text, hide) {
-            shown.push_str(&text[copied..range.start]);
-            let start = shown.len();
-            shown.push_str(HIDDEN);
-            // The lines below keep their numbers.
-            shown.extend(text[range.clone()].chars().filter(|&character| character == '\n'));
-            hidden.push((range.clone(), start..shown.len()));
-            copied = range.end;
-        }
-        shown.push_str(&text[copied..]);
-        // A label at the very end of the file needs something to stand under.
-        shown.push('\n');
-        Self { name: name.into(), original: text.to_owned(), shown, hidden }
-    }
-
-    /// The line and the column of a byte of the file, both from 1, the column in characters.
-    pub fn position(&self, offset: usize) -> (usize, usize) {
-        let offset = floor(&self.original, offset);
-        let before = &self.original[..offset];
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
-    }
-
-    /// Where a range of the file stands in the text that is shown: one line of it, not empty.
-    fn shown_span(&self, span: &Span) -> Span {
-        let start = self.to_shown(span.start, false).min(self.shown.len() - 1);
-        let start = floor(&self.shown, start);
-        let rest = &self.shown[start..];
-        let line = rest.find('\n').map_or(rest, |newline| &rest[..newline]).trim_end();
-        let line_end = start + line.len();
-        let end = floor(&self.shown, self.to_shown(span.end, true)).min(line_end);
-        // An empty range gets the character it stands before, or the line's end.
-        let smallest = rest.chars().next().map_or(1, char::len_utf8);
-        start..end.max(start + smallest)
-    }
-
-    fn to_shown(&self, offset: usize, is_end: bool) -> usize {
-        let mut shift = 0isize;
-        for (original, shown) in &self.hidden {
-            if offset <= original.start {
-                break;
-            }
-            if offset < original.end {
-                return if is_end { shown.end } else { shown.start };
-            }
-            shift = shown.end as isize - original.end as isize;
-        }
-        offset.min(self.original.len()).saturating_add_signed(shift)
-    }
-
-    fn to_original(&self, offset: usize) -> usize {
-        let mut shift = 0isize;
-        for (original, shown) in &self.hidden {
-            if offset <= shown.start {
-                break;
-            }
-            if offset < shown.end {
-                return original.start;
-            }
-            shift = original.end as isize - shown.end as isize;
-        }
-        offset.saturating_add_signed(shift)
-    }
-}
-
-/// The name alone: the text may hold what must not be shown.
-impl fmt::Debug for SourceText {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SourceText").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-impl SourceCode for SourceText {
-    fn read_span<'a>(
-        &'a self,
-        span: &SourceSpan,
-        before: usize,
-        after: usize,
-    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
-        let contents = self.shown.as_str().read_span(span, before, after)?;
-        let (mut line, mut column) = (contents.line(), contents.column());
-        if before == 0 && after == 0 {
-            // This is the read for the heading: the place in the real file, in characters.
-            let position = self.position(self.to_original(span.offset()));
-            (line, column) = (position.0 - 1, position.1 - 1);
-        }
-        Ok(Box::new(MietteSpanContents::new_named(
-            self.name.clone(),
-            contents.data(),
-            *contents.span(),
-            line,
-            column,
-            contents.line_count(),
-        )))
-    }
-}
-
-/// Sorted, without overlaps, on character boundaries.
-fn merged(text: &str, mut ranges: Vec<Span>) -> Vec<Span> {
-    ranges.sort_by_key(|range| range.start);
-    let mut merged: Vec<Span> = Vec::new();
-    for range in ranges {
-        let range = floor(text, range.start)..floor(text, range.end);
-        match merged.last_mut() {
-            _ if range.is_empty() => {}
-            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-            _ => merged.push(range),
-        }
-    }
-    merged
-}
-
-/// The nearest character boundary at or before an offset.
-fn floor(text: &str, offset: usize) -> usize {
-    let mut offset = offset.min(text.len());
-    while !text.is_char_boundary(offset) {
-        offset -= 1;
-    }
-    offset
 }
 
 /// One thing that is wrong, or probably wrong, in a file.
@@ -288,13 +146,16 @@ impl Report {
             .with_break_words(false)
             .tab_width(4);
         let mut out = String::new();
-        for diagnostic in &self.diagnostics {
+        for diagnostic in self.diagnostics.iter().take(MOST) {
             let shown = Rendered { diagnostic, file: self.files.get(diagnostic.file) };
             if handler.render_report(&mut out, &shown).is_err() {
                 // Never lose the message for the sake of its looks.
                 let _ = writeln!(out, "{}", diagnostic.message);
             }
             out.push('\n');
+        }
+        if let Some(more) = self.diagnostics.len().checked_sub(MOST).filter(|more| *more > 0) {
+            let _ = writeln!(out, "  … and {more} more\n");
         }
         out.push_str(&self.summary());
         out
@@ -338,9 +199,23 @@ struct Rendered<'a> {
     file: Option<&'a Arc<SourceText>>,
 }
 
+impl Rendered<'_> {
+    /// Whether the text can be shown with the message.
+    fn has_snippet(&self) -> bool {
+        self.file.is_some_and(|file| self.diagnostic.labels.iter().all(|(span, _)| file.fits(span)))
+    }
+}
+
 impl fmt::Display for Rendered<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.diagnostic.message)
+        f.write_str(&self.diagnostic.message)?;
+        match (self.file, self.diagnostic.labels.first()) {
+            (Some(file), Some((span, _))) if !self.has_snippet() => {
+                let (line, column) = file.position(span.start);
+                write!(f, " [{}:{line}:{column}]", file.name)
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -369,7 +244,7 @@ impl miette::Diagnostic for Rendered<'_> {
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let file = self.file?;
+        let file = self.file.filter(|_| self.has_snippet())?;
         if self.diagnostic.labels.is_empty() {
             return None;
         }

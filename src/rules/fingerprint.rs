@@ -46,7 +46,8 @@ pub fn of(delivered: &Delivered<'_>) -> String {
         hash.part("stage", stage.as_bytes());
     }
     if let Some(transform) = delivered.transform {
-        hash.part("transform", transform.text.as_bytes());
+        // `|` and `|-` are the same script.
+        hash.part("transform", transform.text.trim_end().as_bytes());
         for (name, text) in &transform.imports {
             hash.part("import", name.as_bytes());
             hash.part("imported", text.as_bytes());
@@ -86,7 +87,7 @@ fn sorted(parts: impl Iterator<Item = String>) -> Vec<String> {
 fn pattern(pattern: &NamespacePattern) -> String {
     match pattern {
         NamespacePattern::Exact(namespace) => format!("exact {namespace}"),
-        NamespacePattern::Glob { text, .. } => format!("glob {text}"),
+        NamespacePattern::Glob(glob) => format!("glob {}", glob.text),
         NamespacePattern::Regex(regex) => format!("regex {regex}"),
     }
 }

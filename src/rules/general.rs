@@ -10,8 +10,9 @@ use super::{
     model::{Checkpoint, CheckpointStore, Http, Secret, Source},
     namespace::database_fault,
     node::{Node, Value},
-    reader::Reader,
+    reader::{Reader, reason_for},
     uri,
+    wording::shown_character,
 };
 
 const LONGEST_NAME: usize = 100;
@@ -24,7 +25,8 @@ pub fn name(reader: &mut Reader<'_>, node: Option<&Node>, path: &Path) -> Option
     };
     let name = reader.text(node, "`name`")?;
     if let Some(fault) = name_fault(&name) {
-        reader.error(&node.span, format!("`name` {fault}")).help(
+        let message = reason_for(node, format!("`name` {fault}"));
+        reader.error(&node.span, message).help(
             "it names the positions in the checkpoint store: letters, digits, `-`, `_` and `.`",
         );
         return None;
@@ -41,7 +43,7 @@ fn name_fault(name: &str) -> Option<String> {
     }
     name.chars()
         .find(|c| c.is_control() || matches!(c, '/' | '\\' | '$'))
-        .map(|character| format!("can't hold `{}`", character.escape_debug()))
+        .map(|character| format!("can't hold {}", shown_character(character)))
 }
 
 /// `source:`
@@ -65,7 +67,9 @@ pub fn source(reader: &mut Reader<'_>, node: &Node) -> Option<Source> {
     let uri = match fields.get("uri") {
         Some(node) => uri::mongodb(reader, node, "`uri`"),
         None => {
-            reader.error(fields.owner, "`source` has no `uri`");
+            if fields.lacks("uri") {
+                reader.error(fields.owner, "`source` has no `uri`");
+            }
             None
         }
     };
@@ -133,7 +137,7 @@ fn mongodb_store(reader: &mut Reader<'_>, node: &Node) -> Option<CheckpointStore
         Some(node) => {
             let database = reader.text(node, "`database`")?;
             if let Some(fault) = database_fault(&database) {
-                reader.error(&node.span, fault);
+                reader.error(&node.span, reason_for(node, fault));
                 return None;
             }
             if matches!(database.as_str(), "admin" | "config" | "local") {
@@ -202,7 +206,7 @@ fn listen(reader: &mut Reader<'_>, node: &Node) -> Option<SocketAddr> {
     let error = reader.error(&node.span, "`listen` takes an IP address and a port");
     match meant.filter(|_| !substituted) {
         Some(meant) => error.label(format!("did you mean `{meant}`?")),
-        None => error.label("expected the like of `127.0.0.1:7800`"),
+        None => error.label("expected an address such as `127.0.0.1:7800`"),
     };
     None
 }

@@ -24,7 +24,8 @@ mod reader;
 mod rule;
 mod script;
 mod secret;
-mod suggest;
+mod source_text;
+mod wording;
 mod syntax;
 mod targets;
 pub mod template;
@@ -94,7 +95,7 @@ pub fn parse(
             return Err(Report::new(vec![Arc::new(source)], vec![*error]));
         }
     };
-    let hide = secret::in_tree(text, tree.root.as_ref(), &tree.dropped);
+    let hide = secret::in_tree(text, &tree);
     let files = vec![Arc::new(SourceText::new(name, text, hide))];
     let mut reader = Reader { text, folder, files, found: tree.found };
     let rules = match &tree.root {
@@ -126,6 +127,7 @@ fn read(reader: &mut Reader<'_>, root: &Node, path: &Path) -> Option<RuleFile> {
     let name = general::name(reader, fields.get("name"), path);
     let source = match fields.get("source") {
         Some(node) => general::source(reader, node),
+        None if !fields.lacks("source") => None,
         None => {
             let help = "add the connection string of the MongoDB that is read: \
                         `source: mongodb://127.0.0.1:27017/?replicaSet=rs0`";
@@ -137,6 +139,7 @@ fn read(reader: &mut Reader<'_>, root: &Node, path: &Path) -> Option<RuleFile> {
     let http = general::http(reader, fields.get("http"));
     let targets = match fields.get("targets") {
         Some(node) => targets::targets(reader, node),
+        None if !fields.lacks("targets") => None,
         None => {
             let help = "add what is written to: `targets: { search: { elasticsearch: { urls: \
                         [http://127.0.0.1:9200] } } }`";
@@ -146,6 +149,7 @@ fn read(reader: &mut Reader<'_>, root: &Node, path: &Path) -> Option<RuleFile> {
     };
     let rules = match fields.get("rules") {
         Some(node) => rules(reader, node, targets.as_deref()),
+        None if !fields.lacks("rules") => None,
         None => {
             missing(reader, "rules", "add what is read and where it goes: `rules: [ … ]`");
             None
@@ -185,3 +189,6 @@ fn rules(
     }
     (rules.len() == nodes.len()).then_some(rules)
 }
+
+#[cfg(test)]
+mod tests;

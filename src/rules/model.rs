@@ -287,18 +287,22 @@ pub enum NamespacePattern {
     /// One namespace, by name.
     Exact(Namespace),
     /// A glob on each side of the first dot.
-    Glob {
-        /// As it was written.
-        text: String,
-        /// For the database; `None` where it is a plain name.
-        database: globset::GlobMatcher,
-        /// The database where it holds no wildcard: the stream's scope depends on it.
-        literal_database: Option<String>,
-        /// For the collection.
-        collection: globset::GlobMatcher,
-    },
+    Glob(Box<NamespaceGlob>),
     /// A regular expression over `db.collection`.
     Regex(regex::Regex),
+}
+
+/// A glob on each side of the first dot.
+#[derive(Clone, Debug)]
+pub struct NamespaceGlob {
+    /// As it was written.
+    pub text: String,
+    /// For the database.
+    pub database: globset::GlobMatcher,
+    /// The database where it holds no wildcard: the stream's scope depends on it.
+    pub literal_database: Option<String>,
+    /// For the collection.
+    pub collection: globset::GlobMatcher,
 }
 
 impl Selector {
@@ -334,9 +338,9 @@ impl NamespacePattern {
         };
         match self {
             Self::Exact(name) => name == namespace,
-            Self::Glob { database, collection, .. } => {
-                database.is_match(namespace.database())
-                    && collection.is_match(namespace.collection())
+            Self::Glob(glob) => {
+                glob.database.is_match(namespace.database())
+                    && glob.collection.is_match(namespace.collection())
                     && !hidden()
             }
             Self::Regex(regex) => regex.is_match(namespace.as_str()) && !hidden(),

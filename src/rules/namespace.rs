@@ -7,9 +7,10 @@ use crate::change::Namespace;
 
 use super::{
     diagnostic::Span,
-    model::{NamespacePattern, Selector},
+    model::{NamespaceGlob, NamespacePattern, Selector},
     node::{Node, Value},
-    reader::{Reader, shown_text},
+    reader::{Reader, reason_for, shown},
+    wording::{shown_character, shown_text},
 };
 
 /// What makes a side of a name a pattern.
@@ -51,11 +52,19 @@ fn patterns(reader: &mut Reader<'_>, node: &Node, what: &str) -> Option<Vec<Name
 }
 
 fn pattern(reader: &mut Reader<'_>, node: &Node, what: &str) -> Option<NamespacePattern> {
-    if matches!(node.value, Value::Map(_) | Value::List(_)) {
-        reader
-            .mismatch(node, what, "a namespace such as `shop.products`, or a list of them")
-            .help("a pattern with `{` or `[` at its beginning needs quotes");
-        return None;
+    let takes = "a namespace such as `shop.products`, or a list of them";
+    match &node.value {
+        Value::Map(_) | Value::List(_) => {
+            reader
+                .mismatch(node, what, takes)
+                .help("a pattern with `{` or `[` at its beginning needs quotes");
+            return None;
+        }
+        Value::Scalar(scalar) if scalar.absent => {
+            reader.mismatch(node, what, takes);
+            return None;
+        }
+        Value::Scalar(_) | Value::Poison => {}
     }
     let text = reader.text(node, what)?;
     match text.strip_prefix('/') {
@@ -66,7 +75,7 @@ fn pattern(reader: &mut Reader<'_>, node: &Node, what: &str) -> Option<Namespace
 }
 
 fn exact(reader: &mut Reader<'_>, node: &Node, text: &str) -> Option<NamespacePattern> {
-    let shown = super::reader::shown(node);
+    let shown = shown(node);
     let Some((database, collection)) = text.split_once('.') else {
         let error = reader.error(&node.span, format!("{shown} is no namespace: it has no dot"));
         error.label("expected `database.collection`");
@@ -89,7 +98,7 @@ fn exact(reader: &mut Reader<'_>, node: &Node, text: &str) -> Option<NamespacePa
             None
         }
     });
-    if let Some(wrong) = wrong {
+    if let Some(wrong) = wrong.map(|wrong| reason_for(node, wrong)) {
         reader
             .error(&node.span, format!("{shown} is no namespace: {wrong}"))
             .label("expected `database.collection`");
@@ -108,12 +117,12 @@ pub fn database_fault(name: &str) -> Option<String> {
     }
     name.chars()
         .find(|c| matches!(c, '/' | '\\' | '.' | ' ' | '"' | '$') || c.is_control())
-        .map(|character| format!("a database's name can't hold `{}`", character.escape_debug()))
+        .map(|character| format!("a database's name can't hold {}", shown_character(character)))
 }
 
 fn glob(reader: &mut Reader<'_>, node: &Node, text: &str) -> Option<NamespacePattern> {
     let Some((database, collection)) = text.split_once('.') else {
-        let shown = super::reader::shown(node);
+        let shown = shown(node);
         reader
             .error(&node.span, format!("{shown} is no pattern of namespaces: it has no dot"))
             .label("expected `database.collection`")
@@ -136,15 +145,16 @@ fn glob(reader: &mut Reader<'_>, node: &Node, text: &str) -> Option<NamespacePat
     let collection = side(reader, node, collection)?;
     let literal_database = (!database.contains(WILDCARDS)).then(|| database.to_owned());
     if let Some(wrong) = literal_database.as_deref().and_then(database_fault) {
+        let wrong = reason_for(node, wrong);
         reader.error(&node.span, format!("this pattern matches nothing: {wrong}"));
         return None;
     }
-    Some(NamespacePattern::Glob {
+    Some(NamespacePattern::Glob(Box::new(NamespaceGlob {
         text: text.to_owned(),
         database: database_glob,
         literal_database,
         collection,
-    })
+    })))
 }
 
 fn unbalanced(side: &str) -> bool {
@@ -159,7 +169,7 @@ fn side(reader: &mut Reader<'_>, node: &Node, side: &str) -> Option<GlobMatcher>
             let span = reader.part(node, side);
             reader
                 .error(&span, "this is no pattern")
-                .label(error.kind().to_string())
+                .label(reason_for(node, error.kind().to_string()))
                 .help("patterns know `*`, `?`, `[ab]` and `{a,b}`");
             None
         }
@@ -176,7 +186,7 @@ fn regex(reader: &mut Reader<'_>, node: &Node, text: &str) -> Option<NamespacePa
     if let Some(flag) = flags.chars().find(|flag| *flag != 'i') {
         let span: Span = reader.part(node, &format!("/{flags}"));
         reader
-            .error(&span, format!("no such flag: `{}`", flag.escape_debug()))
+            .error(&span, reason_for(node, format!("no such flag: {}", shown_character(flag))))
             .help("the one flag is `i`, for upper and lower case alike");
         return None;
     }
@@ -190,7 +200,7 @@ fn regex(reader: &mut Reader<'_>, node: &Node, text: &str) -> Option<NamespacePa
             let reason = error.lines().last().unwrap_or_default();
             let reason = reason.strip_prefix("error: ").unwrap_or(reason).to_owned();
             let span = reader.part(node, pattern);
-            reader.error(&span, "this is no regular expression").label(reason);
+            reader.error(&span, "this is no regular expression").label(reason_for(node, reason));
             None
         }
     }

@@ -36,6 +36,8 @@ pub enum Value {
 pub struct Entry {
     /// The key, replacements made.
     pub key: Rc<str>,
+    /// The key as it is written, where a replacement was made.
+    pub written: Option<Rc<str>>,
     /// Where the key stands.
     pub key_span: Span,
     /// Its value.
@@ -89,6 +91,16 @@ impl Scalar {
         if self.style != Style::Plain {
             return Typed::Text(&self.text);
         }
+        self.plain()
+    }
+
+    /// Reads the text as a setting: what a `${…}` brings may be a number in quotes too, because
+    /// inside `{ … }` YAML wants the quotes.
+    pub fn setting(&self) -> Typed<'_> {
+        if self.substituted { self.plain() } else { self.typed() }
+    }
+
+    fn plain(&self) -> Typed<'_> {
         match self.text.as_str() {
             "" if self.substituted => Typed::Text(""),
             "" | "~" | "null" | "Null" | "NULL" => Typed::Null,

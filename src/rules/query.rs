@@ -10,8 +10,8 @@ use super::{
     diagnostic::Span,
     extended_json,
     node::{Entry, Node, Typed, Value},
-    reader::{Reader, shown_text},
-    suggest,
+    reader::{Reader, shown_key},
+    wording,
 };
 
 /// The stages that keep one document one document.
@@ -79,15 +79,15 @@ fn stage(reader: &mut Reader<'_>, node: &Node) -> Option<RawDocumentBuf> {
     };
     let document = extended_json::document(reader, node, "a stage");
     if !STAGES.contains(&&*entry.key) {
-        let near = suggest::near(&entry.key, STAGES);
-        let message = format!("{} can't be a stage here", shown_text(&entry.key));
+        let near = wording::near(&entry.key, STAGES).filter(|_| entry.written.is_none());
+        let message = format!("{} can't be a stage here", shown_key(entry));
         let error = reader.error(&entry.key_span, message);
         if let Some(near) = near {
             error.label(format!("did you mean `{near}`?"));
         }
         error.help(format!(
             "one document has to stay one document; the stages that do are {}",
-            suggest::list(&STAGES)
+            wording::list(&STAGES)
         ));
         return None;
     }

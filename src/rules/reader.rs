@@ -11,7 +11,8 @@ use super::{
     diagnostic::{Diagnostic, SourceText, Span},
     interpolate::reason,
     node::{Entry, Node, Scalar, Typed, Value},
-    secret, suggest, units,
+    secret, units,
+    wording::{self, shown_text},
 };
 
 /// The largest script or mapping file, in bytes.
@@ -33,6 +34,7 @@ pub struct Reader<'a> {
 #[derive(Clone, Copy)]
 pub struct Fields<'n> {
     entries: &'n [Entry],
+    known: &'static [&'static str],
     /// Where to say that something is missing.
     pub owner: &'n Span,
 }
@@ -46,6 +48,15 @@ impl<'n> Fields<'n> {
     /// A key with its value.
     pub fn entry(&self, key: &str) -> Option<&'n Entry> {
         self.entries.iter().find(|entry| &*entry.key == key)
+    }
+
+    /// Whether a key is missing, and not just written wrong: that is told already.
+    pub fn lacks(&self, key: &str) -> bool {
+        self.get(key).is_none()
+            && !self.entries.iter().any(|entry| {
+                !self.known.contains(&&*entry.key)
+                    && wording::near(&entry.key, self.known.iter().copied()) == Some(key)
+            })
     }
 
     /// Every key with its value, the unknown ones too.
@@ -109,25 +120,27 @@ impl Reader<'_> {
         &mut self,
         node: &'n Node,
         what: &str,
-        known: &[&'static str],
+        known: &'static [&'static str],
     ) -> Option<Fields<'n>> {
-        let fields =
-            self.any_fields(node, what, &format!("a map with {}", suggest::list(known)))?;
+        let mut fields =
+            self.any_fields(node, what, &format!("a map with {}", wording::list(known)))?;
         for entry in fields.entries {
             if !known.contains(&&*entry.key) {
-                let shown = shown_text(&entry.key);
+                let shown = shown_key(entry);
                 let message = match what {
                     "the rule file" => format!("unknown key {shown}"),
                     _ => format!("unknown key {shown} in {what}"),
                 };
-                let near = suggest::near(&entry.key, known.iter().copied());
+                let near = wording::near(&entry.key, known.iter().copied());
+                let near = near.filter(|_| entry.written.is_none());
                 let error = self.error(&entry.key_span, message);
                 if let Some(near) = near {
                     error.label(format!("did you mean `{near}`?"));
                 }
-                error.help(format!("the keys here are {}", suggest::list(known)));
+                error.help(format!("the keys here are {}", wording::list(known)));
             }
         }
+        fields.known = known;
         Some(fields)
     }
 
@@ -139,7 +152,7 @@ impl Reader<'_> {
         takes: &str,
     ) -> Option<Fields<'n>> {
         match &node.value {
-            Value::Map(entries) => Some(Fields { entries, owner: &node.owner }),
+            Value::Map(entries) => Some(Fields { entries, known: &[], owner: &node.owner }),
             Value::Poison => None,
             _ => {
                 self.mismatch(node, what, takes);
@@ -152,15 +165,18 @@ impl Reader<'_> {
     pub fn list<'n>(&mut self, node: &'n Node, what: &str, of: &str) -> Option<&'n [Node]> {
         match &node.value {
             Value::List(items) if items.is_empty() => {
-                self.error(&node.span, format!("{what} is empty"))
-                    .label(format!("expected at least one of {of}"));
+                self.error(&node.span, format!("{what} is empty")).label("expected at least one");
                 None
             }
             Value::List(items) => Some(items),
             Value::Poison => None,
             Value::Scalar(scalar) if !scalar.absent => {
-                self.mismatch(node, what, format!("a list of {of}"))
-                    .help("a list of one is written `[…]` around it");
+                let shown = shown(node);
+                let error = self.mismatch(node, what, format!("a list of {of}"));
+                match shown.strip_prefix('`') {
+                    Some(shown) => error.help(format!("write `[{}]`", shown.trim_end_matches('`'))),
+                    None => error.help("write `[…]` around it"),
+                };
                 None
             }
             _ => {
@@ -199,7 +215,7 @@ impl Reader<'_> {
     /// `true` or `false`.
     pub fn boolean(&mut self, node: &Node, what: &str) -> Option<bool> {
         let scalar = self.scalar(node, what, "`true` or `false`")?;
-        if let Typed::Bool(value) = scalar.typed() {
+        if let Typed::Bool(value) = scalar.setting() {
             return Some(value);
         }
         let meant = match scalar.text.to_ascii_lowercase().as_str() {
@@ -222,13 +238,19 @@ impl Reader<'_> {
             (start, end) => format!("a whole number from {start} to {end}"),
         };
         let scalar = self.scalar(node, what, &takes)?;
-        if let Typed::Int(number) = scalar.typed()
-            && let Ok(number) = u64::try_from(number)
-            && bounds.contains(&number)
-        {
-            return Some(number);
+        let label = match scalar.setting() {
+            Typed::Int(number) => match u64::try_from(number) {
+                Ok(number) if bounds.contains(&number) => return Some(number),
+                Ok(number) if number > *bounds.end() => Some("this is too large"),
+                _ => Some("this is too small"),
+            },
+            Typed::Float(_) => Some("this is not whole"),
+            _ => None,
+        };
+        let error = self.mismatch(node, what, takes);
+        if let Some(label) = label {
+            error.label(label);
         }
-        self.mismatch(node, what, takes);
         None
     }
 
@@ -278,25 +300,30 @@ impl Reader<'_> {
     /// One of a few words.
     pub fn word<T: Copy>(&mut self, node: &Node, what: &str, words: &[(&str, T)]) -> Option<T> {
         let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
-        let takes = suggest::choice(&names);
+        let takes = wording::choice(&names);
         let scalar = self.scalar(node, what, &takes)?;
         if let Some((_, value)) = words.iter().find(|(name, _)| *name == scalar.text) {
             return Some(*value);
         }
-        let near = suggest::near(&scalar.text, names).filter(|_| !scalar.substituted);
-        let near = near.map(|near| format!("did you mean `{near}`?"));
+        let near = wording::near(&scalar.text, names).filter(|_| !scalar.substituted);
+        let label = match near {
+            Some(near) => Some(format!("did you mean `{near}`?")),
+            // That it is text goes without saying.
+            None => matches!(scalar.typed(), Typed::Text(_)).then(String::new),
+        };
         let error = self.mismatch(node, what, takes);
-        if let Some(near) = near {
-            error.label(near);
+        if let Some(label) = label {
+            error.label(label);
         }
         None
     }
 
-    /// The text of a file that the rule file names, and its path as it is to be opened.
+    /// The name that a file is shown under, and its text.
     pub fn file(&mut self, node: &Node, what: &str) -> Option<(String, String)> {
         let written = self.text(node, what)?;
         let path = self.folder.join(&written);
         let shown = shown(node);
+        let substituted = node.scalar().is_some_and(|scalar| scalar.substituted);
         let text = std::fs::metadata(&path).map_err(|error| reason(&error)).and_then(|found| {
             if found.len() > MAX_FILE {
                 return Err(format!("it is larger than {} MiB", MAX_FILE >> 20));
@@ -304,8 +331,11 @@ impl Reader<'_> {
             std::fs::read_to_string(&path).map_err(|error| reason(&error))
         });
         match text {
+            // The name is shown above what is wrong in the file.
+            Ok(text) if substituted => Some((self.text[node.span.clone()].to_owned(), text)),
             Ok(text) => Some((path.display().to_string(), text)),
             Err(reason) => {
+                let shown = if substituted { "the file that this names" } else { &shown };
                 self.error(&node.span, format!("can't read {shown}: {reason}"))
                     .help("relative paths start from the rule file's folder");
                 None
@@ -340,20 +370,16 @@ pub fn shown(node: &Node) -> String {
     }
 }
 
-/// Text in backticks, without control characters, and not at any length.
-pub fn shown_text(text: &str) -> String {
-    const LONGEST: usize = 60;
-    let mut shown = String::new();
-    for (count, character) in text.chars().enumerate() {
-        if count == LONGEST {
-            shown.push('…');
-            break;
-        }
-        if character.is_control() {
-            shown.extend(character.escape_default());
-        } else {
-            shown.push(character);
-        }
+/// A key as a message may repeat it.
+pub fn shown_key(entry: &Entry) -> String {
+    shown_text(entry.written.as_deref().unwrap_or(&entry.key))
+}
+
+/// Why a value is wrong, where the reason repeats a piece of it; less where the value is not in the
+/// file.
+pub fn reason_for(node: &Node, reason: String) -> String {
+    match node.scalar() {
+        Some(scalar) if scalar.substituted => "what it stands for can't be used here".to_owned(),
+        _ => reason,
     }
-    format!("`{shown}`")
 }

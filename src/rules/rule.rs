@@ -8,11 +8,12 @@ use super::{
     extended_json, fingerprint,
     model::{ChangesSettings, CopySettings, OnDelete, Rule, Selector, Since},
     namespace,
-    node::{Node, Value},
+    node::{Node, Typed, Value},
     query,
     reader::{Fields, Reader},
     script::{self, Transform},
     targets::Named,
+    wording,
 };
 
 const KEYS: [&str; 12] = [
@@ -37,6 +38,8 @@ pub struct Read {
     pub name: Option<String>,
     /// What to point at for the whole rule.
     pub span: Span,
+    /// Whether a message may repeat the name and the namespaces.
+    pub shown: bool,
     /// `namespace:`
     pub namespace_span: Span,
     /// `namespace:` and `exclude:`
@@ -99,6 +102,7 @@ pub fn read(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) -> 
     };
     let selector = match fields.get("namespace") {
         Some(node) => namespace::selector(reader, node, fields.get("exclude")),
+        None if !fields.lacks("namespace") => None,
         None => {
             missing(reader, "namespace", "add what it reads, such as `namespace: shop.products`");
             None
@@ -108,6 +112,7 @@ pub fn read(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) -> 
     let rest = rest(reader, fields);
     let placed = match fields.get("to") {
         Some(node) => destination::destinations(reader, node, targets),
+        None if !fields.lacks("to") => None,
         None => {
             missing(reader, "to", "add the name of a target");
             None
@@ -115,7 +120,10 @@ pub fn read(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) -> 
     };
     let namespace_span = fields.get("namespace").map_or(&span, |node| &node.span).clone();
     let span = fields.get("name").map_or(&namespace_span, |node| &node.span).clone();
-    Some(Read { name, span, namespace_span, selector, placed, rest })
+    let shown = ["name", "namespace"]
+        .into_iter()
+        .all(|key| !fields.get(key).is_some_and(destination::substituted));
+    Some(Read { name, span, shown, namespace_span, selector, placed, rest })
 }
 
 fn name(
@@ -213,10 +221,11 @@ const COPY: CopySettings = CopySettings { parallel: 4, chunk: 32 << 20, allow_di
 
 /// `copy:`: the inner `None` is `false`.
 fn copy(reader: &mut Reader<'_>, node: &Node) -> Option<Option<CopySettings>> {
+    let keys = &["parallel", "chunk", "allow_disk_use"];
     if !matches!(node.value, Value::Map(_)) {
-        return reader.boolean(node, "`copy`").map(|copy| copy.then_some(COPY));
+        return switch(reader, node, "`copy`", keys).map(|copy| copy.then_some(COPY));
     }
-    let fields = reader.fields(node, "`copy`", &["parallel", "chunk", "allow_disk_use"])?;
+    let fields = reader.fields(node, "`copy`", keys)?;
     let parallel = match fields.get("parallel") {
         Some(node) => reader
             .whole(node, "`parallel`", 1..=64)
@@ -235,6 +244,21 @@ fn copy(reader: &mut Reader<'_>, node: &Node) -> Option<Option<CopySettings>> {
     Some(Some(copy))
 }
 
+/// `true` or `false`, where a map would do too.
+fn switch(reader: &mut Reader<'_>, node: &Node, what: &str, keys: &[&str]) -> Option<bool> {
+    match &node.value {
+        Value::Scalar(scalar) if matches!(scalar.setting(), Typed::Bool(_)) => {
+            reader.boolean(node, what)
+        }
+        Value::Poison => None,
+        _ => {
+            let takes = format!("`true`, `false` or a map with {}", wording::list(keys));
+            reader.mismatch(node, what, takes);
+            None
+        }
+    }
+}
+
 /// `changes:`: the inner `None` is `false`.
 fn changes(
     reader: &mut Reader<'_>,
@@ -242,7 +266,7 @@ fn changes(
     copy: Option<Option<CopySettings>>,
 ) -> Option<Option<ChangesSettings>> {
     if !matches!(node.value, Value::Map(_)) {
-        let changes = reader.boolean(node, "`changes`")?;
+        let changes = switch(reader, node, "`changes`", &["since"])?;
         return Some(changes.then_some(ChangesSettings { since: Since::Now }));
     }
     let fields = reader.fields(node, "`changes`", &["since"])?;
@@ -260,8 +284,8 @@ fn changes(
 
 /// `since:`
 fn since(reader: &mut Reader<'_>, node: &Node) -> Option<Since> {
-    const TAKES: &str = "`now`, a time such as `2026-11-20T00:00:00Z`, or `seconds.increment` such \
-                         as `1795227029.1`";
+    const HELP: &str = "write `now`, a time such as `2026-11-20T00:00:00Z`, or a cluster time as \
+                        `seconds.increment`, such as `1795227029.1`";
     let time = match &node.value {
         Value::Map(_) => match extended_json::value(reader, node)? {
             Bson::DateTime(date) => at_millis(date.timestamp_millis()),
@@ -280,7 +304,8 @@ fn since(reader: &mut Reader<'_>, node: &Node) -> Option<Since> {
     };
     if time.is_none() {
         let day = node.scalar().is_some_and(|scalar| scalar.text.len() == 10);
-        let error = reader.error(&node.span, format!("`since` takes {TAKES}"));
+        let error = reader.error(&node.span, "`since` takes a point in time");
+        error.help(HELP);
         if day {
             error.label("the time of day and the zone are missing");
         }

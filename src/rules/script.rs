@@ -13,7 +13,8 @@ use super::{
     diagnostic::{Diagnostic, SourceText, Span},
     imports::{self, Import},
     node::{Node, Style, Value},
-    reader::{Reader, shown_text},
+    reader::Reader,
+    wording::shown_text,
 };
 
 /// What a script may use where the rule says nothing.
@@ -43,8 +44,8 @@ fn compile(text: &str, limits: Limits, import_folder: &Path) -> Result<Script, S
 
 /// `limits:`
 pub fn limits(reader: &mut Reader<'_>, node: &Node) -> Option<Limits> {
-    let keys = ["operations", "call_depth", "string", "array", "map"];
-    let fields = reader.fields(node, "`limits`", &keys)?;
+    let keys = &["operations", "call_depth", "string", "array", "map"];
+    let fields = reader.fields(node, "`limits`", keys)?;
     let whole =
         |reader: &mut Reader<'_>, key: &str, most: u64, otherwise: u64| match fields.get(key) {
             Some(node) => reader.whole(node, &format!("`{key}`"), 1..=most),
@@ -76,18 +77,23 @@ pub fn transform(reader: &mut Reader<'_>, node: &Node, limits: Limits) -> Option
         Value::Map(_) => {
             let fields = reader.fields(node, "`transform`", &["file"])?;
             let Some(path) = fields.get("file") else {
-                reader.error(fields.owner, "`transform` takes a script or `{ file: … }`");
+                if fields.entries().is_empty() {
+                    reader.error(fields.owner, "`transform` takes a script or `{ file: … }`");
+                }
                 return None;
             };
             let (name, text) = reader.file(path, "`file`")?;
             let file = add_file(reader, name, &text);
             (Place::File(file), text)
         }
-        Value::Scalar(scalar) if scalar.absent => {
+        Value::Scalar(scalar) if !scalar.absent => {
+            (Place::Inline(node), reader.text(node, "`transform`")?)
+        }
+        Value::Poison => return None,
+        Value::List(_) | Value::Scalar(_) => {
             reader.mismatch(node, "`transform`", "a script or `{ file: … }`");
             return None;
         }
-        _ => (Place::Inline(node), reader.text(node, "`transform`")?),
     };
     match compile(&text, limits, reader.folder) {
         Ok(script) => {
@@ -171,7 +177,14 @@ fn error_at<'r>(
 
 /// A script's own fault.
 fn tell(reader: &mut Reader<'_>, place: &Place<'_>, script: &str, error: &ScriptError) {
-    let span = token(script, error.line, error.column);
+    // Where the fault is in an imported file, the message names it; the rule file's own script is
+    // shown from its beginning.
+    if error.file.is_some() {
+        error_at(reader, place, script, token(script, 0, 0), "this script does not compile")
+            .label(error.to_string());
+        return;
+    }
+    let span = token(script, error.line.unwrap_or(0), error.column.unwrap_or(0));
     error_at(reader, place, script, span, "this script does not compile")
         .label(error.message.as_str());
 }

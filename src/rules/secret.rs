@@ -9,7 +9,8 @@ use std::ops::Range;
 
 use super::{
     diagnostic::Span,
-    node::{Entry, Node, Value},
+    node::{Node, Value},
+    yaml::Tree,
 };
 
 /// Words that give a secret away wherever they stand in a key, without case, `_` and `-`.
@@ -29,15 +30,14 @@ const WORDS: [&str; 10] = [
 /// Keys under a rule that hold field names and values of documents, not logins.
 const DOCUMENT_KEYS: [&str; 5] = ["filter", "project", "pipeline", "mappings", "settings"];
 
-/// The ranges to hide in a file that is YAML. Nothing is known of `dropped` but that it was written
-/// under some key that could not be used, so that all of it is hidden.
-pub fn in_tree(text: &str, root: Option<&Node>, dropped: &[Node]) -> Vec<Span> {
+/// The ranges to hide in a file that is YAML.
+pub fn in_tree(text: &str, tree: &Tree) -> Vec<Span> {
     let mut hide = in_comments(text);
     let nothing = Place { secret: false, in_rules: false, in_documents: false };
-    if let Some(root) = root.filter(|root| root.map().is_none()) {
+    if let Some(root) = tree.root.as_ref().filter(|root| root.map().is_none()) {
         walk(text, root, nothing, &mut hide);
     }
-    for entry in root.and_then(Node::map).unwrap_or_default() {
+    for entry in tree.root.as_ref().and_then(Node::map).unwrap_or_default() {
         let mut place = nothing;
         match (&*entry.key, entry.value.map()) {
             // The keys of `targets:` are names.
@@ -46,12 +46,20 @@ pub fn in_tree(text: &str, root: Option<&Node>, dropped: &[Node]) -> Vec<Span> {
             }
             (key, _) => {
                 place.in_rules = key == "rules";
-                walk_entry(text, entry, place, &mut hide);
+                walk(text, &entry.value, place.below(&entry.key), &mut hide);
             }
         }
     }
-    for node in dropped {
-        walk(text, node, Place { secret: true, ..nothing }, &mut hide);
+    for dropped in &tree.dropped {
+        let mut place = nothing;
+        for (depth, key) in dropped.path.iter().enumerate() {
+            let name = depth == 1 && dropped.path[0] == "targets";
+            place.in_rules |= depth == 0 && key == "rules";
+            place = if name { place } else { place.below(key) };
+        }
+        // What stood under no text at all may be anything.
+        place.secret |= dropped.path.last().is_none_or(String::is_empty);
+        walk(text, &dropped.value, place, &mut hide);
     }
     hide
 }
@@ -59,18 +67,21 @@ pub fn in_tree(text: &str, root: Option<&Node>, dropped: &[Node]) -> Vec<Span> {
 /// The ranges to hide in a text that is not YAML, or not known to be: line by line.
 pub fn in_text(text: &str) -> Vec<Span> {
     let mut hide = Vec::new();
-    // The indentation of a key whose value may go on below.
-    let mut below: Option<usize> = None;
+    // The indentation of a key whose value may go on below, and whether that is a map of keys.
+    let mut below: Option<(usize, bool)> = None;
     for line in lines(text) {
         let content = &text[line.clone()];
         let indent = content.len() - content.trim_start().len();
-        if below.is_some_and(|key| indent > key || content.trim().is_empty()) {
-            hide.push(line.start + indent..line.end);
-            continue;
+        match below {
+            Some((key, map)) if indent > key || content.trim().is_empty() => {
+                let value = content.find(": ").filter(|_| map).map_or(indent, |colon| colon + 2);
+                hide.push(line.start + value..line.end);
+                continue;
+            }
+            _ => below = None,
         }
-        below = None;
-        if let Some(value) = secret_value(content) {
-            below = Some(indent);
+        if let Some((value, map)) = secret_value(content) {
+            below = Some((indent, map));
             hide.push(line.start + value..line.end);
         }
         uri_logins(content, line.start, &mut hide);
@@ -98,11 +109,27 @@ struct Place {
     in_documents: bool,
 }
 
+impl Place {
+    /// The place of a key's value.
+    fn below(mut self, key: &str) -> Self {
+        self.in_documents |= self.in_rules && DOCUMENT_KEYS.contains(&key);
+        if self.secret {
+            // Of a login, the user name alone may be shown.
+            self.secret = key != "username";
+        } else if !self.in_documents {
+            self.secret = is_secret_key(key);
+        }
+        self
+    }
+}
+
 fn walk(text: &str, node: &Node, place: Place, hide: &mut Vec<Span>) {
     match &node.value {
         Value::List(items) => items.iter().for_each(|item| walk(text, item, place, hide)),
         Value::Map(entries) => {
-            entries.iter().for_each(|entry| walk_entry(text, entry, place, hide));
+            for entry in entries.iter() {
+                walk(text, &entry.value, place.below(&entry.key), hide);
+            }
         }
         // Nobody reads a poisoned value, but its line may be shown.
         Value::Scalar(_) | Value::Poison if place.secret => {
@@ -114,17 +141,6 @@ fn walk(text: &str, node: &Node, place: Place, hide: &mut Vec<Span>) {
             }
         }
     }
-}
-
-fn walk_entry(text: &str, entry: &Entry, mut place: Place, hide: &mut Vec<Span>) {
-    place.in_documents |= place.in_rules && DOCUMENT_KEYS.contains(&&*entry.key);
-    if place.secret {
-        // Of a login, the user name alone may be shown.
-        place.secret = &*entry.key != "username";
-    } else if !place.in_documents {
-        place.secret = is_secret_key(&entry.key);
-    }
-    walk(text, &entry.value, place, hide);
 }
 
 /// All of a scalar but its quotes and the names of its `${…}`.
@@ -159,43 +175,54 @@ fn is_secret_key(key: &str) -> bool {
     near("auth") || WORDS.iter().any(|word| key.contains(word) || near(word))
 }
 
-/// Where in a line the value of a secret key begins.
-fn secret_value(line: &str) -> Option<usize> {
+/// Where in a line the value of a secret key begins, and whether it is a map of such keys.
+fn secret_value(line: &str) -> Option<(usize, bool)> {
     line.match_indices(':').find_map(|(colon, _)| {
         let key = line[..colon].trim_end_matches(['"', '\'', ' ']);
         let begins = key
             .rfind(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '_' | '-'))
             .map_or(0, |before| before + line[before..].chars().next().map_or(1, char::len_utf8));
-        is_secret_key(&key[begins..]).then_some(colon + 1)
+        let key = &key[begins..];
+        let rest = &line[colon + 1..];
+        let value = line.len() - rest.trim_start().len();
+        is_secret_key(key).then_some((value, key == "auth" && rest.trim().is_empty()))
     })
 }
 
 /// The passwords of `scheme://user:password@host`, and the values of options that hold one.
 fn uri_logins(text: &str, offset: usize, hide: &mut Vec<Span>) {
-    for (scheme, _) in text.match_indices("://") {
-        let begins = scheme + 3;
-        let rest = &text[begins..];
-        let uri = &rest[..rest.find([' ', '\t', '\r', '\n', '"', '\'']).unwrap_or(rest.len())];
-        // A password that should have been encoded may hold anything, `@`, `/`, `?` and `,` too,
-        // so that the last `@` of the line counts.
-        let line = &rest[..rest.find(['\r', '\n']).unwrap_or(rest.len())];
-        if let Some(at) = line.rfind('@') {
-            let login = &line[..at];
-            let from = login.find(':').map_or(0, |colon| colon + 1);
-            hide_parts(text, begins + from..begins + at, offset, hide);
+    for line in lines(text) {
+        let content = &text[line.clone()];
+        let Some(scheme) = content.find("://") else { continue };
+        // A password that should have been encoded may hold anything, `@`, `/` and `?` too, so that
+        // the last `@` of the line counts.
+        let login = scheme + 3;
+        if let Some(at) = content.rfind('@').filter(|at| *at > login) {
+            let from = content[login..at].find(':').map_or(login, |colon| login + colon + 1);
+            hide_parts(content, from..at, offset + line.start, hide);
         }
-        let options = uri.find('?').map_or("", |question| &uri[question + 1..]);
-        let options_begin = begins + uri.len() - options.len();
-        let mut at = options_begin;
-        for option in options.split('&') {
-            if let Some((name, value)) = option.split_once('=')
-                && (is_secret_key(name) || is_secret_key(value))
-            {
-                let value = at + name.len() + 1..at + option.len();
-                hide_parts(text, value, offset, hide);
+        let mut begins = 0;
+        for uri in content.split([' ', '\t', '"', '\'']) {
+            if let Some(question) = uri.find('?') {
+                options(content, begins + question + 1..begins + uri.len(), |range| {
+                    hide_parts(content, range, offset + line.start, hide);
+                });
             }
-            at += option.len() + 1;
+            begins += uri.len() + 1;
         }
+    }
+}
+
+/// The values of a URI's options that are or hold a secret.
+fn options(text: &str, range: Span, mut found: impl FnMut(Span)) {
+    let mut at = range.start;
+    for option in text[range].split('&') {
+        if let Some((name, value)) = option.split_once('=')
+            && (is_secret_key(name) || is_secret_key(value))
+        {
+            found(at + name.len() + 1..at + option.len());
+        }
+        at += option.len() + 1;
     }
 }
 
@@ -217,10 +244,12 @@ fn in_comments(text: &str) -> Vec<Span> {
                 continue;
             }
             let comment = &content[sign..];
-            if let Some(value) = secret_value(comment) {
+            if let Some((value, _)) = secret_value(comment) {
                 hide.push(line.start + sign + value..line.end);
             }
             uri_logins(comment, line.start + sign, &mut hide);
+            // What looks like a second comment is part of the first.
+            break;
         }
     }
     hide
@@ -270,8 +299,9 @@ mod tests {
 
     #[test]
     fn text_that_is_not_yaml_hides_what_looks_like_a_login() {
-        let text = "a: 1\nauth: { api_key: abc\npasword:\n  abc\n\n  def\nb: \"\n# token: abc\n";
-        let expected = "a: 1\nauth:*\npasword:*\n  *\n\n  *\nb: \"\n# token:*\n";
+        let text = "a: 1\nauth: { api_key: abc\nauth:\n  bearer: \"abc\npasword:\n  a: b\n\n  def\nb: \"\n# token: abc\n";
+        let expected =
+            "a: 1\nauth: *\nauth:\n  bearer: *\npasword:\n  *\n\n  *\nb: \"\n# token: *\n";
         assert_eq!(shown(text, in_text(text)), expected);
     }
 }

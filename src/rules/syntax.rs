@@ -12,14 +12,15 @@ const QUOTE_FLOW: &str = "in `[ … ]` and `{ … }`, text that holds `{`, `}`, 
                           quotes";
 
 /// The diagnostic for a parser's error; `last_end` is where the last good value or key ended.
-pub fn explain(text: &str, last_end: usize, error: &ScanError) -> Diagnostic {
+/// `open` is where the innermost list or map that has not ended begins.
+pub fn explain(text: &str, last_end: usize, open: Option<Span>, error: &ScanError) -> Diagnostic {
     let at = boundary(text, error.marker().byte_offset().unwrap_or(last_end));
     let last_end = boundary(text, last_end).min(at);
     let here = at..next_character(text, at);
     match error.kind() {
         ErrorKind::MissingAnchorOrAliasName => {
-            if text[..at].ends_with('*') {
-                return star(text, at - 1..at);
+            if text[..here.end].ends_with('*') {
+                return star(text, here);
             }
             let mut error = Diagnostic::error(here, "`&` begins a YAML anchor, and has no name");
             error.help("where plain text is meant, put it in quotes");
@@ -41,7 +42,7 @@ pub fn explain(text: &str, last_end: usize, error: &ScanError) -> Diagnostic {
             error
         }
         ErrorKind::ExpectedFlowMappingSeparator | ErrorKind::ExpectedFlowSequenceSeparator => {
-            flow(text, at, here)
+            flow(text, at, here, open)
         }
         ErrorKind::UnclosedFlowCollection { open } => {
             Diagnostic::error(here, format!("this `{open}` is not closed"))
@@ -80,7 +81,9 @@ pub fn explain(text: &str, last_end: usize, error: &ScanError) -> Diagnostic {
         }
         ErrorKind::SimpleKeyExpected => {
             let mut error = Diagnostic::error(rest_of_line(text, at), "this key has no `:`");
-            error.label("expected `key: value`");
+            error
+                .label("expected `key: value`")
+                .help("the lines of a script or text are indented deeper than their key");
             error
         }
         ErrorKind::ExpectedBlockMappingKey => after_map(text, at, last_end),
@@ -120,7 +123,7 @@ pub fn star(text: &str, span: Span) -> Diagnostic {
 }
 
 /// Inside `[ … ]` or `{ … }` something other than `,` or the bracket follows.
-fn flow(text: &str, at: usize, here: Span) -> Diagnostic {
+fn flow(text: &str, at: usize, here: Span, open: Option<Span>) -> Diagnostic {
     let before = &text[..at];
     if before.ends_with('$') && text[at..].starts_with('{') {
         let close = text[at..].find('}').map_or(at + 1, |offset| at + offset + 1);
@@ -138,9 +141,10 @@ fn flow(text: &str, at: usize, here: Span) -> Diagnostic {
         return error;
     }
     let mut error = Diagnostic::error(rest_of_line(text, at), "this is not expected here");
-    error
-        .label("expected `,` or the closing bracket")
-        .help(format!("look for a bracket that is not closed; {QUOTE_FLOW}"));
+    error.label("expected `,` or the closing bracket").help(QUOTE_FLOW);
+    if let Some(open) = open {
+        error.also(open.start..open.start + 1, "of this");
+    }
     error
 }
 

@@ -9,9 +9,9 @@ use super::{
         Tls,
     },
     node::{Entry, Node, Value},
-    reader::{Fields, Reader, shown_text},
-    suggest,
+    reader::{Fields, Reader, shown_key},
     uri::{self, NodeUrl},
+    wording,
 };
 
 const KINDS: [&str; 2] = ["elasticsearch", "opensearch"];
@@ -32,6 +32,8 @@ const ENGINE_KEYS: [&str; 10] = [
 pub struct Named {
     /// What rules call it.
     pub name: String,
+    /// The name as a message may repeat it.
+    pub shown: String,
     /// Where the name stands.
     pub span: Span,
     /// `None` where something is wrong with it: its name is known all the same.
@@ -49,7 +51,8 @@ pub fn targets(reader: &mut Reader<'_>, node: &Node) -> Option<Vec<Named>> {
     let mut targets = Vec::new();
     for entry in fields.entries() {
         let target = target(reader, entry);
-        targets.push(Named { name: entry.key.to_string(), span: entry.key_span.clone(), target });
+        let (name, span) = (entry.key.to_string(), entry.key_span.clone());
+        targets.push(Named { name, shown: shown_key(entry), span, target });
     }
     Some(targets)
 }
@@ -59,8 +62,8 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
         reader.error(&entry.key_span, "a target needs a name that can be read");
         return None;
     }
-    let what = format!("the target {}", shown_text(&entry.key));
-    let takes = format!("a map with {}", suggest::choice(&KINDS));
+    let what = format!("the target {}", shown_key(entry));
+    let takes = format!("a map with {}", wording::choice(&KINDS));
     let fields = reader.any_fields(&entry.value, &what, &takes)?;
     let kinds: Vec<&Entry> =
         fields.entries().iter().filter(|kind| KINDS.contains(&&*kind.key)).collect();
@@ -77,7 +80,7 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
         ([], None) => {
             reader
                 .error(fields.owner, format!("{what} does not say what it is"))
-                .help(format!("a target is one of {}", suggest::list(&KINDS)));
+                .help(format!("a target is one of {}", wording::list(&KINDS)));
             None
         }
         ([first, second, ..], _) => {
@@ -89,7 +92,7 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
             None
         }
         (kinds, Some(other)) => {
-            let key = shown_text(&other.key);
+            let key = shown_key(other);
             if ENGINE_KEYS.contains(&&*other.key) {
                 let error =
                     reader.error(&other.key_span, format!("{key} stands one level too high"));
@@ -97,17 +100,17 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
                     [kind] => error.help(format!("it belongs below `{}`", kind.key)),
                     _ => error.help(format!(
                         "it belongs below {}, below the target's name",
-                        suggest::choice(&KINDS)
+                        wording::choice(&KINDS)
                     )),
                 };
                 return None;
             }
-            let near = suggest::near(&other.key, KINDS);
+            let near = wording::near(&other.key, KINDS).filter(|_| other.written.is_none());
             let error = reader.error(&other.key_span, format!("there is no target of kind {key}"));
             if let Some(near) = near {
                 error.label(format!("did you mean `{near}`?"));
             }
-            error.help(format!("a target is one of {}", suggest::list(&KINDS)));
+            error.help(format!("a target is one of {}", wording::list(&KINDS)));
             None
         }
     }
@@ -123,9 +126,11 @@ fn engine(
     let urls = match fields.get("urls") {
         Some(node) => urls(reader, node),
         None => {
-            reader
-                .error(fields.owner, format!("{what} has no `urls`"))
-                .help("add the nodes' addresses, such as `urls: [http://127.0.0.1:9200]`");
+            if fields.lacks("urls") {
+                reader
+                    .error(fields.owner, format!("{what} has no `urls`"))
+                    .help("add the nodes' addresses, such as `urls: [http://127.0.0.1:9200]`");
+            }
             None
         }
     };
@@ -166,6 +171,7 @@ fn login(
     if let Some(entry) = fields.entry("auth") {
         reader
             .error(&urls.span, "the login is in `urls` and in `auth`")
+            .label("here")
             .also(entry.key_span.clone(), "and here")
             .help("keep `auth` and take the login out of the URLs");
         return None;
@@ -219,7 +225,7 @@ fn auth(reader: &mut Reader<'_>, node: &Node) -> Option<EngineAuth> {
             None
         }
         several => {
-            let several = suggest::list(several);
+            let several = wording::list(several);
             reader.error(fields.owner, format!("{several} can't stand together")).help(help);
             None
         }
@@ -292,13 +298,14 @@ fn delivery(reader: &mut Reader<'_>, fields: Fields<'_>) -> Option<DeliverySetti
         }
         settings.concurrency = 1;
     }
-    (batch?, retry?);
+    batch?;
+    retry?;
     Some(DeliverySettings { timeout: timeout?, on_rejected: on_rejected?, ..settings })
 }
 
 fn batch(reader: &mut Reader<'_>, node: &Node, settings: &mut DeliverySettings) -> Option<()> {
-    let keys = ["max_bytes", "max_actions", "max_delay", "concurrency"];
-    let fields = reader.fields(node, "`batch`", &keys)?;
+    let keys = &["max_bytes", "max_actions", "max_delay", "concurrency"];
+    let fields = reader.fields(node, "`batch`", keys)?;
     let max_bytes = match fields.get("max_bytes") {
         Some(node) => reader.size(node, "`max_bytes`"),
         None => Some(settings.max_bytes),
@@ -359,6 +366,12 @@ fn on_rejected(reader: &mut Reader<'_>, node: &Node) -> Option<OnRejected> {
         reader
             .error(&node.span, "`stop_after` needs a number")
             .help("write `on_rejected: { stop_after: 1000 }`");
+        return None;
+    }
+    if let Value::List(_) | Value::Scalar(_) = &node.value
+        && !node.scalar().is_some_and(|scalar| words.iter().any(|(word, _)| *word == scalar.text))
+    {
+        reader.mismatch(node, "`on_rejected`", "`dead_letter`, `stop` or `{ stop_after: … }`");
         return None;
     }
     reader.word(node, "`on_rejected`", &words)

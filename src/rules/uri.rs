@@ -16,12 +16,14 @@ pub fn mongodb(reader: &mut Reader<'_>, node: &Node, what: &str) -> Option<Secre
         return None;
     }
     let Err(error) = ConnectionString::parse(&text) else { return Some(Secret::new(text)) };
-    let substituted = node.scalar().is_some_and(|scalar| scalar.substituted);
+    // The driver repeats what it dislikes. With the login replaced, what it says is harmless, where
+    // the rest stands in the file as it is.
+    let written = reader.text.get(node.span.clone()).unwrap_or_default();
+    let rest = written.rsplit_once('@').map_or(written, |(_, rest)| rest);
+    let substituted = node.scalar().is_some_and(|scalar| scalar.substituted) && rest.contains("${");
     let login = text.contains('@');
-    // The driver repeats what it dislikes. With the login replaced, what it says is harmless.
-    let harmless = without_login(&text);
-    let reason = match ConnectionString::parse(&harmless) {
-        _ if substituted => None,
+    let reason = match ConnectionString::parse(without_login(&text)) {
+        _ if substituted => Some("MongoDB's driver does not take what this stands for".to_owned()),
         _ if !login => Some(driver_words(&error)),
         Err(error) => Some(driver_words(&error)),
         Ok(_) => None,
@@ -73,12 +75,19 @@ pub struct NodeUrl {
 /// One of `urls:`.
 pub fn node_url(reader: &mut Reader<'_>, node: &Node) -> Option<NodeUrl> {
     let text = reader.text(node, "`urls`")?;
-    let example = "expected a URL such as `http://127.0.0.1:9200`";
-    let Ok(mut url) = Url::parse(&text) else {
-        let bare = !text.contains("://");
-        let error = reader.error(&node.span, "this is no URL");
-        error.label(if bare { "`http://` or `https://` is missing" } else { example });
-        return None;
+    let example = "write the like of `http://127.0.0.1:9200`";
+    let mut url = match Url::parse(&text) {
+        Ok(url) => url,
+        Err(_) if !text.contains("://") => {
+            let error = reader.error(&node.span, "this is no URL");
+            error.label("`http://` or `https://` is missing");
+            return None;
+        }
+        Err(reason) => {
+            // The reason repeats nothing of the URL.
+            reader.error(&node.span, "this is no URL").label(reason.to_string()).help(example);
+            return None;
+        }
     };
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
         // `es1:9200` reads as a scheme and a path.
@@ -91,7 +100,9 @@ pub fn node_url(reader: &mut Reader<'_>, node: &Node) -> Option<NodeUrl> {
         return None;
     }
     if url.query().is_some() || url.fragment().is_some() {
-        reader.error(&node.span, "a node's URL ends with its path").label(example);
+        reader
+            .error(&node.span, "a node's URL ends with its path")
+            .label("there is a `?` or a `#` in it");
         return None;
     }
     let login = if url.username().is_empty() && url.password().is_none() {

@@ -17,6 +17,7 @@ use super::{
     interpolate::Interpolate,
     node::{Entry, Node, Scalar, Style, Value},
     syntax,
+    wording::shown_text,
 };
 
 /// The largest file that is read, in bytes.
@@ -33,8 +34,16 @@ pub struct Tree {
     pub root: Option<Node>,
     /// What is wrong without keeping the rest from being read.
     pub found: Vec<Diagnostic>,
-    /// The values of keys that could not be used.
-    pub dropped: Vec<Node>,
+    /// What could not be used, because its key was no text or stood there before.
+    pub dropped: Vec<Dropped>,
+}
+
+/// The value of a key that could not be used.
+pub struct Dropped {
+    /// The keys from the top down, its own as the last; empty where a key is no text.
+    pub path: Vec<String>,
+    /// The value.
+    pub value: Node,
 }
 
 /// Builds the tree. `replace` is asked for `${…}` in every scalar but those whose path
@@ -65,11 +74,14 @@ pub fn parse(
     };
     let mut last_end = 0;
     for event in Parser::new_from_str_with_options(text, parser_options()) {
-        let (event, span) =
-            event.map_err(|error| Box::new(syntax::explain(text, last_end, &error)))?;
+        let (event, span) = event.map_err(|error| {
+            let open = builder.open.last().map(|open| open.span.clone());
+            Box::new(syntax::explain(text, last_end, open, &error))
+        })?;
+        let tag = span.tag_span().and_then(|tag| tag.byte_range());
         let span = span.byte_range().unwrap_or(last_end..last_end);
         last_end = span.end.max(last_end);
-        builder.take(event, span)?;
+        builder.take(event, span, tag)?;
     }
     Ok(Tree { root: builder.root, found: builder.found, dropped: builder.dropped })
 }
@@ -90,6 +102,8 @@ struct Open {
     key: Option<Option<Key>>,
     items: Vec<Node>,
     entries: Vec<Entry>,
+    /// Where each key stands; a search through the entries would take for ever in a huge map.
+    seen: HashMap<Rc<str>, Span>,
     merges: Vec<Node>,
     size: Size,
 }
@@ -109,6 +123,7 @@ impl Size {
 
 struct Key {
     text: Rc<str>,
+    written: Option<Rc<str>>,
     span: Span,
     /// A merge key is `<<` without quotes.
     merge: bool,
@@ -127,11 +142,17 @@ struct Builder<'a> {
     documents: usize,
     root: Option<Node>,
     found: Vec<Diagnostic>,
-    dropped: Vec<Node>,
+    dropped: Vec<Dropped>,
 }
 
 impl Builder<'_> {
-    fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Box<Diagnostic>> {
+    fn take(
+        &mut self,
+        event: Event<'_>,
+        span: Span,
+        tag_span: Option<Span>,
+    ) -> Result<(), Box<Diagnostic>> {
+        let tag_span = tag_span.as_ref().unwrap_or(&span).clone();
         match event {
             Event::DocumentStart(..) => {
                 self.documents += 1;
@@ -143,14 +164,17 @@ impl Builder<'_> {
             }
             Event::Scalar(text, style, anchor, tag) => {
                 self.count(1, &span)?;
-                let node = self.scalar(&text, style, tag.as_deref(), span);
+                let node =
+                    self.scalar(&text, style, tag.as_deref().map(|tag| (tag, &tag_span)), span);
                 self.finish(node, anchor, Size::ONE);
             }
             Event::SequenceStart(_, anchor, tag) => {
-                self.begin(span, anchor, None, tag.as_deref(), "seq")?;
+                self.tag(tag.as_deref(), &tag_span, "seq");
+                self.begin(span, anchor, None)?;
             }
             Event::MappingStart(_, anchor, tag) => {
-                self.begin(span, anchor, Some(None), tag.as_deref(), "map")?;
+                self.tag(tag.as_deref(), &tag_span, "map");
+                self.begin(span, anchor, Some(None))?;
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 let open = self.open.pop().expect("the parser ends only what it began");
@@ -192,17 +216,20 @@ impl Builder<'_> {
         span: Span,
         anchor: usize,
         key: Option<Option<Key>>,
-        tag: Option<&Tag>,
-        core_tag: &str,
     ) -> Result<(), Box<Diagnostic>> {
         self.count(1, &span)?;
         self.check_depth(1, &span)?;
-        if let Some(tag) = tag.filter(|tag| !tag.is_yaml_core_schema_tag(core_tag)) {
-            self.unknown_tag(tag, &span);
-        }
-        let (items, entries, merges) = (Vec::new(), Vec::new(), Vec::new());
         let size = Size { nodes: 1, depth: 1 };
-        self.open.push(Open { span, anchor, key, items, entries, merges, size });
+        self.open.push(Open {
+            span,
+            anchor,
+            key,
+            items: Vec::new(),
+            entries: Vec::new(),
+            seen: HashMap::new(),
+            merges: Vec::new(),
+            size,
+        });
         Ok(())
     }
 
@@ -229,7 +256,8 @@ impl Builder<'_> {
                 match source.value {
                     Value::Map(entries) => {
                         for entry in entries.iter() {
-                            if !open.entries.iter().any(|own| own.key == entry.key) {
+                            if !open.seen.contains_key(&entry.key) {
+                                open.seen.insert(entry.key.clone(), entry.key_span.clone());
                                 open.entries.push(entry.clone());
                             }
                         }
@@ -270,19 +298,24 @@ impl Builder<'_> {
         match &mut open.key {
             None => open.items.push(node),
             Some(slot) => match slot.take() {
-                None => *slot = Some(self.key(&node, &open.entries)),
-                Some(key) if key.ignore => self.dropped.push(node),
+                None => *slot = Some(self.key(&node, &mut open.seen)),
+                Some(key) if key.ignore => {
+                    let mut path: Vec<_> = self.path().into_iter().map(str::to_owned).collect();
+                    path.push(key.text.to_string());
+                    self.dropped.push(Dropped { path, value: node });
+                }
                 Some(key) if key.merge => open.merges.push(node),
                 Some(key) => {
                     node.owner = key.span.clone();
-                    open.entries.push(Entry { key: key.text, key_span: key.span, value: node });
+                    let (written, key_span) = (key.written, key.span);
+                    open.entries.push(Entry { key: key.text, written, key_span, value: node });
                 }
             },
         }
         self.open.push(open);
     }
 
-    fn key(&mut self, node: &Node, before: &[Entry]) -> Key {
+    fn key(&mut self, node: &Node, seen: &mut HashMap<Rc<str>, Span>) -> Key {
         let span = node.span.clone();
         let Value::Scalar(scalar) = &node.value else {
             if !matches!(node.value, Value::Poison) {
@@ -292,22 +325,33 @@ impl Builder<'_> {
                 );
                 self.found.push(error);
             }
-            return Key { text: "".into(), span, merge: false, ignore: true };
+            return Key { text: "".into(), written: None, span, merge: false, ignore: true };
         };
         let merge = scalar.style == Style::Plain && scalar.text == "<<";
         let text: Rc<str> = scalar.text.as_str().into();
-        let first = before.iter().find(|entry| entry.key == text);
+        let first = seen.get(&text);
+        let ignore = first.is_some();
         if let Some(first) = first {
-            let name = &self.text[span.clone()];
-            let mut error =
-                Diagnostic::error(span.clone(), format!("the key `{name}` stands twice"));
-            error.label("again here").also(first.key_span.clone(), "first here");
+            let name = shown_text(&self.text[span.clone()]);
+            let mut error = Diagnostic::error(span.clone(), format!("the key {name} stands twice"));
+            error.label("again here").also(first.clone(), "first here");
             self.found.push(error);
         }
-        Key { text, span, merge, ignore: first.is_some() }
+        // One merge key after another is allowed.
+        if !ignore && !merge {
+            seen.insert(text.clone(), span.clone());
+        }
+        let written = scalar.substituted.then(|| self.text[span.clone()].into());
+        Key { text, written, span, merge, ignore }
     }
 
-    fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Tag>, span: Span) -> Node {
+    fn scalar(
+        &mut self,
+        text: &str,
+        style: ScalarStyle,
+        tag: Option<(&Tag, &Span)>,
+        span: Span,
+    ) -> Node {
         // The parser hands out `~` where nothing stands.
         let absent = span.is_empty() && style == ScalarStyle::Plain;
         let mut style = match style {
@@ -318,13 +362,11 @@ impl Builder<'_> {
         };
         match tag {
             // `!` alone and `!!str` make text of a plain scalar.
-            Some(tag) if tag.is_yaml_core_schema_tag("str") || tag.suffix() == "!" => {
-                if style == Style::Plain {
-                    style = Style::Quoted;
-                }
+            Some((tag, _)) if tag.is_yaml_core_schema_tag("str") || tag.suffix() == "!" => {
+                style = if style == Style::Plain { Style::Quoted } else { style };
             }
-            Some(tag) => {
-                self.unknown_tag(tag, &span);
+            Some((tag, tag_span)) => {
+                self.unknown_tag(tag, tag_span);
                 return poison(span);
             }
             None => {}
@@ -368,12 +410,23 @@ impl Builder<'_> {
             .collect()
     }
 
+    /// A list or map may be tagged as what it is.
+    fn tag(&mut self, tag: Option<&Tag>, span: &Span, core: &str) {
+        if let Some(tag) = tag.filter(|tag| !tag.is_yaml_core_schema_tag(core)) {
+            self.unknown_tag(tag, span);
+        }
+    }
+
     fn unknown_tag(&mut self, tag: &Tag, span: &Span) {
         let mut error = Diagnostic::error(
             span.clone(),
             format!("the tag `{}` means nothing here", tag.original().escape_debug()),
         );
-        error.help("text that begins with `!` needs quotes");
+        error.help(if tag.original().starts_with("!!") {
+            "types are written as Extended JSON, such as `{ $oid: … }`"
+        } else {
+            "text that begins with `!` needs quotes"
+        });
         self.found.push(error);
     }
 }

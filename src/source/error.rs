@@ -54,7 +54,8 @@ fn remedy(error: &DriverError) -> Remedy {
             {
                 Remedy::Retry
             }
-            _ => Remedy::Reject,
+            code if lasts(code) => Remedy::Reject,
+            _ => Remedy::Retry,
         },
         ErrorKind::InvalidArgument { .. } | ErrorKind::BsonSerialization(_) => Remedy::Reject,
         // Network, server selection, pool cleared, DNS, and whatever the driver adds: waiting can't
@@ -88,6 +89,27 @@ fn passes(code: i32) -> bool {
         | 9001           // SocketException
         | 462 // IngressRequestRateLimitExceeded
     )
+}
+
+/// Command errors that the same command meets again, with the same rights and documents. What is in
+/// neither list is tried again: waiting can't lose anything. From 10000 on codes belong to single
+/// assertions, most of them of query and expression evaluation.
+fn lasts(code: i32) -> bool {
+    matches!(
+        code,
+        2 | 4 | 9        // BadValue, NoSuchKey, FailedToParse
+        | 13 | 18 | 33   // Unauthorized, AuthenticationFailed, NoSuchUser…
+        | 14 | 15 | 16   // TypeMismatch, Overflow, InvalidLength
+        | 17 | 20 | 22   // ProtocolError, IllegalOperation, InvalidBSON
+        | 26 | 27        // NamespaceNotFound, IndexNotFound
+        | 28 | 40 | 51   // PathNotViable, ConflictingUpdateOperators, InvalidPath…
+        | 52 | 55 | 56   // DollarPrefixedFieldName, InvalidDBRef, EmptyFieldName
+        | 57 | 59 | 72 | 73 // DottedFieldName, CommandNotFound, InvalidOptions, InvalidNamespace
+        | 115 | 146 | 166 | 167 // CommandNotSupported…, ExceededMemoryLimit, …OnView, OptionNotSupportedOnView
+        | 168 | 169 | 235 // InvalidPipelineOperator, FailedToParse…, InternalErrorNotSupported
+        | 241 | 291 | 292 // ConversionFailure, NoQueryExecutionPlans, QueryExceededMemoryLimitNoDiskUseAllowed
+        | 10334 | 17280 // BSONObjectTooLarge, KeyTooLong
+    ) || code >= 10_000
 }
 
 #[cfg(test)]

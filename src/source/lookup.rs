@@ -13,6 +13,9 @@ use crate::{
 
 use super::{CursorCommand, Source, budget::Budget, error::Error, majority_after, reply::Reply};
 
+/// Bytes of replies after which a lookup asks for no more.
+pub const MOST_BYTES: usize = 8 << 20;
+
 /// How a rule reads documents. The same for the copy and for changes, so the two can't disagree.
 #[derive(Clone, Debug, Default)]
 pub struct Read {
@@ -52,6 +55,8 @@ impl Read {
 pub struct LookedUp {
     /// One entry a key, in the order of the keys: `None` where the rule's read returned nothing.
     pub documents: Vec<Option<Document>>,
+    /// Whether everything was read. Where not, a key without a document was perhaps not reached.
+    pub complete: bool,
     /// The majority-committed time of the member that answered, when it answered last.
     pub operation_time: ClusterTime,
 }
@@ -60,7 +65,8 @@ impl Source {
     /// Reads the documents with these keys. No two keys may have the same `_id`.
     ///
     /// The read is a majority read after `after`: it never sees less than an event of that time
-    /// did, on a lagging secondary neither. Replies are paid from `budget` and may overdraw it.
+    /// did, on a lagging secondary neither. Replies are paid from `budget` and may overdraw it; past
+    /// [`MOST_BYTES`] no further reply is asked for.
     ///
     /// # Errors
     /// Those of the server; `Remedy::Reject` where one document makes the aggregation fail, which
@@ -89,9 +95,12 @@ impl Source {
         }
         let mut documents = vec![None; keys.len()];
         let mut operation_time = ClusterTime::ZERO;
+        let mut bytes = 0;
+        let mut complete = true;
         while let Some(batch) = cursor.next().await {
             let batch = batch?;
-            let permit = budget.take(Reply::cost(&batch));
+            let cost = Reply::cost(&batch);
+            let permit = budget.take(cost);
             let reply = Reply::new(batch, Some(permit));
             operation_time = reply.operation_time();
             for document in reply.documents()? {
@@ -103,8 +112,14 @@ impl Source {
                     documents[index] = Some(document);
                 }
             }
+            bytes += cost;
+            let found = documents.iter().filter(|document| document.is_some()).count();
+            if bytes > MOST_BYTES && found < keys.len() && found > 0 {
+                complete = false;
+                break;
+            }
         }
-        Ok(LookedUp { documents, operation_time })
+        Ok(LookedUp { documents, complete, operation_time })
     }
 }
 

@@ -36,10 +36,10 @@ impl Scope {
         for pattern in selectors.into_iter().flat_map(|selector| &selector.include) {
             let own = match pattern {
                 NamespacePattern::Exact(namespace) => Self::Collection(namespace.clone()),
-                NamespacePattern::Glob { literal_database: Some(database), .. } => {
-                    Self::Database(database.clone())
+                NamespacePattern::Glob(glob) => {
+                    glob.literal_database.clone().map_or(Self::Deployment, Self::Database)
                 }
-                _ => Self::Deployment,
+                NamespacePattern::Regex(_) => Self::Deployment,
             };
             scope = Some(match scope {
                 None => own,
@@ -273,9 +273,9 @@ fn selection(scope: &Scope, selectors: &[&Selector]) -> RawDocumentBuf {
                     any.push(clause(field, Some(name.database()), Some(name.collection())));
                 }
             }
-            NamespacePattern::Glob { literal_database, .. } => {
+            NamespacePattern::Glob(glob) => {
                 for field in ["ns", "to"] {
-                    any.push(clause(field, literal_database.as_deref(), None));
+                    any.push(clause(field, glob.literal_database.as_deref(), None));
                 }
             }
             NamespacePattern::Regex(_) => any.push(rawdoc! {}),
@@ -352,6 +352,7 @@ fn namespace_of(raw: &RawDocument) -> Option<Namespace> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::model::NamespaceGlob;
 
     fn exact(name: &str) -> Selector {
         let namespace = Namespace::parse(name).expect("a namespace");
@@ -362,12 +363,12 @@ mod tests {
         let matcher = |text| globset::Glob::new(text).expect("a glob").compile_matcher();
         let literal = !database.contains('*');
         Selector {
-            include: vec![NamespacePattern::Glob {
+            include: vec![NamespacePattern::Glob(Box::new(NamespaceGlob {
                 text: format!("{database}.{collection}"),
                 database: matcher(database),
                 literal_database: literal.then(|| database.to_owned()),
                 collection: matcher(collection),
-            }],
+            }))],
             exclude: vec![],
         }
     }

@@ -68,6 +68,8 @@ pub struct TargetStatus {
     condition: Mutex<Condition>,
     /// The same as `condition.waiting`, so that a success costs one load.
     waiting: AtomicBool,
+    /// The same for `condition.source`.
+    source_waiting: AtomicBool,
     lag: Mutex<Lag>,
     lag_gauge: OnceLock<Gauge>,
     checkpoint_gauge: OnceLock<Gauge>,
@@ -83,15 +85,22 @@ struct Condition {
     work: State,
     waiting: bool,
     error: Option<String>,
+    /// Why the source does not give what this target needs. Apart from the target's own trouble:
+    /// a stream that goes on says nothing about a target that does not.
+    source: Option<String>,
 }
 
 impl Condition {
     fn state(&self) -> State {
         match self.work {
             State::Paused | State::Failed => self.work,
-            State::Copying | State::Following | State::Waiting if self.waiting => State::Waiting,
+            _ if self.waiting || self.source.is_some() => State::Waiting,
             State::Copying | State::Following | State::Waiting => self.work,
         }
+    }
+
+    fn error(&self) -> Option<&str> {
+        self.error.as_deref().or(self.source.as_deref())
     }
 }
 
@@ -121,8 +130,10 @@ impl TargetStatus {
                 work: if copies { State::Copying } else { State::Following },
                 waiting: false,
                 error: None,
+                source: None,
             }),
             waiting: AtomicBool::new(false),
+            source_waiting: AtomicBool::new(false),
             lag: Mutex::new(Lag { clock: LagClock::new(max_await), position: None }),
             lag_gauge: OnceLock::new(),
             checkpoint_gauge: OnceLock::new(),
@@ -182,6 +193,19 @@ impl TargetStatus {
                 condition.waiting = false;
                 condition.error = None;
             });
+        }
+    }
+
+    /// The source does not give what is asked of it, and is asked again. Otherwise as
+    /// [`waiting`](Self::waiting).
+    pub fn source_waiting(&self, error: &str) {
+        self.change(|condition| condition.source = Some(format!("source: {}", masked(error))));
+    }
+
+    /// The source has answered again.
+    pub fn source_recovered(&self) {
+        if self.source_waiting.load(Relaxed) {
+            self.change(|condition| condition.source = None);
         }
     }
 
@@ -247,7 +271,7 @@ impl TargetStatus {
 
     /// Why it waits or has failed.
     pub fn last_error(&self) -> Option<String> {
-        self.condition().error.clone()
+        self.condition().error().map(str::to_owned)
     }
 
     /// How far it is behind; `None` where that is not known yet, or nothing is followed.
@@ -268,7 +292,7 @@ impl TargetStatus {
             state: condition.state(),
             lag_seconds: lag.map(|lag| (lag.as_secs_f64() * 1000.0).round() / 1000.0),
             position,
-            last_error: condition.error.clone(),
+            last_error: condition.error().map(str::to_owned),
             rules: self
                 .rules
                 .iter()
@@ -289,10 +313,11 @@ impl TargetStatus {
 
     fn change(&self, change: impl FnOnce(&mut Condition)) {
         let mut condition = self.condition();
-        let before = (condition.state(), condition.error.clone());
+        let before = (condition.state(), condition.error().map(str::to_owned));
         change(&mut condition);
         self.waiting.store(condition.waiting, Relaxed);
-        let (state, error) = (condition.state(), condition.error.as_deref());
+        self.source_waiting.store(condition.source.is_some(), Relaxed);
+        let (state, error) = (condition.state(), condition.error());
         if (before.0, before.1.as_deref()) == (state, error) {
             return;
         }

@@ -101,6 +101,9 @@ pub enum Pressure {
     Same,
     /// Send less at a time (429).
     Less,
+    /// The target refuses the request as a whole, and one of its items may be the cause: parts of it
+    /// may go through.
+    Split,
     /// The request's body is over the target's limit (413); alone in its request, the item is
     /// refused for good.
     TooLarge,

@@ -1,103 +1,163 @@
-//! Placeholder
+//! Shapes documents with a script before they are delivered: source → transform → delivery.
+//!
+//! A [`Script`] is compiled once for a rule and run once a document, from any number of threads. It
+//! sees `doc`, `event` and `meta`; what it leaves there is its [`Outcome`]. A document is not turned
+//! into script values: the script works on a view of the raw bytes, and what it does not touch keeps
+//! its exact bytes, type and place.
+//!
+//! Nothing here reads or writes beyond the imported files at compile time, waits, retries or knows a
+//! target. A script that fails is one failed document, never a failed run.
+//!
+//! Integers: the language has 64-bit integers alone. One that was read keeps the type it was stored
+//! with (`doc.b = doc.a`, `+=`), one that is written over an Int64 is an Int64, and any other
+//! becomes an Int32 where it fits and an Int64 where it does not.
+//!
+//! Order: fields keep their places, new ones go to the end in the order in which they were set, and
+//! maps that the script writes out (`#{…}`) become documents with their names in the order of their
+//! characters, because that is how the language keeps maps.
+//!
+//! Fields are values: `let a = doc.a` is a copy, and so is what a loop runs over or what `this` is in
+//! a function of the script that is called on a field (`doc.a.tidy()`): such a function returns what
+//! it made (`doc.a = tidy(doc.a)`).
+
+mod decimal;
+mod engine;
+mod failure;
+mod functions;
+mod import;
+mod moves;
+mod outcome;
+mod raw;
+mod scope;
+#[cfg(test)]
+mod tests;
+mod value;
+mod view;
+
+use std::path::{Path, PathBuf};
+
+use bson::RawBsonRef;
 
 use crate::change::{ClusterTime, Document, Namespace};
 
-/// Placeholder
-#[derive(Debug)]
-pub struct Script;
+pub use engine::Script;
+pub use failure::ScriptError;
+pub use functions::reference::{FUNCTIONS, Function};
 
-/// Placeholder
-#[derive(Clone, Default, Debug)]
-pub struct Meta {
-    /// x
-    pub id: Option<String>,
-    /// x
-    pub index: Option<String>,
-    /// x
-    pub routing: Option<String>,
-    /// x
-    pub ingest_pipeline: Option<String>,
-}
-/// x
-pub struct Input<'a> {
-    /// x
-    pub document: Option<&'a Document>,
-    /// x
-    pub event: Event<'a>,
-}
-/// x
-pub struct Event<'a> {
-    /// x
-    pub op: &'a str,
-    /// x
-    pub namespace: &'a Namespace,
-    /// x
-    pub id: bson::RawBsonRef<'a>,
-    /// x
-    pub cluster_time: ClusterTime,
-    /// x
-    pub wall_time: Option<bson::DateTime>,
-    /// x
-    pub copy: bool,
-}
-/// x
-pub enum Outcome {
-    /// x
-    Unchanged(Meta),
-    /// x
-    Document(Document, Meta),
-    /// x
-    Documents(Vec<Document>, Meta),
-    /// x
-    Remove,
-    /// x
-    Skip,
-    /// x
-    Failed(String),
-}
-/// Placeholder
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What one run may use at most. A run that passes one fails, and with it that document alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Placeholder
+    /// Operations: statements, expressions and calls.
     pub operations: u64,
-    /// Placeholder
+    /// How deep functions may call each other.
     pub call_depth: usize,
-    /// Placeholder
+    /// Bytes of one text, or of all texts in one array or map.
     pub string: usize,
-    /// Placeholder
+    /// Items of one array, those of arrays within it included.
     pub array: usize,
-    /// Placeholder
+    /// Entries of one map, those of maps within it included; fields that one document may get.
     pub map: usize,
 }
 
-/// Placeholder
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct ScriptError {
-    /// Placeholder
-    pub message: String,
-    /// Placeholder
-    pub line: usize,
-    /// Placeholder
-    pub column: usize,
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            operations: 1_000_000,
+            call_depth: 64,
+            string: 16 << 20,
+            array: 100_000,
+            map: 100_000,
+        }
+    }
+}
+
+/// What a script is run on.
+#[derive(Debug)]
+pub struct Input<'a> {
+    /// The document; `None` where there is none, and `doc` is `()`: a delete without pre-image.
+    pub document: Option<&'a Document>,
+    /// Why the document is looked at.
+    pub event: Event<'a>,
+}
+
+/// What a script can read as `event`.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// The name of the operation.
+    pub op: &'a str,
+    /// Where the document lives in the source.
+    pub namespace: &'a Namespace,
+    /// The `_id` of the document.
+    pub id: RawBsonRef<'a>,
+    /// When it changed, or was read.
+    pub cluster_time: ClusterTime,
+    /// The server's clock at that time.
+    pub wall_time: Option<bson::DateTime>,
+    /// Whether this is the copy rather than a change.
+    pub copy: bool,
+}
+
+/// What a script set for this one delivery; `None` leaves the rule's own setting.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Meta {
+    /// The id in the target.
+    pub id: Option<String>,
+    /// The index.
+    pub index: Option<String>,
+    /// The routing value.
+    pub routing: Option<String>,
+    /// The ingest pipeline.
+    pub ingest_pipeline: Option<String>,
+}
+
+/// What a script decided.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Outcome {
+    /// Deliver the input byte for byte.
+    Unchanged(Meta),
+    /// Deliver this instead; it has an `_id`.
+    Document(Document, Meta),
+    /// Deliver these instead, each with an `_id`; possibly none.
+    Documents(Vec<Document>, Meta),
+    /// `remove()`: take it out of the target.
+    Remove,
+    /// `skip()`: leave the target as it is.
+    Skip,
+    /// `fail("why")`: to the dead letters.
+    Failed(String),
 }
 
 impl Script {
-    /// Placeholder
+    /// Compiles a script and the files that it imports, which lie in `import_folder` or below.
+    ///
+    /// # Errors
+    /// Where the script or an imported file can't be parsed, names a variable that is not there, or
+    /// imports what does not exist, lies elsewhere or imports itself.
     pub fn compile(
         text: &str,
         limits: Limits,
-        import_folder: Option<&std::path::Path>,
+        import_folder: Option<&Path>,
     ) -> Result<Self, ScriptError> {
-        let _ = (text, limits, import_folder);
-        Ok(Self)
+        engine::compile(text, limits, import_folder)
     }
-    /// x
-    pub fn run(&self, _input: Input<'_>) -> Result<Outcome, ScriptError> {
-        Ok(Outcome::Unchanged(Meta::default()))
+
+    /// Runs it on one document. It may be called from several threads at a time.
+    ///
+    /// # Errors
+    /// Where the script throws, passes a limit, or leaves something that is not a document: that
+    /// document is to become a dead letter. Running it again fails in the same way.
+    pub fn run(&self, input: Input<'_>) -> Result<Outcome, ScriptError> {
+        engine::run(self, input)
     }
-    /// x
+
+    /// The imported files, each once, in the order in which they were needed.
+    pub fn imports(&self) -> &[PathBuf] {
+        self.imported()
+    }
+
+    /// Whether a run may give the document another place than its key says: another `_id`, several
+    /// documents, or a `meta` of its own. Never falsely false, which [`run`](Self::run) enforces.
     pub fn may_move(&self) -> bool {
-        false
+        self.moves()
     }
 }

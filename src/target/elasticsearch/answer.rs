@@ -141,7 +141,7 @@ pub(super) fn outcomes(answer: &Answer, items: usize) -> Result<Vec<Outcome>, Re
             reason: "unexpected",
             message: error.to_string(),
             after: None,
-            pressure: Pressure::TooLarge,
+            pressure: Pressure::Split,
         }),
         _ => Err(refusal(answer)),
     }

@@ -1,4 +1,5 @@
-//! "did you mean": the known name that is nearest to one that is not known.
+//! How messages are worded: the name that is nearest to an unknown one, lists of names, text and
+//! characters as they may stand in a sentence.
 
 /// The known name nearest to `written`, where one is near enough to be meant.
 pub fn near<'k>(written: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
@@ -39,6 +40,33 @@ pub fn choice(names: &[&str]) -> String {
     match names.split_last() {
         Some((last, rest)) if !rest.is_empty() => format!("{} or `{last}`", list(rest)),
         _ => list(names),
+    }
+}
+
+/// Text in backticks, without control characters, and not at any length.
+pub fn shown_text(text: &str) -> String {
+    const LONGEST: usize = 60;
+    let mut shown = String::new();
+    for (count, character) in text.chars().enumerate() {
+        if count == LONGEST {
+            shown.push('…');
+            break;
+        }
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    format!("`{shown}`")
+}
+
+/// A character that is at fault, for a message.
+pub fn shown_character(character: char) -> String {
+    match character {
+        ' ' => "a space".to_owned(),
+        control if control.is_control() => format!("`{}`", control.escape_default()),
+        other => format!("`{other}`"),
     }
 }
 

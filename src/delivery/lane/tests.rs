@@ -1,0 +1,228 @@
+//! The handover against a model of MongoDB: random interleavings of writes, stream, lookups, copy
+//! and delivery into a target that has no versions and believes whatever comes last.
+
+mod model;
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use proptest::prelude::*;
+
+use super::*;
+use crate::checkpoint::tracker::{Completion, Tracker};
+use model::{Step, World, change, key, namespace};
+
+fn noted(tracker: &Tracker<u64>, id: u64, time: u64) -> Noted {
+    let span = tracker.open();
+    let claim = span.claim();
+    span.close(time);
+    Noted { subject: subject(id), time: ClusterTime(time), since: None, claim }
+}
+
+fn subject(id: u64) -> Subject {
+    Subject { namespace: namespace(), key: key(id) }
+}
+
+/// One value a key, so that an assertion reads as `(key, version)`.
+fn outputs(lane: &Lane) -> Vec<(u64, u64)> {
+    let changes = lane.try_output(usize::MAX);
+    let seen = changes.iter().map(model::seen).map(|seen| (seen.id, seen.version)).collect();
+    changes.into_iter().for_each(|change| Claim::settle_all(change.claims));
+    seen
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let lag = || prop_oneof![3 => Just(0_u64), 1 => 1..30_u64];
+    let step = prop_oneof![
+        8 => (0..model::KEYS, any::<bool>()).prop_map(|(key, delete)| Step::Write { keys: vec![key], delete }),
+        2 => (proptest::collection::vec(0..model::KEYS, 1..5), any::<bool>())
+            .prop_map(|(keys, delete)| Step::Write { keys, delete }),
+        8 => (0..6_usize).prop_map(|most| Step::Stream { most }),
+        1 => Just(Step::Reopen),
+        5 => (0..model::LANES, 1..4_usize).prop_map(|(lane, most)| Step::Take { lane, most }),
+        5 => (0..model::LANES, lag()).prop_map(|(lane, lag)| Step::Look { lane, lag }),
+        5 => (0..model::LANES).prop_map(|lane| Step::Complete { lane }),
+        2 => (0..model::CHUNKS).prop_map(|chunk| Step::Open { chunk }),
+        4 => (0..model::CHUNKS, lag(), 0..4_u64)
+            .prop_map(|(chunk, lag, later)| Step::Page { chunk, lag, later }),
+        4 => (0..model::CHUNKS).prop_map(|chunk| Step::Offer { chunk }),
+        1 => (0..model::CHUNKS).prop_map(|chunk| Step::Break { chunk }),
+        6 => (0..model::LANES, 1..5_usize).prop_map(|(lane, most)| Step::Deliver { lane, most }),
+        4 => any::<prop::sample::Index>().prop_map(|which| Step::Settle { which }),
+    ];
+    proptest::collection::vec(step, 0..160)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The world checks after each step that nothing goes back in time and that nothing is settled
+    /// too early; after the last that all of it arrived and was settled.
+    #[test]
+    fn any_interleaving_converges_and_never_goes_back(steps in steps(), window_keys in prop_oneof![Just(3_usize), Just(1_000)]) {
+        let mut world = World::new(window_keys);
+        for step in steps {
+            world.step(step);
+        }
+        world.drain();
+        world.check_end();
+    }
+}
+
+#[test]
+fn a_chunk_reads_after_events_that_the_frontier_has_not_reached() {
+    let (lane, tracker) = (Lane::new(1 << 20), Tracker::new());
+    lane.changed([noted(&tracker, 1, 5)]);
+    // More events of the same time may follow.
+    lane.advance(ClusterTime(4));
+    assert_eq!(lane.open_window(WindowId(0), &namespace()), ClusterTime(5));
+}
+
+#[test]
+fn a_chunk_reads_after_what_a_lookup_has_read() {
+    let (lane, tracker) = (Lane::new(1 << 20), Tracker::new());
+    lane.changed([noted(&tracker, 1, 5)]);
+    let taken = lane.take(1).now_or_never().expect("one waits");
+    lane.complete(model::answer(taken, 9), Vec::new(), ClusterTime(9));
+    assert_eq!(lane.open_window(WindowId(0), &namespace()), ClusterTime(9));
+    assert_eq!(outputs(&lane), [(1, 9)]);
+}
+
+#[test]
+fn a_key_whose_lookup_ends_in_a_window_counts_as_changed() {
+    let (lane, tracker) = (Lane::new(1 << 20), Tracker::new());
+    lane.changed([noted(&tracker, 1, 5)]);
+    lane.open_window(WindowId(0), &namespace());
+    let taken = lane.take(1).now_or_never().expect("one waits");
+    lane.complete(model::answer(taken, 100), Vec::new(), ClusterTime(100));
+    lane.advance(ClusterTime(50));
+    let chunk = Completion::new();
+    let copied = vec![change(1, 5, chunk.claim()), change(2, 5, chunk.claim())];
+    assert_eq!(lane.offer(WindowId(0), copied), Ok(1));
+    assert_eq!(outputs(&lane), [(1, 100), (2, 5)]);
+    chunk.close();
+    assert!(chunk.is_done(), "the claim of what was dropped is settled");
+}
+
+#[test]
+fn a_key_that_waits_or_is_being_read_is_not_copied() {
+    for taken_before_offer in [false, true] {
+        let (lane, tracker) = (Lane::new(1 << 20), Tracker::new());
+        lane.changed([noted(&tracker, 1, 5)]);
+        lane.open_window(WindowId(0), &namespace());
+        let taken = taken_before_offer.then(|| lane.take(1).now_or_never().expect("one waits"));
+        let chunk = Completion::new();
+        assert_eq!(lane.offer(WindowId(0), vec![change(1, 5, chunk.claim())]), Ok(1));
+        assert_eq!(outputs(&lane), []);
+        let taken = taken.unwrap_or_else(|| lane.take(1).now_or_never().expect("one waits"));
+        lane.complete(model::answer(taken, 5), Vec::new(), ClusterTime(5));
+        assert_eq!(outputs(&lane), [(1, 5)]);
+        assert_eq!(tracker.settled(), Some(5));
+    }
+}
+
+#[test]
+fn another_namespace_does_not_touch_a_window() {
+    let (lane, tracker) = (Lane::new(1 << 20), Tracker::new());
+    lane.open_window(WindowId(0), &Namespace::new("shop", "other"));
+    lane.changed([noted(&tracker, 1, 5)]);
+    let taken = lane.take(1).now_or_never().expect("one waits");
+    lane.complete(model::answer(taken, 5), Vec::new(), ClusterTime(5));
+    let chunk = Completion::new();
+    let mut copied = change(1, 5, chunk.claim());
+    copied.namespace = Namespace::new("shop", "other");
+    assert_eq!(lane.offer(WindowId(0), vec![copied]), Ok(0));
+}
+
+#[test]
+fn a_window_that_overflows_takes_nothing_and_settles_what_it_was_given() {
+    let mut lane = Lane::new(1 << 20);
+    lane.window_bytes = 1;
+    let tracker = Tracker::new();
+    lane.open_window(WindowId(0), &namespace());
+    lane.changed([noted(&tracker, 1, 5), noted(&tracker, 2, 6)]);
+    let chunk = Completion::new();
+    assert_eq!(lane.offer(WindowId(0), vec![change(3, 1, chunk.claim())]), Err(Overflow));
+    chunk.close();
+    assert!(chunk.is_done());
+    assert_eq!(outputs(&lane), []);
+    lane.close_window(WindowId(0));
+    lane.open_window(WindowId(1), &namespace());
+    assert_eq!(lane.offer(WindowId(1), Vec::new()), Ok(0));
+}
+
+#[test]
+fn events_of_one_key_become_one_read_with_the_newest_time() {
+    let (lane, tracker) = (Lane::new(1 << 20), Tracker::new());
+    lane.changed([noted(&tracker, 1, 5), noted(&tracker, 2, 6), noted(&tracker, 1, 7)]);
+    let taken = lane.take(10).now_or_never().expect("two wait");
+    let times: Vec<u64> = taken.iter().map(|pending| pending.time.0).collect();
+    assert_eq!(times, [7, 6]);
+    assert_eq!(lane.pending_bytes(), 0);
+    lane.complete(model::answer(taken, 7), Vec::new(), ClusterTime(7));
+    assert_eq!(tracker.settled(), None);
+    outputs(&lane);
+    assert_eq!(tracker.settled(), Some(7));
+}
+
+#[test]
+fn what_waits_holds_the_stream_back_and_what_is_taken_lets_it_go_on() {
+    let (lane, tracker) = (Lane::new(1), Tracker::new());
+    assert!(lane.room().now_or_never().is_some());
+    lane.changed([noted(&tracker, 1, 5)]);
+    let mut room = Box::pin(lane.room());
+    assert!((&mut room).now_or_never().is_none());
+    let taken = lane.take(1).now_or_never().expect("one waits");
+    assert!((&mut room).now_or_never().is_some());
+    lane.complete(model::answer(taken, 5), Vec::new(), ClusterTime(5));
+    outputs(&lane);
+}
+
+/// Removals hold no bytes of a reply, so no budget holds them back.
+#[test]
+fn output_holds_the_lookups_back() {
+    let (lane, tracker) = (Lane::new(2 * BESIDE), Tracker::new());
+    lane.changed((0..2).map(|id| noted(&tracker, id, 5 + id)));
+    assert!(lane.output_room().now_or_never().is_some());
+    let taken = lane.take(2).now_or_never().expect("two wait");
+    lane.complete(model::answer(taken, 6), Vec::new(), ClusterTime(6));
+    let mut room = Box::pin(lane.output_room());
+    assert!((&mut room).now_or_never().is_none());
+    Claim::settle_all(lane.try_output(1).remove(0).claims);
+    assert!((&mut room).now_or_never().is_some());
+    outputs(&lane);
+}
+
+/// Each waiter against a notification before, between and after its looks, and after a wait that
+/// was given up.
+#[tokio::test(start_paused = true)]
+async fn no_wake_up_is_lost() {
+    let (lane, tracker) = (Lane::new(1 << 20), Tracker::new());
+    let soon = Duration::from_secs(1);
+    for round in 0..3 {
+        assert!(tokio::time::timeout(soon, lane.output_ready()).await.is_err());
+        assert!(tokio::time::timeout(soon, lane.take(1)).await.is_err());
+        let time = 10 + round;
+        let (taken, ()) = tokio::join!(tokio::time::timeout(soon, lane.take(1)), async {
+            lane.changed([noted(&tracker, round, time)])
+        },);
+        let changes = model::answer(taken.expect("the reader is woken"), time);
+        let (ready, ()) = tokio::join!(tokio::time::timeout(soon, lane.output_ready()), async {
+            lane.complete(changes, Vec::new(), ClusterTime(time))
+        },);
+        ready.expect("the writer is woken");
+        assert_eq!(outputs(&lane), [(round, time)]);
+    }
+}
+
+/// A stopped reader holds the position for ever, as it should.
+#[test]
+fn a_claim_that_is_dropped_holds_the_position() {
+    let (lane, tracker) = (Lane::new(1 << 20), Tracker::new());
+    lane.changed([noted(&tracker, 1, 5)]);
+    drop(lane.take(1).now_or_never());
+    lane.changed([noted(&tracker, 2, 6)]);
+    assert_eq!(tracker.settled(), None);
+    drop(lane);
+    assert_eq!(tracker.settled(), None);
+}

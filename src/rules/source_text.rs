@@ -1,0 +1,195 @@
+//! A file's text as it may be shown: what is secret in it is replaced, and places stay right.
+//!
+//! Diagnostics point into the real file; what is rendered is the shown text. This is the one place
+//! that translates between the two. It does not know what is secret: it is told the ranges.
+
+use std::{fmt, ops::Range};
+
+use miette::{MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
+
+/// Bytes of a file, from the first to behind the last.
+pub type Span = Range<usize>;
+
+/// Text that stands for what is hidden; its length says nothing of the length of the secret.
+const HIDDEN: &str = "***";
+
+/// A file with longer lines than this, in bytes, is no place to point into.
+const LONGEST_LINE: usize = 400;
+
+/// The text of one file as it may be shown.
+pub struct SourceText {
+    pub(super) name: String,
+    original: String,
+    shown: String,
+    /// Hidden ranges: where they are in `original`, and what stands for them in `shown`.
+    hidden: Vec<(Span, Span)>,
+}
+
+impl SourceText {
+    /// Takes a file's text and the ranges of it that must never be shown, in any order.
+    pub fn new(name: impl Into<String>, text: &str, hide: Vec<Span>) -> Self {
+        let mut shown = String::with_capacity(text.len() + 1);
+        let mut hidden = Vec::new();
+        let mut copied = 0;
+        for range in merged(text, hide) {
+            shown.push_str(&text[copied..range.start]);
+            let start = shown.len();
+            shown.push_str(HIDDEN);
+            // The lines below keep their numbers.
+            shown.extend(text[range.clone()].chars().filter(|&character| character == '\n'));
+            hidden.push((range.clone(), start..shown.len()));
+            copied = range.end;
+        }
+        shown.push_str(&text[copied..]);
+        // A label at the very end of the file needs something to stand under.
+        shown.push('\n');
+        Self { name: name.into(), original: text.to_owned(), shown, hidden }
+    }
+
+    /// The line and the column of a byte of the file, both from 1, the column in characters.
+    pub fn position(&self, offset: usize) -> (usize, usize) {
+        let offset = floor(&self.original, offset);
+        let before = &self.original[..offset];
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    }
+
+    /// Where a range of the file stands in the text that is shown: one line of it, not empty.
+    pub(super) fn shown_span(&self, span: &Span) -> Span {
+        let start = self.to_shown(span.start, false).min(self.shown.len() - 1);
+        let start = floor(&self.shown, start);
+        let rest = &self.shown[start..];
+        let line = rest.find('\n').map_or(rest, |newline| &rest[..newline]).trim_end();
+        let line_end = start + line.len();
+        let end = floor(&self.shown, self.to_shown(span.end, true)).min(line_end);
+        // An empty range gets the character it stands before, or the line's end.
+        let smallest = rest.chars().next().map_or(1, char::len_utf8);
+        start..end.max(start + smallest)
+    }
+
+    /// Whether the lines at and around a range can be shown.
+    pub(super) fn fits(&self, span: &Span) -> bool {
+        let start = self.shown_span(span).start;
+        let line = self.shown[..start].matches('\n').count();
+        let mut around = self.shown.split('\n').skip(line.saturating_sub(1)).take(3);
+        around.all(|line| line.len() <= LONGEST_LINE)
+    }
+
+    fn to_shown(&self, offset: usize, is_end: bool) -> usize {
+        let mut shift = 0isize;
+        for (original, shown) in &self.hidden {
+            if offset <= original.start {
+                break;
+            }
+            if offset < original.end {
+                return if is_end { shown.end } else { shown.start };
+            }
+            shift = shown.end as isize - original.end as isize;
+        }
+        offset.min(self.original.len()).saturating_add_signed(shift)
+    }
+
+    fn to_original(&self, offset: usize) -> usize {
+        let mut shift = 0isize;
+        for (original, shown) in &self.hidden {
+            if offset <= shown.start {
+                break;
+            }
+            if offset < shown.end {
+                return original.start;
+            }
+            shift = original.end as isize - shown.end as isize;
+        }
+        offset.saturating_add_signed(shift)
+    }
+}
+
+/// The name alone: the text may hold what must not be shown.
+impl fmt::Debug for SourceText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourceText").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl SourceCode for SourceText {
+    fn read_span<'a>(
+        &'a self,
+        span: &SourceSpan,
+        before: usize,
+        after: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        let contents = self.shown.as_str().read_span(span, before, after)?;
+        let (mut line, mut column) = (contents.line(), contents.column());
+        if before == 0 && after == 0 {
+            // This is the read for the heading: the place in the real file, in characters.
+            let position = self.position(self.to_original(span.offset()));
+            (line, column) = (position.0 - 1, position.1 - 1);
+        }
+        Ok(Box::new(MietteSpanContents::new_named(
+            self.name.clone(),
+            contents.data(),
+            *contents.span(),
+            line,
+            column,
+            contents.line_count(),
+        )))
+    }
+}
+
+/// Sorted, without overlaps, on character boundaries.
+fn merged(text: &str, mut ranges: Vec<Span>) -> Vec<Span> {
+    ranges.sort_by_key(|range| range.start);
+    let mut merged: Vec<Span> = Vec::new();
+    for range in ranges {
+        let range = floor(text, range.start)..floor(text, range.end);
+        match merged.last_mut() {
+            _ if range.is_empty() => {}
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => merged.push(range),
+        }
+    }
+    merged
+}
+
+/// The nearest character boundary at or before an offset.
+fn floor(text: &str, offset: usize) -> usize {
+    let mut offset = offset.min(text.len());
+    while !text.is_char_boundary(offset) {
+        offset -= 1;
+    }
+    offset
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_hidden_leaves_every_other_place_where_it_was() {
+        let text = "é: secret, b: 1\nc: two\nlines\nd: 2\n";
+        let at = |piece: &str| {
+            text.find(piece).expect("there")..text.find(piece).expect("there") + piece.len()
+        };
+        let long = at("two\nlines");
+        let source = SourceText::new("file", text, vec![at("secret"), long.clone(), long]);
+        assert_eq!(source.shown, "é: ***, b: 1\nc: ***\n\nd: 2\n\n");
+        for (piece, position) in [("b: 1", (1, 12)), ("d: 2", (4, 1)), ("secret", (1, 4))] {
+            assert_eq!(source.position(at(piece).start), position, "{piece}");
+            let shown = source.shown_span(&at(piece));
+            let expected = if piece == "secret" { "***" } else { piece };
+            assert_eq!(&source.shown[shown.clone()], expected);
+            let back = source.to_original(shown.start);
+            assert_eq!(source.position(back), position, "{piece}");
+        }
+    }
+
+    #[test]
+    fn a_place_is_never_empty_nor_outside() {
+        let source = SourceText::new("file", "a: é", Vec::new());
+        for (span, expected) in
+            [(0..0, "a"), (3..3, "é"), (3..4, "é"), (5..5, "\n"), (90..99, "\n")]
+        {
+            assert_eq!(&source.shown[source.shown_span(&span)], expected, "{span:?}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The engine: what it offers, how a script is compiled, and how it is run.
+//!
+//! Each script has an engine of its own, because the getters and setters for the very names that it
+//! mentions are registered there, which is what makes fields as fast as local variables. Strings are
+//! not interned: the interner's lock costs more than it saves, most of all on several threads.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::{Path, PathBuf},
+    sync::LazyLock,
+};
+
+use rhai::{
+    AST, ASTNode, Dynamic, Engine, EvalAltResult, Expr, ImmutableString, Module, Scope, Shared,
+    Stmt,
+    packages::{Package, StandardPackage},
+};
+
+use super::{
+    Input, Limits, Outcome, ScriptError,
+    failure::refuse,
+    functions, import, moves,
+    outcome::{self, Ended},
+    scope::{EventValue, MetaValue},
+    view::View,
+};
+
+/// How deep expressions may nest in the text.
+const EXPRESSION_DEPTH: usize = 64;
+/// The names that the script finds in scope, which it can't give to variables of its own.
+pub(super) const NAMES: [&str; 3] = ["doc", "event", "meta"];
+
+static PACKAGES: LazyLock<Shared<Module>> =
+    LazyLock::new(|| StandardPackage::new().as_shared_module());
+
+/// A compiled script. Cheap to run, not to make; shared by all threads that run it.
+pub struct Script {
+    engine: Engine,
+    ast: AST,
+    limits: Limits,
+    imports: Vec<PathBuf>,
+    uses_event: bool,
+    uses_meta: bool,
+    moves: bool,
+}
+
+impl fmt::Debug for Script {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Script")
+            .field("limits", &self.limits)
+            .field("imports", &self.imports)
+            .field("may_move", &self.moves)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Script {
+    pub(super) fn imported(&self) -> &[PathBuf] {
+        &self.imports
+    }
+
+    pub(super) fn moves(&self) -> bool {
+        self.moves
+    }
+
+    /// Claims that the script moves nothing, to test what happens where that is wrong.
+    #[cfg(test)]
+    pub(super) fn forget_moves(&mut self) {
+        self.moves = false;
+    }
+}
+
+fn new_engine(limits: &Limits) -> Engine {
+    let mut engine = Engine::new_raw();
+    engine.set_max_strings_interned(0);
+    engine.register_global_module(PACKAGES.clone());
+    functions::register(&mut engine);
+    engine.disable_symbol("eval");
+    engine.set_strict_variables(true);
+    engine.set_max_operations(limits.operations);
+    engine.set_max_call_levels(limits.call_depth);
+    engine.set_max_expr_depths(EXPRESSION_DEPTH, EXPRESSION_DEPTH);
+    engine.set_max_string_size(limits.string);
+    engine.set_max_array_size(limits.array);
+    engine.set_max_map_size(limits.map);
+    engine
+}
+
+/// The names that are in scope, for the check of variables at compile time.
+fn declared() -> Scope<'static> {
+    let mut scope = Scope::new();
+    for name in NAMES {
+        scope.push_dynamic(name, Dynamic::UNIT);
+    }
+    scope
+}
+
+pub(super) fn compile(
+    text: &str,
+    limits: Limits,
+    folder: Option<&Path>,
+) -> Result<Script, ScriptError> {
+    let mut engine = new_engine(&limits);
+    let ast = engine
+        .compile_with_scope(&declared(), text)
+        .map_err(|error| ScriptError::parse(&error, None))?;
+    let mut names = BTreeSet::new();
+    let (uses_event, uses_meta) = inspect(&ast, &mut names, None)?;
+    let imports = import::resolve(&mut engine, &ast, folder, &limits, &mut names)?;
+    register_names(&mut engine, names);
+    let moves = moves::may_move(&ast);
+    Ok(Script { engine, ast, limits, imports, uses_event, uses_meta, moves })
+}
+
+/// Collects the names of properties, and says whether `event` and `meta` are mentioned.
+///
+/// # Errors
+/// Where the script makes a variable that hides one of those in scope.
+pub(super) fn inspect(
+    ast: &AST,
+    names: &mut BTreeSet<ImmutableString>,
+    file: Option<&Path>,
+) -> Result<(bool, bool), ScriptError> {
+    let (mut event, mut meta, mut hidden) = (false, false, None);
+    ast.walk(&mut |path| {
+        match path.last() {
+            Some(ASTNode::Expr(Expr::Property(property, _))) => {
+                names.insert(property.2.clone());
+            }
+            Some(ASTNode::Expr(Expr::Variable(variable, ..))) => {
+                event |= variable.1 == "event";
+                meta |= variable.1 == "meta";
+            }
+            Some(ASTNode::Stmt(Stmt::Var(definition, ..))) => {
+                let ident = &definition.0;
+                if NAMES.contains(&ident.name.as_str()) {
+                    hidden.get_or_insert((ident.name.to_string(), ident.pos));
+                }
+            }
+            _ => {}
+        }
+        true
+    });
+    match hidden {
+        Some((name, position)) => Err(ScriptError::at(
+            format!("a variable can't be called {name}: that is what the script is given"),
+            position,
+            file,
+        )),
+        None => Ok((event, meta)),
+    }
+}
+
+fn register_names(engine: &mut Engine, names: BTreeSet<ImmutableString>) {
+    for name in names {
+        let field = name.clone();
+        engine.register_get(name.as_str(), move |view: &mut View| view.get(&field));
+        let field = name.clone();
+        engine.register_set(name.as_str(), move |view: &mut View, value: Dynamic| {
+            view.set(&field, value)
+        });
+    }
+}
+
+pub(super) fn run(script: &Script, input: Input<'_>) -> Result<Outcome, ScriptError> {
+    let limits = &script.limits;
+    let mut scope = Scope::new();
+    let doc = input.document.map_or(Dynamic::UNIT, |document| {
+        Dynamic::from(View::new(document.bytes().clone(), limits.map))
+    });
+    scope.push_dynamic("doc", doc);
+    if script.uses_event {
+        let event = EventValue::new(&input.event, limits.map)
+            .map_err(|error| ScriptError::run(*error, limits, None))?;
+        scope.push_constant("event", event);
+    }
+    if script.uses_meta {
+        scope.push("meta", MetaValue::default());
+    }
+    if let Err(error) = script.engine.run_ast_with_scope(&mut scope, &script.ast) {
+        return match ended(*error) {
+            Ok(ended) => Ok(ended.outcome()),
+            Err(error) => Err(ScriptError::run(error, limits, None)),
+        };
+    }
+    outcome::of(&scope, input.document, script.moves)
+        .map_err(|error| ScriptError::run(*error, limits, None))
+}
+
+/// Whether an error is the end that the script asked for, however deep in calls it did.
+fn ended(error: EvalAltResult) -> Result<Ended, EvalAltResult> {
+    match error {
+        EvalAltResult::ErrorInFunctionCall(name, source, inner, position) => {
+            ended(*inner).map_err(|inner| {
+                EvalAltResult::ErrorInFunctionCall(name, source, inner.into(), position)
+            })
+        }
+        EvalAltResult::ErrorTerminated(token, position) => {
+            token.try_cast_result().map_err(|token| EvalAltResult::ErrorTerminated(token, position))
+        }
+        error => Err(error),
+    }
+}
+
+/// What a function that is taken away says.
+pub(super) fn forbid(engine: &mut Engine) {
+    fn refused() -> Box<EvalAltResult> {
+        refuse("a script can't sleep")
+    }
+    engine.register_fn("sleep", |_: i64| -> Result<(), Box<EvalAltResult>> { Err(refused()) });
+    engine.register_fn("sleep", |_: f64| -> Result<(), Box<EvalAltResult>> { Err(refused()) });
+}

@@ -1,0 +1,139 @@
+//! What a script left behind, as an [`Outcome`].
+
+use bytes::Bytes;
+use rhai::{Dynamic, EvalAltResult, Map, Position, Scope};
+
+use super::{
+    Meta, Outcome,
+    failure::{Answer, refuse},
+    raw,
+    scope::MetaValue,
+    value,
+    view::{View, malformed},
+};
+use crate::change::Document;
+
+/// What ends a script from any depth. The engine lets no `catch` see it.
+#[derive(Clone, Debug)]
+pub(super) enum Ended {
+    Remove,
+    Skip,
+    Failed(String),
+}
+
+impl Ended {
+    /// The error that carries it out.
+    pub fn error(self) -> Box<EvalAltResult> {
+        EvalAltResult::ErrorTerminated(Dynamic::from(self), Position::NONE).into()
+    }
+
+    /// What it means.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Self::Remove => Outcome::Remove,
+            Self::Skip => Outcome::Skip,
+            Self::Failed(words) => Outcome::Failed(words),
+        }
+    }
+}
+
+/// Reads `doc` and `meta`. With `moves` false, anything that could give the document another place
+/// is refused, so that what was said of the script when it was compiled holds.
+pub(super) fn of(scope: &Scope<'_>, input: Option<&Document>, moves: bool) -> Answer<Outcome> {
+    let meta = match scope.get("meta") {
+        None => Meta::default(),
+        Some(meta) => meta
+            .read_lock::<MetaValue>()
+            .map(|meta| meta.0.clone())
+            .ok_or_else(|| refuse("meta can't be replaced: set its fields"))?,
+    };
+    let doc = scope.get("doc").ok_or_else(|| refuse("doc is gone"))?;
+    let outcome = if let Ok(items) = doc.as_array_ref() {
+        let documents = items.iter().enumerate().map(|(at, item)| {
+            document(item)?.ok_or_else(|| {
+                let is = describe(item);
+                refuse(format!("item {at} of doc has to be a document, not {is}"))
+            })
+        });
+        Outcome::Documents(documents.collect::<Answer<_>>()?, meta)
+    } else {
+        match (document(doc)?, input) {
+            (Some(document), Some(input)) if document == *input => Outcome::Unchanged(meta),
+            (Some(document), _) => Outcome::Document(document, meta),
+            (None, None) if doc.is_unit() => Outcome::Unchanged(meta),
+            (None, _) => {
+                let is = describe(doc);
+                return Err(refuse(format!(
+                    "doc has to be a document or an array of documents at the end, not {is}; \
+                     remove(), skip() and fail(text) deliver nothing"
+                )));
+            }
+        }
+    };
+    if !moves {
+        check_place(&outcome, input)?;
+    }
+    Ok(outcome)
+}
+
+fn describe(value: &Dynamic) -> String {
+    if value.is_unit() { "()".to_owned() } else { format!("a value of type {}", value.type_name()) }
+}
+
+/// The document that a value is; `None` where it is none.
+fn document(value: &Dynamic) -> Answer<Option<Document>> {
+    let bytes = if let Some(view) = value.read_lock::<View>() {
+        if view.is_untouched() {
+            // What the source gave needs no check, and what it gave is what is delivered.
+            return whole(view.base().clone()).map(Some);
+        }
+        view.to_bytes()?
+    } else if let Ok(map) = value.as_map_ref() {
+        map_bytes(&map)?
+    } else {
+        return Ok(None);
+    };
+    whole(bytes).map(Some)
+}
+
+fn map_bytes(map: &Map) -> Answer<Bytes> {
+    let mut out = Vec::with_capacity(1024);
+    value::write_map(map, &mut out, 1)?;
+    Ok(out.into())
+}
+
+fn whole(bytes: Bytes) -> Answer<Document> {
+    if raw::find(&bytes, b"_id").map_err(malformed)?.is_none() {
+        return Err(refuse("a document that is delivered needs an _id"));
+    }
+    Document::from_bytes(bytes).map_err(refuse)
+}
+
+fn check_place(outcome: &Outcome, input: Option<&Document>) -> Answer<()> {
+    let (document, meta) = match outcome {
+        Outcome::Unchanged(meta) => (None, meta),
+        Outcome::Document(document, meta) => (Some(document), meta),
+        Outcome::Documents(..) => {
+            return Err(refuse("the script made several documents, which it was not expected to"));
+        }
+        Outcome::Remove | Outcome::Skip | Outcome::Failed(_) => return Ok(()),
+    };
+    if *meta != Meta::default() {
+        return Err(refuse("the script set meta, which it was not expected to"));
+    }
+    let Some(document) = document else { return Ok(()) };
+    let same = match input {
+        Some(input) => id(input)? == id(document)?,
+        None => false,
+    };
+    if same {
+        return Ok(());
+    }
+    Err(refuse("the script changed _id, which it was not expected to"))
+}
+
+fn id(document: &Document) -> Answer<Option<(u8, &[u8])>> {
+    let bytes = document.bytes();
+    let element = raw::find(bytes, b"_id").map_err(malformed)?;
+    Ok(element.map(|element| (element.kind, element.value_in(bytes))))
+}

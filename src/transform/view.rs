@@ -1,0 +1,335 @@
+//! A document as the script sees it: the raw bytes, and over them what the script has changed.
+//!
+//! Reading a field walks the bytes, writing one adds to a list of changes, and at the end the bytes
+//! are copied with the changes put in. A view is a value: a copy of it shares bytes and changes until
+//! one of the two is written to. Nothing here knows the engine beyond its values and errors.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use rhai::{Dynamic, ImmutableString};
+
+use super::{
+    failure::{Answer, refuse},
+    raw::{self, Malformed},
+    value::{self, Over},
+};
+
+/// From this many changes on, names are found through a hash map.
+const INDEXED: usize = 16;
+
+/// A document, or a document within one.
+#[derive(Clone, Debug)]
+pub(super) struct View {
+    base: Bytes,
+    changes: Option<Arc<Changes>>,
+    most: usize,
+}
+
+#[derive(Clone, Default, Debug)]
+struct Changes {
+    list: Vec<Change>,
+    index: HashMap<ImmutableString, usize>,
+    /// How deep documents and arrays nest in the changes.
+    depth: usize,
+}
+
+#[derive(Clone, Debug)]
+struct Change {
+    name: ImmutableString,
+    /// Where the element lies that it stands for; `None` for a new field.
+    place: Option<Place>,
+    /// `None` where the field was removed.
+    value: Option<Held>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    kind: u8,
+    element: (usize, usize),
+    value: (usize, usize),
+}
+
+/// The value of a change.
+#[derive(Clone, Debug)]
+enum Held {
+    /// Moved from elsewhere as it was stored.
+    Stored(u8, Bytes),
+    /// Set by the script.
+    Set(Dynamic),
+}
+
+impl Changes {
+    fn find(&self, name: &str) -> Option<usize> {
+        if self.list.len() > INDEXED {
+            return self.index.get(name).copied();
+        }
+        self.list.iter().position(|change| change.name == name && !change.is_dead())
+    }
+
+    fn push(&mut self, change: Change) {
+        self.list.push(change);
+        let from = match self.list.len().cmp(&(INDEXED + 1)) {
+            std::cmp::Ordering::Less => return,
+            std::cmp::Ordering::Equal => 0,
+            std::cmp::Ordering::Greater => self.list.len() - 1,
+        };
+        for (at, change) in self.list.iter().enumerate().skip(from) {
+            if !change.is_dead() {
+                self.index.insert(change.name.clone(), at);
+            }
+        }
+    }
+}
+
+impl Change {
+    /// A field that was added and removed again: it stands for nothing, and if it is added again it
+    /// goes to the end.
+    fn is_dead(&self) -> bool {
+        self.place.is_none() && self.value.is_none()
+    }
+}
+
+impl View {
+    /// A view of one document's bytes, which may get so many fields.
+    pub fn new(base: Bytes, most: usize) -> Self {
+        Self { base, changes: None, most }
+    }
+
+    /// An empty document with the same bounds.
+    pub fn empty(&self) -> Self {
+        Self::new(Bytes::from_static(&raw::EMPTY), self.most)
+    }
+
+    /// Whether nothing was written to it.
+    pub fn is_untouched(&self) -> bool {
+        self.changes.is_none()
+    }
+
+    /// The bytes under the changes.
+    pub fn base(&self) -> &Bytes {
+        &self.base
+    }
+
+    /// How deep documents and arrays nest in what was written to it.
+    pub fn depth(&self) -> usize {
+        self.changes.as_ref().map_or(1, |changes| changes.depth.max(1))
+    }
+
+    fn change(&self, name: &str) -> Option<&Change> {
+        let changes = self.changes.as_ref()?;
+        changes.find(name).map(|at| &changes.list[at])
+    }
+
+    /// The value of a field, `()` where it is not there.
+    pub fn get(&self, name: &str) -> Answer<Dynamic> {
+        if let Some(change) = self.change(name) {
+            return match &change.value {
+                None => Ok(Dynamic::UNIT),
+                Some(Held::Set(value)) => Ok(value.clone()),
+                Some(Held::Stored(kind, bytes)) => {
+                    value::read(*kind, bytes, (0, bytes.len()), self.most)
+                }
+            };
+        }
+        match raw::find(&self.base, name.as_bytes()).map_err(malformed)? {
+            None => Ok(Dynamic::UNIT),
+            Some(element) => value::read(element.kind, &self.base, element.value, self.most),
+        }
+    }
+
+    /// Whether the field is there, null or not.
+    pub fn contains(&self, name: &str) -> Answer<bool> {
+        match self.change(name) {
+            Some(change) => Ok(change.value.is_some()),
+            None => Ok(raw::find(&self.base, name.as_bytes()).map_err(malformed)?.is_some()),
+        }
+    }
+
+    /// Whether the field is there and null.
+    pub fn is_null(&self, name: &str) -> Answer<bool> {
+        Ok(self.contains(name)? && self.get(name)?.is_unit())
+    }
+
+    /// Sets a field: in its place where it has one, else at the end.
+    pub fn set(&mut self, name: &ImmutableString, value: Dynamic) -> Answer<()> {
+        let depth = 1 + value::depth(&value)?;
+        self.put(name, Held::Set(value), depth)
+    }
+
+    fn put(&mut self, name: &ImmutableString, held: Held, depth: usize) -> Answer<()> {
+        if name.as_bytes().contains(&0) {
+            return Err(refuse("the name of a field can't hold a zero character"));
+        }
+        if depth > raw::MAX_DEPTH {
+            return Err(value::too_deep());
+        }
+        if let Some(at) = self.changes.as_ref().and_then(|changes| changes.find(name)) {
+            let changes = Arc::make_mut(self.changes.as_mut().expect("it was found there"));
+            changes.list[at].value = Some(held);
+            changes.depth = changes.depth.max(depth);
+            return Ok(());
+        }
+        let found = raw::find(&self.base, name.as_bytes()).map_err(malformed)?;
+        let place = found.as_ref().map(Place::of);
+        if let (Held::Set(value), Some(place)) = (&held, &place)
+            && self.is_own(value, place)
+        {
+            return Ok(());
+        }
+        self.add(Change { name: name.clone(), place, value: Some(held) }, depth)
+    }
+
+    fn add(&mut self, change: Change, depth: usize) -> Answer<()> {
+        let most = self.most;
+        let changes = Arc::make_mut(self.changes.get_or_insert_default());
+        if changes.list.len() >= most {
+            return Err(refuse(format!(
+                "the document gets more than {most} fields, the limit `limits.map`"
+            )));
+        }
+        changes.depth = changes.depth.max(depth);
+        changes.push(change);
+        Ok(())
+    }
+
+    /// Whether a value is what lies at that place: what the engine hands back after a method was
+    /// called on it.
+    fn is_own(&self, value: &Dynamic, place: &Place) -> bool {
+        value.read_lock::<Self>().is_some_and(|view| {
+            view.is_untouched()
+                && std::ptr::eq(view.base.as_ref(), &self.base[place.value.0..place.value.1])
+        })
+    }
+
+    /// Takes a field out and gives what it held.
+    pub fn remove(&mut self, name: &str) -> Answer<Dynamic> {
+        let value = self.get(name)?;
+        self.take(name)?;
+        Ok(value)
+    }
+
+    fn take(&mut self, name: &str) -> Answer<Option<Held>> {
+        if let Some(at) = self.changes.as_ref().and_then(|changes| changes.find(name)) {
+            let changes = Arc::make_mut(self.changes.as_mut().expect("it was found there"));
+            let taken = changes.list[at].value.take();
+            if changes.list[at].place.is_none() {
+                changes.index.remove(name);
+            }
+            return Ok(taken);
+        }
+        let found = raw::find(&self.base, name.as_bytes()).map_err(malformed)?;
+        let Some(element) = found else { return Ok(None) };
+        let stored = Held::Stored(element.kind, self.base.slice(element.value.0..element.value.1));
+        let place = Some(Place::of(&element));
+        self.add(Change { name: name.into(), place, value: None }, 0)?;
+        Ok(Some(stored))
+    }
+
+    /// Gives a field another name, at the end or in the place of the one that had it. False where
+    /// there is no such field.
+    pub fn rename(&mut self, from: &str, to: &ImmutableString) -> Answer<bool> {
+        if from == to.as_str() {
+            return self.contains(from);
+        }
+        let Some(held) = self.take(from)? else { return Ok(false) };
+        let depth = self.depth();
+        self.put(to, held, depth).map(|()| true)
+    }
+
+    /// The names of the fields, in order.
+    pub fn names(&self) -> Answer<Vec<ImmutableString>> {
+        let mut names = Vec::new();
+        for element in raw::elements(&self.base) {
+            let element = element.map_err(malformed)?;
+            let name = String::from_utf8_lossy(element.name_in(&self.base));
+            if self.change(&name).is_none_or(|change| change.value.is_some()) {
+                names.push(name.as_ref().into());
+            }
+        }
+        let added = self.changes.iter().flat_map(|changes| &changes.list);
+        names.extend(
+            added
+                .filter(|change| change.place.is_none() && change.value.is_some())
+                .map(|change| change.name.clone()),
+        );
+        Ok(names)
+    }
+
+    /// The document's bytes with the changes in them.
+    pub fn to_bytes(&self) -> Answer<Bytes> {
+        if self.is_untouched() {
+            return Ok(self.base.clone());
+        }
+        let mut out = Vec::with_capacity(self.base.len() + 256);
+        self.write(&mut out, 1)?;
+        Ok(out.into())
+    }
+
+    /// Appends the document with the changes in it.
+    pub fn write(&self, out: &mut Vec<u8>, depth: usize) -> Answer<()> {
+        if depth > raw::MAX_DEPTH {
+            return Err(value::too_deep());
+        }
+        let Some(changes) = &self.changes else {
+            value::check_size(out.len() + self.base.len())?;
+            out.extend_from_slice(&self.base);
+            return Ok(());
+        };
+        let start = out.len();
+        out.extend_from_slice(&[0; 4]);
+        let mut placed: Vec<_> = changes
+            .list
+            .iter()
+            .filter_map(|change| change.place.map(|place| (place, change)))
+            .collect();
+        placed.sort_unstable_by_key(|(place, _)| place.element.0);
+        let mut copied = 4;
+        for (place, change) in placed {
+            out.extend_from_slice(&self.base[copied..place.element.0]);
+            copied = place.element.1;
+            let stored = &self.base[place.value.0..place.value.1];
+            change.write(Some((place.kind, stored)), out, depth)?;
+        }
+        out.extend_from_slice(&self.base[copied..self.base.len() - 1]);
+        for change in changes.list.iter().filter(|change| change.place.is_none()) {
+            change.write(None, out, depth)?;
+        }
+        out.push(0);
+        value::close(out, start)
+    }
+}
+
+impl Place {
+    fn of(element: &raw::Element) -> Self {
+        Self {
+            kind: element.kind,
+            element: (element.name.0 - 1, element.value.1),
+            value: element.value,
+        }
+    }
+}
+
+impl Change {
+    fn write(&self, over: Over<'_>, out: &mut Vec<u8>, depth: usize) -> Answer<()> {
+        match &self.value {
+            None => Ok(()),
+            Some(Held::Set(set)) => {
+                value::write_element(self.name.as_bytes(), set, over, out, depth)
+            }
+            Some(Held::Stored(kind, bytes)) => {
+                value::check_size(out.len() + bytes.len())?;
+                out.push(*kind);
+                out.extend_from_slice(self.name.as_bytes());
+                out.push(0);
+                out.extend_from_slice(bytes);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What the engine is told where the bytes are no BSON.
+pub(super) fn malformed(malformed: Malformed) -> Box<rhai::EvalAltResult> {
+    refuse(malformed)
+}

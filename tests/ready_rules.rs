@@ -1,0 +1,343 @@
+//! What a user copies: the rule files in `rules/`, each run against real servers, and every piece
+//! of a rule file that the README and the documentation show.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+use mongodb::bson::{Document, doc};
+use serde_json::{Value, json};
+
+use crate::support::{World, checker, run::RuleFile};
+
+#[path = "../examples/quickstart/shop.rs"]
+mod shop;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The file with the servers of `world` in it, in a folder with all that it names.
+fn ready(world: &World, name: &str) -> Result<RuleFile> {
+    copy_folder(&Path::new(ROOT).join("rules"), world.folder.path())?;
+    let text = fs::read_to_string(Path::new(ROOT).join("rules").join(name))?
+        .replace("${MONGODB_URI}", world.mongo.uri())
+        .replace("${ELASTICSEARCH_URL}", &world.engine.url());
+    ensure!(!text.contains("${"), "{name} needs no other variables");
+    let http = "http: { listen: \"127.0.0.1:${STATUS_PORT}\" }";
+    RuleFile::written(world.folder.path(), &format!("{text}\n{http}\n"))
+}
+
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => copy_folder(&entry.path(), &to)?,
+            false => drop(fs::copy(entry.path(), to)?),
+        }
+    }
+    Ok(())
+}
+
+/// The id of a document and the body that is expected in the index.
+fn expected(document: &Document, change: impl FnOnce(&mut Value)) -> Option<(String, Value)> {
+    let id = checker::plain_id(document.get("_id")?)?;
+    let mut body = checker::body(document);
+    change(&mut body);
+    Some((id, body))
+}
+
+fn is_active(product: &Document) -> bool {
+    product.get_bool("active").unwrap_or(false)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn search_yaml_keeps_an_index_of_products() -> Result<()> {
+    let world = World::new().await?;
+    shop::fill(&world.client.database("shop")).await?;
+    let products = world.collection("shop.products");
+    let mut run = ready(&world, "search.yaml")?.run(&[])?;
+    run.copied().await?;
+    let shaped = |product: &Document| {
+        let price = product.get_f64("price").ok().filter(|price| *price > 0.0)?;
+        is_active(product).then_some(())?;
+        expected(product, |body| {
+            let fields = body.as_object_mut().expect("an object");
+            fields.remove("supplier");
+            let stock = fields.remove("stock");
+            fields.insert("slug".into(), json!(slug(product)));
+            fields.insert("in_stock".into(), json!(stock.is_some_and(|stock| stock != 0)));
+            let list_price = product.get_f64("list_price").ok();
+            fields.insert("on_sale".into(), json!(list_price.is_some_and(|list| price < list)));
+        })
+    };
+    let same = checker::compare_shaped(&products, &world.engine, "products", shaped).await?;
+    assert_eq!(same.none()?, 2_640);
+    let categories = world.collection("shop.categories");
+    let same = checker::compare(&categories, &world.engine, "shop-categories").await?;
+    assert_eq!(same.none()?, 5);
+
+    let active = |active: bool| doc! { "$set": { "active": active } };
+    products.update_many(doc! { "_id": { "$lt": 100 } }, active(false)).await?;
+    products.update_many(doc! { "_id": { "$gt": 2_900 } }, active(true)).await?;
+    products.delete_many(doc! { "_id": { "$gt": 2_950 } }).await?;
+    run.caught_up(&world.client).await?;
+    let same = checker::compare_shaped(&products, &world.engine, "products", shaped).await?;
+    same.none()?;
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn search_joined_yaml_puts_the_category_into_the_product() -> Result<()> {
+    let world = World::new().await?;
+    shop::fill(&world.client.database("shop")).await?;
+    let (products, categories) =
+        (world.collection("shop.products"), world.collection("shop.categories"));
+    products.update_one(doc! { "_id": 1 }, doc! { "$set": { "category": "none" } }).await?;
+    let mut run = ready(&world, "search-joined.yaml")?.run(&[])?;
+    run.copied().await?;
+    let lighting = categories.find_one(doc! { "_id": "lighting" }).await?.context("lighting")?;
+    assert_eq!(lighting.get_str("buyer")?, "someone@shop.example");
+    joined(&world).await?;
+
+    // A product is joined when it changes.
+    let new_name = doc! { "$set": { "name": "Light" } };
+    categories.update_one(doc! { "_id": "lighting" }, new_name).await?;
+    products.update_many(doc! {}, doc! { "$inc": { "stock": 1 } }).await?;
+    products.delete_one(doc! { "_id": 2 }).await?;
+    run.caught_up(&world.client).await?;
+    joined(&world).await?;
+    world.engine_json("GET", "/products-joined-000001/_count", "").await?;
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// Compares with a join that is made here.
+async fn joined(world: &World) -> Result<()> {
+    let mut names = std::collections::HashMap::new();
+    let mut found = world.collection("shop.categories").find(doc! {}).await?;
+    while found.advance().await? {
+        let category: Document = found.deserialize_current()?;
+        names.insert(category.get_str("_id")?.to_owned(), category);
+    }
+    let shaped = |product: &Document| {
+        is_active(product).then_some(())?;
+        let title = product.get_str("title").ok()?;
+        let category = names.get(product.get_str("category").ok()?);
+        expected(product, |body| {
+            let fields = body.as_object_mut().expect("an object");
+            fields.remove("supplier");
+            fields.remove("category");
+            let stock = fields.remove("stock");
+            fields.insert("slug".into(), json!(slug(product)));
+            fields.insert("in_stock".into(), json!(stock.is_some_and(|stock| stock != 0)));
+            let mut words = title.to_owned();
+            if let Some(category) = category {
+                let text = |field: &str| category.get_str(field).expect("a text").to_owned();
+                words = format!("{words} {} {}", text("name"), text("department"));
+                fields.insert(
+                    "category".into(),
+                    json!({
+                        "_id": text("_id"), "name": text("name"), "department": text("department")
+                    }),
+                );
+            }
+            fields.insert("words".into(), json!(words));
+        })
+    };
+    let products = world.collection("shop.products");
+    let same = checker::compare_shaped(&products, &world.engine, "products-joined", shaped).await?;
+    assert!(same.none()? > 2_600);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_yaml_sums_up_what_was_placed() -> Result<()> {
+    let world = World::new().await?;
+    shop::fill(&world.client.database("shop")).await?;
+    let orders = world.collection("shop.orders");
+    let file = ready(&world, "orders.yaml")?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    let same = checker::compare_shaped(&orders, &world.engine, "orders", order).await?;
+    assert_eq!(same.none()?, 398, "of 500, a fifth are carts, one is a test, one has a fault");
+    let listed = file.command("dead-letters", &["list"]).await?;
+    let listed = String::from_utf8(listed.stdout)?;
+    assert!(listed.contains("the quantity of product"), "{listed}");
+
+    // The fault is mended, a cart is paid, and what is deleted stays on the dashboard.
+    let quantity = doc! { "$set": { "lines.$[].quantity": 2 } };
+    orders.update_one(doc! { "_id": 2 }, quantity).await?;
+    orders.update_one(doc! { "_id": 5 }, doc! { "$set": { "status": "paid" } }).await?;
+    run.caught_up(&world.client).await?;
+    let same = checker::compare_shaped(&orders, &world.engine, "orders", order).await?;
+    assert_eq!(same.none()?, 400);
+    orders.delete_one(doc! { "_id": 3 }).await?;
+    run.caught_up(&world.client).await?;
+    let same = checker::compare_shaped(&orders, &world.engine, "orders", order).await?;
+    assert_eq!((same.checked, same.extra), (399, vec!["3".to_owned()]));
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// What `orders.yaml` makes of an order.
+fn order(order: &Document) -> Option<(String, Value)> {
+    (order.get_str("status").ok()? != "cart").then_some(())?;
+    let email = order.get_document("customer").ok()?.get_str("email").ok()?;
+    let lines: Vec<(i32, f64)> = order
+        .get_array("lines")
+        .ok()?
+        .iter()
+        .filter_map(|line| {
+            let line = line.as_document()?;
+            Some((line.get_i32("quantity").ok()?, line.get_f64("price").ok()?))
+        })
+        .collect();
+    if email.ends_with("@test.example") || lines.iter().any(|(quantity, _)| *quantity <= 0) {
+        return None;
+    }
+    expected(order, |body| {
+        let fields = body.as_object_mut().expect("an object");
+        fields.remove("notes");
+        let total: f64 = lines.iter().map(|(quantity, price)| f64::from(*quantity) * price).sum();
+        fields.insert("total".into(), json!((total * 100.0).round() / 100.0));
+        fields.insert("pieces".into(), json!(lines.iter().map(|line| line.0).sum::<i32>()));
+        fields.insert("customer".into(), json!(sha256(email)));
+        fields.entry("country").or_insert_with(|| json!("unknown"));
+    })
+}
+
+fn slug(product: &Document) -> String {
+    product.get_str("title").expect("a title").to_lowercase().replace(", ", "-").replace(' ', "-")
+}
+
+fn sha256(text: &str) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn variable(name: &str) -> Option<String> {
+    let value = match name {
+        "MONGODB_URI" => "mongodb://127.0.0.1:27017/?replicaSet=rs0",
+        "ELASTICSEARCH_URL" => "http://127.0.0.1:9200",
+        "ES_PASSWORD" | "STATUS_TOKEN" => "a-secret",
+        _ => return None,
+    };
+    Some(value.to_owned())
+}
+
+#[test]
+fn every_rule_file_is_without_errors_and_warnings() -> Result<()> {
+    let files = files(&Path::new(ROOT).join("rules"), "yaml")?;
+    ensure!(files.len() == 3, "each has a test of its own above: {files:?}");
+    for file in files {
+        let loaded = mongosync::rules::load(&file, &variable)
+            .map_err(|report| anyhow::anyhow!("{}", report.render(false)))?;
+        assert_eq!(loaded.warnings.render(false), "", "{}", file.display());
+    }
+    Ok(())
+}
+
+/// A block is a whole file (`yaml`), an entry of `rules:` or of `targets:` (`yaml rule`,
+/// `yaml target`), or something else that nobody loads (`yaml fragment`).
+#[test]
+fn every_piece_of_yaml_in_the_documentation_loads() -> Result<()> {
+    let mut pages = files(&Path::new(ROOT).join("docs"), "md")?;
+    pages.push(Path::new(ROOT).join("README.md"));
+    let mut loaded = 0;
+    for page in pages {
+        let text = fs::read_to_string(&page)?;
+        for (line, kind, block) in blocks(&text) {
+            let place = format!("{}:{line}", page.display());
+            let file = match kind {
+                "yaml" => block,
+                "yaml rule" => format!("{SOURCE}{TARGET}rules:\n{block}"),
+                "yaml target" => format!("{SOURCE}targets:\n{block}{RULE}"),
+                "yaml top" => format!("{block}{}{TARGET}{RULE}", without(SOURCE, &block)),
+                "yaml fragment" => continue,
+                other if other.starts_with("yaml") => anyhow::bail!("{place}: what is `{other}`?"),
+                _ => continue,
+            };
+            let path = Path::new(ROOT).join("rules/shop.yaml");
+            let found = mongosync::rules::parse(&file, &path, &variable)
+                .map_err(|report| anyhow::anyhow!("{place}\n{}", report.render(false)))?;
+            let warnings = found.warnings.render(false);
+            ensure!(warnings.is_empty() || kind == "yaml target", "{place}\n{warnings}");
+            loaded += 1;
+        }
+    }
+    ensure!(loaded >= 10, "only {loaded} blocks were found");
+    Ok(())
+}
+
+const SOURCE: &str = "source: mongodb://127.0.0.1:27017/?replicaSet=rs0\n";
+const TARGET: &str = "targets:\n  search: { elasticsearch: { urls: [http://127.0.0.1:9200] } }\n";
+const RULE: &str = "rules:\n  - namespace: shop.products\n    to: search\n";
+
+/// `source`, where the block has none of its own.
+fn without<'a>(source: &'a str, block: &str) -> &'a str {
+    if block.lines().any(|line| line.starts_with("source:")) { "" } else { source }
+}
+
+/// Line, info string and text of every fenced block.
+fn blocks(text: &str) -> Vec<(usize, &str, String)> {
+    let mut found = Vec::new();
+    let mut open: Option<(usize, &str, String)> = None;
+    for (number, line) in text.lines().enumerate() {
+        match (&mut open, line.strip_prefix("```")) {
+            (None, Some(info)) => open = Some((number + 1, info.trim(), String::new())),
+            (Some(_), Some(_)) => found.extend(open.take()),
+            (Some((_, _, block)), None) => {
+                block.push_str(line);
+                block.push('\n');
+            }
+            (None, None) => {}
+        }
+    }
+    found
+}
+
+fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|found| found == extension) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[test]
+fn every_test_that_the_architecture_names_is_there() -> Result<()> {
+    let text = fs::read_to_string(Path::new(ROOT).join("ARCHITECTURE.md"))?;
+    let (_, invariants) = text.split_once("## Invariants").context("a chapter of invariants")?;
+    let (invariants, _) = invariants.split_once("\n## ").context("a chapter behind it")?;
+    let mut code = String::new();
+    for folder in ["src", "tests"] {
+        gather(&Path::new(ROOT).join(folder), &mut code)?;
+    }
+    let named: Vec<&str> = invariants.split('`').skip(1).step_by(2).collect();
+    ensure!(named.len() > 20, "only {named:?}");
+    for name in named {
+        ensure!(code.contains(&format!("fn {name}(")), "there is no test {name}");
+    }
+    Ok(())
+}
+
+fn gather(folder: &Path, code: &mut String) -> Result<()> {
+    for file in files(folder, "rs")? {
+        code.push_str(&fs::read_to_string(file)?);
+    }
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            gather(&entry.path(), code)?;
+        }
+    }
+    Ok(())
+}
