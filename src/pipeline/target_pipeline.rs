@@ -322,6 +322,7 @@ impl TargetPipeline {
 
     fn rule_copies(&self, plan: &Plan) -> Vec<RuleCopies> {
         let status = self.rule_status();
+        // `--changes-only`: nothing is to be copied in this run.
         for (index, _) in self.rules.iter() {
             if !plan.copies.iter().any(|(copied, ..)| *copied == index) {
                 status[usize::from(index.0)].copy_complete();
@@ -334,11 +335,21 @@ impl TargetPipeline {
                 let resumed: u64 = copies.iter().map(|copy| copy.settled().documents).sum();
                 status.copy_begins(resumed);
                 status.copy_expected(copies.iter().map(|copy| copy.plan.expected).sum());
+<<<<<<< HEAD
                 if *complete && copies.is_empty() {
                     status.copy_complete();
                 }
                 let rule = self.rules.get(*index).rule().name.clone();
                 RuleCopies::new(rule, status, copies.clone(), *complete)
+=======
+                RuleCopies {
+                    rule: self.rules.get(*index).rule().name.clone(),
+                    status,
+                    copies: copies.clone(),
+                    complete: *complete,
+                    told: false,
+                }
+>>>>>>> h-tests
             })
             .collect()
     }

@@ -9,7 +9,6 @@ pub mod chunks;
 pub mod error;
 pub mod lookup;
 pub mod namespaces;
-pub mod oplog;
 pub mod reply;
 pub mod scan;
 pub mod stream;
