@@ -335,21 +335,11 @@ impl TargetPipeline {
                 let resumed: u64 = copies.iter().map(|copy| copy.settled().documents).sum();
                 status.copy_begins(resumed);
                 status.copy_expected(copies.iter().map(|copy| copy.plan.expected).sum());
-<<<<<<< HEAD
                 if *complete && copies.is_empty() {
                     status.copy_complete();
                 }
                 let rule = self.rules.get(*index).rule().name.clone();
                 RuleCopies::new(rule, status, copies.clone(), *complete)
-=======
-                RuleCopies {
-                    rule: self.rules.get(*index).rule().name.clone(),
-                    status,
-                    copies: copies.clone(),
-                    complete: *complete,
-                    told: false,
-                }
->>>>>>> h-tests
             })
             .collect()
     }
