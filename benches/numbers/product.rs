@@ -100,7 +100,7 @@ impl Running {
             waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
                 .map(|_| Instant::now())
         });
-        Ok(self.meanwhile(async { Ok(end.await??) }).await?)
+        self.meanwhile(async { Ok(end.await??) }).await
     }
 
     /// Waits for something else, and looks at the child's memory meanwhile.

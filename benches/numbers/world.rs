@@ -98,8 +98,9 @@ impl World {
 
     /// Sets a field of the first `count` documents, and says when the first of it may have been.
     pub async fn update(&self, count: u64, round: u64) -> Result<Timestamp> {
-        let hello = self.collection.client().database("admin").run_command(doc! { "hello": 1 });
-        let before = hello.await?.get_timestamp("operationTime")?;
+        let admin = self.collection.client().database("admin");
+        let hello = admin.run_command(doc! { "hello": 1 }).await?;
+        let before = hello.get_timestamp("operationTime")?;
         let chosen = doc! { "number": { "$lt": i64::try_from(count)? } };
         let changed = doc! { "$set": { "round": i64::try_from(round)? } };
         let done = self.collection.update_many(chosen, changed).await?;
