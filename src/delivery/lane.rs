@@ -224,6 +224,7 @@ impl Lane {
             return Err(Overflow);
         }
         let mut dropped = 0;
+        let mut taken = Vec::with_capacity(changes.len());
         for change in changes {
             let subject = Subject { namespace: change.namespace.clone(), key: change.key.clone() };
             if window.seen.contains(&subject.key)
@@ -233,16 +234,19 @@ impl Lane {
                 dropped += 1;
                 Claim::settle_all(change.claims);
             } else {
-                front.output.push_back(change);
+                taken.push(change);
             }
         }
+        taken.into_iter().for_each(|change| front.put_out(change));
         self.output_added.notify_one();
         Ok(dropped)
     }
 
     /// Takes copied documents that nothing else writes (a rule without changes).
     pub fn append(&self, changes: Vec<Change>) {
-        self.front().output.extend(changes);
+        let mut front = self.front();
+        changes.into_iter().for_each(|change| front.put_out(change));
+        drop(front);
         self.output_added.notify_one();
     }
 
@@ -280,8 +284,7 @@ impl Lane {
         for subject in std::mem::take(&mut front.in_flight) {
             front.mark(&subject, self.window_bytes);
         }
-        front.output_changes += changes.len();
-        front.output.extend(changes);
+        changes.into_iter().for_each(|change| front.put_out(change));
         for pending in unread.into_iter().rev() {
             front.put_back(pending);
         }
@@ -367,6 +370,11 @@ impl Front {
         self.pending_bytes += cost(&subject);
         self.order.push_back(subject.clone());
         self.pending.insert(subject, Waiting { time, since, claims: vec![claim] });
+    }
+
+    fn put_out(&mut self, change: Change) {
+        self.output_changes += usize::from(change.phase == Phase::Changes);
+        self.output.push_back(change);
     }
 
     /// The opposite of `take`, for one key.

@@ -104,6 +104,13 @@ impl Shaper {
             });
             let mine = old.iter().filter(|place| place.rule == rule.name);
             let verdict = self.verdict(rule, change, state, &id, types, &origin, &mut shaped);
+            // A copy asks one rule alone, which can't know whether another put its document in this
+            // place. What one rule takes back after a change is decided with all of them.
+            let alone = change.phase == Phase::Copy && self.rules.len() > 1;
+            let verdict = match verdict {
+                Verdict::Remove if alone => Verdict::Leave,
+                verdict => verdict,
+            };
             match verdict {
                 Verdict::Leave => {
                     shaped.places.extend(mine.clone().cloned());

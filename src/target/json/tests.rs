@@ -289,8 +289,9 @@ proptest! {
         prop_assume!(!value.to_string().contains("\"$"));
         let document = doc! { "v": value };
         let read: bson::Document = serde_json::from_str(&json(&document, EXTENDED)).unwrap();
-        // Debug text, because NaN is not equal to itself.
-        prop_assert_eq!(format!("{read:?}"), format!("{document:?}"));
+        // As Extended JSON, because NaN is not equal to itself and a decimal's bits are not unique.
+        let canonical = |document| bson::Bson::Document(document).into_canonical_extjson();
+        prop_assert_eq!(canonical(read), canonical(document));
     }
 
     #[test]

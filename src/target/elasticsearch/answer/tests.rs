@@ -287,7 +287,7 @@ fn a_request_that_cannot_be_taken_apart_is_halved() {
     let body = r#"{"error":{"root_cause":[],"type":"action_request_validation_exception","reason":"Validation Failed: 1: id is too long;"},"status":400}"#;
     let words = "action_request_validation_exception: Validation Failed: 1: id is too long;";
     let retry = outcomes(&answer(400, body), 2).unwrap_err();
-    assert_eq!((retry.reason, retry.pressure), ("unexpected", Pressure::TooLarge));
+    assert_eq!((retry.reason, retry.pressure), ("unexpected", Pressure::Split));
     assert_eq!(retry.message, words);
     let alone = outcomes(&answer(400, body), 1).unwrap();
     assert_eq!(alone, [Outcome::Rejected(words.to_owned())]);
