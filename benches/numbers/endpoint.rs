@@ -1,0 +1,169 @@
+//! A bulk endpoint that answers at once: the target that costs nothing.
+//!
+//! It says that every index is there and that every item went through. It reads what is sent and
+//! counts its lines, so that a request costs what it costs to receive it and no more; it must not
+//! become an engine.
+
+use std::{net::Ipv4Addr, sync::Arc, time::Instant};
+
+use anyhow::{Context, Result, ensure};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+};
+
+/// Small enough to stay in the processor's cache while its lines are counted.
+const BUFFER: usize = 256 << 10;
+const ITEM: &str = r#"{"index":{"status":200}},"#;
+const OPENING: &str = r#"{"took":0,"errors":false,"items":["#;
+const CLOSING: &str = "]}";
+
+/// What has arrived so far.
+#[derive(Clone, Copy)]
+pub struct Arrived {
+    /// Items of bulk requests.
+    pub items: u64,
+    /// When the last request was complete.
+    pub at: Instant,
+}
+
+/// The endpoint; its connections end with it.
+pub struct Endpoint {
+    /// `http://127.0.0.1:PORT`
+    pub url: String,
+    arrived: watch::Receiver<Arrived>,
+    _acceptor: JoinSet<()>,
+}
+
+impl Endpoint {
+    /// Listens on a free port.
+    pub async fn start() -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let (sender, arrived) = watch::channel(Arrived { items: 0, at: Instant::now() });
+        let sender = Arc::new(sender);
+        let mut acceptor = JoinSet::new();
+        acceptor.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let sender = sender.clone();
+                connections.spawn(async move { Connection::new(stream, sender).serve().await });
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Ok(Self { url, arrived, _acceptor: acceptor })
+    }
+
+    /// What has arrived by now.
+    pub fn arrived(&self) -> Arrived {
+        *self.arrived.borrow()
+    }
+
+    /// Waits until so many items have arrived since the endpoint was started.
+    pub async fn until(&self, items: u64) -> Result<Arrived> {
+        let mut arrived = self.arrived.clone();
+        let found = arrived.wait_for(|arrived| arrived.items >= items).await;
+        Ok(*found.context("the endpoint is gone")?)
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    arrived: Arc<watch::Sender<Arrived>>,
+    buffer: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, arrived: Arc<watch::Sender<Arrived>>) -> Self {
+        Self { stream, arrived, buffer: vec![0; BUFFER], answer: Vec::new() }
+    }
+
+    /// Until the other side goes.
+    async fn serve(mut self) {
+        if self.stream.set_nodelay(true).is_ok() {
+            while matches!(self.request().await, Ok(true)) {}
+        }
+    }
+
+    /// One request; false where the other side is done.
+    async fn request(&mut self) -> Result<bool> {
+        let mut filled = 0;
+        let end = loop {
+            let read = self.stream.read(&mut self.buffer[filled..]).await?;
+            if read == 0 {
+                return Ok(false);
+            }
+            filled += read;
+            if let Some(at) = memchr::memmem::find(&self.buffer[..filled], b"\r\n\r\n") {
+                break at + 4;
+            }
+            ensure!(filled < BUFFER, "a head that does not end");
+        };
+        let head = str::from_utf8(&self.buffer[..end])?;
+        let path = head.split(' ').nth(1).context("no path")?;
+        let bulk = path.starts_with("/_bulk");
+        let root = path == "/";
+        let length = content_length(head)?;
+        let mut lines = memchr::memchr_iter(b'\n', &self.buffer[end..filled]).count();
+        let mut left = length.checked_sub(filled - end).context("more than one request at once")?;
+        while left > 0 {
+            let most = left.min(BUFFER);
+            let read = self.stream.read(&mut self.buffer[..most]).await?;
+            ensure!(read > 0, "a body that does not end");
+            lines += memchr::memchr_iter(b'\n', &self.buffer[..read]).count();
+            left -= read;
+        }
+        self.answer.clear();
+        if bulk {
+            // Nothing is deleted in these measurements: an item has two lines.
+            let items = lines / 2;
+            self.answer_bulk(items);
+            self.arrived.send_modify(|arrived| {
+                arrived.items += items as u64;
+                arrived.at = Instant::now();
+            });
+        } else if root {
+            self.answer_with(r#"{"cluster_name":"numbers","version":{"number":"7.10.2"}}"#);
+        } else {
+            self.answer_with(r#"{"acknowledged":true}"#);
+        }
+        self.stream.write_all(&self.answer).await?;
+        Ok(true)
+    }
+
+    fn answer_bulk(&mut self, items: usize) {
+        // The last item's comma is left out.
+        let length = (OPENING.len() + items * ITEM.len() + CLOSING.len()) - usize::from(items > 0);
+        self.head(length);
+        self.answer.extend_from_slice(OPENING.as_bytes());
+        self.answer.extend(ITEM.as_bytes().repeat(items));
+        if items > 0 {
+            self.answer.pop();
+        }
+        self.answer.extend_from_slice(CLOSING.as_bytes());
+    }
+
+    fn answer_with(&mut self, body: &str) {
+        self.head(body.len());
+        self.answer.extend_from_slice(body.as_bytes());
+    }
+
+    fn head(&mut self, length: usize) {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        );
+        self.answer.extend_from_slice(head.as_bytes());
+    }
+}
+
+/// The length of the body; none where the head does not say.
+pub fn content_length(head: &str) -> Result<usize> {
+    let named = head.lines().filter_map(|line| line.split_once(':'));
+    match named.into_iter().find(|(name, _)| name.eq_ignore_ascii_case("content-length")) {
+        Some((_, value)) => Ok(value.trim().parse()?),
+        None => Ok(0),
+    }
+}

@@ -1,0 +1,124 @@
+//! What no copy can be faster than: the source alone, and the target alone.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use bson::{Document, RawDocumentBuf, Timestamp, doc, rawdoc};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use mongodb::Collection;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+};
+
+use crate::endpoint::content_length;
+
+/// Documents in a reply: some 2 MB, with which a cursor is fastest.
+const REPLY: u32 = 2_000;
+/// As many as the product uses by default.
+const CONNECTIONS: usize = 2;
+
+/// One raw cursor draining the collection.
+pub async fn cursor(collection: &Collection<Document>, expected: u64) -> Result<Duration> {
+    let started = Instant::now();
+    let mut cursor = collection.find(doc! {}).batch_size(REPLY).batch().await?;
+    let mut documents = 0;
+    while let Some(batch) = cursor.next().await {
+        for document in batch?.doc_slices()? {
+            document?;
+            documents += 1;
+        }
+    }
+    ensure!(documents == expected, "{documents} documents of {expected}");
+    Ok(started.elapsed())
+}
+
+/// The change stream from `start` on, without full documents, until so many events were read.
+pub async fn stream(
+    collection: &Collection<Document>,
+    start: Timestamp,
+    events: u64,
+) -> Result<Duration> {
+    let started = Instant::now();
+    let command: RawDocumentBuf = rawdoc! {
+        "aggregate": collection.name(),
+        "pipeline": [{ "$changeStream": { "startAtOperationTime": start } }],
+        "cursor": {},
+        "readConcern": { "level": "majority" },
+    };
+    let database = collection.client().database(&collection.namespace().db);
+    let mut cursor = database.run_raw_cursor_command(command).batch().await?;
+    let mut read = 0;
+    while read < events {
+        let batch = cursor.next().await.context("the change stream has ended")??;
+        for event in batch.doc_slices()? {
+            event?;
+            read += 1;
+        }
+    }
+    Ok(started.elapsed())
+}
+
+/// Ready-made bulk bodies sent over two connections, each waiting for its answers.
+pub async fn bodies(url: &str, bodies: &Arc<[Bytes]>) -> Result<Duration> {
+    let started = Instant::now();
+    let next = Arc::new(AtomicUsize::new(0));
+    let address = url.trim_start_matches("http://").to_owned();
+    let mut connections = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let (next, bodies, address) = (next.clone(), bodies.clone(), address.clone());
+        connections.spawn(async move {
+            let mut stream = TcpStream::connect(&address).await?;
+            stream.set_nodelay(true)?;
+            let mut answer = Vec::new();
+            while let Some(body) = bodies.get(next.fetch_add(1, Ordering::Relaxed)) {
+                send(&mut stream, &address, body, &mut answer).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(done) = connections.join_next().await {
+        done??;
+    }
+    Ok(started.elapsed())
+}
+
+async fn send(
+    stream: &mut TcpStream,
+    address: &str,
+    body: &Bytes,
+    answer: &mut Vec<u8>,
+) -> Result<()> {
+    let head = format!(
+        "POST /_bulk?filter_path=errors,took,items.*.status,items.*.error HTTP/1.1\r\n\
+         Host: {address}\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(body).await?;
+    answer.clear();
+    let body = loop {
+        ensure!(stream.read_buf(answer).await? > 0, "no answer");
+        if let Some(at) = memchr::memmem::find(answer, b"\r\n\r\n") {
+            break at + 4;
+        }
+    };
+    let head = str::from_utf8(&answer[..body])?;
+    ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    let length = content_length(head)?;
+    ensure!(length > 0, "an answer of unknown length");
+    while answer.len() < body + length {
+        ensure!(stream.read_buf(answer).await? > 0, "an answer that breaks off");
+    }
+    let beginning = String::from_utf8_lossy(&answer[body..answer.len().min(body + 300)]);
+    ensure!(beginning.contains(r#""errors":false"#), "{beginning}");
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! Medians, and the table of them.
+
+use std::fmt::{self, Display};
+
+/// The same quantity, measured several times.
+#[derive(Clone, Default)]
+pub struct Samples(Vec<f64>);
+
+impl Samples {
+    /// One more.
+    pub fn push(&mut self, value: f64) {
+        self.0.push(value);
+        self.0.sort_by(f64::total_cmp);
+    }
+
+    /// A value that a share of the samples does not exceed.
+    pub fn quantile(&self, share: f64) -> f64 {
+        let last = self.0.len().saturating_sub(1);
+        let index = (share * last as f64).round() as usize;
+        self.0.get(index).copied().unwrap_or(f64::NAN)
+    }
+
+    /// The one in the middle.
+    pub fn median(&self) -> f64 {
+        self.quantile(0.5)
+    }
+
+    /// The largest.
+    pub fn largest(&self) -> f64 {
+        self.quantile(1.0)
+    }
+}
+
+/// Seconds with their spread: `1.23 (1.20–1.31)`.
+impl Display for Samples {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.2} ({:.2}–{:.2})", self.median(), self.quantile(0.0), self.quantile(1.0))
+    }
+}
+
+/// One line of the table: what was measured, and what is to be reached.
+pub struct Line {
+    /// What.
+    pub row: String,
+    /// What nothing can be faster than.
+    pub floors: String,
+    /// The product.
+    pub ours: String,
+    /// Of ours and the goal's own unit.
+    pub reached: f64,
+    /// What that should be at the most.
+    pub goal: f64,
+    /// What `reached` and `goal` are measured in; empty for a ratio.
+    pub unit: &'static str,
+}
+
+/// The table.
+#[derive(Default)]
+pub struct Report(Vec<Line>);
+
+impl Report {
+    /// Adds a line, and shows it at once.
+    pub fn add(&mut self, line: Line) {
+        eprintln!("{line}");
+        self.0.push(line);
+    }
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "| row | floors | ours | reached | goal | |")?;
+        writeln!(f, "|---|---|---|---|---|---|")?;
+        self.0.iter().try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
+
+impl Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { row, floors, ours, reached, goal, unit } = self;
+        let verdict = if reached <= goal { "reached" } else { "missed" };
+        let space = if unit.is_empty() { "" } else { " " };
+        write!(
+            f,
+            "| {row} | {floors} | {ours} | {reached:.2}{space}{unit} | {goal}{space}{unit} | {verdict} |"
+        )
+    }
+}

@@ -1,0 +1,288 @@
+//! The rows of the table, each measured against its floors, turn by turn.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use bson::doc;
+use bytes::Bytes;
+use mongosync_servers::Engine;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+use crate::{
+    floors,
+    product::{Cost, Product, Running},
+    report::{Line, Report, Samples},
+    world::{INDEX, NAMESPACE, World},
+};
+
+/// Updates that are caught up on.
+const UPDATES: u64 = 100_000;
+/// Single changes whose way is timed.
+const CHANGES: u64 = 300;
+/// A change that does not arrive within this never will.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Six lines, of the kind that people write.
+const TRANSFORM: &str = "    transform: |
+      doc.margin = doc.price - doc.cost;
+      doc.in_stock = doc.stock > 0;
+      doc.label = doc.title + \" \" + doc.sku;
+      doc.country = doc.supplier.country;
+      doc.remove(\"number\");
+      if doc.status == \"draft\" { remove(); }
+";
+
+/// What the samples of a row's runs come to.
+#[derive(Default)]
+struct Costs {
+    wall: Samples,
+    cpu: Samples,
+    endpoint: Samples,
+    peak: Samples,
+}
+
+impl Costs {
+    fn push(&mut self, cost: Cost) {
+        self.wall.push(cost.wall);
+        self.cpu.push(cost.cpu);
+        self.endpoint.push(cost.endpoint);
+        self.peak.push(cost.peak);
+    }
+
+    /// Processor time in µs a document.
+    fn each(&self, documents: u64) -> f64 {
+        self.cpu.median() / documents as f64 * 1e6
+    }
+}
+
+/// The rows, and what they share.
+pub struct Rows {
+    /// The servers.
+    pub world: World,
+    /// How often each pair is measured.
+    pub rounds: u32,
+    /// Where the lines go.
+    pub report: Report,
+    /// The most memory of all runs.
+    pub peak: Samples,
+}
+
+impl Rows {
+    /// Into an endpoint that answers at once; with a transform or without.
+    pub async fn copy(&mut self, transform: bool) -> Result<()> {
+        let (name, script, goal, cpu_goal) = match transform {
+            false => ("copy", "", 2.0, 6.0),
+            true => ("copy with a transform", TRANSFORM, 3.0, 14.0),
+        };
+        let bodies = self.world.bodies().await?;
+        let world = &self.world;
+        let product = Product::new(world.mongo.uri(), &world.endpoint.url, NAMESPACE, script)?;
+        let (mut cursor, mut sent) = (Samples::default(), Samples::default());
+        let mut costs = Costs::default();
+        // The first round warms the caches up.
+        for round in 0..=self.rounds {
+            let read = floors::cursor(&world.collection, world.documents).await?;
+            let written = floors::bodies(&world.endpoint.url, &bodies).await?;
+            let before = world.endpoint.arrived().items;
+            world.forget().await?;
+            let cost = product.measure(&["--copy-only"]).await?;
+            let copied = world.endpoint.arrived().items - before;
+            ensure!(copied == world.documents, "{copied} of {}", world.documents);
+            if round > 0 {
+                cursor.push(read.as_secs_f64());
+                sent.push(written.as_secs_f64());
+                costs.push(cost);
+            }
+        }
+        let documents = world.documents;
+        self.report.add(Line {
+            row: name.to_owned(),
+            floors: format!("cursor {cursor} s, bodies {sent} s"),
+            ours: format!("{} s", costs.wall),
+            reached: costs.wall.median() / cursor.median().max(sent.median()),
+            goal,
+            unit: "",
+        });
+        self.add_cpu(name, &costs, documents, cpu_goal);
+        Ok(())
+    }
+
+    /// Into a real Elasticsearch.
+    pub async fn engine(&mut self) -> Result<()> {
+        let engine = Engine::elasticsearch().heap("1g").for_throughput().start().await?;
+        let bodies = self.world.bodies().await?;
+        let world = &self.world;
+        let product = Product::new(world.mongo.uri(), &engine.url(), NAMESPACE, "")?;
+        // Java compiles what is hot while this goes on.
+        prepared(&engine, &bodies).await?;
+        let mut sent = Samples::default();
+        let mut costs = Costs::default();
+        for _ in 0..self.rounds {
+            sent.push(prepared(&engine, &bodies).await?.as_secs_f64());
+            engine.request("DELETE", &format!("/{INDEX}"), "").await?;
+            world.forget().await?;
+            costs.push(product.measure(&["--copy-only"]).await?);
+            let count = engine.request("GET", &format!("/{INDEX}/_count"), "").await?.body;
+            ensure!(count.contains(&format!(r#""count":{},"#, world.documents)), "{count}");
+        }
+        let documents = world.documents;
+        self.report.add(Line {
+            row: "copy into Elasticsearch".to_owned(),
+            floors: format!("bodies {sent} s"),
+            ours: format!("{} s", costs.wall),
+            reached: costs.wall.median() / sent.median(),
+            goal: 1.1,
+            unit: "",
+        });
+        self.note(&costs, documents);
+        Ok(())
+    }
+
+    /// Stopped, a hundred thousand updates, started.
+    pub async fn catch_up(&mut self) -> Result<()> {
+        let updates = UPDATES.min(self.world.documents);
+        let world = &self.world;
+        let product = Product::new(world.mongo.uri(), &world.endpoint.url, NAMESPACE, "")?;
+        world.forget().await?;
+        self.following(&product).await?.terminate().await?;
+        let mut drained = Samples::default();
+        let mut costs = Costs::default();
+        for round in 0..=self.rounds {
+            let start = world.update(updates, u64::from(round) + 1).await?;
+            let stream = floors::stream(&world.collection, start, updates).await?;
+            let wanted = world.endpoint.arrived().items + updates;
+            let mut running = product.start(&["--changes-only"])?;
+            let all = running.meanwhile(within(world.endpoint.until(wanted))).await;
+            let all = all.with_context(|| running.log())?;
+            let cost = running.cost(all.at)?;
+            running.terminate().await?;
+            if round > 0 {
+                drained.push(stream.as_secs_f64());
+                costs.push(cost);
+            }
+        }
+        self.report.add(Line {
+            row: format!("catching up on {updates} updates"),
+            floors: format!("stream {drained} s"),
+            ours: format!("{} s", costs.wall),
+            reached: costs.wall.median() / drained.median(),
+            goal: 2.0,
+            unit: "",
+        });
+        self.note(&costs, updates);
+        Ok(())
+    }
+
+    /// One change at a time, from the source's acknowledgement to the target's.
+    pub async fn latency(&mut self) -> Result<()> {
+        let world = &self.world;
+        let product = Product::new(world.mongo.uri(), &world.endpoint.url, NAMESPACE, "")?;
+        world.forget().await?;
+        let mut running = self.following(&product).await?;
+        let mut random = StdRng::seed_from_u64(2);
+        let mut taken = Samples::default();
+        for change in 0..CHANGES {
+            let idle = Duration::from_millis(random.random_range(20..200));
+            tokio::time::sleep(idle).await;
+            let before = world.endpoint.arrived().items;
+            let number = random.random_range(0..i64::try_from(world.documents)?);
+            let wanted = doc! { "number": number };
+            let changed = doc! { "$set": { "change": i64::try_from(change)? } };
+            world.collection.update_one(wanted, changed).await?;
+            let acknowledged = Instant::now();
+            let arrived = within(world.endpoint.until(before + 1));
+            let arrived = running.meanwhile(arrived).await?;
+            let way = arrived.at.saturating_duration_since(acknowledged);
+            taken.push(way.as_secs_f64() * 1e3);
+        }
+        let cost = running.cost(Instant::now())?;
+        running.terminate().await?;
+        self.peak.push(cost.peak);
+        for (name, share, goal) in [("p50", 0.5, 15.0), ("p99", 0.99, 60.0)] {
+            self.report.add(Line {
+                row: format!("one change, {name}"),
+                floors: String::new(),
+                ours: format!("most {:.1} ms", taken.largest()),
+                reached: taken.quantile(share),
+                goal,
+                unit: "ms",
+            });
+        }
+        Ok(())
+    }
+
+    /// The memory of all that was measured.
+    pub fn memory(&mut self) {
+        self.report.add(Line {
+            row: "resident memory through all of it".to_owned(),
+            floors: String::new(),
+            ours: format!("median of the runs {:.0} MiB", self.peak.median()),
+            reached: self.peak.largest(),
+            goal: 150.0,
+            unit: "MiB",
+        });
+    }
+
+    /// The product following changes, once the first one has come through.
+    async fn following(&self, product: &Product) -> Result<Running> {
+        let world = &self.world;
+        let mut running = product.start(&["--changes-only"])?;
+        let before = world.endpoint.arrived().items;
+        let opened = async {
+            for change in 0_i64.. {
+                let first = doc! { "number": 0_i64 };
+                let changed = doc! { "$set": { "change": change } };
+                world.collection.update_one(first, changed).await?;
+                let one = world.endpoint.until(before + 1);
+                if tokio::time::timeout(Duration::from_secs(1), one).await.is_ok() {
+                    break;
+                }
+            }
+            // What else was changed until then.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            anyhow::Ok(())
+        };
+        let opened = running.meanwhile(within(opened)).await;
+        opened.with_context(|| running.log())?;
+        Ok(running)
+    }
+
+    fn add_cpu(&mut self, name: &str, costs: &Costs, documents: u64, goal: f64) {
+        self.report.add(Line {
+            row: format!("CPU of {name}, per document"),
+            floors: String::new(),
+            ours: format!("{} s (the endpoint's own: {} s)", costs.cpu, costs.endpoint),
+            reached: costs.each(documents),
+            goal,
+            unit: "µs",
+        });
+        self.peak.push(costs.peak.largest());
+    }
+
+    fn note(&mut self, costs: &Costs, documents: u64) {
+        eprintln!(
+            "  CPU {} s, {:.2} µs each; the endpoint's own {} s",
+            costs.cpu,
+            costs.each(documents),
+            costs.endpoint
+        );
+        self.peak.push(costs.peak.largest());
+    }
+}
+
+/// Ready-made bodies into a new index with the settings that the product gives it for a copy.
+async fn prepared(engine: &Engine, bodies: &Arc<[Bytes]>) -> Result<Duration> {
+    let path = format!("/{INDEX}");
+    engine.request("DELETE", &path, "").await?;
+    let settings = r#"{"settings":{"refresh_interval":"30s","number_of_replicas":0}}"#;
+    let made = engine.request("PUT", &path, settings).await?;
+    ensure!(made.status == 200, "{}", made.body);
+    floors::bodies(&engine.url(), bodies).await
+}
+
+async fn within<T>(wait: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(PATIENCE, wait).await.context("it does not come")?
+}

@@ -1,0 +1,163 @@
+//! What is measured against: a MongoDB full of documents, and the same documents as bulk bodies.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result, ensure};
+use bson::{DateTime, Document, Timestamp, doc, oid::ObjectId};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use mongodb::{Collection, IndexModel};
+use mongosync::target::json::{Mode, Options, write_document};
+use mongosync_servers::MongoDb;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+use crate::endpoint::Endpoint;
+
+/// Bytes of a ready-made bulk body: the product's default.
+const BODY: usize = 8 << 20;
+/// Actions in one: the product's default.
+const ACTIONS: usize = 5_000;
+const INSERT: u64 = 2_000;
+/// The collection.
+pub const NAMESPACE: &str = "numbers.products";
+/// Where its documents go.
+pub const INDEX: &str = "numbers-products";
+
+/// The servers that all rows share.
+pub struct World {
+    /// The source.
+    pub mongo: MongoDb,
+    /// Its collection.
+    pub collection: Collection<Document>,
+    /// How many documents there are.
+    pub documents: u64,
+    /// The target that answers at once.
+    pub endpoint: Endpoint,
+    bodies: Option<Arc<[Bytes]>>,
+}
+
+impl World {
+    /// Starts the servers and writes the documents.
+    pub async fn new(documents: u64) -> Result<Self> {
+        let mongo = MongoDb::builder().cache_gb(1.0).start().await?;
+        let collection = mongo.client().database("numbers").collection("products");
+        let mut maker = Maker(StdRng::seed_from_u64(1));
+        let mut made = 0;
+        while made < documents {
+            let some = INSERT.min(documents - made);
+            let batch: Vec<Document> =
+                (0..some).map(|index| maker.document(made + index)).collect();
+            collection.insert_many(batch).await?;
+            made += some;
+        }
+        // For the updates; the copy reads by `_id`.
+        let number = IndexModel::builder().keys(doc! { "number": 1 }).build();
+        collection.create_index(number).await?;
+        let endpoint = Endpoint::start().await?;
+        Ok(Self { mongo, collection, documents, endpoint, bodies: None })
+    }
+
+    /// The documents as bulk bodies, made once.
+    pub async fn bodies(&mut self) -> Result<Arc<[Bytes]>> {
+        if let Some(bodies) = &self.bodies {
+            return Ok(bodies.clone());
+        }
+        let mut bodies = Vec::new();
+        let (mut body, mut actions) = (Vec::with_capacity(BODY + (64 << 10)), 0);
+        let mut cursor = self.collection.find(doc! {}).batch().await?;
+        while let Some(batch) = cursor.next().await {
+            for document in batch?.doc_slices()? {
+                let document = document?.as_document().context("a document")?;
+                let id = document.get_object_id("_id")?.to_hex();
+                let line = format!(
+                    "{{\"index\":{{\"_index\":\"{INDEX}\",\"_id\":\"{id}\",\
+                     \"version\":1,\"version_type\":\"external_gte\"}}}}\n"
+                );
+                body.extend_from_slice(line.as_bytes());
+                write_document(document, Options { mode: Mode::Plain, skip_id: true }, &mut body)?;
+                body.push(b'\n');
+                actions += 1;
+                if body.len() >= BODY || actions == ACTIONS {
+                    bodies.push(std::mem::take(&mut body).into());
+                    actions = 0;
+                }
+            }
+        }
+        if !body.is_empty() {
+            bodies.push(body.into());
+        }
+        let bodies: Arc<[Bytes]> = bodies.into();
+        self.bodies = Some(bodies.clone());
+        Ok(bodies)
+    }
+
+    /// Forgets all positions and copies, so that the next run begins anew.
+    pub async fn forget(&self) -> Result<()> {
+        Ok(self.collection.client().database("mongosync").drop().await?)
+    }
+
+    /// Sets a field of the first `count` documents, and says when the first of it may have been.
+    pub async fn update(&self, count: u64, round: u64) -> Result<Timestamp> {
+        let admin = self.collection.client().database("admin");
+        let hello = admin.run_command(doc! { "hello": 1 }).await?;
+        let before = hello.get_timestamp("operationTime")?;
+        let chosen = doc! { "number": { "$lt": i64::try_from(count)? } };
+        let changed = doc! { "$set": { "round": i64::try_from(round)? } };
+        let done = self.collection.update_many(chosen, changed).await?;
+        ensure!(done.modified_count == count, "{} of {count}", done.modified_count);
+        Ok(Timestamp { time: before.time, increment: before.increment + 1 })
+    }
+}
+
+struct Maker(StdRng);
+
+impl Maker {
+    /// Words of random letters, so that they compress as text does.
+    fn text(&mut self, words: usize) -> String {
+        let mut text = String::new();
+        for word in 0..words {
+            if word > 0 {
+                text.push(' ');
+            }
+            let length = self.0.random_range(3..10);
+            text.extend((0..length).map(|_| char::from(self.0.random_range(b'a'..=b'z'))));
+        }
+        text
+    }
+
+    fn id(&mut self) -> ObjectId {
+        ObjectId::from_bytes(self.0.random())
+    }
+
+    /// 15 fields, nested, 1.1 KB.
+    fn document(&mut self, number: u64) -> Document {
+        let created = 1_700_000_000_000 + self.0.random_range(0..90_000_000_000_i64);
+        let price = f64::from(self.0.random_range(100..100_000_u32)) / 100.0;
+        doc! {
+            "_id": self.id(),
+            "number": i64::try_from(number).expect("a small number"),
+            "sku": format!("SKU-{number:010}"),
+            "title": self.text(7),
+            "description": self.text(55),
+            "price": price,
+            "cost": price * 0.6,
+            "stock": self.0.random_range(0..10_000_i32),
+            "status": "live",
+            "created": DateTime::from_millis(created),
+            "updated": DateTime::from_millis(created + 86_400_123),
+            "category": self.id(),
+            "tags": [self.text(1), self.text(1), self.text(1), "Größe L"],
+            "supplier": {
+                "name": self.text(2),
+                "country": "DE",
+                "rating": f64::from(self.0.random_range(0..50_u32)) / 10.0,
+                "since": DateTime::from_millis(created - 1_000_000),
+                "id": self.id(),
+            },
+            "reviews": [
+                { "user": self.text(1), "stars": self.0.random_range(1..6_i32), "text": self.text(12) },
+                { "user": self.text(1), "stars": self.0.random_range(1..6_i32), "text": self.text(12) },
+            ],
+        }
+    }
+}
