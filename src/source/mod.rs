@@ -138,6 +138,30 @@ impl Source {
             .map_err(|_| Error::garbled("a hello without lastWrite"))
     }
 
+    /// How much time lies between the oldest and the newest entry of the oplog; `None` behind a
+    /// mongos, which has none.
+    ///
+    /// # Errors
+    /// Whatever the driver returns; needs the right to read `local`.
+    pub async fn oplog_window(&self) -> Result<Option<Duration>, Error> {
+        if self.sharded {
+            return Ok(None);
+        }
+        let local = self.client.database("local");
+        let mut ends = Vec::with_capacity(2);
+        for direction in [1, -1] {
+            let command = rawdoc! {
+                "find": "oplog.rs", "sort": { "$natural": direction }, "limit": 1,
+                "singleBatch": true, "projection": { "ts": 1 },
+            };
+            let found = self.all(&local, command).await?;
+            let entry = found.first().ok_or_else(|| Error::garbled("an empty oplog"))?;
+            let time = entry.get_timestamp("ts").map_err(|_| Error::garbled("an oplog entry"))?;
+            ends.push(time.time);
+        }
+        Ok(Some(Duration::from_secs(u64::from(ends[1].saturating_sub(ends[0])))))
+    }
+
     async fn cursor(&self, command: CursorCommand<'_>) -> Result<RawBatchCursor, Error> {
         let mut action = command.database.run_raw_cursor_command(command.command);
         if let Some(criteria) = &self.criteria {
