@@ -249,6 +249,7 @@ async fn copy(shop: &Shop, sync: &Sync) -> Result<()> {
     let indexed = shop.indexed(EXAMPLE).await?.context("an active product is in the index")?;
     ensure!(indexed["title"] == original.get_str("title")?, "another title: {indexed}");
     ensure!(indexed.get("supplier").is_none(), "the projection holds `supplier` back: {indexed}");
+    ensure!(indexed["slug"] == "desk-lamp-steel-green", "the script sets `slug`: {indexed}");
     screen::document(
         "a product in MongoDB",
         &mongodb::bson::Bson::Document(original).into_relaxed_extjson(),
