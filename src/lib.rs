@@ -1,5 +1,5 @@
-//! mongosync copies MongoDB collections into search engines, webhooks, other MongoDBs and files,
-//! and keeps them true by following the change streams.
+//! mongosync copies MongoDB collections into Elasticsearch and OpenSearch, and keeps them
+//! true by following the change streams.
 //!
 //! The modules stand in the order in which data flows: rules → source → transform → delivery →
 //! target. Only acknowledgements come back, to checkpoint.

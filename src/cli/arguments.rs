@@ -7,8 +7,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-/// Copies MongoDB collections into search engines, webhooks, other MongoDBs and files, and keeps
-/// them true
+/// Copies MongoDB collections into Elasticsearch and OpenSearch, and keeps them true
 ///
 /// A rule file says what is read, how it is shaped and where it goes; every command takes that
 /// file.
@@ -25,7 +24,7 @@ Exit codes:
   1  failed
   2  the arguments or the rule file are wrong
   3  the source (with --copy-only a target too) was not reached at the start
-  5  the oplog no longer reaches back to the stored position (on_history_lost: stop)
+  5  the oplog no longer reaches back to the stored position
   6  --copy-only ended with dead letters"
 )]
 pub struct Arguments {

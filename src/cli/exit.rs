@@ -21,7 +21,7 @@ pub enum Exit {
     Usage = 2,
     /// The source (with `--copy-only` a target too) was not reached at the start.
     NotReached = 3,
-    /// The oplog no longer reaches back, under `on_history_lost: stop`.
+    /// The oplog no longer reaches back.
     HistoryLost = 5,
     /// `--copy-only` ended with dead letters.
     DeadLetters = 6,

@@ -83,7 +83,6 @@ impl Planning<'_> {
         self.forget_removed_rules().await?;
         let key = keys::position(self.target);
         let position: Option<PositionRecord> = self.stored(|| load(&**self.store, &key)).await?;
-        self.try_reads().await?;
         let mut fresh = Vec::new();
         let mut known: HashMap<RuleIndex, Vec<Planned>> = HashMap::new();
         for (index, rule) in self.rules.iter() {
@@ -97,6 +96,11 @@ impl Planning<'_> {
                 }
             }
         }
+        for (_, rule) in &fresh {
+            // Says what can't be copied at all before anything is stored.
+            self.namespaces(rule.rule()).await?;
+        }
+        self.try_reads().await?;
         let now = match (&position, fresh.is_empty()) {
             (Some(position), true) => position.time,
             _ => self.asked("reading the cluster time", || self.reading.source.now()).await?,

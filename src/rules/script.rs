@@ -95,12 +95,11 @@ pub fn transform(reader: &mut Reader<'_>, node: &Node, limits: Limits) -> Option
             return None;
         }
     };
+    // Before the engine, which ends at the first import that it can't have.
+    let mut gathered = BTreeMap::new();
+    gather(reader, &place, &text, &mut gathered)?;
     match compile(&text, limits, reader.folder) {
-        Ok(script) => {
-            let mut gathered = BTreeMap::new();
-            gather(reader, &place, &text, &mut gathered)?;
-            Some(Transform { script: Arc::new(script), text, imports: gathered })
-        }
+        Ok(script) => Some(Transform { script: Arc::new(script), text, imports: gathered }),
         Err(error) => {
             tell(reader, &place, &text, &error);
             None

@@ -6,8 +6,8 @@ use mongodb::error::{Error as DriverError, ErrorKind};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The driver's or the server's.
-    #[error(transparent)]
-    Driver(#[from] DriverError),
+    #[error("{}", words(.0))]
+    Driver(DriverError),
     /// The server's reply has not the shape that its documentation gives it.
     #[error("the source answered with {0}")]
     Garbled(&'static str),
@@ -25,6 +25,23 @@ pub enum Remedy {
     HistoryLost,
     /// The command itself, or a document that it meets, is at fault; the same will fail again.
     Reject,
+}
+
+impl From<DriverError> for Error {
+    fn from(error: DriverError) -> Self {
+        Self::Driver(error)
+    }
+}
+
+/// What the server or the driver says, without the driver's copy of the whole reply. It stands for
+/// the error: the driver's own text is not a cause behind it.
+fn words(error: &DriverError) -> String {
+    match error.kind.as_ref() {
+        ErrorKind::Command(command) => {
+            format!("{} ({} {})", command.message, command.code_name, command.code)
+        }
+        kind => kind.to_string(),
+    }
 }
 
 impl Error {
