@@ -85,7 +85,7 @@ struct Bench {
 
 fn target(urls: &[&str], flavor: EngineFlavor, gzip: bool) -> EngineTarget {
     let settings = settings(urls, flavor, gzip);
-    EngineTarget::new(&settings, Duration::from_secs(60), Vec::new()).unwrap()
+    EngineTarget::new(&settings, "shop", Duration::from_secs(60), Vec::new()).unwrap()
 }
 
 fn settings(urls: &[&str], flavor: EngineFlavor, gzip: bool) -> model::Engine {

@@ -10,6 +10,7 @@ mod kill;
 mod load;
 mod losses;
 mod places;
+mod resync;
 mod selection;
 mod status;
 mod ready_rules;

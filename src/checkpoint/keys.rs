@@ -51,9 +51,14 @@ pub fn dead_letters(target: &str, rule: &str) -> RecordKey {
     RecordKey::text(&[target, rule])
 }
 
+/// The dead letters of a rule from one namespace.
+pub fn dead_letters_of(target: &str, rule: &str, namespace: &str) -> RecordKey {
+    RecordKey::text(&[target, rule, namespace])
+}
+
 /// The dead letter of a document. `document` as in [`document_places`].
 pub fn dead_letter(target: &str, rule: &str, namespace: &str, document: &[u8]) -> RecordKey {
-    RecordKey::text(&[target, rule, namespace]).with(document)
+    dead_letters_of(target, rule, namespace).with(document)
 }
 
 /// The dead letter of one event: `events` delivery has several of one document.
@@ -74,11 +79,6 @@ pub fn letter_id(key: &RecordKey) -> String {
     digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What is remembered of the source.
-pub fn source() -> RecordKey {
-    RecordKey::text(&["source"])
-}
-
 /// What is remembered of all rules for a target.
 pub fn rules(target: &str) -> RecordKey {
     RecordKey::text(&["rule", target])
@@ -89,9 +89,14 @@ pub fn rule(target: &str, rule: &str) -> RecordKey {
     RecordKey::text(&["rule", target, rule])
 }
 
+/// Which types of `_id` all collections have held.
+pub fn all_id_types() -> RecordKey {
+    RecordKey::text(&["id_types"])
+}
+
 /// Which types of `_id` a collection has held.
 pub fn id_types(namespace: &str) -> RecordKey {
-    RecordKey::text(&["id_types", namespace])
+    all_id_types().with(namespace)
 }
 
 /// Who holds the name.
@@ -116,7 +121,7 @@ mod tests {
             vec![position("t"), event_position("t", "r")],
             vec![copy_plan("t", "r", "n"), copy_progress("t", "r", "n")],
             vec![dead_letter("t", "r", "n", b"k"), dead_event("t", "r", "n", b"k", b"e")],
-            vec![source(), rule("t", "r"), id_types("n"), rule("source", "r")],
+            vec![rule("t", "r"), id_types("n"), rule("n", "r")],
             vec![lease(), requests().with("1")],
         ];
         for keys in tables {

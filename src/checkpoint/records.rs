@@ -140,6 +140,11 @@ pub struct PositionRecord {
     /// Where the stream goes on, more exactly than the time says: a transaction has one time for
     /// all of its events.
     pub token: Option<RawDocumentBuf>,
+    /// The replica set's or sharded cluster's own id: the position holds for no other. `None` where
+    /// the user may not read it.
+    /// From version 2 on.
+    #[serde(default)]
+    pub source: Option<ObjectId>,
     /// Rules that the last run left out (`--rule`), each with its own position.
     pub behind: BTreeMap<String, Timestamp>,
     /// The host's clock when it was stored, for people.
@@ -160,6 +165,14 @@ pub struct CopyPlanRecord {
     pub bounds: Vec<Bson>,
     /// How many documents there were, as far as the server knew.
     pub expected: u64,
+    /// Whether what the target holds from before `started` is removed once the copy is settled. From
+    /// version 2 on.
+    #[serde(default)]
+    pub sweep: bool,
+    /// What the target held up to this time stays for ever: `on_drop: keep` said so. From
+    /// version 2 on.
+    #[serde(default, with = "timestamp")]
+    pub kept: ClusterTime,
 }
 
 /// What of a plan is done.
@@ -182,13 +195,6 @@ pub struct RuleRecord {
     pub fingerprint: String,
     /// When the fingerprint was stored.
     pub since: DateTime,
-}
-
-/// What is remembered of the source.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct SourceRecord {
-    /// The replica set's or sharded cluster's own id: positions hold for no other.
-    pub id: ObjectId,
 }
 
 /// Which types of `_id` a collection has held.
@@ -242,6 +248,9 @@ impl DeadLetterRecord {
 /// Where a document lies whose place is not a function of its key.
 #[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
 pub struct PlacesRecord {
+    /// The document key as BSON. From version 2 on.
+    #[serde(default)]
+    pub key: Option<RawDocumentBuf>,
     /// Each with the rule that it belongs to.
     pub places: Vec<StoredPlace>,
 }
@@ -258,11 +267,13 @@ pub struct StoredPlace {
 impl Record for PositionRecord {
     const TABLE: Table = Table::Positions;
     const KIND: &'static str = "a position";
+    const VERSION: i32 = 2;
 }
 
 impl Record for CopyPlanRecord {
     const TABLE: Table = Table::Copies;
     const KIND: &'static str = "the plan of a copy";
+    const VERSION: i32 = 2;
 }
 
 impl Record for CopyProgressRecord {
@@ -273,11 +284,6 @@ impl Record for CopyProgressRecord {
 impl Record for RuleRecord {
     const TABLE: Table = Table::Facts;
     const KIND: &'static str = "what is remembered of a rule";
-}
-
-impl Record for SourceRecord {
-    const TABLE: Table = Table::Facts;
-    const KIND: &'static str = "what is remembered of the source";
 }
 
 impl Record for IdTypesRecord {
@@ -293,6 +299,7 @@ impl Record for DeadLetterRecord {
 impl Record for PlacesRecord {
     const TABLE: Table = Table::Places;
     const KIND: &'static str = "the places of a document";
+    const VERSION: i32 = 2;
 }
 
 /// Cluster times as BSON timestamps: a number over 2^63, which they are from 2038 on, is none.

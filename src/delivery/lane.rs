@@ -169,6 +169,12 @@ impl Lane {
         front.frontier = front.frontier.max(frontier);
     }
 
+    /// Says that no read may be older than `time`, as if the lane had seen something of that time.
+    pub fn raise(&self, time: ClusterTime) {
+        let mut front = self.front();
+        front.newest = front.newest.max(time);
+    }
+
     /// Waits until the waiting keys take less than the limit. Cancel safe.
     pub async fn room(&self) {
         loop {

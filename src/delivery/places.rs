@@ -145,6 +145,7 @@ impl Places {
 
     fn write(&self, subject: &Subject, places: &[RulePlace]) -> Write {
         let record = PlacesRecord {
+            key: Some(subject.key.raw().to_owned()),
             places: places
                 .iter()
                 .map(|place| StoredPlace {

@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     change::{
-        Change, Document, DocumentKey, Phase, RuleIndex, State,
+        Change, Document, DocumentKey, Namespace, Phase, RuleIndex, State,
         id::{self, IdTypes},
     },
     rules::model::OnDelete,
@@ -71,6 +71,25 @@ impl Shaper {
         &self.rules[usize::from(index.0)]
     }
 
+    /// Whether the places of a rule's documents are functions of their keys.
+    pub fn is_fixed(&self, rule: RuleIndex) -> bool {
+        self.rule(rule).fixed
+    }
+
+    /// Where a rule's document lies whatever it holds; `None` where its places are stored, or it can't
+    /// lie anywhere.
+    pub fn standing(
+        &self,
+        rule: RuleIndex,
+        namespace: &Namespace,
+        key: &DocumentKey,
+        types: &IdTypes,
+    ) -> Option<PlaceKey> {
+        let rule = self.rule(rule);
+        let place = || self.fixed_place(rule, namespace, key, &id::text(key, types));
+        rule.fixed.then(place).flatten()
+    }
+
     /// Whether the stored places of the change's document are needed to shape it.
     pub fn needs_places(&self, change: &Change) -> bool {
         change.states.iter().any(|(index, _)| !self.rule(*index).fixed)
@@ -116,7 +135,7 @@ impl Shaper {
                     shaped.places.extend(mine.clone().cloned());
                     left.extend(mine.map(|place| place.place.clone()));
                     if rule.fixed {
-                        left.extend(self.fixed_place(rule, change, &id));
+                        left.extend(self.fixed_place(rule, &change.namespace, &change.key, &id));
                     }
                 }
                 Verdict::Remove => {
@@ -125,7 +144,7 @@ impl Shaper {
                     }
                     removes.extend(mine.map(|place| (place.place.clone(), origin.clone())));
                     if rule.fixed {
-                        let place = self.fixed_place(rule, change, &id);
+                        let place = self.fixed_place(rule, &change.namespace, &change.key, &id);
                         removes.extend(place.map(|place| (place, origin.clone())));
                     }
                 }
@@ -272,16 +291,15 @@ impl Shaper {
 
     /// Where a rule's document lies whatever it holds. `None` where it can't lie anywhere, such as
     /// under an id over the target's limit: then there is nothing to remove.
-    fn fixed_place(&self, rule: &ShapedRule, change: &Change, id: &str) -> Option<PlaceKey> {
+    fn fixed_place(
+        &self,
+        rule: &ShapedRule,
+        namespace: &Namespace,
+        key: &DocumentKey,
+        id: &str,
+    ) -> Option<PlaceKey> {
         let meta = Meta::default();
-        let placing = Placing {
-            namespace: &change.namespace,
-            key: &change.key,
-            id,
-            op: "remove",
-            document: None,
-            meta: &meta,
-        };
+        let placing = Placing { namespace, key, id, op: "remove", document: None, meta: &meta };
         self.target.place(&rule.name, &placing).ok().map(|placed| placed.place)
     }
 }

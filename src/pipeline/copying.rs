@@ -3,7 +3,7 @@
 
 use std::sync::{
     Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use tokio::{
@@ -25,6 +25,7 @@ use crate::{
         lane::{Overflow, WindowId},
         retry::Backoff,
     },
+    rules::model::OnDelete,
     source::{
         budget::Budget,
         chunks::{Range, ranges},
@@ -64,6 +65,8 @@ pub struct Copy {
     /// Documents in a reply.
     pub batch: u32,
     progress: Mutex<Progress>,
+    /// Whether nothing is left of what the target held before.
+    swept: AtomicBool,
 }
 
 #[derive(Default)]
@@ -92,6 +95,8 @@ impl Copy {
         shape: KeyShape,
         average: u64,
     ) -> Self {
+        let complete = progress.as_ref().is_some_and(|own| own.complete && own.plan == plan.id);
+        let swept = AtomicBool::new(complete || !plan.sweep);
         let progress = progress.filter(|progress| progress.plan == plan.id);
         let (done, documents) =
             progress.map_or_else(Default::default, |progress| (progress.done, progress.documents));
@@ -104,7 +109,18 @@ impl Copy {
             shape,
             batch: reply_documents(average),
             progress: Mutex::new(Progress { done, documents, open: Vec::new() }),
+            swept,
         }
+    }
+
+    /// Whether nothing is left to be removed of what the target held before the copy.
+    pub fn is_swept(&self) -> bool {
+        self.swept.load(Ordering::Acquire)
+    }
+
+    /// Everything that the sweep removes is settled.
+    pub fn swept(&self) {
+        self.swept.store(true, Ordering::Release);
     }
 
     fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
@@ -265,7 +281,11 @@ impl Copying {
         let low = low.max(copy.plan.started);
         // A sharded document's key can't be told from what a projection leaves of it.
         let projected = copy.shape.paths().len() > 1 && rule.read.project.is_some();
-        let looks_up = !copy.view && (by_keys || projected || !rule.read.pipeline.is_empty());
+        let looks_up = !copy.view
+            && (by_keys
+                || projected
+                || !rule.read.pipeline.is_empty()
+                || self.tells_unmatched(copy));
         let read = if looks_up { &copy.keys_only } else { &rule.read };
         let budget = self.budget.clone();
         let source = &self.reading.source;
@@ -309,7 +329,7 @@ impl Copying {
                 true => {
                     let keys = keys_of(copy, &page.documents)?;
                     drop(page.documents);
-                    self.look_up(copy, keys, low).await?
+                    self.look_up(copy, open, keys, low).await?
                 }
             };
             loop {
@@ -322,7 +342,7 @@ impl Copying {
                 if part.unread.is_empty() {
                     break;
                 }
-                part = self.look_up(copy, part.unread, low).await?;
+                part = self.look_up(copy, open, part.unread, low).await?;
             }
             if let Some(last) = last {
                 range.from = Some(last);
@@ -333,10 +353,19 @@ impl Copying {
         Ok(())
     }
 
+    /// Whether the copy has to find the documents that are there and do not match: what a rule with
+    /// `on_delete: keep` has delivered and no longer delivers is removed, what is gone stays, so that
+    /// being old does not say which of the two it is.
+    fn tells_unmatched(&self, copy: &Copy) -> bool {
+        let rule = self.rules.get(copy.rule);
+        rule.rule().on_delete == OnDelete::Keep && rule.follows() && !copy.is_swept()
+    }
+
     /// A rule's pipeline is evaluated by lookup, on the copy as on changes.
     async fn look_up(
         &self,
         copy: &Copy,
+        open: &OpenChunk,
         keys: Vec<DocumentKey>,
         low: ClusterTime,
     ) -> Result<Part, Trouble> {
@@ -348,17 +377,24 @@ impl Copying {
             .await
             .map_err(|_| Trouble::Stopped)?;
         let mut part = Part { found: Vec::new(), high: answer.operation_time, unread: Vec::new() };
+        let mut unmatched = Vec::new();
         for (key, fetched) in keys.into_iter().zip(answer.fetched) {
             let state = match fetched {
                 Fetched::Present(document) => State::Present(document),
                 Fetched::Failed(words) => State::Failed(words),
-                Fetched::Absent => continue,
+                Fetched::Absent => {
+                    unmatched.push(key);
+                    continue;
+                }
                 Fetched::Unread => {
                     part.unread.push(key);
                     continue;
                 }
             };
             part.found.push(Found { key: Some(key), state });
+        }
+        if self.tells_unmatched(copy) {
+            self.lanes.ask(&copy.namespace, unmatched, &open.completion).await;
         }
         Ok(part)
     }

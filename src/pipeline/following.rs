@@ -13,12 +13,12 @@ use tokio::sync::watch;
 
 use crate::{
     change::{Change, ClusterTime, DocumentKey, Namespace, Phase, RuleIndex, State},
-    checkpoint::tracker::Tracker,
+    checkpoint::tracker::{Completion, Tracker},
     delivery::{
         Halt,
         lane::{Lane, Noted, Pending, Subject},
     },
-    rules::model::OnDelete,
+    rules::model::{OnDelete, OnDrop, OnHistoryLost},
     source::{
         budget::Budget,
         error::Remedy,
@@ -30,6 +30,8 @@ use crate::{
 
 use super::{
     Error,
+    demand::Demand,
+    plan::PartId,
     reading::{Fetched, Reading, source_backoff},
     rule_set::RuleSet,
 };
@@ -48,16 +50,51 @@ const LOOKUPS: usize = 4;
 pub struct Lanes {
     lanes: Vec<Arc<Lane>>,
     hasher: RandomState,
+    /// Nothing that is read for a change is older than this, nor what is written told to be: a sweep
+    /// removes what is older than the copies' start.
+    floor: ClusterTime,
     /// Every event up to here has been noted in its lane.
     frontier: watch::Sender<ClusterTime>,
 }
 
 impl Lanes {
-    /// So many lanes, whose waiting keys may take `pending` bytes together.
-    pub fn new(count: usize, pending: usize) -> Self {
-        let lanes = (0..count).map(|_| Arc::new(Lane::new(pending / count))).collect();
+    /// So many lanes, whose waiting keys may take `pending` bytes together. `floor` is the newest
+    /// start of a copy.
+    pub fn new(count: usize, pending: usize, floor: ClusterTime) -> Self {
+        let lanes: Vec<_> = (0..count).map(|_| Arc::new(Lane::new(pending / count))).collect();
+        lanes.iter().for_each(|lane| lane.raise(floor));
         let (frontier, _) = watch::channel(ClusterTime::ZERO);
-        Self { lanes, hasher: RandomState::new(), frontier }
+        Self { lanes, hasher: RandomState::new(), floor, frontier }
+    }
+
+    /// Every write for a change bears this time or a later one.
+    pub fn floor(&self) -> ClusterTime {
+        self.floor
+    }
+
+    /// Has the present state of documents read and delivered, as if they had changed. Waits where
+    /// too many keys wait already. Each holds a claim of `completion`.
+    pub async fn ask(
+        &self,
+        namespace: &Namespace,
+        keys: impl IntoIterator<Item = DocumentKey>,
+        completion: &Completion,
+    ) {
+        let mut noted: Vec<Vec<Noted>> = self.lanes.iter().map(|_| Vec::new()).collect();
+        for key in keys {
+            noted[self.index(namespace, &key)].push(Noted {
+                subject: Subject { namespace: namespace.clone(), key },
+                time: self.floor,
+                since: None,
+                claim: completion.claim(),
+            });
+        }
+        for (lane, noted) in self.lanes.iter().zip(noted) {
+            if !noted.is_empty() {
+                lane.room().await;
+                lane.changed(noted);
+            }
+        }
     }
 
     /// Each of them.
@@ -114,11 +151,24 @@ pub struct Following {
     pub status: Arc<TargetStatus>,
     /// Of each rule, by its index.
     pub rule_status: Vec<Arc<RuleStatus>>,
+    /// When the copy of each part was planned: what ended before that has been seen to.
+    pub planned: HashMap<PartId, ClusterTime>,
+}
+
+/// Why a stream is read no further.
+enum Ended {
+    /// It has to be opened in another way.
+    Reopen,
+    /// It fails.
+    Failed(crate::source::error::Error),
+    /// Something has to be copied again first.
+    Demand(Demand),
 }
 
 impl Following {
-    /// Follows from `start` until it is stopped. `copying` says whether a copy waits for the
-    /// stream's frontier.
+    /// Follows from `start` until it is stopped, or something has to be copied again: what is then
+    /// to be done has not been done, and the position stays before it. `copying` says whether a copy
+    /// waits for the stream's frontier.
     ///
     /// # Errors
     /// `HistoryLost`, and `Refused` where the source has no change stream for these rules.
@@ -126,7 +176,7 @@ impl Following {
         self,
         start: ClusterTime,
         mut copying: watch::Receiver<bool>,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Demand>, Error> {
         let selectors = self.rules.followed();
         let scope = self.rules.scope();
         tracing::info!(target = self.target, ?scope, from = %start, "following changes");
@@ -139,7 +189,7 @@ impl Following {
             let max_await = copies.then_some(COPY_AWAIT);
             let opened = tokio::select! {
                 opened = self.reading.source.watch(&scope, &selectors, &from, max_await) => opened,
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => return Ok(None),
             };
             let before = reached;
             let ended = match opened {
@@ -147,23 +197,28 @@ impl Following {
                     let read = self.read(&mut stream, &mut reached, &mut from, &mut copying);
                     tokio::select! {
                         ended = read => ended,
-                        () = stop.cancelled() => return Ok(()),
+                        () = stop.cancelled() => return Ok(None),
                     }
                 }
-                Err(error) => Some(error),
+                Err(error) => Ended::Failed(error),
             };
             if reached > before {
                 backoff.reset();
             }
-            let Some(error) = ended else { continue };
+            let error = match ended {
+                Ended::Reopen => continue,
+                Ended::Demand(demand) => return Ok(Some(demand)),
+                Ended::Failed(error) => error,
+            };
             match error.remedy() {
                 Remedy::HistoryLost => {
-                    return Err(Error::HistoryLost { target: self.target, position: reached });
+                    let why = error.to_string();
+                    return history_lost(&self.rules, &self.target, reached, &why).map(Some);
                 }
                 Remedy::Retry => {
                     if self.reading.hold_back("change stream", &error, &mut backoff).await.is_err()
                     {
-                        return Ok(());
+                        return Ok(None);
                     }
                 }
                 Remedy::Reject => {
@@ -176,23 +231,30 @@ impl Following {
         }
     }
 
-    /// Reads until the stream fails, or has to be opened in another way (`None`).
+    /// Reads until the stream can't go on as it is.
     async fn read(
         &self,
         stream: &mut ChangeStream,
         reached: &mut ClusterTime,
         from: &mut Start,
         copying: &mut watch::Receiver<bool>,
-    ) -> Option<crate::source::error::Error> {
+    ) -> Ended {
         loop {
-            let batch = tokio::select! {
+            let mut batch = tokio::select! {
                 batch = stream.next() => match batch {
                     Ok(batch) => batch,
-                    Err(error) => return Some(error),
+                    Err(error) => return Ended::Failed(error),
                 },
                 // The wait for an idle reply is fixed when a stream is opened.
-                () = changed(copying) => return None,
+                () = changed(copying) => return Ended::Reopen,
             };
+            if let Some((first, demand)) = self.ended(&batch.events) {
+                // Once they are copied again, the stream is read again from before them.
+                batch.frontier = batch.frontier.min(batch.events[first].time().before());
+                batch.events.truncate(first);
+                self.spread(batch).await;
+                return Ended::Demand(demand);
+            }
             let invalidated = match batch.events.last() {
                 Some(Event::Invalidated { token, .. }) => Some(token.clone()),
                 _ => None,
@@ -203,11 +265,51 @@ impl Following {
             match invalidated {
                 Some(token) => {
                     *from = Start::After(token);
-                    return None;
+                    return Ended::Reopen;
                 }
                 None => *from = Start::At(*reached),
             }
         }
+    }
+
+    /// What has to be copied again because of events that end or replace a collection, all of the
+    /// batch together, and the first of them.
+    ///
+    /// A copy that was planned after such an event has seen what it left.
+    fn ended(&self, events: &[Event]) -> Option<(usize, Demand)> {
+        let mut demand = Demand::default();
+        let mut first = None;
+        for (index, event) in events.iter().enumerate() {
+            // Before a database is dropped, each of its collections is.
+            let Event::Ended { op, namespace, to, time } = event else { continue };
+            let gone = namespace.iter().map(|namespace| (namespace, true));
+            let replaced = to.iter().map(|namespace| (namespace, false));
+            for (namespace, gone) in gone.chain(replaced) {
+                for &rule in &*self.rules.following(namespace) {
+                    self.rule_status[usize::from(rule.0)]
+                        .event(EventKind::from_operation_type(op), 1);
+                    let planned = self.planned.get(&(rule, namespace.clone()));
+                    if planned.is_some_and(|planned| planned >= time) {
+                        continue;
+                    }
+                    let rule = self.rules.get(rule).rule();
+                    let on_drop = if gone { rule.on_drop } else { OnDrop::Remove };
+                    tracing::info!(
+                        target = self.target,
+                        rule = rule.name,
+                        op,
+                        %namespace,
+                        %time,
+                        keep = on_drop == OnDrop::Keep,
+                        "a collection has ended or was replaced: it is copied again as it is now"
+                    );
+                    demand.part(&rule.name, namespace, on_drop);
+                    demand.seen = demand.seen.max(*time);
+                    first.get_or_insert(index);
+                }
+            }
+        }
+        first.map(|first| (first, demand))
     }
 
     /// Notes a batch in the lanes. Cancelled half-way it leaves its span open, so the position stays
@@ -234,16 +336,8 @@ impl Following {
                         claim: span.claim(),
                     });
                 }
-                Event::Ended { op, namespace, to, time } => {
-                    tracing::warn!(
-                        target = self.target,
-                        op,
-                        namespace = namespace.map(|name| name.to_string()),
-                        to = to.map(|name| name.to_string()),
-                        %time,
-                        "a collection ended or was renamed; what the target holds of it stays"
-                    );
-                }
+                // What had to be done about it has been done: `ended`.
+                Event::Ended { .. } => {}
                 Event::Invalidated { time, .. } => {
                     tracing::info!(target = self.target, %time, "change stream invalidated, opening it behind");
                 }
@@ -259,6 +353,42 @@ impl Following {
         self.status.seen(times, std::time::SystemTime::now());
         span.close(batch.frontier);
     }
+}
+
+/// What the rules want done about a position that the oplog no longer reaches back to.
+///
+/// # Errors
+/// `HistoryLost`, where one of them says to stop.
+pub fn history_lost(
+    rules: &RuleSet,
+    target: &str,
+    position: ClusterTime,
+    why: &str,
+) -> Result<Demand, Error> {
+    let followed = || rules.iter().map(|(_, rule)| rule).filter(|rule| rule.follows());
+    if followed().any(|rule| rule.rule().on_history_lost == OnHistoryLost::Stop) {
+        return Err(Error::HistoryLost { target: target.to_owned(), position });
+    }
+    let mut demand = Demand { lost: true, ..Demand::default() };
+    for rule in followed() {
+        let rule = rule.rule();
+        let again = rule.on_history_lost == OnHistoryLost::Resync;
+        tracing::warn!(
+            target,
+            rule = rule.name,
+            %position,
+            why,
+            "history lost: {}",
+            match again {
+                true => "the rule is copied again, and what is gone is removed",
+                false => "the rule goes on from now, and what it missed stays missing",
+            }
+        );
+        if again {
+            demand.rules.insert(rule.name.clone());
+        }
+    }
+    Ok(demand)
 }
 
 impl From<Operation> for EventKind {
@@ -287,6 +417,8 @@ pub struct Answering {
     pub rules: Arc<RuleSet>,
     /// Which lane.
     pub lane: Arc<Lane>,
+    /// Every change bears this time or a later one. The lane was raised to it, so no read is older.
+    pub floor: ClusterTime,
     /// Pays for what is read.
     pub budget: Arc<Budget>,
 }
@@ -388,7 +520,7 @@ impl Answering {
                 Answered::Change(Change {
                     namespace: namespace.clone(),
                     key,
-                    time: pending.time,
+                    time: pending.time.max(self.floor),
                     since: pending.since,
                     phase: Phase::Changes,
                     states,

@@ -3,11 +3,13 @@
 //! The only part that knows all stages.
 
 mod copying;
+mod demand;
 mod following;
 mod plan;
 mod reading;
 mod rule_set;
 mod settling;
+mod sweeping;
 mod target_pipeline;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -81,7 +83,9 @@ pub enum Error {
     Refused(String),
     /// The change stream can't go on from the stored position.
     #[error(
-        "the oplog of the source no longer reaches back to {position}, the position of target {target}"
+        "the oplog of the source no longer reaches back to {position}, the position of target \
+         {target}, and on_history_lost says to stop: `on_history_lost: resync` copies its rules again, \
+         `now` goes on without what was missed"
     )]
     HistoryLost {
         /// Whose position.

@@ -2,14 +2,17 @@
 //!
 //! The order is the promise: the position is stored before the plans of the copies, the plans before
 //! the first document is read, and a rule is remembered once all its plans are stored. A process
-//! that dies in between plans again.
+//! that dies in between plans again. What is to be copied again is a plan like any other; its rules
+//! are forgotten first, those that asked for it last, so that half a plan is never taken for a whole.
+
+mod again;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
-use bson::{Timestamp, Uuid};
+use bson::{Timestamp, Uuid, oid::ObjectId};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -17,36 +20,43 @@ use crate::{
     checkpoint::{
         keys,
         records::{
-            CopyPlanRecord, CopyProgressRecord, PositionRecord, Record, RuleRecord, load, load_all,
-            put, removal,
+            CopyPlanRecord, CopyProgressRecord, IdTypesRecord, PlacesRecord, PositionRecord,
+            Record, RuleRecord, load, load_all, page, put, removal,
         },
         store::{RecordKey, Store, StoreError, Table, Write},
     },
     delivery::{insist, insist_on_writing},
-    rules::model::{NamespacePattern, Rule, Since},
+    rules::model::{CopySettings, NamespacePattern, OnDrop, OnRuleChange, Rule, Since},
     source::{
         budget::Budget,
         chunks,
         error::Error as SourceError,
         namespaces::{Found, Kind},
     },
+    status::RuleStatus,
+    target::Target,
 };
 
 use super::{
-    Error, Options,
-    copying::Copy,
-    reading::Reading,
-    rule_set::{RuleSet, TargetRule},
+    Error, Options, copying::Copy, demand::Demand, following::history_lost, reading::Reading,
+    rule_set::RuleSet,
 };
+
+pub use again::PartId;
+use again::{Part, Wanted, choose};
 
 /// Where a target's run begins.
 pub struct Plan {
     /// The stream's start.
     pub start: ClusterTime,
+    /// The replica set or sharded cluster that the position holds for.
+    pub source: Option<ObjectId>,
     /// Rules that this run leaves out, and where they are.
     pub behind: BTreeMap<String, ClusterTime>,
     /// Of each rule with a copy: its copies, and whether they were complete before.
     pub copies: Vec<(RuleIndex, Vec<Arc<Copy>>, bool)>,
+    /// When the copy of each part was planned, copies of earlier runs too.
+    pub planned: HashMap<PartId, ClusterTime>,
 }
 
 /// Makes the plan of one target.
@@ -56,13 +66,19 @@ pub struct Planning<'a> {
     /// Where positions are kept.
     pub store: &'a Arc<dyn Store>,
     /// The target's name.
-    pub target: &'a str,
+    pub name: &'a str,
+    /// The target, which says where documents lie.
+    pub target: &'a dyn Target,
     /// Its rules in this run.
     pub rules: &'a RuleSet,
     /// The names of all its rules in the file.
     pub all_rules: BTreeSet<String>,
+    /// Of each rule, by its index.
+    pub rule_status: &'a [Arc<RuleStatus>],
     /// What the command says.
     pub options: &'a Options,
+    /// What has to be copied again.
+    pub demand: Demand,
     /// Ends every wait.
     pub stop: &'a CancellationToken,
 }
@@ -74,57 +90,102 @@ struct Planned {
     progress: Option<CopyProgressRecord>,
 }
 
+/// The copies of each rule.
+type Copies = BTreeMap<RuleIndex, BTreeMap<Namespace, Planned>>;
+
 impl Planning<'_> {
-    /// Reads what is stored, plans what is new, and stores it.
+    /// Reads what is stored, plans what is new or demanded, and stores it.
     ///
     /// # Errors
     /// `Refused` where a rule asks for what can't be had; see [`Error`].
-    pub async fn make(self) -> Result<Plan, Error> {
+    pub async fn make(mut self) -> Result<Plan, Error> {
         self.forget_removed_rules().await?;
-        let key = keys::position(self.target);
-        let position: Option<PositionRecord> = self.stored(|| load(&**self.store, &key)).await?;
-        let mut fresh = Vec::new();
-        let mut known: HashMap<RuleIndex, Vec<Planned>> = HashMap::new();
+        let key = keys::position(self.name);
+        let mut position: Option<PositionRecord> =
+            self.stored(|| load(&**self.store, &key)).await?;
+        let source = self.identity(position.as_ref()).await?;
+        let mut fresh = BTreeSet::new();
+        let mut copies = Copies::new();
         for (index, rule) in self.rules.iter() {
-            let key = keys::rule(self.target, &rule.rule().name);
+            let key = keys::rule(self.name, &rule.rule().name);
             let record: Option<RuleRecord> = self.stored(|| load(&**self.store, &key)).await?;
+            copies.insert(index, self.stored_copies(rule.rule()).await?);
             match record {
-                None => fresh.push((index, rule)),
-                Some(record) => {
-                    self.compare(rule.rule(), &record);
-                    known.insert(index, self.stored_copies(rule.rule()).await?);
+                None => {
+                    fresh.insert(index);
+                    // Says what can't be copied at all before anything is stored.
+                    self.namespaces(rule.rule()).await?;
                 }
+                Some(record) => self.compare(index, rule.rule(), &record),
             }
         }
-        for (_, rule) in &fresh {
-            // Says what can't be copied at all before anything is stored.
-            self.namespaces(rule.rule()).await?;
-        }
         self.try_reads().await?;
-        let now = match (&position, fresh.is_empty()) {
-            (Some(position), true) => position.time,
-            _ => self.asked("reading the cluster time", || self.reading.source.now()).await?,
+        let chosen = self.chosen(&fresh, &copies).await?;
+        let now = match &position {
+            Some(position) if fresh.is_empty() && chosen.is_empty() && !self.demand.lost => {
+                position.time
+            }
+            _ => {
+                let now =
+                    self.asked("reading the cluster time", || self.reading.source.now()).await?;
+                // A member that lags tells of an earlier time.
+                now.max(self.demand.seen)
+            }
         };
-        let since = first_start(fresh.iter().map(|(_, rule)| rule.rule()));
-        let (start, behind) = start(position.as_ref(), now, since, self.active(), &self.all_rules);
+        self.forget_chosen(&chosen, &fresh).await?;
+        if let Some(position) = position.as_mut().filter(|_| self.demand.lost) {
+            position.time = now;
+            position.behind.retain(|rule, _| !self.active().contains(rule.as_str()));
+        }
+        let new = fresh.iter().map(|&index| self.rules.get(index).rule());
+        let (start, behind) =
+            start(position.as_ref(), now, first_start(new), self.active(), &self.all_rules);
         // Durable before the first document is read.
         let record = PositionRecord {
             time: start,
             token: None,
+            source,
             behind: stored_times(&behind),
             stored_at: bson::DateTime::now(),
         };
-        self.write(vec![put(keys::position(self.target), &record)]).await?;
-        for (index, rule) in fresh {
-            if self.options.changes_only {
-                continue;
-            }
-            known.insert(index, self.plan_rule(rule, now).await?);
+        self.write(vec![put(keys::position(self.name), &record)]).await?;
+        self.plan_parts(&chosen, &mut copies, now).await?;
+        let mut remembered = fresh;
+        remembered.extend(chosen.keys().map(|(rule, _)| *rule));
+        if self.options.changes_only {
+            remembered.retain(|index| chosen.keys().any(|(rule, _)| rule == index));
         }
+        for index in remembered {
+            let rule = self.rules.get(index).rule();
+            let record =
+                RuleRecord { fingerprint: rule.fingerprint.clone(), since: bson::DateTime::now() };
+            self.write(vec![put(keys::rule(self.name, &rule.name), &record)]).await?;
+        }
+        let planned = copies
+            .iter()
+            .flat_map(|(&rule, copies)| {
+                copies.values().map(move |own| ((rule, own.namespace.clone()), own.plan.started))
+            })
+            .collect();
+        let copies = self.copies(copies, &chosen).await?;
+        Ok(Plan { start, source, behind, copies, planned })
+    }
+
+    /// The copies of this run.
+    async fn copies(
+        &self,
+        all: Copies,
+        chosen: &BTreeMap<PartId, Chosen>,
+    ) -> Result<Vec<(RuleIndex, Vec<Arc<Copy>>, bool)>, Error> {
         let mut copies = Vec::new();
-        for (index, rule) in self.rules.iter() {
-            let Some(planned) = known.remove(&index) else { continue };
-            if rule.rule().copy.is_none() || self.options.changes_only {
+        for (index, planned) in all {
+            let copies_now = |namespace: &Namespace| {
+                !self.options.changes_only || chosen.contains_key(&(index, namespace.clone()))
+            };
+            let planned: Vec<Planned> =
+                planned.into_values().filter(|own| copies_now(&own.namespace)).collect();
+            let copies_at_all = self.rules.get(index).rule().copy.is_some();
+            if planned.is_empty() && (!copies_at_all || self.options.changes_only) {
                 continue;
             }
             let complete = planned.iter().all(|copy| {
@@ -137,7 +198,246 @@ impl Planning<'_> {
             }
             copies.push((index, made, complete));
         }
-        Ok(Plan { start, behind, copies })
+        Ok(copies)
+    }
+
+    /// The replica set's or cluster's own id; another one than the position's is a lost history.
+    async fn identity(
+        &mut self,
+        position: Option<&PositionRecord>,
+    ) -> Result<Option<ObjectId>, Error> {
+        let own =
+            self.asked("reading the id of the source", || self.reading.source.identity()).await?;
+        let Some(position) = position else { return Ok(own) };
+        let known = position.source;
+        if let (Some(own), Some(known)) = (own, known)
+            && own != known
+        {
+            let why = "the source is another replica set or cluster than before";
+            let demand = history_lost(self.rules, self.name, position.time, why)?;
+            self.demand.rules.extend(demand.rules);
+            self.demand.lost = true;
+        }
+        Ok(own.or(known))
+    }
+
+    /// What is planned now.
+    async fn chosen(
+        &self,
+        fresh: &BTreeSet<RuleIndex>,
+        copies: &Copies,
+    ) -> Result<BTreeMap<PartId, Chosen>, Error> {
+        let complete = self.rules.iter().count() == self.all_rules.len();
+        if !complete && !self.demand.rules.is_empty() {
+            let rules: Vec<&str> = self.demand.rules.iter().map(String::as_str).collect();
+            return Err(Error::Refused(format!(
+                "rules of target {} have to be copied again ({}), which needs all rules of the \
+                 target: run without --rule",
+                self.name,
+                rules.join(", ")
+            )));
+        }
+        let copies_now = |index: &RuleIndex| {
+            self.rules.get(*index).rule().copy.is_some() && !self.options.changes_only
+        };
+        if self.demand.is_empty() && !fresh.iter().any(copies_now) {
+            return Ok(BTreeMap::new());
+        }
+        let (all, found) = self.parts(copies).await?;
+        let mut wanted = BTreeMap::new();
+        for part in &all {
+            let (index, namespace) = &part.id;
+            let name = &self.rules.get(*index).rule().name;
+            let why = if self.demand.rules.contains(name) {
+                Wanted::Again
+            } else {
+                match self.demand.parts.get(&(name.clone(), namespace.clone())) {
+                    Some(OnDrop::Remove) => Wanted::Again,
+                    Some(OnDrop::Keep) => Wanted::Keep,
+                    None if fresh.contains(index) && copies_now(index) => Wanted::First,
+                    None => continue,
+                }
+            };
+            wanted.insert(part.id.clone(), why);
+        }
+        for index in fresh.iter().filter(|index| copies_now(index)) {
+            if !all.iter().any(|part| part.id.0 == *index && found.contains_key(&part.id.1)) {
+                tracing::warn!(
+                    target = self.name,
+                    rule = self.rules.get(*index).rule().name,
+                    "no collection matches the rule now; those that come later are followed"
+                );
+            }
+        }
+        let chosen = choose(&all, &wanted, complete);
+        let chosen = chosen.into_iter().map(|(id, sweep)| {
+            let why = wanted.get(&id).copied().unwrap_or(Wanted::Again);
+            if why == Wanted::Again && !sweep {
+                tracing::warn!(
+                    target = self.name,
+                    rule = self.rules.get(id.0).rule().name,
+                    namespace = %id.1,
+                    "rules that are not copied again may write to the same place: what is gone from \
+                     the source stays in the target"
+                );
+            }
+            let kind = found.get(&id.1).copied();
+            (id, Chosen { sweep, keep: why == Wanted::Keep, kind })
+        });
+        Ok(chosen.collect())
+    }
+
+    /// Every part that there is or has been, and which namespaces there are now.
+    async fn parts(&self, copies: &Copies) -> Result<(Vec<Part>, HashMap<Namespace, Kind>), Error> {
+        // Namespaces that came after a rule was copied have no plan; an id of theirs was written.
+        let prefix = keys::all_id_types();
+        let met = self.stored(|| load_all::<IdTypesRecord>(&**self.store, &prefix)).await?;
+        let met: Vec<Namespace> = met
+            .iter()
+            .filter_map(|(key, _)| Namespace::parse(str::from_utf8(key.0.last()?).ok()?))
+            .collect();
+        let mut parts = Vec::new();
+        let mut found = HashMap::new();
+        for (index, rule) in self.rules.iter() {
+            let mut namespaces = BTreeSet::new();
+            for there in self.namespaces(rule.rule()).await? {
+                namespaces.insert(there.namespace.clone());
+                found.insert(there.namespace, there.kind);
+            }
+            namespaces
+                .extend(copies.get(&index).into_iter().flatten().map(|(name, _)| name.clone()));
+            let reads = |namespace: &&Namespace| self.rules.reads(rule.rule(), namespace);
+            namespaces.extend(met.iter().filter(reads).cloned());
+            let demanded = self.demand.parts.keys().filter(|(name, _)| *name == rule.rule().name);
+            namespaces.extend(demanded.map(|(_, namespace)| namespace.clone()));
+            let name = &rule.rule().name;
+            let moves = rule.rule().transform.as_ref().is_some_and(|script| script.may_move());
+            parts.extend(namespaces.into_iter().map(|namespace| Part {
+                container: self.target.container(name, &namespace).filter(|_| !moves),
+                copies: rule.rule().copy.is_some() && !self.options.changes_only,
+                id: (index, namespace),
+            }));
+        }
+        Ok((parts, found))
+    }
+
+    /// Forgets the rules whose copies are about to be planned anew: those that asked for it last.
+    /// One part alone is one write, and needs none of it.
+    async fn forget_chosen(
+        &self,
+        chosen: &BTreeMap<PartId, Chosen>,
+        fresh: &BTreeSet<RuleIndex>,
+    ) -> Result<(), Error> {
+        if chosen.len() == 1 {
+            return Ok(());
+        }
+        let mut rules: Vec<(bool, RuleIndex)> = chosen
+            .keys()
+            .filter(|(rule, _)| !fresh.contains(rule))
+            .map(|(rule, _)| {
+                let name = &self.rules.get(*rule).rule().name;
+                let asked = self.demand.rules.contains(name)
+                    || self.demand.parts.keys().any(|(rule, _)| rule == name);
+                (asked, *rule)
+            })
+            .collect();
+        rules.sort_unstable();
+        rules.dedup();
+        for (_, rule) in rules {
+            let key = keys::rule(self.name, &self.rules.get(rule).rule().name);
+            self.write(vec![removal::<RuleRecord>(key)]).await?;
+        }
+        Ok(())
+    }
+
+    /// Plans and stores the chosen copies.
+    async fn plan_parts(
+        &self,
+        chosen: &BTreeMap<PartId, Chosen>,
+        copies: &mut Copies,
+        now: ClusterTime,
+    ) -> Result<(), Error> {
+        let mut plans = Vec::with_capacity(chosen.len());
+        for ((index, namespace), chosen) in chosen {
+            let rule = self.rules.get(*index).rule();
+            let known = copies.entry(*index).or_default();
+            let kept = match known.get(namespace) {
+                _ if chosen.keep => now,
+                Some(known) => known.plan.kept,
+                None => ClusterTime::ZERO,
+            };
+            if chosen.keep {
+                self.forget_places(rule, namespace).await?;
+            }
+            let (bounds, expected) = match chosen.kind {
+                None => (Vec::new(), 0),
+                Some(kind) => self.cut(rule, namespace, kind).await?,
+            };
+            let plan = CopyPlanRecord {
+                id: Uuid::new(),
+                started: now,
+                collection: None,
+                bounds,
+                expected,
+                sweep: chosen.sweep,
+                kept,
+            };
+            plans.push(put(keys::copy_plan(self.name, &rule.name, namespace.as_str()), &plan));
+            let namespace = namespace.clone();
+            known.insert(namespace.clone(), Planned { namespace, plan, progress: None });
+        }
+        for (rule, _) in chosen.keys() {
+            self.rule_status[usize::from(rule.0)].stale(false);
+        }
+        // Plans of an earlier try are written over; its progress is void by the plan's id.
+        self.write(plans).await
+    }
+
+    /// The bounds of a collection's chunks, and how many documents there are.
+    async fn cut(
+        &self,
+        rule: &Rule,
+        namespace: &Namespace,
+        kind: Kind,
+    ) -> Result<(Vec<bson::Bson>, u64), Error> {
+        let settings = rule.copy.unwrap_or(CopySettings::DEFAULT);
+        let source = &self.reading.source;
+        let size =
+            self.asked("reading the size of a collection", || source.size(namespace)).await?;
+        if kind == Kind::View {
+            return Ok((Vec::new(), size.documents));
+        }
+        let chunks = chunks::count(size, settings);
+        let bounds = self
+            .asked("cutting a collection into chunks", || {
+                source.split_points(namespace, chunks, settings.allow_disk_use)
+            })
+            .await?;
+        Ok((bounds, size.documents))
+    }
+
+    /// Forgets where a rule's documents of a namespace lie: what is kept for ever is nobody's.
+    async fn forget_places(&self, rule: &Rule, namespace: &Namespace) -> Result<(), Error> {
+        let prefix = keys::places(self.name, namespace.as_str());
+        let mut after = None;
+        loop {
+            let found = self
+                .stored(|| page::<PlacesRecord>(&**self.store, &prefix, after.as_ref(), PAGE))
+                .await?;
+            let complete = found.len() < PAGE;
+            after = found.last().map(|(key, _)| key.clone());
+            let writes = found.into_iter().filter_map(|(key, mut record)| {
+                let before = record.places.len();
+                record.places.retain(|place| place.rule != rule.name);
+                let value = (!record.places.is_empty()).then(|| record.encode());
+                let changed = record.places.len() != before;
+                changed.then_some(Write { table: Table::Places, key, value })
+            });
+            self.write(writes.collect()).await?;
+            if complete {
+                return Ok(());
+            }
+        }
     }
 
     /// Lets MongoDB evaluate each rule's filter, projection and pipeline once on nothing: what it
@@ -175,7 +475,7 @@ impl Planning<'_> {
     /// A rule that has gone from the file is forgotten: should it come back, what happened meanwhile
     /// is not in any stream that is still to be read, so it begins with a copy.
     async fn forget_removed_rules(&self) -> Result<(), Error> {
-        let prefix = keys::rules(self.target);
+        let prefix = keys::rules(self.name);
         let known = self.stored(|| load_all::<RuleRecord>(&**self.store, &prefix)).await?;
         for (key, _) in known {
             let Some(name) = key.0.last().and_then(|name| str::from_utf8(name).ok()) else {
@@ -187,7 +487,7 @@ impl Planning<'_> {
             // The record of the rule goes first: without it what is left of its copies is planned
             // over.
             self.write(vec![removal::<RuleRecord>(key.clone())]).await?;
-            let copies = keys::copies(self.target, name);
+            let copies = keys::copies(self.name, name);
             loop {
                 let page =
                     self.stored(|| self.store.scan(Table::Copies, &copies, None, PAGE)).await?;
@@ -201,7 +501,7 @@ impl Planning<'_> {
                 self.write(removals).await?;
             }
             tracing::info!(
-                target = self.target,
+                target = self.name,
                 rule = name,
                 "the rule is no longer in the file: its progress is forgotten, its documents stay in \
                  the target"
@@ -210,15 +510,29 @@ impl Planning<'_> {
         Ok(())
     }
 
-    /// Says when a rule is not the one that was copied.
-    fn compare(&self, rule: &Rule, record: &RuleRecord) {
-        if record.fingerprint != rule.fingerprint {
-            tracing::warn!(
-                target = self.target,
+    /// Sees to a rule that is not the one that was copied.
+    fn compare(&mut self, index: RuleIndex, rule: &Rule, record: &RuleRecord) {
+        let stale = record.fingerprint != rule.fingerprint;
+        self.rule_status[usize::from(index.0)].stale(stale);
+        if !stale {
+            return;
+        }
+        match rule.on_rule_change {
+            OnRuleChange::Resync => {
+                tracing::info!(
+                    target = self.name,
+                    rule = rule.name,
+                    "the rule has changed since it was copied: it is copied again"
+                );
+                self.demand.rules.insert(rule.name.clone());
+            }
+            OnRuleChange::Warn => tracing::warn!(
+                target = self.name,
                 rule = rule.name,
                 "stale definition: the rule has changed since it was copied; what changes from now on \
-                 is delivered by the new one, what was delivered before stays as it is"
-            );
+                 is delivered by the new one, what was delivered before stays as it is. \
+                 `on_rule_change: resync` copies it again"
+            ),
         }
     }
 
@@ -227,8 +541,8 @@ impl Planning<'_> {
     }
 
     /// The plans of a rule's copies, and how far they are.
-    async fn stored_copies(&self, rule: &Rule) -> Result<Vec<Planned>, Error> {
-        let prefix = keys::copies(self.target, &rule.name);
+    async fn stored_copies(&self, rule: &Rule) -> Result<BTreeMap<Namespace, Planned>, Error> {
+        let prefix = keys::copies(self.name, &rule.name);
         let mut planned: BTreeMap<Vec<u8>, (Option<CopyPlanRecord>, Option<CopyProgressRecord>)> =
             BTreeMap::new();
         let mut after: Option<RecordKey> = None;
@@ -256,71 +570,9 @@ impl Planning<'_> {
             .into_iter()
             .filter_map(|(namespace, (plan, progress))| {
                 let namespace = Namespace::parse(str::from_utf8(&namespace).ok()?)?;
-                Some(Planned { namespace, plan: plan?, progress })
+                Some((namespace.clone(), Planned { namespace, plan: plan?, progress }))
             })
             .collect())
-    }
-
-    /// Plans the copy of every namespace that a rule reads now, and remembers the rule. Namespaces
-    /// that come later are in the change stream from their beginning.
-    async fn plan_rule(
-        &self,
-        rule: &TargetRule,
-        started: ClusterTime,
-    ) -> Result<Vec<Planned>, Error> {
-        let name = &rule.rule().name;
-        let mut planned = Vec::new();
-        if let Some(settings) = rule.rule().copy {
-            for found in self.namespaces(rule.rule()).await? {
-                let namespace = &found.namespace;
-                let size = self
-                    .asked("reading the size of a collection", || {
-                        self.reading.source.size(namespace)
-                    })
-                    .await?;
-                let bounds = match found.kind {
-                    Kind::View => Vec::new(),
-                    _ => {
-                        let chunks = chunks::count(size, settings);
-                        self.asked("cutting a collection into chunks", || {
-                            let disk = settings.allow_disk_use;
-                            self.reading.source.split_points(namespace, chunks, disk)
-                        })
-                        .await?
-                    }
-                };
-                let plan = CopyPlanRecord {
-                    id: Uuid::new(),
-                    started,
-                    collection: None,
-                    bounds,
-                    expected: size.documents,
-                };
-                planned.push(Planned { namespace: found.namespace, plan, progress: None });
-            }
-            if planned.is_empty() {
-                tracing::warn!(
-                    target = self.target,
-                    rule = name,
-                    "no collection matches the rule now; those that come later are followed"
-                );
-            }
-        }
-        // Plans of an earlier try are written over; its progress is void by the plan's id.
-        let plans = planned
-            .iter()
-            .map(|planned| {
-                let namespace = planned.namespace.as_str();
-                put(keys::copy_plan(self.target, name, namespace), &planned.plan)
-            })
-            .collect();
-        self.write(plans).await?;
-        let record = RuleRecord {
-            fingerprint: rule.rule().fingerprint.clone(),
-            since: bson::DateTime::now(),
-        };
-        self.write(vec![put(keys::rule(self.target, name), &record)]).await?;
-        Ok(planned)
     }
 
     /// The namespaces that a rule reads, as they are now.
@@ -415,6 +667,16 @@ impl Planning<'_> {
     async fn write(&self, writes: Vec<Write>) -> Result<(), Error> {
         Ok(insist_on_writing(&**self.store, writes, self.stop).await?)
     }
+}
+
+/// A part that is planned now.
+struct Chosen {
+    /// See [`CopyPlanRecord::sweep`].
+    sweep: bool,
+    /// See [`CopyPlanRecord::kept`].
+    keep: bool,
+    /// What it is; `None` where it is no more.
+    kind: Option<Kind>,
 }
 
 /// From when on rules that run for the first time want changes: `changes.since` of those that do

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use bson::oid::ObjectId;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -62,6 +63,8 @@ pub struct Settling {
     pub tracker: Tracker<ClusterTime>,
     /// What is copied.
     pub copies: Vec<RuleCopies>,
+    /// What the position holds for.
+    pub source: Option<ObjectId>,
     /// Rules that this run leaves out, and where they are.
     pub behind: BTreeMap<String, ClusterTime>,
     /// `checkpoint.every`.
@@ -183,6 +186,7 @@ impl Settling {
         let record = PositionRecord {
             time,
             token: None,
+            source: self.source,
             behind: stored_times(&self.behind),
             stored_at: bson::DateTime::now(),
         };
@@ -256,7 +260,7 @@ impl RuleCopies {
     fn is_ready(&self) -> bool {
         !self.complete
             && self.again_at.is_none_or(|at| Instant::now() >= at)
-            && self.copies.iter().all(|copy| copy.is_settled())
+            && self.copies.iter().all(|copy| copy.is_settled() && copy.is_swept())
     }
 }
 

@@ -37,11 +37,13 @@ use crate::{
 use super::{
     Error, Options, Summary,
     copying::{CHUNKS_AT_ONCE, Copying},
+    demand::Demand,
     following::{Answering, Following, Lanes},
     plan::{Plan, Planning},
     reading::Reading,
     rule_set::RuleSet,
     settling::{RuleCopies, Settling},
+    sweeping::Sweeping,
 };
 
 /// Bytes of copied documents that may lie in memory, and as many of changed ones.
@@ -82,11 +84,21 @@ struct Shared {
     copies: Arc<Budget>,
 }
 
+/// Why a pipeline ends without an error.
+enum Ended {
+    /// It was told to stop.
+    Stopped,
+    /// There is nothing left to do.
+    Done,
+    /// It goes on behind another plan.
+    Again(Demand),
+}
+
 /// What a running pipeline is made of.
 struct Running {
     reading: Arc<Reading>,
     /// The stream, the lookups and the copies.
-    sources: JoinSet<Result<(), Error>>,
+    sources: JoinSet<Result<Option<Demand>, Error>>,
     writers: JoinSet<Result<(), Halt>>,
     settling: JoinSet<Result<(), Halt>>,
     copying: watch::Receiver<bool>,
@@ -130,7 +142,7 @@ impl TargetPipeline {
                     })
                     .collect();
                 let timeout = self.target().delivery.timeout;
-                EngineTarget::new(engine, timeout, rules)
+                EngineTarget::new(engine, &self.file.name, timeout, rules)
                     .map(|target| Arc::new(target) as Arc<dyn Target>)
                     .map_err(|error| {
                         Error::Refused(format!("target {} can't be used: {error}", self.name()))
@@ -158,20 +170,28 @@ impl TargetPipeline {
     }
 
     async fn work(&self, stop: &CancellationToken) -> Result<Summary, Error> {
-        let target = self.build()?;
         if self.options.copy_only {
-            self.reach(&*target, stop).await?;
+            self.reach(&*self.build()?, stop).await?;
         }
-        let mut running = self.start(target, stop).await?;
-        let ended = self.watch(&mut running, stop).await;
-        let stopped = self.wind_down(&mut running).await;
-        let dead_letters = running.dead_letters.written();
-        // What ended the run counts more than what ended because of it.
-        let done = ended?;
-        stopped?;
-        let copies = self.rule_status().into_iter().map(|rule| rule.copied());
-        let copied = copies.map(|copy| copy.documents.saturating_sub(copy.resumed)).sum();
-        Ok(Summary { copied, dead_letters, stopped: !done })
+        let mut summary = Summary::default();
+        let mut demand = Demand::default();
+        loop {
+            let mut running = self.start(std::mem::take(&mut demand), stop).await?;
+            let ended = self.watch(&mut running, stop).await;
+            let stopped = self.wind_down(&mut running).await;
+            summary.dead_letters += running.dead_letters.written();
+            // What ended the run counts more than what ended because of it.
+            let ended = ended?;
+            stopped?;
+            let copies = self.rule_status().into_iter().map(|rule| rule.copied());
+            summary.copied +=
+                copies.map(|copy| copy.documents.saturating_sub(copy.resumed)).sum::<u64>();
+            match ended {
+                Ended::Again(again) => demand = again,
+                Ended::Done => return Ok(summary),
+                Ended::Stopped => return Ok(Summary { stopped: true, ..summary }),
+            }
+        }
     }
 
     /// A run that only copies has to reach its target in time; any other waits for it.
@@ -199,11 +219,8 @@ impl TargetPipeline {
         }
     }
 
-    async fn start(
-        &self,
-        target: Arc<dyn Target>,
-        stop: &CancellationToken,
-    ) -> Result<Running, Error> {
+    async fn start(&self, demand: Demand, stop: &CancellationToken) -> Result<Running, Error> {
+        let target = self.build()?;
         let read = stop.child_token();
         let (drain, drained, now) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
@@ -216,8 +233,11 @@ impl TargetPipeline {
         let plan = Planning {
             reading: &reading,
             store: &self.store,
-            target: self.name(),
+            name: self.name(),
+            target: &*target,
             rules: &self.rules,
+            rule_status: &self.rule_status(),
+            demand,
             all_rules: self
                 .file
                 .deliveries(self.name())
@@ -230,9 +250,10 @@ impl TargetPipeline {
         .await?;
         let dead_letters = self.dead_letters(&read).await?;
         let settings = &self.target().delivery;
+        let floor = plan.planned.values().copied().max().unwrap_or_default();
         let shared = Shared {
             reading: reading.clone(),
-            lanes: Arc::new(Lanes::new(settings.concurrency, PENDING)),
+            lanes: Arc::new(Lanes::new(settings.concurrency, PENDING, floor)),
             tracker: Tracker::new(),
             changes: Budget::new(BUDGET),
             copies: Budget::new(BUDGET),
@@ -266,6 +287,7 @@ impl TargetPipeline {
                 settings: settings.clone(),
                 tracker: shared.tracker.clone(),
                 copies: self.rule_copies(&plan),
+                source: plan.source,
                 behind: plan.behind.clone(),
                 every: self.file.checkpoint.every,
                 status: status.clone(),
@@ -274,7 +296,7 @@ impl TargetPipeline {
             }
             .run(drained.clone(), now.clone()),
         );
-        let sources = self.read(shared, &target, plan, copies_run.clone());
+        let sources = self.read(shared, &context, plan, copies_run.clone());
         Ok(Running {
             reading,
             sources,
@@ -347,10 +369,10 @@ impl TargetPipeline {
     fn read(
         &self,
         shared: Shared,
-        target: &Arc<dyn Target>,
+        context: &Arc<Context>,
         plan: Plan,
         copying: watch::Receiver<bool>,
-    ) -> JoinSet<Result<(), Error>> {
+    ) -> JoinSet<Result<Option<Demand>, Error>> {
         let Shared { reading, lanes, tracker, changes, copies } = shared;
         // Before any window is opened: what an earlier run settled will not be shown again, so
         // nothing may be read that is older.
@@ -362,10 +384,11 @@ impl TargetPipeline {
                 reading: reading.clone(),
                 rules: self.rules.clone(),
                 lanes: lanes.clone(),
-                tracker,
+                tracker: tracker.clone(),
                 target: self.name().to_owned(),
                 status: status.clone(),
                 rule_status: self.rule_status(),
+                planned: plan.planned,
             };
             tasks.spawn(following.run(plan.start, copying));
         }
@@ -374,10 +397,25 @@ impl TargetPipeline {
                 reading: reading.clone(),
                 rules: self.rules.clone(),
                 lane: lane.clone(),
+                floor: lanes.floor(),
                 budget: changes.clone(),
             };
-            tasks.spawn(async move { Ok(answering.run().await?) });
+            tasks.spawn(async move { Ok(answering.run().await.map(|()| None)?) });
         }
+        let copies_to_sweep: Vec<_> =
+            plan.copies.iter().flat_map(|(_, copies, _)| copies.iter().cloned()).collect();
+        let sweeping = Sweeping {
+            reading: reading.clone(),
+            rules: self.rules.clone(),
+            lanes: lanes.clone(),
+            context: context.clone(),
+            store: self.store.clone(),
+            name: self.name().to_owned(),
+            tracker,
+            budget: copies.clone(),
+            copies: copies_to_sweep,
+        };
+        tasks.spawn(async move { sweeping.run().await.map(|()| None) });
         let work = Arc::new(Copying {
             reading: reading.clone(),
             rules: self.rules.clone(),
@@ -394,30 +432,34 @@ impl TargetPipeline {
             let rule = self.rules.get(index).rule();
             let work = CopyOfRule {
                 copying: work.clone(),
-                target: target.clone(),
+                target: context.target.clone(),
                 name: rule.name.clone(),
                 parallel: rule.copy.map_or(1, |copy| copy.parallel),
                 settings: self.target().delivery.clone(),
                 status: status.clone(),
             };
-            tasks.spawn(async move { work.run(&list).await });
+            tasks.spawn(async move { work.run(&list).await.map(|()| None) });
         }
         tasks
     }
 
-    /// Waits for the end: true where the run is done by itself, false where it was told to stop.
-    async fn watch(&self, running: &mut Running, stop: &CancellationToken) -> Result<bool, Error> {
+    /// Waits for the end.
+    async fn watch(&self, running: &mut Running, stop: &CancellationToken) -> Result<Ended, Error> {
         // Where nothing is followed, the end of the copy is the end.
         let ends = self.options.copy_only || self.rules.followed().is_empty();
         loop {
             tokio::select! {
-                () = stop.cancelled() => return Ok(false),
+                () = stop.cancelled() => return Ok(Ended::Stopped),
                 done = copies_done(&mut running.copying), if ends => {
                     if done {
-                        return Ok(true);
+                        return Ok(Ended::Done);
                     }
                 }
-                Some(done) = running.sources.join_next() => joined(done)??,
+                Some(done) = running.sources.join_next() => {
+                    if let Some(demand) = joined(done)?? {
+                        return Ok(Ended::Again(demand));
+                    }
+                }
                 Some(done) = running.writers.join_next() => {
                     joined(done)??;
                     return Err(Error::Internal("a lane ended by itself".into()));

@@ -245,6 +245,12 @@ pub struct Rule {
     pub transform: Option<Arc<Script>>,
     /// What happens in the target when a document is deleted.
     pub on_delete: OnDelete,
+    /// What happens in the target when a collection is dropped or renamed away.
+    pub on_drop: OnDrop,
+    /// What happens when the rule delivers something else than what was copied.
+    pub on_rule_change: OnRuleChange,
+    /// What happens when the oplog no longer reaches back to the position.
+    pub on_history_lost: OnHistoryLost,
     /// At least one.
     pub to: Vec<Destination>,
     /// Changes exactly when what the rule delivers has changed: a hash over namespaces, filter,
@@ -261,6 +267,35 @@ pub enum OnDelete {
     Keep,
 }
 
+/// `on_drop:`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDrop {
+    /// What the target holds of the collection is removed.
+    Remove,
+    /// The target keeps it.
+    Keep,
+}
+
+/// `on_rule_change:`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnRuleChange {
+    /// It is said, and what was delivered before stays as it is.
+    Warn,
+    /// The rule is copied again, and what it no longer delivers is removed.
+    Resync,
+}
+
+/// `on_history_lost:`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnHistoryLost {
+    /// The rule is copied again, and what is gone is removed.
+    Resync,
+    /// The run ends.
+    Stop,
+    /// The rule goes on with what comes from now on, and it is said.
+    Now,
+}
+
 /// `copy:`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopySettings {
@@ -270,6 +305,11 @@ pub struct CopySettings {
     pub chunk: usize,
     /// Whether the server may use disk for a sort.
     pub allow_disk_use: bool,
+}
+
+impl CopySettings {
+    /// What a rule has that says nothing.
+    pub const DEFAULT: Self = Self { parallel: 4, chunk: 32 << 20, allow_disk_use: true };
 }
 
 /// Which namespaces a rule reads.

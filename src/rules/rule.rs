@@ -6,7 +6,10 @@ use super::{
     destination::{self, Placed},
     diagnostic::Span,
     extended_json, fingerprint,
-    model::{ChangesSettings, CopySettings, OnDelete, Rule, Selector, Since},
+    model::{
+        ChangesSettings, CopySettings, OnDelete, OnDrop, OnHistoryLost, OnRuleChange, Rule,
+        Selector, Since,
+    },
     namespace,
     node::{Node, Typed, Value},
     query,
@@ -16,7 +19,7 @@ use super::{
     wording,
 };
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 15] = [
     "name",
     "namespace",
     "exclude",
@@ -28,6 +31,9 @@ const KEYS: [&str; 12] = [
     "transform",
     "limits",
     "on_delete",
+    "on_drop",
+    "on_rule_change",
+    "on_history_lost",
     "to",
 ];
 
@@ -60,6 +66,9 @@ pub struct Rest {
     transform: Option<Transform>,
     limits: crate::transform::Limits,
     on_delete: OnDelete,
+    on_drop: OnDrop,
+    on_rule_change: OnRuleChange,
+    on_history_lost: OnHistoryLost,
 }
 
 impl Read {
@@ -87,6 +96,9 @@ impl Read {
             pipeline: rest.pipeline,
             transform: rest.transform.map(|transform| transform.script),
             on_delete: rest.on_delete,
+            on_drop: rest.on_drop,
+            on_rule_change: rest.on_rule_change,
+            on_history_lost: rest.on_history_lost,
             to,
             fingerprint,
         })
@@ -193,6 +205,24 @@ fn rest(reader: &mut Reader<'_>, fields: Fields<'_>) -> Option<Rest> {
         }
         None => Some(OnDelete::Remove),
     };
+    let on_drop = match fields.get("on_drop") {
+        Some(node) => {
+            let words = [("remove", OnDrop::Remove), ("keep", OnDrop::Keep)];
+            reader.word(node, "`on_drop`", &words)
+        }
+        None => Some(OnDrop::Remove),
+    };
+    let on_rule_change = match fields.get("on_rule_change") {
+        Some(node) => {
+            let words = [("warn", OnRuleChange::Warn), ("resync", OnRuleChange::Resync)];
+            reader.word(node, "`on_rule_change`", &words).filter(|word| {
+                *word != OnRuleChange::Resync
+                    || can_copy(reader, node, "on_rule_change: resync", copy)
+            })
+        }
+        None => Some(OnRuleChange::Warn),
+    };
+    let on_history_lost = on_history_lost(reader, fields, copy);
     Some(Rest {
         copy: copy?,
         changes: changes?,
@@ -202,7 +232,50 @@ fn rest(reader: &mut Reader<'_>, fields: Fields<'_>) -> Option<Rest> {
         transform: transform?,
         limits: limits?,
         on_delete: on_delete?,
+        on_drop: on_drop?,
+        on_rule_change: on_rule_change?,
+        on_history_lost: on_history_lost?,
     })
+}
+
+/// `on_history_lost:`. What a rule without a copy has missed can't be read again.
+fn on_history_lost(
+    reader: &mut Reader<'_>,
+    fields: Fields<'_>,
+    copy: Option<Option<CopySettings>>,
+) -> Option<OnHistoryLost> {
+    let Some(node) = fields.get("on_history_lost") else {
+        return Some(match copy {
+            Some(None) => OnHistoryLost::Stop,
+            _ => OnHistoryLost::Resync,
+        });
+    };
+    let words = [
+        ("resync", OnHistoryLost::Resync),
+        ("stop", OnHistoryLost::Stop),
+        ("now", OnHistoryLost::Now),
+    ];
+    let word = reader.word(node, "`on_history_lost`", &words)?;
+    let possible =
+        word != OnHistoryLost::Resync || can_copy(reader, node, "on_history_lost: resync", copy);
+    possible.then_some(word)
+}
+
+/// Whether the rule copies, which a resync does again; says so where it does not.
+fn can_copy(
+    reader: &mut Reader<'_>,
+    node: &Node,
+    what: &str,
+    copy: Option<Option<CopySettings>>,
+) -> bool {
+    if copy != Some(None) {
+        return true;
+    }
+    reader
+        .error(&node.span, format!("`{what}` needs a rule that copies"))
+        .label("this rule says `copy: false`")
+        .help("leave out `copy: false`, or choose another word");
+    false
 }
 
 /// A key that may be absent: the outer `None` is a fault.
@@ -217,7 +290,7 @@ fn optional<T>(
     }
 }
 
-const COPY: CopySettings = CopySettings { parallel: 4, chunk: 32 << 20, allow_disk_use: true };
+const COPY: CopySettings = CopySettings::DEFAULT;
 
 /// `copy:`: the inner `None` is `false`.
 fn copy(reader: &mut Reader<'_>, node: &Node) -> Option<Option<CopySettings>> {

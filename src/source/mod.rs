@@ -15,7 +15,7 @@ pub mod stream;
 
 use std::time::Duration;
 
-use bson::{Document, RawDocumentBuf, doc, rawdoc};
+use bson::{Document, RawDocumentBuf, doc, oid::ObjectId, rawdoc};
 use futures_util::StreamExt;
 use mongodb::{
     Client, Database,
@@ -45,6 +45,9 @@ struct CursorCommand<'a> {
     batch_size: Option<u32>,
     max_time: Option<Duration>,
 }
+
+/// The server's code for a right that is missing.
+const UNAUTHORIZED: i32 = 13;
 
 impl Source {
     /// Connects and asks the server what it is.
@@ -136,6 +139,30 @@ impl Source {
             .or_else(|_| hello.get_timestamp("operationTime"))
             .map(ClusterTime::from)
             .map_err(|_| Error::garbled("a hello without lastWrite"))
+    }
+
+    /// The replica set's or sharded cluster's own id, given when it was set up. `None` where the user
+    /// may not read it.
+    ///
+    /// # Errors
+    /// Whatever the driver returns, but for missing rights.
+    pub async fn identity(&self) -> Result<Option<ObjectId>, Error> {
+        let found = if self.sharded {
+            let command = rawdoc! { "find": "version", "limit": 1, "singleBatch": true };
+            let found = self.all(&self.client.database("config"), command).await;
+            found.map(|found| found.first()?.get_object_id("clusterId").ok())
+        } else {
+            let command = doc! { "replSetGetConfig": 1 };
+            let found = self.command(&self.client.database("admin"), command).await;
+            found.map(|found| {
+                let settings = found.get_document("config").ok()?.get_document("settings").ok()?;
+                settings.get_object_id("replicaSetId").ok()
+            })
+        };
+        match found {
+            Err(Error::Driver(error)) if namespaces::code(&error) == Some(UNAUTHORIZED) => Ok(None),
+            found => found,
+        }
     }
 
     /// How much time lies between the oldest and the newest entry of the oplog; `None` behind a

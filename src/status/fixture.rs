@@ -7,8 +7,8 @@ use crate::{
     rules::model::{
         ChangesSettings, Checkpoint, CheckpointStore, CopySettings, DeliverySettings, Destination,
         Engine, EngineAuth, EngineFlavor, EngineIndex, EnginePlace, Http, NamespacePattern,
-        OnDelete, OnRejected, Place, Rule, RuleFile, Secret, Selector, Since, Source, Target,
-        TargetKind, Tls,
+        OnDelete, OnDrop, OnHistoryLost, OnRejected, OnRuleChange, Place, Rule, RuleFile, Secret,
+        Selector, Since, Source, Target, TargetKind, Tls,
     },
 };
 
@@ -81,6 +81,9 @@ fn rule(name: &str, targets: &[&str]) -> Rule {
         pipeline: Vec::new(),
         transform: None,
         on_delete: OnDelete::Remove,
+        on_drop: OnDrop::Remove,
+        on_rule_change: OnRuleChange::Warn,
+        on_history_lost: OnHistoryLost::Resync,
         to: targets
             .iter()
             .map(|&target| Destination { target: target.into(), place: place.clone() })

@@ -147,6 +147,7 @@ pub struct RuleStatus {
     bytes: AtomicU64,
     expected: AtomicU64,
     complete: AtomicBool,
+    stale: AtomicBool,
     documents_gauge: Gauge,
     expected_gauge: OnceLock<Gauge>,
 }
@@ -196,6 +197,7 @@ impl RuleStatus {
             bytes: AtomicU64::new(0),
             expected: AtomicU64::new(UNKNOWN),
             complete: AtomicBool::new(rule.copy.is_none()),
+            stale: AtomicBool::new(false),
             documents_gauge: metrics.gauge(COPY_DOCUMENTS, &labels),
             expected_gauge: OnceLock::new(),
             metrics: metrics.clone(),
@@ -247,6 +249,11 @@ impl RuleStatus {
         }
     }
 
+    /// Whether the rule delivers something else than what was copied.
+    pub fn stale(&self, stale: bool) {
+        self.stale.store(stale, Relaxed);
+    }
+
     /// `n` documents were settled.
     pub fn count(&self, phase: Phase, outcome: Settled, n: u64) {
         self.settled[phase as usize][outcome as usize].add(n);
@@ -296,6 +303,7 @@ impl RuleStatus {
                 expected: copied.expected,
                 complete: copied.complete,
             },
+            stale_definition: self.stale.load(Relaxed),
             delivered: self.settled(Settled::Delivered),
             removed: self.settled(Settled::Removed),
             superseded: self.settled(Settled::Superseded),

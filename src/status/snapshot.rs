@@ -64,6 +64,8 @@ pub struct RuleSnapshot {
     pub position: Option<ClusterTime>,
     /// How far its copy is.
     pub copy: CopySnapshot,
+    /// Whether the rule has changed since it was copied, and was not copied again.
+    pub stale_definition: bool,
     /// Documents that the target holds.
     pub delivered: u64,
     /// Documents that the target holds no more.

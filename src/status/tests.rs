@@ -126,6 +126,7 @@ fn readiness() {
     };
     fn rule(complete: bool) -> RuleSnapshot {
         RuleSnapshot {
+            stale_definition: false,
             position: None,
             copy: CopySnapshot { documents: 0, expected: None, complete },
             delivered: 0,

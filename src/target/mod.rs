@@ -13,6 +13,7 @@ use std::{ops::Range, time::Duration};
 use async_trait::async_trait;
 use bson::RawDocument;
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use crate::{
     change::{ClusterTime, Document, DocumentKey, Namespace, Phase},
@@ -170,6 +171,16 @@ impl Request {
     }
 }
 
+/// What became of listing a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// Everything that was asked for has been sent.
+    Whole,
+    /// Others write there too, or it can't be told: nothing may be removed for being old. Why, for a
+    /// person.
+    NotOurs(String),
+}
+
 /// A place that is written to.
 ///
 /// # Contract
@@ -215,6 +226,26 @@ pub trait Target: Send + Sync + 'static {
     /// `copy_begins` arranged.
     async fn copy_complete(&self, _rule: &str) -> Result<(), Retry> {
         Ok(())
+    }
+
+    /// Where all documents of a rule from a namespace lie together, whatever they hold: an index, a
+    /// collection. Documents can meet in one place only where the containers are equal. `None` where
+    /// it depends on the document; the places of such a rule are stored. (What a transform sets is
+    /// not asked here.)
+    fn container(&self, _rule: &str, _namespace: &Namespace) -> Option<String> {
+        None
+    }
+
+    /// Sends every place of a container whose document this rule file wrote with a time in
+    /// `written`, page by page and in any order. What is written meanwhile may be sent or not. To be
+    /// called again from the start after a failure.
+    async fn list(
+        &self,
+        _container: &str,
+        _written: Range<ClusterTime>,
+        _found: &mpsc::Sender<Vec<PlaceKey>>,
+    ) -> Result<Listing, Retry> {
+        Ok(Listing::NotOurs("the target can't list what it holds".to_owned()))
     }
 
     /// A place in words, for dead letters and logs.

@@ -43,6 +43,7 @@ pub struct Script {
     uses_event: bool,
     uses_meta: bool,
     moves: bool,
+    skips: bool,
 }
 
 impl fmt::Debug for Script {
@@ -62,6 +63,10 @@ impl Script {
 
     pub(super) fn moves(&self) -> bool {
         self.moves
+    }
+
+    pub(super) fn skips(&self) -> bool {
+        self.skips
     }
 
     /// Claims that the script moves nothing, to test what happens where that is wrong.
@@ -110,7 +115,9 @@ pub(super) fn compile(
     let imports = import::resolve(&mut engine, &ast, folder, &limits, &mut names)?;
     register_names(&mut engine, names);
     let moves = moves::may_move(&ast);
-    Ok(Script { engine, ast, limits, imports, uses_event, uses_meta, moves })
+    // What an imported function does is not looked into: it may skip.
+    let skips = moves::may_skip(&ast) || !imports.is_empty();
+    Ok(Script { engine, ast, limits, imports, uses_event, uses_meta, moves, skips })
 }
 
 /// Collects the names of properties, and says whether `event` and `meta` are mentioned.

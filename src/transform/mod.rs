@@ -160,4 +160,9 @@ impl Script {
     pub fn may_move(&self) -> bool {
         self.moves()
     }
+
+    /// Whether a run may end with [`Outcome::Skip`]. Never falsely false.
+    pub fn may_skip(&self) -> bool {
+        self.skips()
+    }
 }

@@ -1,4 +1,5 @@
-//! Whether a script may give a document another place: decided from its text, when it is compiled.
+//! Whether a script may give a document another place, or leave the target as it is: decided from its
+//! text, when it is compiled.
 //!
 //! The answer is used to leave out a read of where the document lay before, so a wrong "no" would
 //! leave a copy behind in the target. So every mention of `doc` has to be one of the few that are
@@ -57,6 +58,22 @@ pub(super) fn may_move(ast: &AST) -> bool {
         harmless
     });
     !harmless
+}
+
+/// Whether a run may call `skip()`, by its name or by a function pointer.
+pub(super) fn may_skip(ast: &AST) -> bool {
+    let mut skips = false;
+    ast.walk(&mut |path| {
+        let called = match path.last() {
+            Some(ASTNode::Expr(Expr::FnCall(call, _) | Expr::MethodCall(call, _))) => Some(call),
+            Some(ASTNode::Stmt(Stmt::FnCall(call, _))) => Some(call),
+            _ => None,
+        };
+        // `Fn(name)` makes a pointer to whatever the name says.
+        skips |= called.is_some_and(|call| matches!(call.name.as_str(), "skip" | "Fn"));
+        !skips
+    });
+    skips
 }
 
 fn is_harmless(node: &ASTNode<'_>, above: &[ASTNode<'_>], known: &impl Fn(&str) -> bool) -> bool {

@@ -136,7 +136,7 @@ pub async fn a_shard_that_is_away_holds_up_no_other(bench: &Bench) {
     let nowhere = json!({ "settings": { "index.routing.allocation.require._name": "nowhere" } });
     bench.tell("PUT", "/away?wait_for_active_shards=0", nowhere).await;
     let settings = settings(&[&bench.engine.url()], bench.flavor, false);
-    let target = EngineTarget::new(&settings, Duration::from_secs(4), Vec::new()).unwrap();
+    let target = EngineTarget::new(&settings, "shop", Duration::from_secs(4), Vec::new()).unwrap();
     let request = request(&target, &[small("away", "1", 1), small("here", "1", 1)]);
     let mut outcomes = target.send(&request).await.unwrap();
     assert_eq!(outcomes.pop(), Some(Applied));

@@ -37,7 +37,6 @@ fn rewrite(kind: &str, stored: &RawDocument) -> Result<RawDocumentBuf, StoreErro
         "copy_plan" => of::<CopyPlanRecord>(stored),
         "copy_progress" => of::<CopyProgressRecord>(stored),
         "rule" => of::<RuleRecord>(stored),
-        "source" => of::<SourceRecord>(stored),
         "id_types" => of::<IdTypesRecord>(stored),
         "dead_letter" => of::<DeadLetterRecord>(stored),
         "places" => of::<PlacesRecord>(stored),
@@ -54,6 +53,7 @@ fn samples() -> Map<String, Value> {
     let position = PositionRecord {
         time,
         token: Some(rawdoc! { "_data": "826B" }),
+        source: Some(ObjectId::from_bytes([5; 12])),
         behind: [("orders".to_owned(), time.into())].into(),
         stored_at: date,
     };
@@ -90,6 +90,8 @@ fn samples() -> Map<String, Value> {
                 collection: Some(id),
                 bounds: vec![Bson::Int32(5), Bson::Document(doc! { "a": 1.5 })],
                 expected: 300_000,
+                sweep: true,
+                kept: time,
             }
             .encode(),
         ),
@@ -104,13 +106,12 @@ fn samples() -> Map<String, Value> {
             .encode(),
         ),
         ("rule", RuleRecord { fingerprint: "ab12".into(), since: date }.encode()),
-        ("source", SourceRecord { id: ObjectId::from_bytes([5; 12]) }.encode()),
         (
             "id_types",
             IdTypesRecord { types: vec![IdType::ObjectId, IdType::String].into() }.encode(),
         ),
         ("dead_letter", letter.encode()),
-        ("places", PlacesRecord { places: vec![place] }.encode()),
+        ("places", PlacesRecord { key: Some(rawdoc! { "_id": 1 }), places: vec![place] }.encode()),
         ("lease", LeaseRecord::sample().encode()),
     ];
     samples.into_iter().map(|(kind, record)| (kind.to_owned(), json(&record))).collect()
@@ -118,7 +119,7 @@ fn samples() -> Map<String, Value> {
 
 #[test]
 fn the_form_that_is_written_is_the_newest_that_is_pinned() {
-    let (written, pinned) = (samples(), pinned("v1.json"));
+    let (written, pinned) = (samples(), pinned("v2.json"));
     assert_eq!(
         written,
         pinned,
@@ -129,27 +130,31 @@ fn the_form_that_is_written_is_the_newest_that_is_pinned() {
 
 #[test]
 fn every_form_that_was_ever_written_is_read() {
-    let stored = pinned("v1.json");
-    let expected = pinned("v1.expected.json");
-    assert_eq!(stored.len(), expected.len());
-    for (kind, stored) in &stored {
-        let read = rewrite(kind, &raw(stored)).unwrap();
-        assert_eq!(json(&read), expected[kind], "{kind}");
+    for version in ["v1", "v2"] {
+        let stored = pinned(&format!("{version}.json"));
+        let expected = pinned(&format!("{version}.expected.json"));
+        assert_eq!(stored.len(), expected.len());
+        for (kind, stored) in &stored {
+            let read = rewrite(kind, &raw(stored)).unwrap();
+            assert_eq!(json(&read), expected[kind], "{version} {kind}");
+        }
     }
 }
 
 #[test]
 fn versions_from_the_future_and_damage_are_told() {
     let message =
-        |stored: &RawDocument| SourceRecord::decode(stored, "in memory").unwrap_err().to_string();
+        |stored: &RawDocument| RuleRecord::decode(stored, "in memory").unwrap_err().to_string();
     assert_eq!(
-        message(&rawdoc! { "version": 2, "id": "x" }),
-        "the checkpoint store in memory holds what is remembered of the source of version 2, \
+        message(&rawdoc! { "version": 2, "fingerprint": 5 }),
+        "the checkpoint store in memory holds what is remembered of a rule of version 2, \
          and this mongosync knows up to 1: it was written by a newer one"
     );
-    for damaged in [rawdoc! {}, rawdoc! { "version": 1 }, rawdoc! { "version": 1, "id": 5 }] {
+    for damaged in
+        [rawdoc! {}, rawdoc! { "version": 1 }, rawdoc! { "version": 1, "fingerprint": 5 }]
+    {
         let message = message(&damaged);
-        assert!(message.contains("source that can't be read: "), "{message}");
+        assert!(message.contains("rule that can't be read: "), "{message}");
     }
 }
 

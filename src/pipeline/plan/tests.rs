@@ -8,6 +8,7 @@ fn position(time: u64, behind: &[(&str, u64)]) -> PositionRecord {
     PositionRecord {
         time: ClusterTime(time),
         token: None,
+        source: None,
         behind: behind.collect(),
         stored_at: bson::DateTime::from_millis(0),
     }

@@ -103,6 +103,7 @@ impl Bench {
             settings: fixture::rules().targets.remove(0).delivery,
             tracker: tracker.clone(),
             copies: copies.into_iter().collect(),
+            source: None,
             behind: BTreeMap::new(),
             every: Duration::from_secs(1),
             status: status.clone(),
@@ -145,6 +146,8 @@ fn settled_copy() -> Copy {
         collection: None,
         bounds: Vec::new(),
         expected: 3,
+        sweep: false,
+        kept: ClusterTime::ZERO,
     };
     let mut done = crate::checkpoint::chunks::ChunkSet::default();
     done.insert(0);

@@ -253,7 +253,11 @@ async fn put_settings(
         .await
 }
 
-async fn put_meta(nodes: &Nodes, index: &str, meta: &Map<String, Value>) -> Result<Answer, Retry> {
+pub(super) async fn put_meta(
+    nodes: &Nodes,
+    index: &str,
+    meta: &Map<String, Value>,
+) -> Result<Answer, Retry> {
     nodes
         .ask(|engine| async move {
             let parts = IndicesPutMappingParts::Index(&[index]);
@@ -275,7 +279,7 @@ fn allowed(answer: &Answer, index: &str) -> Result<bool, Retry> {
     }
 }
 
-fn parse(answer: &Answer) -> Result<BTreeMap<String, Value>, Retry> {
+pub(super) fn parse(answer: &Answer) -> Result<BTreeMap<String, Value>, Retry> {
     serde_json::from_slice(&answer.body).map_err(|error| Retry {
         reason: "garbled",
         message: format!("what the engine says of its indices can't be read: {error}"),
@@ -284,7 +288,7 @@ fn parse(answer: &Answer) -> Result<BTreeMap<String, Value>, Retry> {
     })
 }
 
-fn meta_of(about: &Value) -> Map<String, Value> {
+pub(super) fn meta_of(about: &Value) -> Map<String, Value> {
     let meta = about.get("mappings").and_then(|mappings| mappings.get("_meta"));
     meta.and_then(Value::as_object).cloned().unwrap_or_default()
 }
@@ -293,13 +297,29 @@ fn mark_in(meta: &Map<String, Value>) -> Option<Mark> {
     serde_json::from_value(meta.get("mongosync")?.get("filling")?.clone()).ok()
 }
 
-fn with_mark(mut meta: Map<String, Value>, mark: &Mark) -> Map<String, Value> {
-    meta.insert("mongosync".to_owned(), json!({ "filling": mark }));
+fn with_mark(meta: Map<String, Value>, mark: &Mark) -> Map<String, Value> {
+    with_own(meta, "filling", json!(mark))
+}
+
+/// `_meta` with one more key of mongosync's own.
+pub(super) fn with_own(
+    mut meta: Map<String, Value>,
+    key: &str,
+    value: Value,
+) -> Map<String, Value> {
+    let mut own = meta.get("mongosync").and_then(Value::as_object).cloned().unwrap_or_default();
+    own.insert(key.to_owned(), value);
+    meta.insert("mongosync".to_owned(), own.into());
     meta
 }
 
 fn without_mark(mut meta: Map<String, Value>) -> Map<String, Value> {
-    meta.remove("mongosync");
+    if let Some(own) = meta.get_mut("mongosync").and_then(Value::as_object_mut) {
+        own.remove("filling");
+        if own.is_empty() {
+            meta.remove("mongosync");
+        }
+    }
     meta
 }
 
@@ -355,8 +375,10 @@ mod tests {
         let before = json!({"number_of_replicas": "1"}).as_object().unwrap().clone();
         let mark = Mark { rule: "products".to_owned(), before };
         let marked = with_mark(meta.clone(), &mark);
-        assert_eq!(mark_in(&marked), Some(mark));
+        assert_eq!(mark_in(&marked).as_ref(), Some(&mark));
         assert_eq!(mark_in(&meta), None);
         assert_eq!(without_mark(marked), meta);
+        let owned = with_own(meta, "owners", json!(["shop"]));
+        assert_eq!(without_mark(with_mark(owned.clone(), &mark)), owned);
     }
 }

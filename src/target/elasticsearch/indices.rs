@@ -6,8 +6,8 @@
 //! before every write could tell. Behind an alias it can't: such writes require the alias.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, RwLock},
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, RwLock},
 };
 
 use elasticsearch::indices::{IndicesCreateParts, IndicesGetParts, IndicesRefreshParts};
@@ -19,6 +19,7 @@ use super::{
     answer::{Answer, refusal},
     filling::Filling,
     nodes::Nodes,
+    owners,
     place::EnginePlaceKey,
 };
 use crate::target::{Outcome, Pressure, Request, Retry};
@@ -54,7 +55,11 @@ pub(super) enum Trouble {
 
 /// What is known about the indices of one engine.
 pub(super) struct Indices {
+    /// The rule file's name.
+    owner: String,
     known: RwLock<HashMap<Arc<str>, Known>>,
+    /// Names whose index was made by this process and has not been listed.
+    fresh: Mutex<HashSet<String>>,
     pub filling: Filling,
 }
 
@@ -67,8 +72,24 @@ struct Known {
 }
 
 impl Indices {
-    pub fn new() -> Self {
-        Self { known: RwLock::default(), filling: Filling::new() }
+    pub fn new(owner: &str) -> Self {
+        Self {
+            owner: owner.to_owned(),
+            known: RwLock::default(),
+            fresh: Mutex::default(),
+            filling: Filling::new(),
+        }
+    }
+
+    /// The rule file's name.
+    pub fn owner(&self) -> &str {
+        &self.owner
+    }
+
+    /// Whether the index was made by this process since it was last asked: then it holds nothing
+    /// that is older than that.
+    pub fn is_fresh(&self, name: &str) -> bool {
+        self.fresh.lock().expect("nothing panics while it holds the names").remove(name)
     }
 
     /// See `EngineTarget::declare_index`.
@@ -196,23 +217,36 @@ impl Indices {
         plan: Option<&Arc<IndexPlan>>,
     ) -> Result<(), Trouble> {
         let alias = plan.is_some_and(|plan| plan.alias);
-        if !find(nodes, name, alias).await? {
+        let mut found = find(nodes, name, alias).await?;
+        if found.is_none() {
             let concrete = if alias { format!("{name}-000001") } else { name.to_owned() };
-            let answer = create(nodes, name, &concrete, plan).await.map_err(Trouble::Request)?;
+            let answer = create(nodes, name, &concrete, plan, &self.owner)
+                .await
+                .map_err(Trouble::Request)?;
             let error = answer.error().map(|error| error.kind).unwrap_or_default();
             if answer.is_success() {
                 info!(index = concrete, alias = alias.then_some(name), "index made");
+                self.fresh
+                    .lock()
+                    .expect("nothing panics while it holds the names")
+                    .insert(name.to_owned());
                 if let Some(plan) = plan {
                     self.filling.made(&concrete, plan);
                 }
             } else if error != "resource_already_exists_exception" {
                 return Err(trouble(name, &answer));
-            } else if !find(nodes, name, alias).await? {
-                return Err(Trouble::Index(Outcome::Retry(blocked(format!(
-                    "index {concrete} is there, but the alias {name} that should lead to it is \
-                     not: make the alias, or delete the index"
-                )))));
+            } else {
+                found = find(nodes, name, alias).await?;
+                if found.is_none() {
+                    return Err(Trouble::Index(Outcome::Retry(blocked(format!(
+                        "index {concrete} is there, but the alias {name} that should lead to it is \
+                         not: make the alias, or delete the index"
+                    )))));
+                }
             }
+        }
+        if let Some(found) = found {
+            owners::claim(nodes, &found, &self.owner).await.map_err(Trouble::Request)?;
         }
         self.filling.arrange(nodes).await.map_err(Trouble::Request)
     }
@@ -236,20 +270,25 @@ impl Known {
     }
 }
 
-async fn find(nodes: &Nodes, name: &str, alias: bool) -> Result<bool, Trouble> {
+/// What there is under a name, by index, as far as it is of interest here.
+async fn find(
+    nodes: &Nodes,
+    name: &str,
+    alias: bool,
+) -> Result<Option<Map<String, Value>>, Trouble> {
     let answer = nodes
         .ask(|engine| async move {
             engine
                 .indices()
                 .get(IndicesGetParts::Index(&[name]))
-                .filter_path(&["*.aliases", "*.settings.index.uuid"])
+                .filter_path(&["*.aliases", "*.settings.index.uuid", "*.mappings._meta"])
                 .send()
                 .await
         })
         .await
         .map_err(Trouble::Request)?;
     match answer.status {
-        404 if answer.error().is_some_and(|e| e.kind == "index_not_found_exception") => Ok(false),
+        404 if answer.error().is_some_and(|e| e.kind == "index_not_found_exception") => Ok(None),
         200..300 => {
             let found = serde_json::from_slice(&answer.body).map_err(|error| {
                 let message =
@@ -258,8 +297,8 @@ async fn find(nodes: &Nodes, name: &str, alias: bool) -> Result<bool, Trouble> {
                 Trouble::Request(Retry { reason: "garbled", message, after: None, pressure })
             })?;
             judge(name, alias, &found)
-                .map(|()| true)
-                .map_err(|words| Trouble::Index(Outcome::Retry(blocked(words))))
+                .map_err(|words| Trouble::Index(Outcome::Retry(blocked(words))))?;
+            Ok(Some(found))
         }
         _ => Err(trouble(name, &answer)),
     }
@@ -296,12 +335,13 @@ async fn create(
     name: &str,
     concrete: &str,
     plan: Option<&Arc<IndexPlan>>,
+    owner: &str,
 ) -> Result<Answer, Retry> {
     let mut body = Map::new();
-    if let Some(plan) = plan {
-        body.extend(plan.settings.clone().map(|settings| ("settings".to_owned(), settings)));
-        body.extend(plan.mappings.clone().map(|mappings| ("mappings".to_owned(), mappings)));
-    }
+    let settings = plan.and_then(|plan| plan.settings.clone());
+    body.extend(settings.map(|settings| ("settings".to_owned(), settings)));
+    let mappings = plan.and_then(|plan| plan.mappings.clone());
+    body.insert("mappings".to_owned(), owners::in_mappings(mappings, owner));
     if concrete != name {
         body.insert("aliases".to_owned(), json!({ name: { "is_write_index": true } }));
     }
@@ -403,7 +443,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let indices = Indices::new();
+        let indices = Indices::new("shop");
         let plan = Arc::new(IndexPlan {
             rule: "products".to_owned(),
             alias: true,
@@ -422,7 +462,7 @@ mod tests {
 
     #[test]
     fn the_first_plan_is_the_one_that_is_made() {
-        let indices = Indices::new();
+        let indices = Indices::new("shop");
         let plan = |rule: &str, alias| {
             let (settings, mappings) = (None, None);
             Arc::new(IndexPlan { rule: rule.to_owned(), alias, settings, mappings })

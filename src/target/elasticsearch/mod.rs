@@ -3,7 +3,8 @@
 //!
 //! Its place is behind `delivery`, which decides what is sent when, and again. Here it is encoded
 //! (`encode`), sent once to one node (`nodes`, `health`), and the answer read (`answer`); and indices
-//! are made (`indices`) and arranged for the copy (`filling`). It decides nothing about retries,
+//! are made (`indices`), marked as this rule file's (`owners`), arranged for the copy (`filling`) and
+//! listed (`listing`). It decides nothing about retries,
 //! order or the size of a request.
 
 mod answer;
@@ -11,13 +12,16 @@ mod encode;
 mod filling;
 mod health;
 mod indices;
+mod listing;
 mod nodes;
+mod owners;
 mod place;
 mod routes;
 
 use std::{
     fmt,
     io::Write,
+    ops::Range,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -26,6 +30,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use serde::Deserialize;
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 pub use indices::IndexPlan;
@@ -35,9 +40,11 @@ pub use routes::EngineRule;
 
 use self::{encode::Line, indices::Indices, nodes::Nodes, routes::Routes};
 use crate::{
+    change::{ClusterTime, Namespace},
     rules::model::{Engine, EngineFlavor},
     target::{
-        Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry, Target, json::Mode,
+        Listing, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry, Target,
+        json::Mode,
     },
 };
 
@@ -60,16 +67,18 @@ pub struct EngineTarget {
 
 impl EngineTarget {
     /// Reads certificates and makes the clients; connects to nothing yet. `timeout` is for one
-    /// request, from connecting to the last byte of the answer.
+    /// request, from connecting to the last byte of the answer. `owner` is the rule file's name, by
+    /// which indices are marked.
     ///
     /// # Errors
     /// Where a setting or a file that it names can't be used; never for an engine that is away.
     pub fn new(
         settings: &Engine,
+        owner: &str,
         timeout: Duration,
         rules: Vec<EngineRule>,
     ) -> Result<Self, SetupError> {
-        let indices = Indices::new();
+        let indices = Indices::new(owner);
         Ok(Self {
             nodes: Nodes::new(settings, timeout)?,
             routes: Routes::new(rules, &indices),
@@ -244,6 +253,26 @@ impl Target for EngineTarget {
     async fn copy_complete(&self, rule: &str) -> Result<(), Retry> {
         self.indices.filling.end(&self.nodes, rule).await?;
         self.indices.refresh(&self.nodes, rule).await
+    }
+
+    fn container(&self, rule: &str, namespace: &Namespace) -> Option<String> {
+        self.routes.container(rule, namespace)
+    }
+
+    async fn list(
+        &self,
+        container: &str,
+        written: Range<ClusterTime>,
+        found: &mpsc::Sender<Vec<PlaceKey>>,
+    ) -> Result<Listing, Retry> {
+        if self.indices.is_fresh(container) {
+            return Ok(Listing::Whole);
+        }
+        if let Some(why) = owners::others(&self.nodes, container, self.indices.owner()).await? {
+            return Ok(Listing::NotOurs(why));
+        }
+        listing::list(&self.nodes, container, written, found).await?;
+        Ok(Listing::Whole)
     }
 
     fn describe(&self, place: &PlaceKey) -> String {

@@ -5,7 +5,11 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::Bytes;
 
 use crate::{
-    rules::model::{EnginePlace, Selector},
+    change::Namespace,
+    rules::{
+        model::{EnginePlace, Selector},
+        template::{Part, Template},
+    },
     target::{Placed, Placing, fill::fill},
 };
 
@@ -66,6 +70,14 @@ impl Routes {
             .all(|template| !template.depends_on_document())
     }
 
+    /// The index of all documents of a rule from a namespace, as far as templates go.
+    pub fn container(&self, rule: &str, namespace: &Namespace) -> Option<String> {
+        match &self.0.get(rule)?.rule.place.index.name {
+            None => Some(default_index(namespace)),
+            Some(template) => fill_container(template, rule, namespace),
+        }
+    }
+
     pub fn place(
         &self,
         rule: &str,
@@ -124,7 +136,19 @@ impl Route {
     }
 }
 
+/// What a template comes to that depends on nothing but rule and namespace.
+fn fill_container(template: &Template, rule: &str, namespace: &Namespace) -> Option<String> {
+    let parts = template.parts().iter().map(|part| match part {
+        Part::Literal(text) => Some(text.as_str()),
+        Part::Database => Some(namespace.database()),
+        Part::Collection => Some(namespace.collection()),
+        Part::Rule => Some(rule),
+        Part::Operation | Part::Id | Part::TypedId | Part::Key(_) | Part::Field(_) => None,
+    });
+    parts.collect()
+}
+
 /// `db-collection` in lower case, as engines want their names.
-fn default_index(namespace: &crate::change::Namespace) -> String {
+fn default_index(namespace: &Namespace) -> String {
     format!("{}-{}", namespace.database(), namespace.collection()).to_lowercase()
 }

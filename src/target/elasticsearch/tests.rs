@@ -47,7 +47,7 @@ fn settings(urls: &[&str]) -> Engine {
 }
 
 fn target(settings: &Engine) -> EngineTarget {
-    EngineTarget::new(settings, Duration::from_secs(30), Vec::new()).unwrap()
+    EngineTarget::new(settings, "shop", Duration::from_secs(30), Vec::new()).unwrap()
 }
 
 fn request(target: &EngineTarget) -> Request {
@@ -122,7 +122,11 @@ async fn logs_in_at_every_request_and_shows_no_secret(
     target.prepare().await.unwrap();
     target.send(&request(&target)).await.unwrap();
     let received = node.received();
-    assert_eq!(received.len(), 3, "what it is, whether the index is there, the documents");
+    assert_eq!(
+        received.len(),
+        4,
+        "what it is, whether the index is there, its mark, the documents"
+    );
     for request in received {
         assert!(request.head.contains(&format!("\r\nauthorization: {header}\r\n")));
     }
@@ -140,8 +144,9 @@ async fn a_login_in_the_address_is_neither_sent_nor_shown() {
     assert!(retry.message.to_lowercase().contains("connection refused"), "{}", retry.message);
     assert!(!format!("{retry:?}{target:?}").contains("secret"));
 
-    let error = EngineTarget::new(&settings(&["ftp://ann:secret@es1"]), Duration::ZERO, Vec::new())
-        .unwrap_err();
+    let error =
+        EngineTarget::new(&settings(&["ftp://ann:secret@es1"]), "shop", Duration::ZERO, Vec::new())
+            .unwrap_err();
     assert_eq!(
         error.to_string(),
         "`ftp://es1` is not an address of a node: it must start with http:// or https://"
@@ -152,7 +157,7 @@ async fn a_login_in_the_address_is_neither_sent_nor_shown() {
 async fn a_password_that_no_header_can_hold_is_refused() {
     let auth = EngineAuth::Bearer(Secret::new("two\nlines"));
     let refused = Engine { auth, ..settings(&["http://127.0.0.1"]) };
-    let error = EngineTarget::new(&refused, Duration::ZERO, Vec::new()).unwrap_err();
+    let error = EngineTarget::new(&refused, "shop", Duration::ZERO, Vec::new()).unwrap_err();
     assert!(matches!(error, SetupError::Credentials), "{error}");
     assert!(!format!("{error:?}").contains("lines"));
 }
@@ -216,7 +221,8 @@ async fn a_node_that_does_not_answer_in_time_is_told_as_such() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let target =
-        EngineTarget::new(&settings(&[&url]), Duration::from_millis(50), Vec::new()).unwrap();
+        EngineTarget::new(&settings(&[&url]), "shop", Duration::from_millis(50), Vec::new())
+            .unwrap();
     let retry = target.send(&request(&target)).await.unwrap_err();
     assert_eq!(retry.reason, "timeout");
     assert!(retry.message.starts_with(&url), "{}", retry.message);

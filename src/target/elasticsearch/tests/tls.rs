@@ -87,7 +87,7 @@ fn files_that_can_not_be_used_are_named() {
     let good = certificates.settings();
     let refusal = |tls: Tls| {
         let settings = Engine { tls, ..settings(&["https://127.0.0.1"]) };
-        EngineTarget::new(&settings, Duration::ZERO, Vec::new()).unwrap_err()
+        EngineTarget::new(&settings, "shop", Duration::ZERO, Vec::new()).unwrap_err()
     };
     let missing = certificates.path("none.pem");
     let error = refusal(Tls { ca: Some(missing.clone()), ..good.clone() });

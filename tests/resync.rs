@@ -1,0 +1,449 @@
+//! Collections that are dropped, renamed and replaced, rules that change, come and go, and a history
+//! that is lost: the target ends up as the rules say, and nothing but what was mongosync's is touched.
+
+use anyhow::{Result, ensure};
+use mongodb::bson::{Document, doc};
+use serde_json::json;
+
+use crate::{
+    load::fill,
+    support::{
+        World,
+        checker::{Hit, body, compare, compare_shaped, hits, plain_id},
+        run::{RuleFile, Run, Settings},
+    },
+};
+
+fn ids(hits: &[Hit]) -> Vec<&str> {
+    hits.iter().map(|hit| hit.id.as_str()).collect()
+}
+
+/// Everything is settled, and whatever had to be copied again and swept is.
+async fn at_rest(run: &mut Run, world: &World) -> Result<()> {
+    run.caught_up(&world.client).await?;
+    run.copied().await
+}
+
+/// The server has one fail point of this name, for all tests.
+static FAIL_POINT: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// The next change stream that this application opens finds that the oplog begins too late.
+async fn lose_history(world: &World, application: &str) -> Result<()> {
+    let command = doc! {
+        "configureFailPoint": "failCommand", "mode": { "times": 1 },
+        "data": {
+            "failCommands": ["aggregate"], "errorCode": 286, "appName": application,
+        },
+    };
+    world.client.database("admin").run_command(command).await?;
+    Ok(())
+}
+
+fn settings(application: &str) -> Settings {
+    Settings {
+        top: "checkpoint: { every: 100ms }".into(),
+        source: format!("&appName={application}"),
+        ..Settings::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_is_dropped_and_made_again() -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("dropped.items");
+    let others = world.collection("dropped.others");
+    fill(&items, 1, 500).await?;
+    fill(&others, 2, 100).await?;
+    let file = world.rule_file("  - { name: all, namespace: dropped.*, to: search }")?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    items.drop().await?;
+    at_rest(&mut run, &world).await?;
+    assert_eq!(hits(&world.engine, "dropped-items").await?, []);
+    assert_eq!(compare(&others, &world.engine, "dropped-others").await?.none()?, 100);
+
+    fill(&items, 3, 50).await?;
+    items.delete_many(doc! { "_id": { "$lt": 10 } }).await?;
+    at_rest(&mut run, &world).await?;
+    assert_eq!(compare(&items, &world.engine, "dropped-items").await?.none()?, 40);
+
+    // All of it while nothing runs, and before a kill.
+    assert!(run.terminate().await?.success());
+    items.drop().await?;
+    fill(&items, 4, 30).await?;
+    let run = file.run(&[])?;
+    run.kill().await?;
+    let mut run = file.run(&[])?;
+    at_rest(&mut run, &world).await?;
+    assert_eq!(compare(&items, &world.engine, "dropped-items").await?.none()?, 30);
+    let log = run.log();
+    assert!(run.terminate().await?.success());
+
+    // Once seen to, it is not done again.
+    let mut run = file.run(&[])?;
+    at_rest(&mut run, &world).await?;
+    let ended = "a collection has ended";
+    ensure!(log.contains(ended) && !run.log().contains(ended), "{}", run.log());
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_dropped_and_made_again() -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("gone.items");
+    fill(&items, 1, 300).await?;
+    let file = world.rule_file("  - { name: all, namespace: 'gone.*', to: search }")?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    items.insert_one(doc! { "_id": 1_000, "late": true }).await?;
+    world.client.database("gone").drop().await?;
+    let later = world.collection("gone.later");
+    fill(&later, 2, 20).await?;
+    at_rest(&mut run, &world).await?;
+    assert_eq!(hits(&world.engine, "gone-items").await?, []);
+    assert_eq!(compare(&later, &world.engine, "gone-later").await?.none()?, 20);
+    fill(&items, 3, 20).await?;
+    at_rest(&mut run, &world).await?;
+    assert_eq!(compare(&items, &world.engine, "gone-items").await?.none()?, 20);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// `$out` replaces a collection by a rename; one may be renamed into a rule, out of it, and within.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_is_renamed() -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("renamed.items");
+    let staged = world.collection("renamed.staged");
+    fill(&items, 1, 300).await?;
+    let file = world.rule_file("  - { namespace: renamed.items, to: search }")?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+
+    fill(&staged, 2, 100).await?;
+    staged.delete_many(doc! { "_id": { "$lt": 20 } }).await?;
+    staged.insert_one(doc! { "_id": 5_000, "new": true }).await?;
+    let out = doc! { "$out": "items" };
+    staged.aggregate([doc! { "$match": { "_id": { "$gte": 50 } } }, out]).await?;
+    items.update_one(doc! { "_id": 60 }, doc! { "$set": { "after": true } }).await?;
+    at_rest(&mut run, &world).await?;
+    assert_eq!(compare(&items, &world.engine, "renamed-items").await?.none()?, 51);
+
+    let admin = world.client.database("admin");
+    let rename = |from: &str, to: &str| {
+        let command = doc! {
+            "renameCollection": format!("renamed.{from}"), "to": format!("renamed.{to}"),
+            "dropTarget": true,
+        };
+        admin.run_command(command)
+    };
+    rename("items", "away").await?;
+    at_rest(&mut run, &world).await?;
+    assert_eq!(hits(&world.engine, "renamed-items").await?, []);
+    rename("staged", "items").await?;
+    at_rest(&mut run, &world).await?;
+    assert_eq!(compare(&items, &world.engine, "renamed-items").await?.none()?, 81);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_on_drop_keeps_stays_for_ever() -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("held.items");
+    items.insert_many((0..10).map(|id| doc! { "_id": id, "n": 1 })).await?;
+    let file = world.rule_file_with(
+        &settings("held"),
+        "  - namespace: held.items
+    on_drop: keep
+    on_rule_change: resync
+    to: search",
+    )?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    items.drop().await?;
+    items.insert_many((5..15).map(|id| doc! { "_id": id, "n": 2 })).await?;
+    at_rest(&mut run, &world).await?;
+    assert_eq!(hits(&world.engine, "held-items").await?.len(), 15);
+    // What goes of the collection as it is now is still removed, by a copy too.
+    items.delete_one(doc! { "_id": 14 }).await?;
+    at_rest(&mut run, &world).await?;
+    assert!(run.terminate().await?.success());
+    file.rewrite(|text| {
+        text.replace("on_drop: keep", "on_drop: keep\n    filter: { _id: { $ne: 13 } }")
+    })?;
+    let mut run = file.run(&[])?;
+    at_rest(&mut run, &world).await?;
+    let found = hits(&world.engine, "held-items").await?;
+    assert_eq!(found.len(), 13, "{found:?}");
+    assert!(!ids(&found).contains(&"13") && !ids(&found).contains(&"14"));
+    let old = found.iter().filter(|hit| hit.source["n"] == 1).count();
+    assert_eq!(old, 5);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// What was written by hand into an index.
+async fn by_hand(world: &World, index: &str) -> Result<()> {
+    world.engine_json("PUT", &format!("/{index}/_doc/by-hand"), r#"{"hand":true}"#).await?;
+    Ok(())
+}
+
+fn even(document: &Document) -> Option<(String, serde_json::Value)> {
+    let id = plain_id(document.get("_id")?)?;
+    let even = id.parse::<i64>().ok()? % 2 == 0;
+    even.then(|| (id, body(document)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_changes_is_copied_again_where_it_says_so() -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("changed.items");
+    fill(&items, 1, 2_000).await?;
+    let rules = "  - namespace: changed.items\n    to: search";
+    let file = world.rule_file_with(&settings("changed"), rules)?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    by_hand(&world, "changed-items").await?;
+    assert!(run.terminate().await?.success());
+
+    // It is said, and what was delivered stays.
+    let narrowed = "to: search\n    filter: { _id: { $mod: [2, 0] } }";
+    file.rewrite(|text| text.replace("to: search", narrowed))?;
+    let mut run = file.run(&[])?;
+    at_rest(&mut run, &world).await?;
+    let status = run.status().await.expect("a status");
+    let rule = &status["targets"]["search"]["rules"]["changed.items"];
+    assert_eq!(rule["stale_definition"], true, "{status:#}");
+    ensure!(run.log().contains("stale definition"), "{}", run.log());
+    assert!(run.terminate().await?.success());
+    assert_eq!(hits(&world.engine, "changed-items").await?.len(), 2_001);
+
+    // It is done, changes meanwhile and a kill included.
+    file.rewrite(|text| format!("{text}    on_rule_change: resync\n"))?;
+    let mut run = file.run(&[])?;
+    items.update_many(doc! { "_id": { "$lt": 100 } }, doc! { "$set": { "int": 7 } }).await?;
+    items.delete_many(doc! { "_id": { "$gte": 1_900 } }).await?;
+    run.until("the plan", |status| {
+        status["targets"]["search"]["rules"]["changed.items"]["stale_definition"] == false
+    })
+    .await?;
+    run.kill().await?;
+    let mut run = file.run(&[])?;
+    at_rest(&mut run, &world).await?;
+    world.engine_json("DELETE", "/changed-items/_doc/by-hand?refresh=true", "").await?;
+    let checked = compare_shaped(&items, &world.engine, "changed-items", even).await?;
+    assert_eq!(checked.none()?, 950);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_comes_back_finds_what_is_gone() -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("back.items");
+    let others = world.collection("back.others");
+    fill(&items, 1, 200).await?;
+    fill(&others, 2, 20).await?;
+    let one = "  - { namespace: back.others, to: search }";
+    let both = format!("{one}\n  - {{ namespace: back.items, to: search }}");
+    let file = world.rule_file_with(&settings("back"), &both)?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    by_hand(&world, "back-items").await?;
+    assert!(run.terminate().await?.success());
+    file.rewrite(|text| text.replace(&both, one))?;
+    let mut run = file.run(&[])?;
+    at_rest(&mut run, &world).await?;
+    items.delete_many(doc! { "_id": { "$lt": 50 } }).await?;
+    at_rest(&mut run, &world).await?;
+    ensure!(run.log().contains("its documents stay"), "{}", run.log());
+    assert!(run.terminate().await?.success());
+    assert_eq!(hits(&world.engine, "back-items").await?.len(), 201, "its documents stay");
+    file.rewrite(|text| text.replace(one, &both))?;
+    let mut run = file.run(&[])?;
+    at_rest(&mut run, &world).await?;
+    let left = hits(&world.engine, "back-items").await?;
+    assert_eq!(left.len(), 151);
+    assert!(ids(&left).contains(&"by-hand"), "what others wrote is not touched");
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// Changes of every kind while nothing runs, and an oplog that no longer tells of them.
+async fn missed(world: &World, file: &RuleFile, namespace: &str, application: &str) -> Result<Run> {
+    let items = world.collection(namespace);
+    items.delete_many(doc! { "_id": { "$lt": 100 } }).await?;
+    let change = doc! { "$set": { "int": 5, "kind": "moved" } };
+    items.update_many(doc! { "_id": { "$gte": 100, "$lt": 200 } }, change).await?;
+    let leave = doc! { "$set": { "active": false } };
+    items.update_many(doc! { "_id": { "$gte": 200, "$lt": 300 } }, leave).await?;
+    items.insert_many((5_000..5_050).map(|id| doc! { "_id": id, "kind": "new" })).await?;
+    let fail_point = FAIL_POINT.lock().await;
+    lose_history(world, application).await?;
+    let mut run = file.run(&[])?;
+    at_rest(&mut run, world).await?;
+    drop(fail_point);
+    ensure!(run.log().contains("history lost"), "{}", run.log());
+    Ok(run)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_history_is_made_up_for() -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("lost.items");
+    fill(&items, 1, 1_000).await?;
+    let rules = "  - namespace: lost.items
+    filter: { active: { $ne: false } }
+    to: [{ target: search, index: { name: lost-items, mappings: { properties: { int: { type: integer } } } } }]";
+    let file = world.rule_file_with(&settings("lost"), rules)?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    by_hand(&world, "lost-items").await?;
+    // One that the engine refuses from now on: what it holds of it is spared.
+    items.update_one(doc! { "_id": 400 }, doc! { "$set": { "int": "no number" } }).await?;
+    run.until("a dead letter", |status| {
+        status["targets"]["search"]["rules"]["lost.items"]["dead_letters"] == 1
+    })
+    .await?;
+    assert!(run.terminate().await?.success());
+    let run = missed(&world, &file, "lost.items", "lost").await?;
+    let found = hits(&world.engine, "lost-items").await?;
+    let found = ids(&found);
+    assert_eq!(found.len(), 1_000 - 100 - 100 + 50 + 1);
+    assert!(found.contains(&"by-hand") && found.contains(&"400"));
+    world.engine_json("DELETE", "/lost-items/_doc/by-hand?refresh=true", "").await?;
+    let checked = compare_shaped(&items, &world.engine, "lost-items", |document| {
+        let matches = document.get_bool("active").unwrap_or(true);
+        matches.then(|| {
+            (plain_id(document.get("_id").expect("one")).expect("a number"), body(document))
+        })
+    })
+    .await?;
+    assert_eq!(
+        (checked.missing.len(), checked.extra.len(), checked.stale),
+        (0, 0, vec!["400".to_owned()])
+    );
+    assert_eq!(file.dead_letters().await?.len(), 1);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_history_removes_what_left_the_filter_and_keeps_what_was_deleted() -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("lostkept.items");
+    items.insert_many((0..400).map(|id| doc! { "_id": id, "n": 1 })).await?;
+    let rules = "  - namespace: lostkept.items
+    filter: { active: { $ne: false } }
+    on_delete: keep
+    to: search";
+    let file = world.rule_file_with(&settings("lostkept"), rules)?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    assert!(run.terminate().await?.success());
+    let run = missed(&world, &file, "lostkept.items", "lostkept").await?;
+    let found = hits(&world.engine, "lostkept-items").await?;
+    assert_eq!(found.len(), 400 - 100 + 50);
+    assert!(ids(&found).contains(&"1") && !ids(&found).contains(&"250"));
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_history_of_documents_that_move() -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("lostmoved.items");
+    items.insert_many((0..400).map(|id| doc! { "_id": id, "kind": "old", "n": id })).await?;
+    let rules = "  - namespace: lostmoved.items
+    filter: { active: { $ne: false } }
+    to: [{ target: search, index: 'lostmoved-{kind}' }]";
+    let file = world.rule_file_with(&settings("lostmoved"), rules)?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    assert!(run.terminate().await?.success());
+    let run = missed(&world, &file, "lostmoved.items", "lostmoved").await?;
+    let count = |hits: Vec<Hit>| hits.len();
+    assert_eq!(count(hits(&world.engine, "lostmoved-old").await?), 400 - 300);
+    assert_eq!(count(hits(&world.engine, "lostmoved-moved").await?), 100);
+    assert_eq!(count(hits(&world.engine, "lostmoved-new").await?), 50);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_history_ends_the_run_where_the_rule_says_so() -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("lostend.items");
+    fill(&items, 1, 100).await?;
+    let rules = "  - namespace: lostend.items\n    on_history_lost: stop\n    to: search";
+    let file = world.rule_file_with(&settings("lostend"), rules)?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    assert!(run.terminate().await?.success());
+    items.delete_many(doc! { "_id": { "$lt": 10 } }).await?;
+    let fail_point = FAIL_POINT.lock().await;
+    lose_history(&world, "lostend").await?;
+    let (code, log) = file.run_to_end(&[]).await?;
+    drop(fail_point);
+    assert_eq!(code, Some(5), "{log}");
+    ensure!(log.contains("on_history_lost"), "{log}");
+    // The position is as it was: where the history is there after all, nothing is lost.
+    let mut run = file.run(&[])?;
+    at_rest(&mut run, &world).await?;
+    assert_eq!(compare(&items, &world.engine, "lostend-items").await?.none()?, 90);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// Two namespaces in one index: when one is dropped, the other's documents stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_shares_an_index_is_copied_and_swept_together() -> Result<()> {
+    let world = World::new().await?;
+    let (red, blue) = (world.collection("shared.red"), world.collection("shared.blue"));
+    fill(&red, 1, 200).await?;
+    fill(&blue, 2, 300).await?;
+    let rules = "  - { name: red, namespace: shared.red, to: [{ target: search, index: shared-all, id: '{collection}-{_id}' }] }
+  - { name: blue, namespace: shared.blue, to: [{ target: search, index: shared-all, id: '{collection}-{_id}' }] }";
+    let file = world.rule_file(rules)?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    red.drop().await?;
+    blue.delete_many(doc! { "_id": { "$lt": 30 } }).await?;
+    at_rest(&mut run, &world).await?;
+    let found = hits(&world.engine, "shared-all").await?;
+    assert_eq!(found.len(), 270);
+    assert!(found.iter().all(|hit| hit.id.starts_with("blue-")));
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// What another rule file writes into the same index is not taken for one's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_of_two_rule_files_is_not_swept() -> Result<()> {
+    let world = World::new().await?;
+    let (one, two) = (world.collection("both.one"), world.collection("both.two"));
+    one.insert_many((0..10).map(|id| doc! { "_id": id })).await?;
+    two.insert_many((100..110).map(|id| doc! { "_id": id })).await?;
+    let rule = |name: &str| {
+        format!("  - {{ namespace: both.{name}, to: [{{ target: search, index: both-all }}] }}")
+    };
+    let (first, second) = (world.rule_file(&rule("one"))?, world.rule_file(&rule("two"))?);
+    for file in [&first, &second] {
+        let mut run = file.run(&[])?;
+        run.copied().await?;
+        assert!(run.terminate().await?.success());
+    }
+    let mut run = first.run(&[])?;
+    one.drop().await?;
+    at_rest(&mut run, &world).await?;
+    assert_eq!(hits(&world.engine, "both-all").await?.len(), 20);
+    ensure!(run.log().contains("other rule files write to it"), "{}", run.log());
+    assert!(run.terminate().await?.success());
+    let meta = world.engine_json("GET", "/both-all/_mapping", "").await?;
+    let owners = &meta["both-all"]["mappings"]["_meta"]["mongosync"]["owners"];
+    assert_eq!(owners.as_array().map(Vec::len), Some(2), "{meta}");
+    assert_ne!(owners, &json!([]));
+    Ok(())
+}
