@@ -8,7 +8,7 @@ use mongosync::cli::{
     console::Console,
     dead_letters,
     exit::Error,
-    run,
+    requests, run,
 };
 
 /// glibc's allocator makes large replies from the driver more than twice as slow.
@@ -37,6 +37,10 @@ fn main() -> ExitCode {
         match arguments.command {
             Command::Run(arguments) => run::run(arguments, &console).await,
             Command::DeadLetters(arguments) => dead_letters::run(arguments, &console).await,
+            Command::Resync(arguments) => requests::resync(arguments, &console).await,
+            Command::Pause(arguments) => requests::pause(arguments, &console).await,
+            Command::Resume(arguments) => requests::resume(arguments, &console).await,
+            Command::Seek(arguments) => requests::seek(arguments, &console).await,
         }
     });
     console.end(end).into()

@@ -10,6 +10,7 @@ mod kill;
 mod load;
 mod losses;
 mod places;
+mod requests;
 mod resync;
 mod selection;
 mod status;

@@ -79,6 +79,11 @@ pub fn letter_id(key: &RecordKey) -> String {
     digest[..8].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Whether a target is paused.
+pub fn paused(target: &str) -> RecordKey {
+    RecordKey::text(&["paused", target])
+}
+
 /// What is remembered of all rules for a target.
 pub fn rules(target: &str) -> RecordKey {
     RecordKey::text(&["rule", target])
@@ -121,7 +126,7 @@ mod tests {
             vec![position("t"), event_position("t", "r")],
             vec![copy_plan("t", "r", "n"), copy_progress("t", "r", "n")],
             vec![dead_letter("t", "r", "n", b"k"), dead_event("t", "r", "n", b"k", b"e")],
-            vec![rule("t", "r"), id_types("n"), rule("n", "r")],
+            vec![rule("t", "r"), id_types("n"), rule("n", "r"), paused("n")],
             vec![lease(), requests().with("1")],
         ];
         for keys in tables {

@@ -197,6 +197,13 @@ pub struct RuleRecord {
     pub since: DateTime,
 }
 
+/// A target that somebody paused.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PausedRecord {
+    /// When.
+    pub since: DateTime,
+}
+
 /// Which types of `_id` a collection has held.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct IdTypesRecord {
@@ -284,6 +291,11 @@ impl Record for CopyProgressRecord {
 impl Record for RuleRecord {
     const TABLE: Table = Table::Facts;
     const KIND: &'static str = "what is remembered of a rule";
+}
+
+impl Record for PausedRecord {
+    const TABLE: Table = Table::Facts;
+    const KIND: &'static str = "a target that is paused";
 }
 
 impl Record for IdTypesRecord {

@@ -66,8 +66,16 @@ pub enum LogFormat {
 pub enum Command {
     /// Copy what is there, then follow the changes
     Run(RunArguments),
-    /// Show what targets and transforms refused for good
+    /// Show what targets and transforms refused for good, deliver it again, or forget it
     DeadLetters(DeadLetterArguments),
+    /// Copy rules again, and remove from the target what is gone from the source
+    Resync(ResyncArguments),
+    /// Stop writing to targets until they are resumed
+    Pause(TargetsArguments),
+    /// Go on with targets that were paused
+    Resume(TargetsArguments),
+    /// Go on from another point of the oplog
+    Seek(SeekArguments),
 }
 
 /// `run`
@@ -101,8 +109,12 @@ pub struct RunArguments {
 /// `dead-letters`
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
-  mongosync dead-letters shop.yaml list --json | jq .letter.reason")]
+Examples:
+  mongosync dead-letters shop.yaml list
+  mongosync dead-letters shop.yaml show 5eb4055cc0000f92
+  mongosync dead-letters shop.yaml retry --all
+
+A later success of the same document settles its letter by itself.")]
 pub struct DeadLetterArguments {
     /// The rule file
     #[arg(value_name = "FILE")]
@@ -117,6 +129,104 @@ pub struct DeadLetterArguments {
 pub enum DeadLetterAction {
     /// Print them
     List(ListArguments),
+    /// Print one with all that is known of it, as JSON
+    Show(ShowArguments),
+    /// Deliver their documents again, as they are now
+    Retry(LettersArguments),
+    /// Forget them
+    Purge(LettersArguments),
+}
+
+/// `dead-letters show`
+#[derive(Debug, Args)]
+pub struct ShowArguments {
+    /// The letter's id, as `list` prints it
+    #[arg(value_name = "ID")]
+    pub id: String,
+}
+
+/// `dead-letters retry` and `purge`
+#[derive(Debug, Args)]
+pub struct LettersArguments {
+    /// The letters' ids, as `list` prints them
+    #[arg(value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
+    pub ids: Vec<String>,
+    /// All of them
+    #[arg(long)]
+    pub all: bool,
+    /// How long the answer of the running process is waited for
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub wait: Duration,
+}
+
+/// `resync`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  mongosync resync shop.yaml products orders
+
+The running process copies the rules again beside the changes; what the target still holds from
+before is removed once the copy is settled. Where no process runs, the next one does it.")]
+pub struct ResyncArguments {
+    /// The rule file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The rules' names
+    #[arg(value_name = "RULE", required = true)]
+    pub rules: Vec<String>,
+    /// How long the answer of the running process is waited for
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub wait: Duration,
+}
+
+/// `pause` and `resume`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mongosync pause shop.yaml --target search
+  mongosync resume shop.yaml
+
+A paused target stays so over restarts. Its position stays where it is: mind the oplog window.")]
+pub struct TargetsArguments {
+    /// The rule file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Only this target; may be given several times
+    #[arg(long = "target", value_name = "NAME")]
+    pub targets: Vec<String>,
+    /// How long the answer of the running process is waited for
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub wait: Duration,
+}
+
+/// `seek`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mongosync seek shop.yaml --target search --to 2026-11-20T00:00:00Z
+  mongosync seek shop.yaml --target search --to 1795227029.1
+
+What lies between a later point and the present position is never delivered by itself.")]
+pub struct SeekArguments {
+    /// The rule file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The target
+    #[arg(long, value_name = "NAME")]
+    pub target: String,
+    /// A time with its zone, or a cluster time as seconds.increment
+    #[arg(long, value_name = "TIME", value_parser = point_in_time)]
+    pub to: bson::Timestamp,
+    /// How long the answer of the running process is waited for
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub wait: Duration,
+}
+
+fn point_in_time(text: &str) -> Result<bson::Timestamp, String> {
+    crate::rules::units::point_in_time(text).ok_or_else(|| {
+        "expected a time such as 2026-11-20T00:00:00Z, or a cluster time as seconds.increment"
+            .into()
+    })
 }
 
 /// `dead-letters list`
@@ -204,7 +314,7 @@ mod tests {
         assert_eq!(arguments.logs.log, "debug");
         let Command::DeadLetters(letters) = arguments.command else { panic!() };
         assert_eq!(letters.file, PathBuf::from("f.yaml"));
-        let DeadLetterAction::List(list) = letters.action;
+        let DeadLetterAction::List(list) = letters.action else { panic!() };
         assert!(list.json);
         assert_eq!(list.limit, 5);
     }

@@ -4,8 +4,11 @@ use std::io::{self, Write};
 
 use super::{
     Error,
-    arguments::{DeadLetterAction, DeadLetterArguments, ListArguments},
+    arguments::{
+        DeadLetterAction, DeadLetterArguments, LettersArguments, ListArguments, ShowArguments,
+    },
     console::Console,
+    requests::ask_and_wait,
     run::load,
     store::open_store,
 };
@@ -13,6 +16,7 @@ use crate::{
     checkpoint::{
         keys::letter_id,
         records::{DeadLetterRecord, page},
+        requests::Asked,
         store::{RecordKey, Store},
     },
     status::masked,
@@ -35,6 +39,34 @@ pub async fn run(arguments: DeadLetterArguments, console: &Console) -> Result<()
             }
             Ok(())
         }
+        DeadLetterAction::Show(ShowArguments { id }) => show(store.as_ref(), &id).await,
+        DeadLetterAction::Retry(LettersArguments { ids, wait, .. }) => {
+            let asked = Asked::RetryLetters { letters: ids };
+            ask_and_wait(&store, asked, wait, console).await
+        }
+        DeadLetterAction::Purge(LettersArguments { ids, wait, .. }) => {
+            let asked = Asked::PurgeLetters { letters: ids };
+            ask_and_wait(&store, asked, wait, console).await
+        }
+    }
+}
+
+/// Prints one letter.
+async fn show(store: &dyn Store, id: &str) -> Result<(), Error> {
+    let everything = RecordKey(Vec::new());
+    let mut after: Option<RecordKey> = None;
+    loop {
+        let page: Vec<(RecordKey, DeadLetterRecord)> =
+            page(store, &everything, after.as_ref(), PAGE).await?;
+        let Some((last, _)) = page.last() else {
+            return Err(Error::Usage(format!("there is no dead letter {id}")));
+        };
+        if let Some((key, letter)) = page.iter().find(|(key, _)| letter_id(key) == id) {
+            let cant_write =
+                |source| Error::System { what: "can't write to standard output", source };
+            return print(key, letter, true, &mut io::stdout().lock()).map_err(cant_write);
+        }
+        after = Some(last.clone());
     }
 }
 

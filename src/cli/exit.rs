@@ -42,6 +42,9 @@ pub enum Error {
     /// Arguments that only the rule file shows to be wrong.
     #[error("{0}")]
     Usage(String),
+    /// The process that was asked said no, in its words.
+    #[error("{0}")]
+    Refused(String),
     /// The run.
     #[error(transparent)]
     Pipeline(#[from] pipeline::Error),
@@ -91,9 +94,11 @@ impl Error {
                 | pipeline::Error::Stopped
                 | pipeline::Error::Internal(_) => Exit::Failed,
             },
-            Self::Listen(_) | Self::Store(_) | Self::System { .. } | Self::Internal(_) => {
-                Exit::Failed
-            }
+            Self::Refused(_)
+            | Self::Listen(_)
+            | Self::Store(_)
+            | Self::System { .. }
+            | Self::Internal(_) => Exit::Failed,
             Self::DeadLetters { .. } => Exit::DeadLetters,
         }
     }
@@ -165,6 +170,7 @@ mod tests {
             ),
             (Error::System { what: "can't listen to signals", source: io::Error::other("no") }, 1),
             (Error::Internal("the status server ended with a panic".into()), 1),
+            (Error::Refused("target search: it is paused".into()), 1),
             (Error::DeadLetters { count: 2, file: "shop.yaml".into() }, 6),
         ]
     }

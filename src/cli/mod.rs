@@ -7,6 +7,7 @@ pub mod console;
 pub mod dead_letters;
 pub mod exit;
 pub mod progress;
+pub mod requests;
 pub mod run;
 pub mod signals;
 pub mod store;

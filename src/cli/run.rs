@@ -102,7 +102,7 @@ pub(super) fn load(file: &Path, console: &Console) -> Result<RuleFile, Error> {
 /// How alike two names must be, from 0 to 1, for one to be taken for a slip of the other.
 const ALIKE: f64 = 0.8;
 
-fn known_rules(rules: &RuleFile, asked: &[String]) -> Result<(), Error> {
+pub(super) fn known_rules(rules: &RuleFile, asked: &[String]) -> Result<(), Error> {
     let names: Vec<&str> = rules.rules.iter().map(|rule| rule.name.as_str()).collect();
     let Some(unknown) = asked.iter().find(|name| !names.contains(&name.as_str())) else {
         return Ok(());

@@ -269,6 +269,24 @@ impl DeadLetters {
         Ok(())
     }
 
+    /// Forgets letters, whatever has become of their documents.
+    ///
+    /// # Errors
+    /// See [`Halt`].
+    pub async fn purge(
+        &self,
+        letters: Vec<RecordKey>,
+        stop: &CancellationToken,
+    ) -> Result<(), Halt> {
+        let writes = letters.iter().map(|key| removal::<DeadLetterRecord>(key.clone())).collect();
+        insist_on_writing(&*self.store, writes, stop).await?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in &letters {
+            known.remove(&self.hasher.hash_one(key));
+        }
+        Ok(())
+    }
+
     /// The rule's name.
     pub fn rule(&self, rule: RuleIndex) -> &Arc<str> {
         &self.rules[usize::from(rule.0)]

@@ -22,6 +22,8 @@ pub struct Demand {
     pub seen: ClusterTime,
     /// Whether the stored position is of no more use, and the stream begins now.
     pub lost: bool,
+    /// Where the stream begins instead of at the stored position.
+    pub seek: Option<ClusterTime>,
 }
 
 impl Demand {

@@ -5,6 +5,8 @@
 mod copying;
 mod demand;
 mod following;
+mod letters;
+mod orders;
 mod plan;
 mod reading;
 mod rule_set;
@@ -14,7 +16,7 @@ mod target_pipeline;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -195,6 +197,7 @@ async fn work_on_targets(
 ) -> Result<Summary, Error> {
     let views = views(rules, source, stopping).await?;
     let mut pipelines = JoinSet::new();
+    let mut orders = orders::Pipelines::new();
     for index in 0..rules.targets.len() {
         let set = RuleSet::new(
             rules,
@@ -206,6 +209,8 @@ async fn work_on_targets(
         if set.is_empty() {
             continue;
         }
+        let (give, take) = mpsc::channel(ORDERS);
+        orders.insert(rules.targets[index].name.clone(), give);
         let pipeline = TargetPipeline {
             file: rules.clone(),
             index,
@@ -215,11 +220,24 @@ async fn work_on_targets(
             store: store.clone(),
             status: status.clone(),
             validity: held.validity(),
+            orders: take,
         };
         pipelines.spawn(pipeline.run(stopping.clone()));
     }
-    supervise(&mut pipelines, stopping).await
+    let ended = CancellationToken::new();
+    let (summary, ()) = tokio::join!(
+        async {
+            let summary = supervise(&mut pipelines, stopping).await;
+            ended.cancel();
+            summary
+        },
+        orders::attend(rules.clone(), store.clone(), orders, ended.clone()),
+    );
+    summary
 }
+
+/// Orders that may wait for one pipeline.
+const ORDERS: usize = 4;
 
 /// How often the oplog's ends are looked at.
 const OPLOG_EVERY: Duration = Duration::from_secs(30);

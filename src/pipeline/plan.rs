@@ -137,6 +137,10 @@ impl Planning<'_> {
             position.time = now;
             position.behind.retain(|rule, _| !self.active().contains(rule.as_str()));
         }
+        if let (Some(position), Some(time)) = (position.as_mut(), self.demand.seek) {
+            position.time = time;
+            position.behind.retain(|rule, _| !self.active().contains(rule.as_str()));
+        }
         let new = fresh.iter().map(|&index| self.rules.get(index).rule());
         let (start, behind) =
             start(position.as_ref(), now, first_start(new), self.active(), &self.all_rules);

@@ -7,8 +7,8 @@
 //! start: what is written beside it stays, whichever comes first.
 //!
 //! Where a rule's places are stored, those tell which documents the target holds, and each is asked
-//! for again through the lanes. Documents in the dead letters are asked for first, and those that stay
-//! there are spared: what the target holds of them is the best that there is.
+//! for again through the lanes. Documents in the dead letters of the time before are asked for first,
+//! and those that stay there are spared: what the target holds of them is the best that there is.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -196,12 +196,13 @@ impl Sweeping {
         })
     }
 
-    /// Has the documents of a copy that lie in the dead letters tried again.
+    /// Has the documents of a copy that lie in the dead letters since before it tried again: the copy
+    /// did not find them.
     async fn ask_for_letters(&self, copy: &Copy) -> Result<(), Halt> {
         let asked = Completion::new();
         let mut after = None;
         if self.rules.get(copy.rule).follows() {
-            while let Some(keys) = self.letters(copy, &mut after).await? {
+            while let Some(keys) = self.letters(copy, copy.plan.started, &mut after).await? {
                 self.lanes.ask(&copy.namespace, keys, &asked).await;
             }
         }
@@ -210,10 +211,12 @@ impl Sweeping {
         Ok(())
     }
 
-    /// The next keys of a copy that lie in the dead letters.
+    /// The next keys of a copy that lie in the dead letters since before a time; perhaps none of a
+    /// page. `None` at the end.
     async fn letters(
         &self,
         copy: &Copy,
+        before: ClusterTime,
         after: &mut Option<RecordKey>,
     ) -> Result<Option<Vec<DocumentKey>>, Halt> {
         let rule = &self.rules.get(copy.rule).rule().name;
@@ -224,7 +227,12 @@ impl Sweeping {
                 .await?;
         let Some((last, _)) = found.last() else { return Ok(None) };
         *after = Some(last.clone());
-        found.iter().map(|(_, letter)| self.key(&letter.key)).collect::<Result<_, _>>().map(Some)
+        found
+            .iter()
+            .filter(|(_, letter)| letter.cluster_time < before)
+            .map(|(_, letter)| self.key(&letter.key))
+            .collect::<Result<_, _>>()
+            .map(Some)
     }
 
     fn key(&self, stored: &bson::RawDocument) -> Result<DocumentKey, Halt> {
@@ -301,7 +309,8 @@ impl Sweeping {
         let stop = &self.reading.stop;
         for copy in &group.copies {
             let mut after = None;
-            while let Some(keys) = self.letters(copy, &mut after).await? {
+            let any = ClusterTime(u64::MAX);
+            while let Some(keys) = self.letters(copy, any, &mut after).await? {
                 if spared.places.len() > MOST_SPARED {
                     return Ok(None);
                 }

@@ -8,18 +8,25 @@ use std::{
 };
 
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::{JoinError, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     change::ClusterTime,
-    checkpoint::{lease::Validity, store::Store, tracker::Tracker},
+    checkpoint::{
+        keys,
+        lease::Validity,
+        records::{PausedRecord, load, put, removal},
+        store::Store,
+        tracker::Tracker,
+    },
     delivery::{
         Halt,
         dead_letters::DeadLetters,
         ids::Ids,
+        insist, insist_on_writing,
         places::Places,
         retry::{Backoff, pause},
         shape::{ShapedRule, Shaper},
@@ -39,6 +46,8 @@ use super::{
     copying::{CHUNKS_AT_ONCE, Copying},
     demand::Demand,
     following::{Answering, Following, Lanes},
+    letters::Letters,
+    orders::{Order, Ordered, Outcome},
     plan::{Plan, Planning},
     reading::Reading,
     rule_set::RuleSet,
@@ -71,6 +80,8 @@ pub struct TargetPipeline {
     pub status: Arc<Status>,
     /// Whether this process still holds the name.
     pub validity: Validity,
+    /// What it is told to do.
+    pub orders: mpsc::Receiver<Ordered>,
 }
 
 /// What the tasks of one pipeline share.
@@ -92,12 +103,28 @@ enum Ended {
     Done,
     /// It goes on behind another plan.
     Again(Demand),
+    /// It is told to do something else.
+    Ordered(Ordered),
+}
+
+/// An order that has been followed once the pipeline has started again.
+struct Followed {
+    words: String,
+    done: oneshot::Sender<Outcome>,
+}
+
+impl Followed {
+    fn done(self) {
+        // Nobody may wait for it any more.
+        let _ = self.done.send(Ok(self.words));
+    }
 }
 
 /// What a running pipeline is made of.
 struct Running {
     reading: Arc<Reading>,
-    /// The stream, the lookups and the copies.
+    lanes: Arc<Lanes>,
+    /// The stream, the lookups, the copies, the sweep, and dead letters that are tried again.
     sources: JoinSet<Result<Option<Demand>, Error>>,
     writers: JoinSet<Result<(), Halt>>,
     settling: JoinSet<Result<(), Halt>>,
@@ -155,7 +182,7 @@ impl TargetPipeline {
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn run(self, stop: CancellationToken) -> Result<Summary, Error> {
+    pub async fn run(mut self, stop: CancellationToken) -> Result<Summary, Error> {
         let status = self.target_status();
         let result = self.work(&stop).await;
         if let Err(error) = &result
@@ -169,14 +196,19 @@ impl TargetPipeline {
         }
     }
 
-    async fn work(&self, stop: &CancellationToken) -> Result<Summary, Error> {
+    async fn work(&mut self, stop: &CancellationToken) -> Result<Summary, Error> {
         if self.options.copy_only {
             self.reach(&*self.build()?, stop).await?;
         }
         let mut summary = Summary::default();
         let mut demand = Demand::default();
+        let mut followed: Option<Followed> = None;
         loop {
+            self.while_paused(&mut demand, &mut followed, stop).await?;
             let mut running = self.start(std::mem::take(&mut demand), stop).await?;
+            if let Some(followed) = followed.take() {
+                followed.done();
+            }
             let ended = self.watch(&mut running, stop).await;
             let stopped = self.wind_down(&mut running).await;
             summary.dead_letters += running.dead_letters.written();
@@ -188,10 +220,120 @@ impl TargetPipeline {
                 copies.map(|copy| copy.documents.saturating_sub(copy.resumed)).sum::<u64>();
             match ended {
                 Ended::Again(again) => demand = again,
+                Ended::Ordered(ordered) => {
+                    followed = self.take_up(ordered, &mut demand, stop).await?;
+                }
                 Ended::Done => return Ok(summary),
                 Ended::Stopped => return Ok(Summary { stopped: true, ..summary }),
             }
         }
+    }
+
+    /// Waits while the target is paused. Orders that concern the next start are taken up meanwhile.
+    async fn while_paused(
+        &mut self,
+        demand: &mut Demand,
+        followed: &mut Option<Followed>,
+        stop: &CancellationToken,
+    ) -> Result<(), Error> {
+        let key = keys::paused(self.name());
+        loop {
+            let paused = insist(stop, || load::<PausedRecord>(&*self.store, &key)).await?;
+            if paused.is_none() {
+                return Ok(());
+            }
+            self.target_status().set_state(State::Paused);
+            if let Some(followed) = followed.take() {
+                followed.done();
+            }
+            let ordered = tokio::select! {
+                Some(ordered) = self.orders.recv() => ordered,
+                () = stop.cancelled() => return Err(Error::Stopped),
+            };
+            *followed = self.take_up(ordered, demand, stop).await?;
+        }
+    }
+
+    /// Does what an order says as far as it can be done between two starts. What is returned is to be
+    /// told once the next start has carried it out.
+    async fn take_up(
+        &self,
+        Ordered { order, done }: Ordered,
+        demand: &mut Demand,
+        stop: &CancellationToken,
+    ) -> Result<Option<Followed>, Error> {
+        let key = keys::paused(self.name());
+        let write = |record: Option<PausedRecord>| {
+            let write = match record {
+                Some(record) => put(key.clone(), &record),
+                None => removal::<PausedRecord>(key.clone()),
+            };
+            insist_on_writing(&*self.store, vec![write], stop)
+        };
+        let words = match order {
+            Order::Resync(rules) => {
+                demand.rules.extend(rules);
+                "is copied again".to_owned()
+            }
+            Order::Seek(time) => {
+                demand.seek = Some(time);
+                format!("goes on from {time}")
+            }
+            Order::Pause => {
+                write(Some(PausedRecord { since: bson::DateTime::now() })).await?;
+                "is paused".to_owned()
+            }
+            Order::Resume => {
+                write(None).await?;
+                "goes on".to_owned()
+            }
+            Order::RetryLetters(_) | Order::PurgeLetters(_) => {
+                // Nobody may wait for it any more.
+                let _ = done.send(Err("it is paused".to_owned()));
+                return Ok(None);
+            }
+        };
+        tracing::info!(target = self.name(), "the target {words}");
+        Ok(Some(Followed { words, done }))
+    }
+
+    /// Why an order can't be followed, if it can't.
+    fn refusal(&self, order: &Order) -> Option<String> {
+        let all = self.file.deliveries(self.name()).count();
+        match order {
+            Order::Resync(_) if self.rules.iter().count() < all => {
+                Some("this run leaves rules out (--rule), and all are needed for that".to_owned())
+            }
+            Order::Resync(_) if self.options.changes_only => {
+                Some("this run does not copy (--changes-only)".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    /// Has the dead letters of an order seen to beside everything else.
+    fn see_to_letters(&self, running: &mut Running, ordered: Ordered) {
+        let letters = Letters {
+            store: self.store.clone(),
+            name: self.name().to_owned(),
+            rules: self.rules.clone(),
+            lanes: running.lanes.clone(),
+            dead_letters: running.dead_letters.clone(),
+            stop: running.read.clone(),
+        };
+        running.sources.spawn(async move {
+            let outcome = match &ordered.order {
+                Order::PurgeLetters(wanted) => letters.purge(wanted).await,
+                Order::RetryLetters(wanted) => letters.retry(wanted).await,
+                _ => return Ok(None),
+            };
+            match outcome {
+                Err(Halt::Stopped) => {}
+                // Nobody may wait for it any more.
+                outcome => drop(ordered.done.send(outcome?)),
+            }
+            Ok(None)
+        });
     }
 
     /// A run that only copies has to reach its target in time; any other waits for it.
@@ -296,9 +438,11 @@ impl TargetPipeline {
             }
             .run(drained.clone(), now.clone()),
         );
+        let lanes = shared.lanes.clone();
         let sources = self.read(shared, &context, plan, copies_run.clone());
         Ok(Running {
             reading,
+            lanes,
             sources,
             writers,
             settling,
@@ -444,12 +588,29 @@ impl TargetPipeline {
     }
 
     /// Waits for the end.
-    async fn watch(&self, running: &mut Running, stop: &CancellationToken) -> Result<Ended, Error> {
+    async fn watch(
+        &mut self,
+        running: &mut Running,
+        stop: &CancellationToken,
+    ) -> Result<Ended, Error> {
         // Where nothing is followed, the end of the copy is the end.
         let ends = self.options.copy_only || self.rules.followed().is_empty();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(Ended::Stopped),
+                Some(ordered) = self.orders.recv() => {
+                    if let Some(why) = self.refusal(&ordered.order) {
+                        // Nobody may wait for it any more.
+                        let _ = ordered.done.send(Err(why));
+                        continue;
+                    }
+                    match ordered.order {
+                        Order::RetryLetters(_) | Order::PurgeLetters(_) => {
+                            self.see_to_letters(running, ordered);
+                        }
+                        _ => return Ok(Ended::Ordered(ordered)),
+                    }
+                }
                 done = copies_done(&mut running.copying), if ends => {
                     if done {
                         return Ok(Ended::Done);

@@ -29,7 +29,7 @@ mod wording;
 mod syntax;
 mod targets;
 pub mod template;
-mod units;
+pub mod units;
 mod uri;
 mod yaml;
 

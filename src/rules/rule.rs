@@ -1,6 +1,6 @@
 //! One entry of `rules:`.
 
-use bson::{Bson, RawDocumentBuf, Timestamp};
+use bson::{Bson, RawDocumentBuf};
 
 use super::{
     destination::{self, Placed},
@@ -16,7 +16,7 @@ use super::{
     reader::{Fields, Reader},
     script::{self, Transform},
     targets::Named,
-    wording,
+    units, wording,
 };
 
 const KEYS: [&str; 15] = [
@@ -361,16 +361,13 @@ fn since(reader: &mut Reader<'_>, node: &Node) -> Option<Since> {
                         `seconds.increment`, such as `1795227029.1`";
     let time = match &node.value {
         Value::Map(_) => match extended_json::value(reader, node)? {
-            Bson::DateTime(date) => at_millis(date.timestamp_millis()),
+            Bson::DateTime(date) => units::at_millis(date.timestamp_millis()),
             Bson::Timestamp(time) => Some(time),
             _ => None,
         },
         Value::Scalar(scalar) if !scalar.absent => match scalar.text.as_str() {
             "now" => return Some(Since::Now),
-            text => timestamp(text).or_else(|| {
-                let date = bson::DateTime::parse_rfc3339_str(text).ok()?;
-                at_millis(date.timestamp_millis())
-            }),
+            text => units::point_in_time(text),
         },
         Value::Poison => return None,
         _ => None,
@@ -384,14 +381,4 @@ fn since(reader: &mut Reader<'_>, node: &Node) -> Option<Since> {
         }
     }
     time.map(Since::Time)
-}
-
-/// `seconds.increment`, from the text: `1.1` and `1.10` are two times.
-fn timestamp(text: &str) -> Option<Timestamp> {
-    let (seconds, increment) = text.split_once('.')?;
-    Some(Timestamp { time: seconds.parse().ok()?, increment: increment.parse().ok()? })
-}
-
-fn at_millis(millis: i64) -> Option<Timestamp> {
-    Some(Timestamp { time: u32::try_from(millis.div_euclid(1000)).ok()?, increment: 0 })
 }

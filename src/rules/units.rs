@@ -1,8 +1,11 @@
-//! Sizes (`8MiB`, `500KB`) and times (`250ms`, `10s`) as they are written in a rule file.
+//! Sizes (`8MiB`, `500KB`), times (`250ms`, `10s`) and points in time as they are written in a rule
+//! file.
 //!
 //! Plain functions from text to number; where the text is wrong, they say what was probably meant.
 
 use std::time::Duration;
+
+use bson::Timestamp;
 
 const SIZES: [(&str, u64); 7] = [
     ("B", 1),
@@ -106,6 +109,24 @@ fn near_time(number: u64, unit: &str) -> Option<String> {
         "w" | "week" | "weeks" => format!("{}h", number.checked_mul(168)?),
         _ => return None,
     })
+}
+
+/// `2026-11-20T00:00:00Z`, or a cluster time as `seconds.increment`, from the text: `1.1` and `1.10`
+/// are two times.
+pub fn point_in_time(text: &str) -> Option<Timestamp> {
+    let cluster_time = || {
+        let (seconds, increment) = text.split_once('.')?;
+        Some(Timestamp { time: seconds.parse().ok()?, increment: increment.parse().ok()? })
+    };
+    cluster_time().or_else(|| {
+        let date = bson::DateTime::parse_rfc3339_str(text).ok()?;
+        at_millis(date.timestamp_millis())
+    })
+}
+
+/// The cluster time of a moment since 1970.
+pub fn at_millis(millis: i64) -> Option<Timestamp> {
+    Some(Timestamp { time: u32::try_from(millis.div_euclid(1000)).ok()?, increment: 0 })
 }
 
 #[cfg(test)]

@@ -6,7 +6,13 @@ use bson::{doc, rawdoc};
 use serde_json::{Map, Value};
 
 use super::*;
-use crate::{change::id::IdType, checkpoint::lease::LeaseRecord};
+use crate::{
+    change::id::IdType,
+    checkpoint::{
+        lease::LeaseRecord,
+        requests::{Answer, Asked, RequestRecord},
+    },
+};
 
 /// A form that was once written, as it was, and as it is read and written today.
 fn pinned(file: &str) -> Map<String, Value> {
@@ -38,6 +44,8 @@ fn rewrite(kind: &str, stored: &RawDocument) -> Result<RawDocumentBuf, StoreErro
         "copy_progress" => of::<CopyProgressRecord>(stored),
         "rule" => of::<RuleRecord>(stored),
         "id_types" => of::<IdTypesRecord>(stored),
+        "paused" => of::<PausedRecord>(stored),
+        "request" => of::<RequestRecord>(stored),
         "dead_letter" => of::<DeadLetterRecord>(stored),
         "places" => of::<PlacesRecord>(stored),
         "lease" => of::<LeaseRecord>(stored),
@@ -109,6 +117,16 @@ fn samples() -> Map<String, Value> {
         (
             "id_types",
             IdTypesRecord { types: vec![IdType::ObjectId, IdType::String].into() }.encode(),
+        ),
+        ("paused", PausedRecord { since: date }.encode()),
+        (
+            "request",
+            RequestRecord {
+                asked: Asked::Resync { rules: vec!["products".into()] },
+                asked_at: date,
+                answer: Some(Answer { done: true, words: "done".into() }),
+            }
+            .encode(),
         ),
         ("dead_letter", letter.encode()),
         ("places", PlacesRecord { key: Some(rawdoc! { "_id": 1 }), places: vec![place] }.encode()),

@@ -1,0 +1,182 @@
+//! What other processes ask of the one that holds the name: `mongosync resync`, `pause` and the like
+//! leave a request in the store, the holder carries it out and leaves its answer.
+//!
+//! A request that nobody has answered is carried out by the next one who holds the name.
+
+use std::time::Duration;
+
+use bson::{DateTime, Timestamp, oid::ObjectId};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    keys,
+    records::{Record, load, load_all, put, removal},
+    store::{RecordKey, Store, StoreError, Table},
+};
+
+/// Answers are kept so long for whoever asked.
+const KEPT: Duration = Duration::from_secs(600);
+
+/// What is asked.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Asked {
+    /// Copy rules again, in every target that they write to.
+    Resync {
+        /// Their names.
+        rules: Vec<String>,
+    },
+    /// Stop writing to targets, until they are resumed.
+    Pause {
+        /// Their names; all where empty.
+        targets: Vec<String>,
+    },
+    /// Go on with targets that were paused.
+    Resume {
+        /// Their names; all where empty.
+        targets: Vec<String>,
+    },
+    /// Go on from another point of the oplog.
+    Seek {
+        /// The target.
+        target: String,
+        /// Where.
+        to: Timestamp,
+    },
+    /// Deliver dead letters again, from the present state of their documents.
+    RetryLetters {
+        /// Their short names; all where empty.
+        letters: Vec<String>,
+    },
+    /// Forget dead letters.
+    PurgeLetters {
+        /// Their short names; all where empty.
+        letters: Vec<String>,
+    },
+}
+
+/// What became of it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// Whether it was done.
+    pub done: bool,
+    /// For a person.
+    pub words: String,
+}
+
+/// A request.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct RequestRecord {
+    /// What is asked.
+    pub asked: Asked,
+    /// When, by the asking host's clock.
+    pub asked_at: DateTime,
+    /// `None` until it is carried out.
+    pub answer: Option<Answer>,
+}
+
+impl Record for RequestRecord {
+    const TABLE: Table = Table::Leases;
+    const KIND: &'static str = "a request";
+}
+
+/// Leaves a request. The key leads to the answer.
+///
+/// # Errors
+/// Those of the store.
+pub async fn ask(store: &dyn Store, asked: Asked) -> Result<RecordKey, StoreError> {
+    // In the order in which they were made, as far as clocks agree.
+    let key = keys::requests().with(ObjectId::new().to_hex());
+    let record = RequestRecord { asked, asked_at: DateTime::now(), answer: None };
+    store.write(vec![put(key.clone(), &record)]).await?;
+    Ok(key)
+}
+
+/// The answer to a request, once there is one.
+///
+/// # Errors
+/// Those of the store.
+pub async fn answer_to(store: &dyn Store, key: &RecordKey) -> Result<Option<Answer>, StoreError> {
+    Ok(load::<RequestRecord>(store, key).await?.and_then(|record| record.answer))
+}
+
+/// Takes a request back, or its answer out.
+///
+/// # Errors
+/// Those of the store.
+pub async fn forget(store: &dyn Store, key: &RecordKey) -> Result<(), StoreError> {
+    store.write(vec![removal::<RequestRecord>(key.clone())]).await
+}
+
+/// The requests that nobody has answered, oldest first. Answers that nobody has fetched for ten
+/// minutes are forgotten.
+///
+/// # Errors
+/// Those of the store.
+pub async fn pending(store: &dyn Store) -> Result<Vec<(RecordKey, RequestRecord)>, StoreError> {
+    let all = load_all::<RequestRecord>(store, &keys::requests()).await?;
+    let now = DateTime::now();
+    let (answered, pending): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|(_, record)| record.answer.is_some());
+    let old = |record: &RequestRecord| {
+        let age = now.timestamp_millis() - record.asked_at.timestamp_millis();
+        u128::try_from(age).is_ok_and(|age| age > KEPT.as_millis())
+    };
+    let outdated: Vec<_> = answered
+        .into_iter()
+        .filter(|(_, record)| old(record))
+        .map(|(key, _)| removal::<RequestRecord>(key))
+        .collect();
+    if !outdated.is_empty() {
+        store.write(outdated).await?;
+    }
+    Ok(pending)
+}
+
+/// Leaves the answer.
+///
+/// # Errors
+/// Those of the store.
+pub async fn answer(
+    store: &dyn Store,
+    key: RecordKey,
+    record: RequestRecord,
+    answer: Answer,
+) -> Result<(), StoreError> {
+    let record = RequestRecord { answer: Some(answer), ..record };
+    store.write(vec![put(key, &record)]).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::memory::MemoryStore;
+
+    #[tokio::test]
+    async fn a_request_waits_for_its_answer_and_old_answers_go() {
+        let store = MemoryStore::new("shop");
+        let asked = Asked::Resync { rules: vec!["a".into()] };
+        let first = ask(&store, asked.clone()).await.unwrap();
+        let second = ask(&store, Asked::Pause { targets: vec![] }).await.unwrap();
+        let found = pending(&store).await.unwrap();
+        assert_eq!(found.iter().map(|(key, _)| key).collect::<Vec<_>>(), [&first, &second]);
+        assert_eq!(found[0].1.asked, asked);
+        assert_eq!(answer_to(&store, &first).await.unwrap(), None);
+
+        let done = Answer { done: true, words: "copied".into() };
+        answer(&store, first.clone(), found[0].1.clone(), done.clone()).await.unwrap();
+        assert_eq!(answer_to(&store, &first).await.unwrap(), Some(done));
+        assert_eq!(pending(&store).await.unwrap().len(), 1);
+
+        let old = RequestRecord {
+            asked_at: DateTime::from_millis(0),
+            answer: Some(Answer { done: false, words: String::new() }),
+            ..found[1].1.clone()
+        };
+        store.write(vec![put(second.clone(), &old)]).await.unwrap();
+        assert_eq!(pending(&store).await.unwrap(), []);
+        assert_eq!(answer_to(&store, &second).await.unwrap(), None);
+        forget(&store, &first).await.unwrap();
+        assert_eq!(answer_to(&store, &first).await.unwrap(), None);
+    }
+}

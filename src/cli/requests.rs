@@ -1,0 +1,128 @@
+//! `resync`, `pause`, `resume`, `seek`: requests to the process that holds the rule file's name.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    Error,
+    arguments::{ResyncArguments, SeekArguments, TargetsArguments},
+    console::Console,
+    run::{known_rules, load},
+    store::open_store,
+};
+use crate::{
+    checkpoint::{
+        requests::{self, Asked},
+        store::Store,
+    },
+    rules::model::RuleFile,
+};
+
+/// How often an answer is looked for.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// `resync`
+///
+/// # Errors
+/// See [`Error`].
+pub async fn resync(arguments: ResyncArguments, console: &Console) -> Result<(), Error> {
+    let rules = load(&arguments.file, console)?;
+    known_rules(&rules, &arguments.rules)?;
+    let store = open_store(&rules).await?;
+    ask_and_wait(&store, Asked::Resync { rules: arguments.rules }, arguments.wait, console).await
+}
+
+/// `pause`
+///
+/// # Errors
+/// See [`Error`].
+pub async fn pause(arguments: TargetsArguments, console: &Console) -> Result<(), Error> {
+    of_targets(arguments, console, |targets| Asked::Pause { targets }).await
+}
+
+/// `resume`
+///
+/// # Errors
+/// See [`Error`].
+pub async fn resume(arguments: TargetsArguments, console: &Console) -> Result<(), Error> {
+    of_targets(arguments, console, |targets| Asked::Resume { targets }).await
+}
+
+async fn of_targets(
+    arguments: TargetsArguments,
+    console: &Console,
+    asked: impl FnOnce(Vec<String>) -> Asked,
+) -> Result<(), Error> {
+    let rules = load(&arguments.file, console)?;
+    known_targets(&rules, &arguments.targets)?;
+    let store = open_store(&rules).await?;
+    ask_and_wait(&store, asked(arguments.targets), arguments.wait, console).await
+}
+
+/// `seek`
+///
+/// # Errors
+/// See [`Error`].
+pub async fn seek(arguments: SeekArguments, console: &Console) -> Result<(), Error> {
+    let rules = load(&arguments.file, console)?;
+    let target = arguments.target;
+    known_targets(&rules, std::slice::from_ref(&target))?;
+    let store = open_store(&rules).await?;
+    let asked = Asked::Seek { target, to: arguments.to };
+    ask_and_wait(&store, asked, arguments.wait, console).await
+}
+
+fn known_targets(rules: &RuleFile, asked: &[String]) -> Result<(), Error> {
+    let names: Vec<&str> = rules.targets.iter().map(|target| target.name.as_str()).collect();
+    match asked.iter().find(|name| !names.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(unknown) => Err(Error::Usage(format!(
+            "{} has no target {unknown:?}\n  its targets are: {}",
+            rules.path.display(),
+            names.join(", ")
+        ))),
+    }
+}
+
+/// Leaves a request, and prints the answer if it comes in time. One that does not is no failure: the
+/// request stays, and is carried out by whoever holds the name next.
+///
+/// # Errors
+/// `Refused`, with the answer's words, and those of the store.
+pub(super) async fn ask_and_wait(
+    store: &Arc<dyn Store>,
+    asked: Asked,
+    wait: Duration,
+    console: &Console,
+) -> Result<(), Error> {
+    let key = requests::ask(&**store, asked).await?;
+    let deadline = Instant::now() + wait;
+    loop {
+        if let Some(answer) = requests::answer_to(&**store, &key).await? {
+            requests::forget(&**store, &key).await?;
+            return match answer.done {
+                true => match writeln!(io::stdout().lock(), "{}", answer.words) {
+                    Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                        let what = "can't write to standard output";
+                        Err(Error::System { what, source: error })
+                    }
+                    _ => Ok(()),
+                },
+                false => Err(Error::Refused(answer.words)),
+            };
+        }
+        if Instant::now() + LOOK > deadline {
+            console.notice(
+                "no answer yet: the request stays, and is carried out by the process that runs the \
+                 rule file, or by the next one that does",
+            );
+            return Ok(());
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}

@@ -1,0 +1,229 @@
+//! What is asked of a running pipeline: from a request in the checkpoint store to an order for each
+//! target that it concerns, and back to one answer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    change::ClusterTime,
+    checkpoint::{
+        requests::{self, Answer, Asked, RequestRecord},
+        store::{RecordKey, Store, StoreError},
+    },
+    delivery::{insist, retry::pause},
+    rules::model::RuleFile,
+};
+
+/// How often requests are looked for.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What one target's pipeline is to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// Copy these rules again.
+    Resync(BTreeSet<String>),
+    /// Stop until told to resume, over restarts too.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Go on from this time.
+    Seek(ClusterTime),
+    /// Deliver dead letters again; all where none are named.
+    RetryLetters(BTreeSet<String>),
+    /// Forget dead letters; all where none are named.
+    PurgeLetters(BTreeSet<String>),
+}
+
+/// What became of an order, in words: done, or refused.
+pub type Outcome = Result<String, String>;
+
+/// An order, and where its outcome goes.
+#[derive(Debug)]
+pub struct Ordered {
+    /// What is to be done.
+    pub order: Order,
+    /// Dropped where the pipeline ends before: the request is then carried out by the next run.
+    pub done: oneshot::Sender<Outcome>,
+}
+
+/// The way to each target's pipeline, by the target's name.
+pub type Pipelines = BTreeMap<String, mpsc::Sender<Ordered>>;
+
+/// Carries out requests until it is stopped.
+pub async fn attend(
+    rules: Arc<RuleFile>,
+    store: Arc<dyn Store>,
+    pipelines: Pipelines,
+    stop: CancellationToken,
+) {
+    let pipelines = Arc::new(pipelines);
+    let mut under_way = JoinSet::new();
+    let mut taken: HashSet<RecordKey> = HashSet::new();
+    loop {
+        let pending = tokio::select! {
+            pending = requests::pending(&*store) => pending,
+            () = stop.cancelled() => break,
+        };
+        match pending {
+            Ok(pending) => {
+                for (key, record) in pending {
+                    if taken.insert(key.clone()) {
+                        under_way.spawn(carry_out(
+                            rules.clone(),
+                            store.clone(),
+                            pipelines.clone(),
+                            (key, record),
+                            stop.clone(),
+                        ));
+                    }
+                }
+            }
+            // A store that is away is told by those who can't go on without.
+            Err(StoreError::Unavailable { .. }) => {}
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "requests can't be read from the checkpoint store"
+            ),
+        }
+        while let Some(done) = under_way.try_join_next() {
+            if let Ok(key) = done {
+                taken.remove(&key);
+            }
+        }
+        if !pause(LOOK, &stop).await {
+            break;
+        }
+    }
+    under_way.shutdown().await;
+}
+
+/// Gives the orders, waits for their outcomes and leaves the answer.
+async fn carry_out(
+    rules: Arc<RuleFile>,
+    store: Arc<dyn Store>,
+    pipelines: Arc<Pipelines>,
+    (key, record): (RecordKey, RequestRecord),
+    stop: CancellationToken,
+) -> RecordKey {
+    tracing::info!(request = ?record.asked, "a request");
+    let answer = match orders(&rules, &record.asked) {
+        Err(words) => Answer { done: false, words },
+        Ok(orders) => match tokio::select! {
+            outcomes = give(&pipelines, orders) => outcomes,
+            () = stop.cancelled() => None,
+        } {
+            Some(answer) => answer,
+            // The next run carries it out.
+            None => return key,
+        },
+    };
+    tracing::info!(done = answer.done, words = answer.words, "the request was answered");
+    // Stopped while the store is away: the next run carries it out again, which is harmless.
+    let _ =
+        insist(&stop, || requests::answer(&*store, key.clone(), record.clone(), answer.clone()))
+            .await;
+    key
+}
+
+/// `None` where a pipeline ended before it had an outcome.
+async fn give(pipelines: &Pipelines, orders: BTreeMap<String, Order>) -> Option<Answer> {
+    let mut outcomes = Vec::with_capacity(orders.len());
+    for (target, order) in orders {
+        let Some(pipeline) = pipelines.get(&target) else {
+            outcomes.push((target, Err("it is not part of this run".to_owned())));
+            continue;
+        };
+        let (done, outcome) = oneshot::channel();
+        pipeline.send(Ordered { order, done }).await.ok()?;
+        outcomes.push((target, outcome.await.ok()?));
+    }
+    let done = outcomes.iter().all(|(_, outcome)| outcome.is_ok());
+    let words = outcomes.iter().map(|(target, outcome)| {
+        let (Ok(words) | Err(words)) = outcome;
+        format!("target {target}: {words}")
+    });
+    Some(Answer { done, words: words.collect::<Vec<_>>().join("\n") })
+}
+
+/// What a request comes to for each target.
+///
+/// # Errors
+/// What is wrong with it, for a person.
+fn orders(rules: &RuleFile, asked: &Asked) -> Result<BTreeMap<String, Order>, String> {
+    let all = || rules.targets.iter().map(|target| target.name.clone());
+    let named = |targets: &[String]| -> Result<Vec<String>, String> {
+        match targets.iter().find(|name| !all().any(|known| known == **name)) {
+            Some(unknown) => Err(format!("the running rule file has no target {unknown}")),
+            None if targets.is_empty() => Ok(all().collect()),
+            None => Ok(targets.to_vec()),
+        }
+    };
+    let each = |targets: Vec<String>, order: Order| {
+        targets.into_iter().map(|target| (target, order.clone())).collect()
+    };
+    let set = |names: &[String]| names.iter().cloned().collect::<BTreeSet<_>>();
+    Ok(match asked {
+        Asked::Resync { rules: names } => {
+            let mut orders = BTreeMap::new();
+            for name in names {
+                let rule = rules.rules.iter().find(|rule| rule.name == *name);
+                let rule =
+                    rule.ok_or_else(|| format!("the running rule file has no rule {name}"))?;
+                if rule.copy.is_none() {
+                    return Err(format!("rule {name} says `copy: false`"));
+                }
+                for to in &rule.to {
+                    let order = orders
+                        .entry(to.target.clone())
+                        .or_insert_with(|| Order::Resync(BTreeSet::new()));
+                    if let Order::Resync(rules) = order {
+                        rules.insert(name.clone());
+                    }
+                }
+            }
+            orders
+        }
+        Asked::Pause { targets } => each(named(targets)?, Order::Pause),
+        Asked::Resume { targets } => each(named(targets)?, Order::Resume),
+        Asked::Seek { target, to } => {
+            each(named(std::slice::from_ref(target))?, Order::Seek((*to).into()))
+        }
+        Asked::RetryLetters { letters } => each(all().collect(), Order::RetryLetters(set(letters))),
+        Asked::PurgeLetters { letters } => each(all().collect(), Order::PurgeLetters(set(letters))),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::fixture;
+
+    #[test]
+    fn a_request_becomes_an_order_for_each_target_that_it_concerns() {
+        let rules = fixture::rules();
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let target = rules.targets[0].name.clone();
+        let found = orders(&rules, &Asked::Resync { rules: names(&["products"]) }).unwrap();
+        let expected = Order::Resync(["products".to_owned()].into());
+        assert!(found.values().all(|order| *order == expected) && !found.is_empty());
+        for (asked, expected) in [
+            (Asked::Resync { rules: names(&["x"]) }, "the running rule file has no rule x"),
+            (Asked::Pause { targets: names(&["x"]) }, "the running rule file has no target x"),
+        ] {
+            assert_eq!(orders(&rules, &asked).unwrap_err(), expected);
+        }
+        let one = orders(&rules, &Asked::Pause { targets: vec![target.clone()] }).unwrap();
+        assert_eq!(one, [(target, Order::Pause)].into());
+        let all = orders(&rules, &Asked::Resume { targets: vec![] }).unwrap();
+        assert_eq!(all.len(), rules.targets.len());
+    }
+}
