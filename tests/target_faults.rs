@@ -19,7 +19,7 @@ use crate::{
         documents::Documents,
         endpoint::{Asked, Endpoint, Play},
         fault::{Fault, Gate, Moment},
-        run::{Run, RuleFile, Settings, cluster_time},
+        run::{RuleFile, Settings, cluster_time},
         situations::situation,
         tcp_proxy::{Direction, Flow, TcpProxy},
         writers::{Writers, stir},
@@ -440,6 +440,10 @@ async fn another_target_goes_on_while_one_is_away() -> Result<()> {
     file.rewrite(|text| text.replace("rules:\n", &format!("{other}\nrules:\n")))?;
     endpoint.refuse_bulks(503, "");
     let mut run = file.run(&[])?;
+    run.until("the other target's copy", |status| {
+        status["targets"]["other"]["rules"]["twofold.items"]["copy"]["complete"] == true
+    })
+    .await?;
     let mut documents = Documents::new(8);
     for round in 0..3 {
         stir(&items, &mut documents, round).await?;

@@ -1,6 +1,8 @@
 //! An oplog that really forgets: a set whose oplog is as small as a server allows, and writes that
 //! push out of it what was there.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use mongodb::{
     Client,
@@ -15,7 +17,7 @@ const NOISE: usize = 4 << 20;
 
 /// A set of one node whose oplog holds some megabytes.
 pub fn small() -> MongoDbBuilder {
-    MongoDb::builder().oplog_size_mb(MEGABYTES)
+    MongoDb::builder().oplog_size_mb(MEGABYTES).checkpoint_every(Duration::from_secs(1))
 }
 
 /// Writes until the oldest entry of the oplog is newer than everything that was there before.

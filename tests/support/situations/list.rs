@@ -15,7 +15,12 @@ const fn row(name: &'static str, done: &'static str, test: &'static str) -> Row 
 }
 
 /// All of them.
-pub const SITUATIONS: &[(&str, &[Row])] = &[("How another tool loses data", LOSSES)];
+pub const SITUATIONS: &[(&str, &[Row])] = &[
+    ("How another tool loses data", LOSSES),
+    ("The target fails", TARGET),
+    ("The source fails", SOURCE),
+    ("mongosync ends at a chosen point", POINTS),
+];
 
 const LOSSES: &[Row] = &[
     row(
@@ -91,4 +96,323 @@ const LOSSES: &[Row] = &[
         "a_pattern_takes_what_comes_later_and_passes_over_the_rest",
     ),
     row("$unset", "with $pop, deep inside", "a_field_that_is_unset_is_gone"),
+];
+
+const TARGET: &[Row] = &[
+    row(
+        "bulk requests answered 401",
+        "500 documents changed in every way meanwhile; every other time kill -9 too",
+        "each_refusal_is_waited_for",
+    ),
+    row(
+        "bulk requests answered 403",
+        "the same",
+        "each_refusal_is_waited_for",
+    ),
+    row(
+        "bulk requests answered 404",
+        "the same",
+        "each_refusal_is_waited_for",
+    ),
+    row(
+        "bulk requests answered 408",
+        "the same",
+        "each_refusal_is_waited_for",
+    ),
+    row(
+        "bulk requests answered 429",
+        "the same",
+        "each_refusal_is_waited_for",
+    ),
+    row(
+        "bulk requests answered 429 with Retry-After",
+        "the same",
+        "each_refusal_is_waited_for",
+    ),
+    row(
+        "bulk requests answered 500",
+        "the same",
+        "each_refusal_is_waited_for",
+    ),
+    row(
+        "bulk requests answered 502",
+        "the same",
+        "each_refusal_is_waited_for",
+    ),
+    row(
+        "bulk requests answered 503",
+        "the same",
+        "each_refusal_is_waited_for",
+    ),
+    row(
+        "bulk requests answered 504",
+        "the same",
+        "each_refusal_is_waited_for",
+    ),
+    row(
+        "bulk requests answered 301",
+        "the same",
+        "each_refusal_is_waited_for",
+    ),
+    row(
+        "bulk requests answered 200, and no JSON",
+        "the same",
+        "each_refusal_is_waited_for",
+    ),
+    row(
+        "bulk requests answered 200, for no item",
+        "the same",
+        "each_refusal_is_waited_for",
+    ),
+    row(
+        "connections cut before a bulk is written",
+        "the same",
+        "each_refusal_is_waited_for",
+    ),
+    row(
+        "bulks written, their answers lost",
+        "the same",
+        "each_refusal_is_waited_for",
+    ),
+    row(
+        "every third bulk of a copy fails, each in another way",
+        "6,000 documents in three lanes, 600 operations meanwhile",
+        "a_copy_to_a_target_that_fails_at_every_third_request",
+    ),
+    row(
+        "429 for single items of a bulk",
+        "a third of 2,000 documents, twice each; no other is sent again",
+        "items_that_are_refused_for_now_are_sent_again_alone",
+    ),
+    row(
+        "429 to bulks of more than 40 items",
+        "a copy of 1,500 documents",
+        "an_engine_that_takes_little_at_once_gets_little_at_once",
+    ),
+    row(
+        "413 to bulks of more than 20 kB",
+        "1,500 updates",
+        "an_engine_that_takes_little_at_once_gets_little_at_once",
+    ),
+    row(
+        "some items refused for good, some for now, some requests fail",
+        "1,000 documents; a dead letter for each that is refused for good, and for no other",
+        "only_what_is_refused_for_good_becomes_a_dead_letter",
+    ),
+    row(
+        "nobody listens at the target's address at the start",
+        "a copy",
+        "a_network_to_the_target_that_fails",
+    ),
+    row(
+        "nobody listens at the target's address any more",
+        "changes of every kind meanwhile",
+        "a_network_to_the_target_that_fails",
+    ),
+    row(
+        "requests to the target vanish on the way",
+        "changes of every kind meanwhile",
+        "a_network_to_the_target_that_fails",
+    ),
+    row(
+        "answers of the target vanish on the way",
+        "changes of every kind meanwhile",
+        "a_network_to_the_target_that_fails",
+    ),
+    row(
+        "requests to the target arrive when nobody waits any more",
+        "changes of every kind meanwhile",
+        "a_network_to_the_target_that_fails",
+    ),
+    row(
+        "answers of the target arrive when nobody waits any more",
+        "changes of every kind meanwhile",
+        "a_network_to_the_target_that_fails",
+    ),
+    row(
+        "connections to the target reset again and again",
+        "changes of every kind meanwhile",
+        "a_network_to_the_target_that_fails",
+    ),
+    row(
+        "a slow line to the target",
+        "changes of every kind meanwhile",
+        "a_network_to_the_target_that_fails",
+    ),
+    row(
+        "the index is closed",
+        "and opened again",
+        "an_index_that_takes_nothing_is_waited_for",
+    ),
+    row(
+        "the index is blocked for writes",
+        "and freed again",
+        "an_index_that_takes_nothing_is_waited_for",
+    ),
+    row(
+        "a write lands after newer ones of the same documents",
+        "a bulk held until its answer is no longer waited for, then newer updates and deletes, then the bulk",
+        "a_write_that_lands_late_changes_nothing",
+    ),
+    row(
+        "one lane's bulk under way, the others' done, kill -9",
+        "the position stays before the one that is held",
+        "no_position_passes_what_one_lane_still_holds",
+    ),
+    row(
+        "one of two targets is away, then back",
+        "the other goes on",
+        "another_target_goes_on_while_one_is_away",
+    ),
+];
+
+const SOURCE: &[Row] = &[
+    row(
+        "getMore fails with InterruptedAtShutdown",
+        "by the server's own fail point, in a copy of 2,000 documents and among changes",
+        "each_error_of_the_source_is_got_over",
+    ),
+    row(
+        "getMore fails with ShutdownInProgress",
+        "the same",
+        "each_error_of_the_source_is_got_over",
+    ),
+    row(
+        "getMore fails with CursorNotFound",
+        "the same",
+        "each_error_of_the_source_is_got_over",
+    ),
+    row(
+        "getMore fails with NotWritablePrimary",
+        "the same",
+        "each_error_of_the_source_is_got_over",
+    ),
+    row(
+        "getMore fails with ChangeStreamFatalError",
+        "the same",
+        "each_error_of_the_source_is_got_over",
+    ),
+    row(
+        "getMore loses its connection",
+        "the same",
+        "each_error_of_the_source_is_got_over",
+    ),
+    row(
+        "find fails with PrimarySteppedDown",
+        "the same",
+        "each_error_of_the_source_is_got_over",
+    ),
+    row(
+        "find loses its connection",
+        "the same",
+        "each_error_of_the_source_is_got_over",
+    ),
+    row(
+        "aggregate fails with FailedToSatisfyReadPreference",
+        "the same",
+        "each_error_of_the_source_is_got_over",
+    ),
+    row(
+        "aggregate loses its connection",
+        "the same",
+        "each_error_of_the_source_is_got_over",
+    ),
+    row(
+        "the source's connections are cut all through a copy",
+        "eight times, in turn by FIN and RST, with changes",
+        "a_network_to_the_source_that_fails",
+    ),
+    row(
+        "the source's connections are reset among changes",
+        "eight times",
+        "a_network_to_the_source_that_fails",
+    ),
+    row(
+        "nobody listens at the source's address for a while",
+        "changes meanwhile, by another way",
+        "a_network_to_the_source_that_fails",
+    ),
+    row(
+        "the line to the source is dead for a while",
+        "bytes wait on their way, until the source is waited for; then they arrive",
+        "a_network_to_the_source_that_fails",
+    ),
+    row(
+        "the line to the source has died, and nobody is told",
+        "bytes are lost on their way, until the source is waited for; connections stay open",
+        "a_network_to_the_source_that_fails",
+    ),
+    row(
+        "a slow line to the source",
+        "each answer late by 30 ms",
+        "a_network_to_the_source_that_fails",
+    ),
+    row(
+        "the primary steps down while a copy runs",
+        "three nodes, operations of every kind all the time",
+        "a_replica_set_that_fails_over",
+    ),
+    row(
+        "kill -9 of the primary among changes, and its return",
+        "the same",
+        "a_replica_set_that_fails_over",
+    ),
+    row(
+        "the primary steps down, mongosync is killed meanwhile",
+        "the same",
+        "a_replica_set_that_fails_over",
+    ),
+    row(
+        "the whole replica set is down for a while",
+        "all three killed and started again",
+        "a_replica_set_that_fails_over",
+    ),
+    row(
+        "writes that the source rolls back, during a copy and changes",
+        "200 writes and 100 deletes that only the old primary had",
+        "what_the_source_rolls_back_is_never_delivered",
+    ),
+];
+
+const POINTS: &[Row] = &[
+    row(
+        "a bulk has arrived, and is not written",
+        "kill -9 there, then SIGTERM there; changes before, meanwhile and after",
+        "an_end_between_a_change_and_its_position",
+    ),
+    row(
+        "a bulk is written, and not answered",
+        "the same",
+        "an_end_between_a_change_and_its_position",
+    ),
+    row(
+        "a position has arrived, and is not written",
+        "the same",
+        "an_end_between_a_change_and_its_position",
+    ),
+    row(
+        "a position is written, and not answered",
+        "the same",
+        "an_end_between_a_change_and_its_position",
+    ),
+    row(
+        "kill -9 before each write to the store",
+        "a new file, killed at its first write, then at its second, to the end of the copy; changes in between",
+        "a_kill_at_each_write_to_the_store_from_the_first_on",
+    ),
+    row(
+        "kill -9 after each write to the store",
+        "the same, the write done and not answered",
+        "a_kill_at_each_write_to_the_store_from_the_first_on",
+    ),
+    row(
+        "kill -9 while documents move between indices",
+        "at the writes of their old and new places",
+        "an_end_while_documents_move",
+    ),
+    row(
+        "kill -9 while dead letters are written, and taken away",
+        "before and after each",
+        "an_end_while_a_dead_letter_is_written",
+    ),
 ];
