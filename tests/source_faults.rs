@@ -30,7 +30,9 @@ use crate::{
 #[tokio::test(flavor = "multi_thread")]
 async fn each_error_of_the_source_is_got_over() -> Result<()> {
     let world = World::new().await?;
-    let settings = Settings { source: "&appName=struck-source".into(), ..Settings::default() };
+    // What the driver takes for lost it looks at again with its next heartbeat.
+    let source = "&appName=struck-source&heartbeatFrequencyMS=500".into();
+    let settings = Settings { source, ..Settings::default() };
     let mut documents = Documents::new(1);
     let closed = || doc! { "closeConnection": true };
     let code = |code: i32| doc! { "errorCode": code };

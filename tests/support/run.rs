@@ -182,6 +182,20 @@ impl Run {
         }
     }
 
+    /// Waits until it has written a text to stderr.
+    pub async fn says(&mut self, text: &str) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut look = interval(Duration::from_millis(20));
+        while !self.log().contains(text) {
+            look.tick().await;
+            if let Some(status) = self.child.try_wait()? {
+                ensure!(self.log().contains(text), "ended with {status}\n{}", self.log());
+            }
+            ensure!(Instant::now() < deadline, "it does not say {text:?}\n{}", self.log());
+        }
+        Ok(())
+    }
+
     /// Waits until every copy of the target is settled.
     pub async fn copied(&mut self) -> Result<()> {
         self.until("the copy's end", |status| {

@@ -19,7 +19,9 @@ pub const SITUATIONS: &[(&str, &[Row])] = &[
     ("How another tool loses data", LOSSES),
     ("The target fails", TARGET),
     ("The source fails", SOURCE),
+    ("The checkpoint store fails", STORE),
     ("mongosync ends at a chosen point", POINTS),
+    ("Size", SIZE),
 ];
 
 const LOSSES: &[Row] = &[
@@ -414,5 +416,116 @@ const POINTS: &[Row] = &[
         "kill -9 while dead letters are written, and taken away",
         "before and after each",
         "an_end_while_a_dead_letter_is_written",
+    ),
+    row(
+        "SIGTERM with a bulk under way, which is answered",
+        "changes before, and a start",
+        "a_stop_with_a_request_under_way",
+    ),
+    row(
+        "SIGINT with a bulk under way, which is answered",
+        "the same",
+        "a_stop_with_a_request_under_way",
+    ),
+    row(
+        "SIGTERM with a bulk under way, which is not answered",
+        "the same",
+        "a_stop_with_a_request_under_way",
+    ),
+    row(
+        "a second SIGTERM with a bulk under way",
+        "the same",
+        "a_stop_with_a_request_under_way",
+    ),
+    row(
+        "a second SIGINT with a bulk under way",
+        "the same",
+        "a_stop_with_a_request_under_way",
+    ),
+    row(
+        "SIGTERM while it starts, plans, copies, waits and stands by",
+        "one after the other, then a whole run",
+        "a_stop_at_any_stage",
+    ),
+    row(
+        "a frozen process wakes up after another has taken over",
+        "SIGSTOP with a bulk under way, which lands after newer ones; SIGCONT",
+        "a_frozen_process_that_wakes_up_changes_nothing",
+    ),
+    row(
+        "twelve short runs, by turns kill -9, SIGTERM and a second process",
+        "each ended three bulks after its start, with changes",
+        "many_short_runs_come_to_the_same_end",
+    ),
+];
+
+const STORE: &[Row] = &[
+    row(
+        "a full disk under a store in a file, kill -9, room",
+        "3,000 documents whose places are stored; no file may grow over 200 kB",
+        "a_store_in_a_file_on_a_full_disk",
+    ),
+    row(
+        "a full disk under a store in a file, then room",
+        "the same process goes on",
+        "a_store_in_a_file_on_a_full_disk",
+    ),
+    row(
+        "the store fails with OutOfDiskSpace",
+        "from the first call on, among changes, and until kill -9",
+        "each_error_of_a_store_in_mongodb_is_got_over",
+    ),
+    row(
+        "the store fails with NotWritablePrimary",
+        "the same",
+        "each_error_of_a_store_in_mongodb_is_got_over",
+    ),
+    row(
+        "the store fails with MaxTimeMSExpired",
+        "the same",
+        "each_error_of_a_store_in_mongodb_is_got_over",
+    ),
+    row(
+        "the store's writes get no majority in time",
+        "the same",
+        "each_error_of_a_store_in_mongodb_is_got_over",
+    ),
+    row(
+        "the store loses its connections",
+        "the same",
+        "each_error_of_a_store_in_mongodb_is_got_over",
+    ),
+    row(
+        "the store fails with Unauthorized, and mongosync ends",
+        "exit code 1, then a start with rights",
+        "a_store_that_refuses_for_good_ends_the_process",
+    ),
+    row(
+        "nobody listens at the store's address at the start",
+        "a copy",
+        "a_store_that_is_away_is_waited_for",
+    ),
+    row(
+        "nobody listens at the store's address for longer than the lease",
+        "changes meanwhile",
+        "a_store_that_is_away_is_waited_for",
+    ),
+    row(
+        "SIGTERM while the store is away",
+        "changes meanwhile, a start when it is back",
+        "a_store_that_is_away_is_waited_for",
+    ),
+];
+
+const SIZE: &[Row] = &[
+    row(
+        "documents of 16 MiB among small ones, copied and changed",
+        "four of them",
+        "documents_of_16_mib_arrive",
+    ),
+    row(
+        "a target that takes 2 MiB a second, memory under 256 MiB",
+        "100 MiB are copied, and every document changes meanwhile",
+        "memory_is_bounded_while_the_target_is_slow",
     ),
 ];
