@@ -9,9 +9,10 @@ use mongodb::bson::{
 
 use crate::support::{
     World,
-    checker::{hits, read_index},
+    checker::{Differences, hits, read_index},
     documents::decimal,
     run::Settings,
+    situations::{Situation, situation},
 };
 
 const KINDS: u32 = 10;
@@ -70,6 +71,7 @@ fn marked(id: Bson, mark: String) -> Document {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sixty_thousand_ids_of_every_type_stay_apart() -> Result<()> {
+    let mut case = situation("_ids of every type in one collection");
     let world = World::new().await?;
     let collection = world.collection("ids.mixed");
     let mut expected: BTreeMap<String, u32> = BTreeMap::new();
@@ -94,7 +96,7 @@ async fn sixty_thousand_ids_of_every_type_stay_apart() -> Result<()> {
     let file = world.rule_file_with(&settings, rules)?;
     let mut run = file.run(&[])?;
     run.copied().await?;
-    assert_same(&marks(&world, "ids-mixed").await?, &expected);
+    assert_same(&mut case, &marks(&world, "ids-mixed").await?, &expected)?;
 
     // Each is found again by a change, and by nothing else's.
     for n in 0..OF_EACH {
@@ -123,20 +125,27 @@ async fn sixty_thousand_ids_of_every_type_stay_apart() -> Result<()> {
         }
     }
     run.caught_up(&world.client).await?;
-    assert_same(&marks(&world, "ids-mixed").await?, &expected);
+    assert_same(&mut case, &marks(&world, "ids-mixed").await?, &expected)?;
     ensure!(file.dead_letters().await?.is_empty(), "none is refused");
     assert!(run.terminate().await?.success());
     Ok(())
 }
 
 /// Fails with what differs alone.
-fn assert_same(found: &BTreeMap<String, u32>, expected: &BTreeMap<String, u32>) {
+fn assert_same(
+    case: &mut Situation,
+    found: &BTreeMap<String, u32>,
+    expected: &BTreeMap<String, u32>,
+) -> Result<()> {
     let only = |one: &BTreeMap<String, u32>, other: &BTreeMap<String, u32>| {
         let differs = |(mark, count): &(&String, &u32)| other.get(*mark) != Some(*count);
-        one.iter().filter(differs).map(|(mark, &count)| (mark.clone(), count)).collect()
+        one.iter().filter(differs).map(|(mark, count)| format!("{mark} ({count})")).collect()
     };
     let [missing, extra]: [Vec<_>; 2] = [only(expected, found), only(found, expected)];
-    assert!(missing.is_empty() && extra.is_empty(), "missing {missing:?}, extra {extra:?}");
+    let differences =
+        Differences { checked: expected.len(), missing, extra, ..Differences::default() };
+    case.compared(&differences)?;
+    Ok(())
 }
 
 /// How often each mark is in the index.

@@ -12,6 +12,10 @@ use super::{
     store::{Store, StoreError},
 };
 
+/// How often the driver looks at a server. One that an error has made it take for lost it looks at
+/// again only then, and the driver's own 10 s are longer than the lease.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
 /// The store of `checkpoint:`, without the lease: to read, until it is fenced.
 ///
 /// `source` is the source's own client where there is one already.
@@ -39,6 +43,7 @@ async fn connect(uri: &str, database: &str) -> Result<Client, StoreError> {
     let mut options = ClientOptions::parse(uri).await.map_err(unusable)?;
     options.app_name.get_or_insert_with(|| "mongosync".into());
     options.server_selection_timeout.get_or_insert(Duration::from_secs(10));
+    options.heartbeat_freq.get_or_insert(HEARTBEAT);
     Client::with_options(options).map_err(unusable)
 }
 

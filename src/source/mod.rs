@@ -27,6 +27,10 @@ use crate::{change::ClusterTime, rules::model};
 
 use error::Error;
 
+/// How often the driver looks at a server. One that an error has made it take for lost it looks at
+/// again only then; the driver's own 10 s are longer than the lease of a store in the source.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
 /// A connected source. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Source {
@@ -60,6 +64,7 @@ impl Source {
         options.app_name.get_or_insert_with(|| "mongosync".into());
         options.server_selection_timeout.get_or_insert(wait.min(Duration::from_secs(30)));
         options.connect_timeout.get_or_insert(Duration::from_secs(10));
+        options.heartbeat_freq.get_or_insert(HEARTBEAT);
         let address = options.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let criteria = options.selection_criteria.clone();
         let client = Client::with_options(options)?;

@@ -1,10 +1,18 @@
 //! What the tests with real servers share: servers, documents, the real binary, and the checker
 //! that compares source and target document by document.
 
+pub mod bulk;
 pub mod checker;
 pub mod documents;
-pub mod proxy;
+pub mod endpoint;
+pub mod fail_command;
+pub mod fault;
+pub mod history;
+pub mod mongo_proxy;
+pub mod oplog;
 pub mod run;
+pub mod situations;
+pub mod tcp_proxy;
 pub mod writers;
 
 use std::sync::{
@@ -14,10 +22,11 @@ use std::sync::{
 
 use anyhow::{Context, Result};
 use mongodb::{Client, Collection, bson::Document};
-use mongosync_servers::{Engine, EngineBuilder, MongoDb};
+use mongosync_servers::{Engine, EngineBuilder, MongoDb, MongoDbBuilder};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
+use endpoint::Endpoint;
 use run::{RuleFile, Settings};
 
 /// Started once for all tests of the process; their watchers end them with it.
@@ -45,10 +54,32 @@ impl World {
         Self::on(Arc::new(engine.start().await?)).await
     }
 
+    /// The shared engine, and a MongoDB of one's own, whose nodes may be killed.
+    pub async fn with_mongo(mongo: MongoDbBuilder) -> Result<Self> {
+        let start = || async { Ok::<_, anyhow::Error>(Arc::new(engine().start().await?)) };
+        let engine = ENGINE.get_or_try_init(start).await?.clone();
+        Self::of(Arc::new(mongo.start().await?), engine)
+    }
+
     async fn on(engine: Arc<Engine>) -> Result<Self> {
         let start = || async { Ok::<_, anyhow::Error>(Arc::new(MongoDb::start().await?)) };
-        let mongo = MONGO.get_or_try_init(start).await?.clone();
+        Self::of(MONGO.get_or_try_init(start).await?.clone(), engine)
+    }
+
+    fn of(mongo: Arc<MongoDb>, engine: Arc<Engine>) -> Result<Self> {
         Ok(Self { client: mongo.client(), mongo, engine, folder: TempDir::new()? })
+    }
+
+    /// The replica set, to end its nodes. Only of a world that has its own.
+    pub fn nodes(&mut self) -> &mut MongoDb {
+        Arc::get_mut(&mut self.mongo).expect("a MongoDB of one's own")
+    }
+
+    /// `HOST:PORT` of the MongoDB's first node, for what stands in front of it.
+    pub fn mongo_address(&self) -> Result<String> {
+        let uri = self.mongo.node_uri(0);
+        let host = uri.strip_prefix("mongodb://").and_then(|rest| rest.split('/').next());
+        host.map(str::to_owned).context("a URI with a host")
     }
 
     /// A collection of the source.
@@ -66,6 +97,19 @@ impl World {
     pub fn rule_file_with(&self, settings: &Settings, rules: &str) -> Result<RuleFile> {
         let text = settings.text(self.mongo.uri(), &self.engine.url(), rules);
         RuleFile::written(self.folder.path(), &text)
+    }
+
+    /// A bulk endpoint in front of the engine, and settings that send everything through it and
+    /// make little of waiting.
+    pub async fn endpoint(&self) -> Result<(Endpoint, Settings)> {
+        let endpoint = Endpoint::start(&self.engine.url()).await?;
+        let settings = Settings {
+            top: "checkpoint: { every: 100ms }".into(),
+            engine: ", retry: { initial: 20ms, max: 100ms }".into(),
+            url: Some(endpoint.url()),
+            ..Settings::default()
+        };
+        Ok((endpoint, settings))
     }
 
     /// Asks the engine for JSON.

@@ -15,8 +15,10 @@ use mongodb::{
 use serde_json::Value;
 use tokio::{
     process::{Child, Command},
-    time::{Instant, MissedTickBehavior, interval, timeout_at},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout_at},
 };
+
+use super::fault::Gate;
 
 /// How long anything that should happen may take before the test fails. Nothing is measured by it.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -30,6 +32,8 @@ pub struct Settings {
     pub engine: String,
     /// Where the engine is, if not where it is.
     pub url: Option<String>,
+    /// The source's URI, if not the MongoDB's own.
+    pub mongo: Option<String>,
     /// Appended to the source's URI, as `&appName=…`.
     pub source: String,
 }
@@ -37,8 +41,9 @@ pub struct Settings {
 impl Settings {
     /// The text of a rule file with one target `search` and these rules.
     pub fn text(&self, mongo: &str, engine: &str, rules: &str) -> String {
-        let Self { top, engine: settings, url, source } = self;
+        let Self { top, engine: settings, url, mongo: own, source } = self;
         let url = url.as_deref().unwrap_or(engine);
+        let mongo = own.as_deref().unwrap_or(mongo);
         let top = if top.is_empty() { String::new() } else { format!("{}\n", top.trim_end()) };
         format!(
             "source: {mongo}{source}\nhttp: {{ listen: \"127.0.0.1:${{STATUS_PORT}}\" }}\n{top}\
@@ -70,9 +75,22 @@ impl RuleFile {
 
     /// Starts `mongosync run FILE ARGUMENTS`.
     pub fn run(&self, arguments: &[&str]) -> Result<Run> {
+        self.run_by(Command::new(env!("CARGO_BIN_EXE_mongosync")), arguments)
+    }
+
+    /// Starts the same by a shell that runs `before` first, such as `ulimit` and `trap`; the process
+    /// is the shell's own.
+    pub fn run_after(&self, before: &str, arguments: &[&str]) -> Result<Run> {
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("{before}; exec \"$@\"")).arg("sh");
+        shell.arg(env!("CARGO_BIN_EXE_mongosync"));
+        self.run_by(shell, arguments)
+    }
+
+    fn run_by(&self, mut command: Command, arguments: &[&str]) -> Result<Run> {
         let port = mongosync_servers::free_port();
         let log = self.path.with_extension(format!("{}.log", super::unique()));
-        let child = Command::new(env!("CARGO_BIN_EXE_mongosync"))
+        let child = command
             .arg("run")
             .arg(&self.path)
             .args(arguments)
@@ -164,6 +182,20 @@ impl Run {
         }
     }
 
+    /// Waits until it has written a text to stderr.
+    pub async fn says(&mut self, text: &str) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut look = interval(Duration::from_millis(20));
+        while !self.log().contains(text) {
+            look.tick().await;
+            if let Some(status) = self.child.try_wait()? {
+                ensure!(self.log().contains(text), "ended with {status}\n{}", self.log());
+            }
+            ensure!(Instant::now() < deadline, "it does not say {text:?}\n{}", self.log());
+        }
+        Ok(())
+    }
+
     /// Waits until every copy of the target is settled.
     pub async fn copied(&mut self) -> Result<()> {
         self.until("the copy's end", |status| {
@@ -177,11 +209,40 @@ impl Run {
     /// Waits until everything that the source has acknowledged by now is settled.
     pub async fn caught_up(&mut self, source: &Client) -> Result<()> {
         let time = cluster_time(source).await?;
+        self.target_reaches("search", time).await
+    }
+
+    /// Waits until a target has settled everything up to a time.
+    pub async fn target_reaches(&mut self, target: &str, time: (u32, u32)) -> Result<()> {
         self.until("having caught up", |status| {
-            position(&status["targets"]["search"]["position"]).is_some_and(|own| own >= time)
+            position(&status["targets"][target]["position"]).is_some_and(|own| own >= time)
         })
         .await?;
         Ok(())
+    }
+
+    /// Waits until the target is waited for, and returns what the status says why.
+    pub async fn waiting(&mut self) -> Result<String> {
+        let waits = |status: &Value| {
+            let search = &status["targets"]["search"];
+            search["state"] == "waiting" && search["last_error"].is_string()
+        };
+        let status = self.until("waiting for the target", waits).await?;
+        Ok(status["targets"]["search"]["last_error"].to_string())
+    }
+
+    /// Up to which time everything is settled, as the status says; `None` before the first time.
+    pub async fn position(&self) -> Option<(u32, u32)> {
+        position(&self.status().await?["targets"]["search"]["position"])
+    }
+
+    /// Waits until so many requests have come to a gate.
+    pub async fn meets(&mut self, what: &str, gate: &Gate, count: usize) -> Result<()> {
+        tokio::select! {
+            () = gate.met(count) => Ok(()),
+            ended = self.child.wait() => bail!("ended with {} before {what}\n{}", ended?, self.log()),
+            () = sleep_until(Instant::now() + PATIENCE) => bail!("no sign of {what}\n{}", self.log()),
+        }
     }
 
     /// `kill -9`.
@@ -192,10 +253,21 @@ impl Run {
 
     /// Sends SIGTERM and waits for the end.
     pub async fn terminate(self) -> Result<ExitStatus> {
-        let pid = self.child.id().context("it runs")?;
-        let sent = Command::new("kill").arg("-TERM").arg(pid.to_string()).status().await?;
-        ensure!(sent.success(), "SIGTERM was sent");
+        self.signal("TERM").await?;
         self.ended().await
+    }
+
+    /// Sends a signal by its short name: `TERM`, `INT`, `STOP`, `CONT`.
+    pub async fn signal(&self, name: &str) -> Result<()> {
+        let pid = self.pid()?.to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &pid]).status().await?;
+        ensure!(sent.success(), "SIG{name} was sent");
+        Ok(())
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Result<u32> {
+        self.child.id().context("it runs")
     }
 
     /// Waits for the end.
@@ -208,7 +280,7 @@ impl Run {
 
     /// The most memory that it has held so far (VmHWM), in bytes.
     pub fn peak_memory(&self) -> Result<u64> {
-        let pid = self.child.id().context("it runs")?;
+        let pid = self.pid()?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB"));

@@ -107,6 +107,28 @@ impl Writers {
     }
 }
 
+/// Changes a part of a collection whose `_id`s are numbers, in every way: another part each round.
+/// What is there already is updated, deleted, replaced and inserted again; ten documents are new.
+pub async fn stir(
+    collection: &Collection<Document>,
+    documents: &mut Documents,
+    round: i64,
+) -> Result<()> {
+    let part = |divisor: i64| doc! { "_id": { "$mod": [divisor, round % divisor] } };
+    collection.update_many(part(11), doc! { "$set": { "int": round, "flag": true } }).await?;
+    collection.update_many(part(13), doc! { "$unset": { "nested.tags": "" } }).await?;
+    collection.delete_many(part(101)).await?;
+    for id in [round, round + 50] {
+        collection.delete_one(doc! { "_id": id }).await?;
+        collection.insert_one(documents.document(id)).await?;
+        let replaced = doc! { "_id": id + 100 };
+        collection.replace_one(replaced, documents.document(id + 100)).upsert(true).await?;
+    }
+    let new = 1_000_000 + round * 10;
+    collection.insert_many((new..new + 10).map(|id| documents.document(id))).await?;
+    Ok(())
+}
+
 struct Writer {
     client: Client,
     collection: Collection<Document>,

@@ -38,6 +38,7 @@ pub struct MongoDbBuilder {
     oplog_size_mb: u32,
     cache_gb: f64,
     election_timeout: Duration,
+    checkpoint_every: Duration,
     parameters: Vec<(String, String)>,
 }
 
@@ -65,6 +66,13 @@ impl MongoDbBuilder {
     /// own default is 10 s).
     pub fn election_timeout(mut self, timeout: Duration) -> Self {
         self.election_timeout = timeout;
+        self
+    }
+
+    /// How often the storage makes a checkpoint, every 60 s by default, in whole seconds. The oplog
+    /// keeps what no checkpoint holds, however small it is.
+    pub fn checkpoint_every(mut self, time: Duration) -> Self {
+        self.checkpoint_every = time;
         self
     }
 
@@ -116,6 +124,7 @@ impl MongoDbBuilder {
             // Its socket file would lie outside the private folder.
             "--nounixsocket".into(),
             format!("--oplogSize={}", self.oplog_size_mb),
+            format!("--syncdelay={}", self.checkpoint_every.as_secs()),
             format!("--wiredTigerCacheSizeGB={}", self.cache_gb),
         ];
         let ours = [
@@ -148,6 +157,7 @@ impl MongoDb {
             oplog_size_mb: 990,
             cache_gb: 0.5,
             election_timeout: Duration::from_secs(2),
+            checkpoint_every: Duration::from_secs(60),
             parameters: Vec::new(),
         }
     }

@@ -1,0 +1,287 @@
+//! The process ends at exactly the points where it could lose something: between a write and its
+//! answer, between an answer and the position, at each single write to its store.
+//!
+//! Nothing in the product knows of these points. The servers in between decide: a request is held
+//! there, and then the process is killed.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use anyhow::{Result, ensure};
+use mongodb::bson::{Document, doc};
+
+use crate::{
+    load::fill,
+    support::{
+        World,
+        checker::{body, compare, compare_shaped, hits},
+        documents::Documents,
+        endpoint::{Endpoint, Play},
+        fault::{Fault, Gate, Moment},
+        mongo_proxy::{Command, MongoProxy},
+        run::{Run, RuleFile, Settings},
+        situations::situation,
+        writers::stir,
+    },
+};
+
+/// How a process ends here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    Kill,
+    Terminate,
+}
+
+/// A file whose bulk requests go through an endpoint and whose store is behind a proxy, so that
+/// either can stop the process anywhere.
+struct Stage {
+    world: World,
+    endpoint: Endpoint,
+    store: MongoProxy,
+    settings: Settings,
+}
+
+impl Stage {
+    async fn new() -> Result<Self> {
+        let world = World::new().await?;
+        let (endpoint, mut settings) = world.endpoint().await?;
+        let store = MongoProxy::start(&world.mongo_address()?).await?;
+        settings.top = format!("checkpoint: {{ every: 50ms, mongodb: {{ uri: \"{}\" }} }}", store.uri());
+        settings.engine += ", batch: { max_actions: 50 }";
+        Ok(Self { world, endpoint, store, settings })
+    }
+
+    fn file(&self, rules: &str) -> Result<RuleFile> {
+        self.world.rule_file_with(&self.settings, rules)
+    }
+
+    /// From now on the chosen writes to the store wait at the gate that is returned.
+    fn hold_store(
+        &self,
+        moment: Moment,
+        chosen: impl Fn(&Command) -> bool + Send + Sync + 'static,
+    ) -> Arc<Gate> {
+        let gate = Gate::closed();
+        let fault = Fault::Hold(moment, gate.clone());
+        self.store.play(move |command| chosen(command).then(|| fault.clone()));
+        gate
+    }
+
+    /// From now on bulk requests wait at the gate that is returned.
+    fn hold_bulks(&self, moment: Moment) -> Arc<Gate> {
+        let gate = Gate::closed();
+        self.endpoint.bulks(Play::Struck(Fault::Hold(moment, gate.clone())));
+        gate
+    }
+
+    /// Ends a process that waits at a gate. A clean stop goes on through the gate once it has been
+    /// asked for.
+    async fn end(&self, run: Run, end: End, gate: &Gate) -> Result<()> {
+        match end {
+            End::Kill => {
+                run.kill().await?;
+                gate.discard();
+            }
+            End::Terminate => {
+                run.signal("TERM").await?;
+                gate.open();
+                assert!(run.ended().await?.success());
+            }
+        }
+        self.endpoint.pass_on();
+        self.store.pass_on();
+        Ok(())
+    }
+}
+
+/// A point in the life of a change.
+#[derive(Clone, Copy, Debug)]
+enum Point {
+    Bulk(Moment),
+    Position(Moment),
+}
+
+/// Changes of every kind are under way when it ends, by `kill -9` and by SIGTERM.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_between_a_change_and_its_position() -> Result<()> {
+    let stage = Stage::new().await?;
+    let (client, engine) = (stage.world.client.clone(), stage.world.engine.clone());
+    let items = stage.world.collection("points.items");
+    fill(&items, 1, 400).await?;
+    let file = stage.file("  - namespace: points.items\n    to: search")?;
+    let mut documents = Documents::new(1);
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    let points = [
+        ("a bulk has arrived, and is not written", Point::Bulk(Moment::Before)),
+        ("a bulk is written, and not answered", Point::Bulk(Moment::After)),
+        ("a position has arrived, and is not written", Point::Position(Moment::Before)),
+        ("a position is written, and not answered", Point::Position(Moment::After)),
+    ];
+    let mut round = 0;
+    for (name, point) in points {
+        let mut case = situation(name);
+        for end in [End::Kill, End::Terminate] {
+            let gate = match point {
+                Point::Bulk(moment) => stage.hold_bulks(moment),
+                Point::Position(moment) => {
+                    stage.hold_store(moment, |command| command.writes_to("positions"))
+                }
+            };
+            round += 1;
+            stir(&items, &mut documents, round).await?;
+            run.meets(name, &gate, 1).await?;
+            // More behind what is held.
+            round += 1;
+            stir(&items, &mut documents, round).await?;
+            stage.end(run, end, &gate).await?;
+            round += 1;
+            stir(&items, &mut documents, round).await?;
+            run = file.run(&[])?;
+            run.caught_up(&client).await?;
+            case.compared(&compare(&items, &engine, "points-items").await?)?;
+        }
+    }
+    stage.endpoint.history().check()?;
+    assert_eq!(file.dead_letters().await?.len(), 0);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// A new file, killed at its first write to the store, then at its second, its third … until one
+/// gets to the end of its copy; and all of it again, with the write done and its answer not given.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_each_write_to_the_store_from_the_first_on() -> Result<()> {
+    for (moment, name, database) in [
+        (Moment::Before, "kill -9 before each write to the store", "each_before"),
+        (Moment::After, "kill -9 after each write to the store", "each_after"),
+    ] {
+        let mut case = situation(name);
+        let stage = Stage::new().await?;
+        let (client, engine) = (stage.world.client.clone(), stage.world.engine.clone());
+        let namespace = format!("{database}.items");
+        let items = stage.world.collection(&namespace);
+        fill(&items, 2, 300).await?;
+        let rule = format!("  - namespace: {namespace}\n    copy: {{ chunk: 64KiB }}\n    to: search");
+        let file = stage.file(&rule)?;
+        let mut documents = Documents::new(2);
+        let mut kills = 0;
+        let mut run = loop {
+            let writes = AtomicUsize::new(0);
+            let gate = stage.hold_store(moment, move |command| {
+                let is_write = ["insert", "update", "delete", "findAndModify"];
+                // A renewal of the lease comes at any time.
+                is_write.contains(&command.name.as_str())
+                    && !(command.name == "update" && command.collection == "leases")
+                    && writes.fetch_add(1, Ordering::AcqRel) == kills
+            });
+            let mut run = file.run(&[])?;
+            let copied = tokio::select! {
+                copied = run.copied() => copied.map(|()| true),
+                () = gate.met(1) => Ok(false),
+            };
+            if copied? {
+                stage.store.pass_on();
+                gate.open();
+                break run;
+            }
+            stage.end(run, End::Kill, &gate).await?;
+            kills += 1;
+            stir(&items, &mut documents, i64::try_from(kills)?).await?;
+        };
+        run.caught_up(&client).await?;
+        case.compared(&compare(&items, &engine, &namespace.replace('.', "-")).await?)?;
+        println!("{name}: {kills} kills");
+        ensure!(kills >= 8, "{kills} writes to the store");
+        stage.endpoint.history().check()?;
+        assert!(run.terminate().await?.success());
+    }
+    Ok(())
+}
+
+/// Where a document lies is stored before it is written there, and trimmed after.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_while_documents_move() -> Result<()> {
+    let stage = Stage::new().await?;
+    let (client, engine) = (stage.world.client.clone(), stage.world.engine.clone());
+    let items = stage.world.collection("wander.items");
+    let kinds = ["red", "green", "blue"];
+    let document = |id: i32| doc! { "_id": id, "kind": kinds[id as usize % 3], "n": 0 };
+    items.insert_many((0..60).map(document)).await?;
+    let rule = "  - namespace: wander.items\n    to: [{ target: search, index: 'wander-{kind}' }]";
+    let file = stage.file(rule)?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    let mut case = situation("kill -9 while documents move between indices");
+    let mut round = 0;
+    // A place is written before the batch (the first write) and trimmed after it (the second).
+    for (moment, write) in [
+        (Moment::Before, 0),
+        (Moment::After, 0),
+        (Moment::Before, 1),
+        (Moment::After, 1),
+    ] {
+        round += 1;
+        let writes = AtomicUsize::new(0);
+        let gate = stage.hold_store(moment, move |command| {
+            command.writes_to("places") && writes.fetch_add(1, Ordering::AcqRel) == write
+        });
+        // All at once, so that they are one batch.
+        let moved = vec![doc! { "$set": {
+            "kind": { "$arrayElemAt": [kinds.to_vec(), { "$mod": [{ "$add": ["$_id", round] }, 3] }] },
+        } }];
+        items.update_many(doc! { "_id": { "$mod": [2, 0] } }, moved).await?;
+        run.meets("places", &gate, 1).await?;
+        items.delete_one(doc! { "_id": round * 2 }).await?;
+        stage.end(run, End::Kill, &gate).await?;
+        items.update_one(doc! { "_id": round * 2 + 1 }, doc! { "$set": { "kind": "red" } }).await?;
+        run = file.run(&[])?;
+        run.caught_up(&client).await?;
+        for kind in kinds {
+            let here = |document: &Document| {
+                let id = document.get_i32("_id").expect("a number").to_string();
+                let here = document.get_str("kind").expect("a kind") == kind;
+                here.then(|| (id, body(document)))
+            };
+            let index = format!("wander-{kind}");
+            case.compared(&compare_shaped(&items, &engine, &index, here).await?)?;
+        }
+    }
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// A dead letter is stored before the position may pass its document.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_while_a_dead_letter_is_written() -> Result<()> {
+    let stage = Stage::new().await?;
+    let (client, engine) = (stage.world.client.clone(), stage.world.engine.clone());
+    let items = stage.world.collection("buried.items");
+    items.insert_many((0..50).map(|id| doc! { "_id": id, "n": id })).await?;
+    let rule = "  - namespace: buried.items
+    to: [{ target: search, index: { mappings: { properties: { n: { type: long } } } } }]";
+    let file = stage.file(rule)?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    let mut case = situation("kill -9 while dead letters are written, and taken away");
+    for (round, moment) in (0..).zip([Moment::Before, Moment::After]) {
+        let unfit = doc! { "_id": { "$mod": [10, round] } };
+        for (what, update) in [("written", "not a number".into()), ("taken away", 7.into())] {
+            let update: mongodb::bson::Bson = update;
+            let gate = stage.hold_store(moment, |command| command.writes_to("dead_letters"));
+            items.update_many(unfit.clone(), doc! { "$set": { "n": &update } }).await?;
+            run.meets(what, &gate, 1).await?;
+            stage.end(run, End::Kill, &gate).await?;
+            run = file.run(&[])?;
+            run.caught_up(&client).await?;
+            let expected = if update.as_str().is_some() { 5 } else { 0 };
+            assert_eq!(file.dead_letters().await?.len(), expected, "{what} {moment:?}");
+        }
+        case.compared(&compare(&items, &engine, "buried-items").await?)?;
+    }
+    assert_eq!(hits(&engine, "buried-items").await?.len(), 50);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
