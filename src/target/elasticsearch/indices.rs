@@ -266,7 +266,7 @@ async fn find(nodes: &Nodes, name: &str, alias: bool) -> Result<bool, Trouble> {
 }
 
 /// Whether what the engine has under a name can be written to by that name.
-fn judge(name: &str, alias: bool, found: &Map<String, Value>) -> Result<(), String> {
+pub(super) fn judge(name: &str, alias: bool, found: &Map<String, Value>) -> Result<(), String> {
     if !alias {
         return Ok(());
     }
