@@ -7,10 +7,12 @@
 pub mod rules;
 pub mod source;
 pub mod change;
+pub mod finding;
 pub mod transform;
 pub mod delivery;
 pub mod target;
 pub mod checkpoint;
 pub mod pipeline;
 pub mod status;
+pub mod check;
 pub mod cli;

@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use mongosync::cli::{
     arguments::{Arguments, Command},
+    check, completions,
     console::Console,
     dead_letters,
     exit::Error,
-    requests, run,
+    requests, run, schema,
 };
 
 /// glibc's allocator makes large replies from the driver more than twice as slow.
@@ -36,6 +37,9 @@ fn main() -> ExitCode {
     let end = runtime.block_on(async {
         match arguments.command {
             Command::Run(arguments) => run::run(arguments, &console).await,
+            Command::Check(arguments) => check::run(arguments, &console).await,
+            Command::Schema => schema::run(),
+            Command::Completions(arguments) => completions::run(&arguments),
             Command::DeadLetters(arguments) => dead_letters::run(arguments, &console).await,
             Command::Resync(arguments) => requests::resync(arguments, &console).await,
             Command::Pause(arguments) => requests::pause(arguments, &console).await,

@@ -6,6 +6,7 @@
 
 mod copy;
 mod indices;
+mod looks;
 mod writes;
 
 use std::{sync::Arc, time::Duration};
@@ -66,6 +67,8 @@ async fn every_scenario(engine: EngineBuilder, flavor: EngineFlavor) {
     indices::an_alias_that_is_an_index(&bench).await;
     indices::an_alias_that_vanishes(&bench).await;
     indices::a_plain_index_that_vanishes(&bench).await;
+
+    looks::at_what_rules_name(&bench).await;
 
     copy::arranges_and_puts_back(&bench).await;
     copy::puts_back_after_a_crash(&bench).await;

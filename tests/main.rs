@@ -1,5 +1,6 @@
 //! Every test that stands outside the library: one binary, so that it is linked once.
 
+mod check;
 mod checkpoint;
 mod commands;
 mod copy;

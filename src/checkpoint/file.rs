@@ -60,6 +60,11 @@ impl From<rusqlite::Error> for Failure {
 }
 
 impl FileStore {
+    /// The file of `name` in `folder`.
+    pub fn path(folder: &Path, name: &str) -> PathBuf {
+        folder.join(file_name(name))
+    }
+
     /// Opens the database of `name` in `folder`; makes both where they are missing, the folder for
     /// the user alone.
     ///
@@ -72,7 +77,7 @@ impl FileStore {
     }
 
     fn open_now(folder: &Path, name: String) -> Result<Self, StoreError> {
-        let path = folder.join(file_name(&name));
+        let path = Self::path(folder, &name);
         let place = path.display().to_string();
         make_folder(folder).map_err(|error| StoreError::unavailable(&place, error))?;
         let connect = || -> Result<(Connection, Connection), Failure> {

@@ -84,14 +84,19 @@ pub fn paused(target: &str) -> RecordKey {
     RecordKey::text(&["paused", target])
 }
 
+/// What is remembered of all rules, for all targets: the target and the rule follow.
+pub fn all_rules() -> RecordKey {
+    RecordKey::text(&["rule"])
+}
+
 /// What is remembered of all rules for a target.
 pub fn rules(target: &str) -> RecordKey {
-    RecordKey::text(&["rule", target])
+    all_rules().with(target)
 }
 
 /// What is remembered of one rule for a target.
 pub fn rule(target: &str, rule: &str) -> RecordKey {
-    RecordKey::text(&["rule", target, rule])
+    rules(target).with(rule)
 }
 
 /// Which types of `_id` all collections have held.

@@ -37,7 +37,11 @@ pub async fn open(rules: &RuleFile, source: Option<&Client>) -> Result<Arc<dyn S
     }
 }
 
-async fn connect(uri: &str, database: &str) -> Result<Client, StoreError> {
+/// A client of the MongoDB that a store is in; `database` is for messages.
+///
+/// # Errors
+/// Where the connection string can't be used.
+pub async fn connect(uri: &str, database: &str) -> Result<Client, StoreError> {
     let place = format!("in database {database}");
     let unusable = |error| StoreError::unavailable(&place, error);
     let mut options = ClientOptions::parse(uri).await.map_err(unusable)?;

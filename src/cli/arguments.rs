@@ -5,6 +5,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 
 /// Copies MongoDB collections into Elasticsearch and OpenSearch, and keeps them true
@@ -23,7 +24,7 @@ Exit codes:
   0  done
   1  failed
   2  the arguments or the rule file are wrong
-  3  the source (with --copy-only a target too) was not reached at the start
+  3  the source (with --copy-only or --online a target too) was not reached
   5  the oplog no longer reaches back to the stored position
   6  --copy-only ended with dead letters"
 )]
@@ -66,6 +67,8 @@ pub enum LogFormat {
 pub enum Command {
     /// Copy what is there, then follow the changes
     Run(RunArguments),
+    /// Say what a rule file means, and what is wrong with it
+    Check(CheckArguments),
     /// Show what targets and transforms refused for good, deliver it again, or forget it
     DeadLetters(DeadLetterArguments),
     /// Copy rules again, and remove from the target what is gone from the source
@@ -76,6 +79,16 @@ pub enum Command {
     Resume(TargetsArguments),
     /// Go on from another point of the oplog
     Seek(SeekArguments),
+    /// Print the JSON Schema of rule files, for editors
+    #[command(after_help = "\
+Example:
+  mongosync schema > mongosync.schema.json
+
+An editor with a YAML language server uses it for a file that begins with
+  # yaml-language-server: $schema=mongosync.schema.json")]
+    Schema,
+    /// Print a script that completes commands and options in a shell
+    Completions(CompletionArguments),
 }
 
 /// `run`
@@ -104,6 +117,48 @@ pub struct RunArguments {
     /// How long the source (with --copy-only a target too) may take to be reached at the start
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub wait: Duration,
+}
+
+/// `check`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mongosync check shop.yaml
+  mongosync check shop.yaml --online --wait 5s
+  mongosync check shop.yaml --online --json | jq '.findings[] | select(.severity == \"error\")'
+
+It changes nothing: not the source, not a target, not a position. It ends with 2 where the file is
+wrong, with 3 where a server was not reached, with 1 where a run would not do what the file says, else
+with 0, warnings or not.")]
+pub struct CheckArguments {
+    /// The rule file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Ask the source, the checkpoint store and the targets too
+    #[arg(long)]
+    pub online: bool,
+    /// How long each server may take to be reached
+    #[arg(
+        long, value_name = "TIME", default_value = "30s", value_parser = duration,
+        requires = "online"
+    )]
+    pub wait: Duration,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `completions`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mongosync completions bash > /etc/bash_completion.d/mongosync
+  mongosync completions zsh > ~/.zfunc/_mongosync
+  mongosync completions fish > ~/.config/fish/completions/mongosync.fish")]
+pub struct CompletionArguments {
+    /// The shell
+    #[arg(value_name = "SHELL")]
+    pub shell: Shell,
 }
 
 /// `dead-letters`
@@ -309,6 +364,17 @@ mod tests {
     }
 
     #[test]
+    fn every_option_of_check() {
+        let Command::Check(check) = parse("check f.yaml").unwrap().command else { panic!() };
+        assert!(!check.online && !check.json);
+        assert_eq!(check.wait, Duration::from_secs(30));
+        let line = "check f.yaml --online --wait 5s --json";
+        let Command::Check(check) = parse(line).unwrap().command else { panic!() };
+        assert!(check.online && check.json);
+        assert_eq!(check.wait, Duration::from_secs(5));
+    }
+
+    #[test]
     fn dead_letters_take_the_file_first() {
         let arguments = parse("dead-letters f.yaml list --json --limit 5 --log debug").unwrap();
         assert_eq!(arguments.logs.log, "debug");
@@ -334,6 +400,8 @@ mod tests {
             ("run f.yaml --log info,hyper=loud", ErrorKind::ValueValidation),
             ("run f.yaml --log-format xml", ErrorKind::InvalidValue),
             ("run f.yaml --copyonly", ErrorKind::UnknownArgument),
+            ("check f.yaml --wait 5s", ErrorKind::MissingRequiredArgument),
+            ("completions nushell", ErrorKind::InvalidValue),
             ("dead-letters f.yaml", ErrorKind::MissingSubcommand),
             ("dead-letters f.yaml list --limit 0", ErrorKind::ValueValidation),
             ("ran f.yaml", ErrorKind::InvalidSubcommand),
@@ -352,7 +420,15 @@ mod tests {
     #[test]
     fn help() {
         let mut all = String::new();
-        for path in [&[][..], &["run"], &["dead-letters"], &["dead-letters", "list"]] {
+        for path in [
+            &[][..],
+            &["run"],
+            &["check"],
+            &["dead-letters"],
+            &["dead-letters", "list"],
+            &["schema"],
+            &["completions"],
+        ] {
             let mut root = Arguments::command().term_width(100);
             root.build();
             let command = path.iter().fold(&mut root, |command, name| {

@@ -66,6 +66,14 @@ pub enum Error {
     /// A broken invariant; please report it.
     #[error("{0}")]
     Internal(String),
+    /// What `check --online` found.
+    #[error("{}", told(.errors, .not_reached))]
+    Found {
+        /// How many things would keep a run from what the file says.
+        errors: usize,
+        /// What was not reached, by name.
+        not_reached: Vec<String>,
+    },
     /// The copy is complete, but for these.
     #[error(
         "the copy is complete except for {count} dead letters: see `mongosync dead-letters {} list`",
@@ -77,6 +85,17 @@ pub enum Error {
         /// The rule file.
         file: PathBuf,
     },
+}
+
+/// What a look at the servers came to.
+fn told(errors: &usize, not_reached: &[String]) -> String {
+    let away = not_reached.join(", ");
+    match (*errors, not_reached.len()) {
+        (0, _) => format!("not reached: {away}"),
+        (1, 0) => "1 thing would keep a run from doing what the file says".to_owned(),
+        (errors, 0) => format!("{errors} things would keep a run from doing what the file says"),
+        (errors, _) => format!("not reached: {away}; and {errors} other errors"),
+    }
 }
 
 impl Error {
@@ -99,6 +118,8 @@ impl Error {
             | Self::Store(_)
             | Self::System { .. }
             | Self::Internal(_) => Exit::Failed,
+            Self::Found { not_reached, .. } if !not_reached.is_empty() => Exit::NotReached,
+            Self::Found { .. } => Exit::Failed,
             Self::DeadLetters { .. } => Exit::DeadLetters,
         }
     }
@@ -171,6 +192,9 @@ mod tests {
             (Error::System { what: "can't listen to signals", source: io::Error::other("no") }, 1),
             (Error::Internal("the status server ended with a panic".into()), 1),
             (Error::Refused("target search: it is paused".into()), 1),
+            (Error::Found { errors: 0, not_reached: vec!["source".into(), "target a".into()] }, 3),
+            (Error::Found { errors: 2, not_reached: vec!["target a".into()] }, 3),
+            (Error::Found { errors: 1, not_reached: Vec::new() }, 1),
             (Error::DeadLetters { count: 2, file: "shop.yaml".into() }, 6),
         ]
     }

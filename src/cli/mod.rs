@@ -3,13 +3,32 @@
 //! Only this part writes to the terminal, listens to signals, or ends the process.
 
 pub mod arguments;
+pub mod check;
+pub mod completions;
 pub mod console;
 pub mod dead_letters;
 pub mod exit;
 pub mod progress;
 pub mod requests;
 pub mod run;
+pub mod schema;
 pub mod signals;
 pub mod store;
 
 pub use exit::{Error, Exit};
+
+use std::io::{self, Write};
+
+/// Writes what a command has to say to standard output. A reader that goes away is no error.
+///
+/// # Errors
+/// Where it can't be written for another reason.
+fn print(text: &str) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Error::System { what: "can't write to standard output", source: error })
+        }
+        _ => Ok(()),
+    }
+}

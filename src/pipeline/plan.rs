@@ -28,10 +28,10 @@ use crate::{
     delivery::{insist, insist_on_writing},
     rules::model::{CopySettings, NamespacePattern, OnDrop, OnRuleChange, Rule, Since},
     source::{
-        budget::Budget,
         chunks,
         error::Error as SourceError,
         namespaces::{Found, Kind},
+        selection,
     },
     status::RuleStatus,
     target::Target,
@@ -447,7 +447,6 @@ impl Planning<'_> {
     /// Lets MongoDB evaluate each rule's filter, projection and pipeline once on nothing: what it
     /// does not understand, or does not allow, is told now and not for ever after.
     async fn try_reads(&self) -> Result<(), Error> {
-        let budget = Budget::new(usize::MAX);
         for (_, rule) in self.rules.iter() {
             // A pattern's namespaces may not be there yet.
             let named = rule.rule().namespaces.include.iter().find_map(|pattern| match pattern {
@@ -458,8 +457,7 @@ impl Planning<'_> {
             let tried = self
                 .reading
                 .insist("trying a rule's read", || {
-                    let source = &self.reading.source;
-                    source.lookup(&namespace, &rule.read, &[], ClusterTime::ZERO, &budget)
+                    self.reading.source.try_read(&namespace, &rule.read)
                 })
                 .await;
             match tried {
@@ -581,51 +579,16 @@ impl Planning<'_> {
 
     /// The namespaces that a rule reads, as they are now.
     async fn namespaces(&self, rule: &Rule) -> Result<Vec<Found>, Error> {
-        let mut databases = BTreeSet::new();
-        let mut all = false;
-        for pattern in &rule.namespaces.include {
-            match pattern {
-                NamespacePattern::Exact(namespace) => {
-                    databases.insert(namespace.database().to_owned());
-                }
-                NamespacePattern::Glob(glob) => match &glob.literal_database {
-                    Some(database) => {
-                        databases.insert(database.clone());
-                    }
-                    None => all = true,
-                },
-                NamespacePattern::Regex(_) => all = true,
-            }
-        }
         let source = &self.reading.source;
-        if all {
-            databases.extend(self.asked("listing databases", || source.databases()).await?);
-        }
-        let mut namespaces = Vec::new();
-        for database in databases {
-            let found = self.asked("listing collections", || source.collections(&database)).await?;
-            for found in found {
-                if !self.rules.reads(rule, &found.namespace) {
-                    continue;
-                }
-                let named = rule.namespaces.names(&found.namespace);
-                match found.kind {
-                    Kind::Collection => namespaces.push(found),
-                    Kind::View if named => namespaces.push(found),
-                    Kind::TimeSeries if named => {
-                        return Err(Error::Refused(format!(
-                            "rule {}: {} is a time-series collection, whose documents have no unique \
-                             _id; read it through a view that makes one",
-                            rule.name, found.namespace
-                        )));
-                    }
-                    // Patterns pass over these.
-                    Kind::View | Kind::TimeSeries => {}
-                }
+        let (selector, hidden) = (&rule.namespaces, self.rules.hidden());
+        let selected =
+            self.asked("listing collections", || source.select(selector, hidden)).await?;
+        match selected.refused.first() {
+            Some(series) => {
+                Err(Error::Refused(format!("rule {}: {}", rule.name, selection::refusal(series))))
             }
+            None => Ok(selected.read),
         }
-        namespaces.sort_by(|one, other| one.namespace.cmp(&other.namespace));
-        Ok(namespaces)
     }
 
     async fn copy(&self, rule: RuleIndex, planned: Planned, complete: bool) -> Result<Copy, Error> {

@@ -104,6 +104,11 @@ impl RuleSet {
         Scope::of(self.followed())
     }
 
+    /// mongosync's own database in the source, which patterns pass over.
+    pub fn hidden(&self) -> Option<&str> {
+        self.hidden.as_deref()
+    }
+
     /// Whether a rule reads a namespace.
     pub fn reads(&self, rule: &Rule, namespace: &Namespace) -> bool {
         rule.namespaces.matches(namespace)

@@ -32,13 +32,10 @@ use crate::{
         shape::{ShapedRule, Shaper},
         writer::{Context, Writer},
     },
-    rules::model::{Place, RuleFile, Target as TargetRules, TargetKind},
+    rules::model::{RuleFile, Target as TargetRules},
     source::{Source, budget::Budget},
     status::{RuleStatus, State, Status, TargetStatus},
-    target::{
-        Target,
-        elasticsearch::{EngineRule, EngineTarget},
-    },
+    target::{self, Target},
 };
 
 use super::{
@@ -155,27 +152,10 @@ impl TargetPipeline {
     }
 
     fn build(&self) -> Result<Arc<dyn Target>, Error> {
-        match &self.target().kind {
-            TargetKind::Engine(engine) => {
-                let rules = self
-                    .rules
-                    .iter()
-                    .map(|(_, rule)| match &rule.destination().place {
-                        Place::Engine(place) => EngineRule {
-                            name: rule.rule().name.clone(),
-                            namespaces: rule.rule().namespaces.clone(),
-                            place: place.clone(),
-                        },
-                    })
-                    .collect();
-                let timeout = self.target().delivery.timeout;
-                EngineTarget::new(engine, &self.file.name, timeout, rules)
-                    .map(|target| Arc::new(target) as Arc<dyn Target>)
-                    .map_err(|error| {
-                        Error::Refused(format!("target {} can't be used: {error}", self.name()))
-                    })
-            }
-        }
+        let rules = self.rules.iter().map(|(_, rule)| (rule.rule(), rule.destination()));
+        target::open(self.target(), &self.file.name, rules).map_err(|error| {
+            Error::Refused(format!("target {} can't be used: {error}", self.name()))
+        })
     }
 
     /// Runs until it is stopped, done, or can't go on.

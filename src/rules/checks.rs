@@ -76,7 +76,8 @@ fn index_name(reader: &mut Reader<'_>, rule: &Read, selector: &Selector, placed:
     for pattern in &selector.include {
         let NamespacePattern::Exact(namespace) = pattern else { continue };
         let template = place.index.name.as_ref();
-        let Some(name) = known_name(template, namespace, rule) else { continue };
+        let name = place.index.name_for(namespace, rule.name.as_deref());
+        let Some(name) = name else { continue };
         let Some((fault, _)) = index_fault(&name, true, true) else { continue };
         let name = shown_text(&name);
         let shown = rule.shown && placed.shown;
@@ -95,10 +96,6 @@ fn index_name(reader: &mut Reader<'_>, rule: &Read, selector: &Selector, placed:
         let message = if shown { message } else { "an engine takes no index of this name".into() };
         reader.error(span, message).help(help);
     }
-}
-
-fn default_name(namespace: &Namespace) -> String {
-    format!("{}-{}", namespace.database(), namespace.collection()).to_lowercase()
 }
 
 /// What has to stand in index or id for the namespaces of one rule to stay apart.
@@ -208,7 +205,8 @@ fn between_rules(reader: &mut Reader<'_>, rules: &[Read]) {
             for placed in placed {
                 let Place::Engine(place) = &placed.destination.place;
                 let name = &place.index.name;
-                let Some(index) = known_name(name.as_ref(), namespace, rule) else { continue };
+                let index = place.index.name_for(namespace, rule.name.as_deref());
+                let Some(index) = index else { continue };
                 let default = name.is_none();
                 let span = placed.index_span.as_ref().unwrap_or(&rule.namespace_span).clone();
                 let id = place.id.as_ref();
@@ -267,11 +265,21 @@ fn tell(reader: &mut Reader<'_>, earlier: &Lies<'_>, later: &Lies<'_>) {
 
 /// Whether the ids of two places are distinct for certain.
 fn apart(a: &Lies<'_>, b: &Lies<'_>) -> bool {
-    let (Some(first), Some(second)) = (a.id, b.id) else { return false };
+    ids_apart((a.id, a.namespace), (b.id, b.namespace), a.rule != b.rule)
+}
+
+/// Whether the ids that two templates (`None` is the default) make for documents of two namespaces
+/// are distinct for certain. `rules` says whether they are of two rules.
+pub fn ids_apart(
+    (first, a): (Option<&Template>, &Namespace),
+    (second, b): (Option<&Template>, &Namespace),
+    rules: bool,
+) -> bool {
+    let (Some(first), Some(second)) = (first, second) else { return false };
     let both = |part: &Part| first.parts().contains(part) && second.parts().contains(part);
-    if (both(&Part::Collection) && a.namespace.collection() != b.namespace.collection())
-        || (both(&Part::Database) && a.namespace.database() != b.namespace.database())
-        || both(&Part::Rule)
+    if (both(&Part::Collection) && a.collection() != b.collection())
+        || (both(&Part::Database) && a.database() != b.database())
+        || (both(&Part::Rule) && rules)
     {
         return true;
     }
@@ -282,20 +290,4 @@ fn apart(a: &Lies<'_>, b: &Lies<'_>) -> bool {
         }
         _ => false,
     }
-}
-
-/// The name of the index where it follows from the namespace alone.
-fn known_name(name: Option<&Template>, namespace: &Namespace, rule: &Read) -> Option<String> {
-    let Some(template) = name else { return Some(default_name(namespace)) };
-    template
-        .parts()
-        .iter()
-        .map(|part| match part {
-            Part::Literal(text) => Some(text.as_str()),
-            Part::Database => Some(namespace.database()),
-            Part::Collection => Some(namespace.collection()),
-            Part::Rule => rule.name.as_deref(),
-            _ => None,
-        })
-        .collect()
 }

@@ -2,7 +2,7 @@
 
 use super::{
     diagnostic::{Diagnostic, SourceText, Span},
-    extended_json,
+    extended_json, keys,
     model::{Destination, EngineIndex, EnginePlace, Place},
     node::{Entry, Node, Value},
     reader::{Reader, shown},
@@ -63,8 +63,7 @@ pub fn destinations(
 
 fn destination(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) -> Option<Placed> {
     if let Value::Map(_) = node.value {
-        let keys = &["target", "id", "routing", "ingest_pipeline", "index"];
-        let fields = reader.fields(node, "`to`", keys)?;
+        let fields = reader.fields(node, "`to`", &keys::TO)?;
         let (target, target_span) = match fields.get("target") {
             Some(node) => (target(reader, node, targets), node.span.clone()),
             None if !fields.lacks("target") => (None, node.span.clone()),
@@ -237,7 +236,7 @@ fn index(reader: &mut Reader<'_>, node: &Node) -> Option<EngineIndex> {
     }
     if let Some([only]) = node.map()
         && lone(only)
-        && !["name", "alias", "settings", "mappings"].contains(&&*only.key)
+        && !keys::INDEX.has(&only.key)
     {
         let message = "without quotes, YAML reads `index` as a map";
         let template = format!("\"{{{}}}\"", only.key);
@@ -247,7 +246,7 @@ fn index(reader: &mut Reader<'_>, node: &Node) -> Option<EngineIndex> {
             .help("text that begins with `{` needs quotes");
         return None;
     }
-    let fields = reader.fields(node, "`index`", &["name", "alias", "settings", "mappings"])?;
+    let fields = reader.fields(node, "`index`", &keys::INDEX)?;
     let name = match fields.entry("name") {
         Some(entry) => match &entry.value.value {
             Value::Map(entries) => {

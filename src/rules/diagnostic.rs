@@ -14,6 +14,8 @@ use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, SourceCode};
 
 pub use super::source_text::{SourceText, Span};
 
+use crate::finding::{Finding, Part, Place};
+
 /// Columns at which messages are wrapped; fixed, so that the same file always renders the same.
 const WIDTH: usize = 100;
 
@@ -159,6 +161,28 @@ impl Report {
         }
         out.push_str(&self.summary());
         out
+    }
+
+    /// All of them as data.
+    pub fn findings(&self) -> Vec<Finding> {
+        self.diagnostics.iter().map(|diagnostic| self.finding(diagnostic)).collect()
+    }
+
+    fn finding(&self, diagnostic: &Diagnostic) -> Finding {
+        let new = match diagnostic.severity {
+            Severity::Error => Finding::error,
+            Severity::Warning => Finding::warning,
+        };
+        let place = |(span, label): &(Span, String)| {
+            let file = self.files.get(diagnostic.file)?;
+            let (line, column) = file.position(span.start);
+            Some(Place { file: file.name.clone(), line, column, label: label.clone() })
+        };
+        Finding {
+            help: diagnostic.help.clone(),
+            place: diagnostic.labels.first().and_then(place),
+            ..new("rule_file", Part::File, diagnostic.message.clone())
+        }
     }
 
     fn summary(&self) -> String {

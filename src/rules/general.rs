@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    keys,
     model::{Checkpoint, CheckpointStore, Http, Secret, Source},
     namespace::database_fault,
     node::{Node, Value},
@@ -57,7 +58,7 @@ pub fn source(reader: &mut Reader<'_>, node: &Node) -> Option<Source> {
         return Some(Source { uri, max_await: MAX_AWAIT, batch_size: BATCH_SIZE });
     }
     let fields = match &node.value {
-        Value::Map(_) => reader.fields(node, "`source`", &["uri", "max_await", "batch_size"])?,
+        Value::Map(_) => reader.fields(node, "`source`", &keys::SOURCE)?,
         Value::Poison => return None,
         _ => {
             reader.mismatch(node, "`source`", "a connection string, or a map with `uri`");
@@ -95,7 +96,7 @@ pub fn checkpoint(
     let in_source = || CheckpointStore::MongoDb { uri: None, database: "mongosync".to_owned() };
     let every = Duration::from_secs(1);
     let Some(node) = node else { return Some(Checkpoint { every, store: in_source() }) };
-    let fields = reader.fields(node, "`checkpoint`", &["every", "mongodb", "file"])?;
+    let fields = reader.fields(node, "`checkpoint`", &keys::CHECKPOINT)?;
     let every = match fields.get("every") {
         Some(node) => reader.time(node, "`every`", Duration::from_millis(10)),
         None => Some(every),
@@ -115,7 +116,7 @@ pub fn checkpoint(
         }
         (Some(entry), None) => mongodb_store(reader, &entry.value),
         (None, Some(entry)) => {
-            let fields = reader.fields(&entry.value, "`file`", &["path"])?;
+            let fields = reader.fields(&entry.value, "`file`", &keys::FILE_STORE)?;
             let path = match fields.get("path") {
                 Some(node) => reader.text(node, "`path`"),
                 None => name.map(|name| format!(".mongosync/{name}")),
@@ -128,7 +129,7 @@ pub fn checkpoint(
 }
 
 fn mongodb_store(reader: &mut Reader<'_>, node: &Node) -> Option<CheckpointStore> {
-    let fields = reader.fields(node, "`mongodb`", &["uri", "database"])?;
+    let fields = reader.fields(node, "`mongodb`", &keys::MONGODB_STORE)?;
     let uri: Option<Option<Secret>> = match fields.get("uri") {
         Some(node) => uri::mongodb(reader, node, "`uri`").map(Some),
         None => Some(None),
@@ -166,7 +167,7 @@ pub fn http(reader: &mut Reader<'_>, node: Option<&Node>) -> Option<Option<Http>
         reader.mismatch(node, "`http`", "`off`, or a map with `listen` and `token`");
         return None;
     }
-    let fields = reader.fields(node, "`http`", &["listen", "token"])?;
+    let fields = reader.fields(node, "`http`", &keys::HTTP)?;
     let token = match fields.get("token") {
         Some(node) => reader.text(node, "`token`").map(|token| Some(Secret::new(token))),
         None => Some(None),

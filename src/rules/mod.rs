@@ -16,12 +16,14 @@ mod fingerprint;
 mod general;
 mod imports;
 mod interpolate;
+mod keys;
 pub mod model;
 mod namespace;
 mod node;
 mod query;
 mod reader;
 mod rule;
+mod schema;
 mod script;
 mod secret;
 mod source_text;
@@ -35,15 +37,15 @@ mod yaml;
 
 use std::{path::Path, sync::Arc};
 
+pub use checks::ids_apart;
 pub use diagnostic::Report;
+pub use schema::schema;
 
 use diagnostic::{Diagnostic, Severity, SourceText};
 use interpolate::Environment;
 use model::RuleFile;
 use node::{Node, Value};
 use reader::Reader;
-
-const KEYS: [&str; 6] = ["name", "source", "checkpoint", "http", "targets", "rules"];
 
 const SMALLEST: &str = "the smallest file has `source`, `targets` and `rules`";
 
@@ -119,7 +121,7 @@ fn read(reader: &mut Reader<'_>, root: &Node, path: &Path) -> Option<RuleFile> {
         reader.error(&root.span, "the file is empty").help(SMALLEST);
         return None;
     }
-    let fields = reader.fields(root, "the rule file", &KEYS)?;
+    let fields = reader.fields(root, "the rule file", &keys::FILE)?;
     let missing = |reader: &mut Reader<'_>, key: &str, help: &str| {
         let place = fields.entries().first().map_or(&root.span, |first| &first.key_span);
         reader.error(place, format!("the file has no `{key}`")).help(help);

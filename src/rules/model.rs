@@ -7,6 +7,7 @@
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use bson::{RawDocumentBuf, Timestamp};
+use mongodb::options::{ConnectionString, HostInfo};
 
 use crate::{change::Namespace, transform::Script};
 
@@ -74,6 +75,30 @@ pub struct Source {
     pub max_await: Duration,
     /// Events or documents in one reply, at the most.
     pub batch_size: u32,
+}
+
+impl Source {
+    /// The hosts (or the name that leads to them), and the replica set's name; no login.
+    pub fn address(&self) -> String {
+        address(&self.uri)
+    }
+}
+
+/// Where a MongoDB is, for people: the hosts of its connection string, and the replica set's name.
+pub fn address(uri: &Secret) -> String {
+    // The readers have parsed it before.
+    let Ok(parsed) = ConnectionString::parse(uri.expose()) else { return "…".to_owned() };
+    let hosts = match &parsed.host_info {
+        HostInfo::HostIdentifiers(hosts) => {
+            hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+        }
+        HostInfo::DnsRecord(name) => name.clone(),
+        _ => "…".to_owned(),
+    };
+    match &parsed.replica_set {
+        Some(set) => format!("{hosts}, replica set {set}"),
+        None => hosts,
+    }
 }
 
 /// `checkpoint:`
@@ -369,6 +394,20 @@ impl Selector {
     }
 }
 
+/// As it was written.
+impl fmt::Display for NamespacePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(namespace) => write!(f, "{namespace}"),
+            Self::Glob(glob) => f.write_str(&glob.text),
+            Self::Regex(regex) => match regex.as_str().strip_prefix("(?i)") {
+                Some(pattern) => write!(f, "/{pattern}/i"),
+                None => write!(f, "/{regex}/"),
+            },
+        }
+    }
+}
+
 impl NamespacePattern {
     /// Whether this one pattern takes the namespace.
     pub fn matches(&self, namespace: &Namespace) -> bool {
@@ -428,6 +467,22 @@ pub struct EngineIndex {
     pub settings: Option<serde_json::Value>,
     /// Mappings for indices that mongosync makes, as JSON.
     pub mappings: Option<serde_json::Value>,
+}
+
+impl EngineIndex {
+    /// The name for a namespace's documents, where it follows from the namespace and the rule's
+    /// name alone.
+    pub fn name_for(&self, namespace: &Namespace, rule: Option<&str>) -> Option<String> {
+        match &self.name {
+            Some(template) => template.known(Some(namespace), rule),
+            None => Some(Self::default_name(namespace)),
+        }
+    }
+
+    /// `db-collection` in lower case, as engines want their names.
+    pub fn default_name(namespace: &Namespace) -> String {
+        format!("{}-{}", namespace.database(), namespace.collection()).to_lowercase()
+    }
 }
 
 /// `changes:`

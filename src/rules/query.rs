@@ -15,7 +15,7 @@ use super::{
 };
 
 /// The stages that keep one document one document.
-const STAGES: [&str; 10] = [
+pub const STAGES: [&str; 10] = [
     "$match",
     "$project",
     "$set",

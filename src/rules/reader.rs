@@ -10,6 +10,7 @@ use std::{fmt::Display, ops::RangeInclusive, path::Path, sync::Arc, time::Durati
 use super::{
     diagnostic::{Diagnostic, SourceText, Span},
     interpolate::reason,
+    keys::Map,
     node::{Entry, Node, Scalar, Typed, Value},
     secret, units,
     wording::{self, shown_text},
@@ -34,7 +35,7 @@ pub struct Reader<'a> {
 #[derive(Clone, Copy)]
 pub struct Fields<'n> {
     entries: &'n [Entry],
-    known: &'static [&'static str],
+    map: Option<&'static Map>,
     /// Where to say that something is missing.
     pub owner: &'n Span,
 }
@@ -47,6 +48,7 @@ impl<'n> Fields<'n> {
 
     /// A key with its value.
     pub fn entry(&self, key: &str) -> Option<&'n Entry> {
+        debug_assert!(self.map.is_none_or(|map| map.has(key)), "`{key}` is in none of the tables");
         self.entries.iter().find(|entry| &*entry.key == key)
     }
 
@@ -54,8 +56,9 @@ impl<'n> Fields<'n> {
     pub fn lacks(&self, key: &str) -> bool {
         self.get(key).is_none()
             && !self.entries.iter().any(|entry| {
-                !self.known.contains(&&*entry.key)
-                    && wording::near(&entry.key, self.known.iter().copied()) == Some(key)
+                self.map.is_some_and(|map| {
+                    !map.has(&entry.key) && wording::near(&entry.key, map.names()) == Some(key)
+                })
             })
     }
 
@@ -120,12 +123,13 @@ impl Reader<'_> {
         &mut self,
         node: &'n Node,
         what: &str,
-        known: &'static [&'static str],
+        map: &'static Map,
     ) -> Option<Fields<'n>> {
+        let known = map.names();
         let mut fields =
-            self.any_fields(node, what, &format!("a map with {}", wording::list(known)))?;
+            self.any_fields(node, what, &format!("a map with {}", wording::list(&known)))?;
         for entry in fields.entries {
-            if !known.contains(&&*entry.key) {
+            if !map.has(&entry.key) {
                 let shown = shown_key(entry);
                 let message = match what {
                     "the rule file" => format!("unknown key {shown}"),
@@ -137,10 +141,10 @@ impl Reader<'_> {
                 if let Some(near) = near {
                     error.label(format!("did you mean `{near}`?"));
                 }
-                error.help(format!("the keys here are {}", wording::list(known)));
+                error.help(format!("the keys here are {}", wording::list(&known)));
             }
         }
-        fields.known = known;
+        fields.map = Some(map);
         Some(fields)
     }
 
@@ -152,7 +156,7 @@ impl Reader<'_> {
         takes: &str,
     ) -> Option<Fields<'n>> {
         match &node.value {
-            Value::Map(entries) => Some(Fields { entries, known: &[], owner: &node.owner }),
+            Value::Map(entries) => Some(Fields { entries, map: None, owner: &node.owner }),
             Value::Poison => None,
             _ => {
                 self.mismatch(node, what, takes);

@@ -6,6 +6,7 @@ use super::{
     destination::{self, Placed},
     diagnostic::Span,
     extended_json, fingerprint,
+    keys::{self, Map},
     model::{
         ChangesSettings, CopySettings, OnDelete, OnDrop, OnHistoryLost, OnRuleChange, Rule,
         Selector, Since,
@@ -18,24 +19,6 @@ use super::{
     targets::Named,
     units, wording,
 };
-
-const KEYS: [&str; 15] = [
-    "name",
-    "namespace",
-    "exclude",
-    "copy",
-    "changes",
-    "filter",
-    "project",
-    "pipeline",
-    "transform",
-    "limits",
-    "on_delete",
-    "on_drop",
-    "on_rule_change",
-    "on_history_lost",
-    "to",
-];
 
 /// What could be read of a rule. Checks across rules look at the parts, so that a slip in one rule
 /// does not hide those between others.
@@ -107,7 +90,7 @@ impl Read {
 
 /// Reads a rule.
 pub fn read(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) -> Option<Read> {
-    let fields = reader.fields(node, "a rule", &KEYS)?;
+    let fields = reader.fields(node, "a rule", &keys::RULE)?;
     let span = fields.entries().first().map_or(&node.span, |first| &first.key_span).clone();
     let missing = |reader: &mut Reader<'_>, key: &str, help: &str| {
         reader.error(&span, format!("this rule has no `{key}`")).help(help);
@@ -294,11 +277,10 @@ const COPY: CopySettings = CopySettings::DEFAULT;
 
 /// `copy:`: the inner `None` is `false`.
 fn copy(reader: &mut Reader<'_>, node: &Node) -> Option<Option<CopySettings>> {
-    let keys = &["parallel", "chunk", "allow_disk_use"];
     if !matches!(node.value, Value::Map(_)) {
-        return switch(reader, node, "`copy`", keys).map(|copy| copy.then_some(COPY));
+        return switch(reader, node, "`copy`", &keys::COPY).map(|copy| copy.then_some(COPY));
     }
-    let fields = reader.fields(node, "`copy`", keys)?;
+    let fields = reader.fields(node, "`copy`", &keys::COPY)?;
     let parallel = match fields.get("parallel") {
         Some(node) => reader
             .whole(node, "`parallel`", 1..=64)
@@ -318,14 +300,14 @@ fn copy(reader: &mut Reader<'_>, node: &Node) -> Option<Option<CopySettings>> {
 }
 
 /// `true` or `false`, where a map would do too.
-fn switch(reader: &mut Reader<'_>, node: &Node, what: &str, keys: &[&str]) -> Option<bool> {
+fn switch(reader: &mut Reader<'_>, node: &Node, what: &str, map: &'static Map) -> Option<bool> {
     match &node.value {
         Value::Scalar(scalar) if matches!(scalar.setting(), Typed::Bool(_)) => {
             reader.boolean(node, what)
         }
         Value::Poison => None,
         _ => {
-            let takes = format!("`true`, `false` or a map with {}", wording::list(keys));
+            let takes = format!("`true`, `false` or a map with {}", wording::list(&map.names()));
             reader.mismatch(node, what, takes);
             None
         }
@@ -339,10 +321,10 @@ fn changes(
     copy: Option<Option<CopySettings>>,
 ) -> Option<Option<ChangesSettings>> {
     if !matches!(node.value, Value::Map(_)) {
-        let changes = switch(reader, node, "`changes`", &["since"])?;
+        let changes = switch(reader, node, "`changes`", &keys::CHANGES)?;
         return Some(changes.then_some(ChangesSettings { since: Since::Now }));
     }
-    let fields = reader.fields(node, "`changes`", &["since"])?;
+    let fields = reader.fields(node, "`changes`", &keys::CHANGES)?;
     let Some(since_node) = fields.get("since") else {
         return Some(Some(ChangesSettings { since: Since::Now }));
     };

@@ -12,6 +12,7 @@ use crate::transform::{Limits, Script, ScriptError};
 use super::{
     diagnostic::{Diagnostic, SourceText, Span},
     imports::{self, Import},
+    keys,
     node::{Node, Style, Value},
     reader::Reader,
     wording::shown_text,
@@ -44,8 +45,7 @@ fn compile(text: &str, limits: Limits, import_folder: &Path) -> Result<Script, S
 
 /// `limits:`
 pub fn limits(reader: &mut Reader<'_>, node: &Node) -> Option<Limits> {
-    let keys = &["operations", "call_depth", "string", "array", "map"];
-    let fields = reader.fields(node, "`limits`", keys)?;
+    let fields = reader.fields(node, "`limits`", &keys::LIMITS)?;
     let whole =
         |reader: &mut Reader<'_>, key: &str, most: u64, otherwise: u64| match fields.get(key) {
             Some(node) => reader.whole(node, &format!("`{key}`"), 1..=most),
@@ -75,7 +75,7 @@ pub fn limits(reader: &mut Reader<'_>, node: &Node) -> Option<Limits> {
 pub fn transform(reader: &mut Reader<'_>, node: &Node, limits: Limits) -> Option<Transform> {
     let (place, text) = match &node.value {
         Value::Map(_) => {
-            let fields = reader.fields(node, "`transform`", &["file"])?;
+            let fields = reader.fields(node, "`transform`", &keys::SCRIPT_FILE)?;
             let Some(path) = fields.get("file") else {
                 if fields.entries().is_empty() {
                     reader.error(fields.owner, "`transform` takes a script or `{ file: … }`");

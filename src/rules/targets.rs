@@ -4,6 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     diagnostic::Span,
+    keys,
     model::{
         DeliverySettings, Engine, EngineAuth, EngineFlavor, OnRejected, Secret, Target, TargetKind,
         Tls,
@@ -14,19 +15,8 @@ use super::{
     wording,
 };
 
-const KINDS: [&str; 2] = ["elasticsearch", "opensearch"];
-const ENGINE_KEYS: [&str; 10] = [
-    "urls",
-    "auth",
-    "tls",
-    "compression",
-    "json",
-    "batch",
-    "timeout",
-    "retry",
-    "on_rejected",
-    "ordering",
-];
+/// `on_rejected:` in a word.
+pub const ON_REJECTED: [&str; 2] = ["dead_letter", "stop"];
 
 /// A target's name, where it stands, and what it is where that could be read.
 pub struct Named {
@@ -63,11 +53,12 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
         return None;
     }
     let what = format!("the target {}", shown_key(entry));
-    let takes = format!("a map with {}", wording::choice(&KINDS));
+    let kinds_of_target = keys::TARGET.names();
+    let takes = format!("a map with {}", wording::choice(&kinds_of_target));
     let fields = reader.any_fields(&entry.value, &what, &takes)?;
     let kinds: Vec<&Entry> =
-        fields.entries().iter().filter(|kind| KINDS.contains(&&*kind.key)).collect();
-    let mut others = fields.entries().iter().filter(|kind| !KINDS.contains(&&*kind.key));
+        fields.entries().iter().filter(|kind| keys::TARGET.has(&kind.key)).collect();
+    let mut others = fields.entries().iter().filter(|kind| !keys::TARGET.has(&kind.key));
     match (kinds.as_slice(), others.next()) {
         ([kind], None) => {
             let flavor = match &*kind.key {
@@ -80,7 +71,7 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
         ([], None) => {
             reader
                 .error(fields.owner, format!("{what} does not say what it is"))
-                .help(format!("a target is one of {}", wording::list(&KINDS)));
+                .help(format!("a target is one of {}", wording::list(&kinds_of_target)));
             None
         }
         ([first, second, ..], _) => {
@@ -93,24 +84,25 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
         }
         (kinds, Some(other)) => {
             let key = shown_key(other);
-            if ENGINE_KEYS.contains(&&*other.key) {
+            if keys::ENGINE.has(&other.key) {
                 let error =
                     reader.error(&other.key_span, format!("{key} stands one level too high"));
                 match kinds {
                     [kind] => error.help(format!("it belongs below `{}`", kind.key)),
                     _ => error.help(format!(
                         "it belongs below {}, below the target's name",
-                        wording::choice(&KINDS)
+                        wording::choice(&kinds_of_target)
                     )),
                 };
                 return None;
             }
-            let near = wording::near(&other.key, KINDS).filter(|_| other.written.is_none());
+            let near =
+                wording::near(&other.key, keys::TARGET.names()).filter(|_| other.written.is_none());
             let error = reader.error(&other.key_span, format!("there is no target of kind {key}"));
             if let Some(near) = near {
                 error.label(format!("did you mean `{near}`?"));
             }
-            error.help(format!("a target is one of {}", wording::list(&KINDS)));
+            error.help(format!("a target is one of {}", wording::list(&kinds_of_target)));
             None
         }
     }
@@ -122,7 +114,7 @@ fn engine(
     flavor: EngineFlavor,
 ) -> Option<(TargetKind, DeliverySettings)> {
     let what = format!("`{}`", flavor.as_str());
-    let fields = reader.fields(node, &what, &ENGINE_KEYS)?;
+    let fields = reader.fields(node, &what, &keys::ENGINE)?;
     let urls = match fields.get("urls") {
         Some(node) => urls(reader, node),
         None => {
@@ -193,11 +185,9 @@ fn auth(reader: &mut Reader<'_>, node: &Node) -> Option<EngineAuth> {
         reader.mismatch(node, "`auth`", "a map").help(help);
         return None;
     }
-    let fields = reader.fields(node, "`auth`", &["username", "password", "api_key", "bearer"])?;
-    let given: Vec<&str> = ["username", "password", "api_key", "bearer"]
-        .into_iter()
-        .filter(|key| fields.get(key).is_some())
-        .collect();
+    let fields = reader.fields(node, "`auth`", &keys::AUTH)?;
+    let given: Vec<&str> =
+        keys::AUTH.names().into_iter().filter(|key| fields.get(key).is_some()).collect();
     let mut text = |key: &str| {
         let node = fields.get(key)?;
         reader.text(node, &format!("`{key}`"))
@@ -233,7 +223,7 @@ fn auth(reader: &mut Reader<'_>, node: &Node) -> Option<EngineAuth> {
 }
 
 fn tls(reader: &mut Reader<'_>, node: &Node) -> Option<Tls> {
-    let fields = reader.fields(node, "`tls`", &["ca", "cert", "key", "insecure"])?;
+    let fields = reader.fields(node, "`tls`", &keys::TLS)?;
     let path = |reader: &mut Reader<'_>, key: &str| -> Option<Option<PathBuf>> {
         let Some(node) = fields.get(key) else { return Some(None) };
         let path = reader.text(node, &format!("`{key}`"))?;
@@ -304,8 +294,7 @@ fn delivery(reader: &mut Reader<'_>, fields: Fields<'_>) -> Option<DeliverySetti
 }
 
 fn batch(reader: &mut Reader<'_>, node: &Node, settings: &mut DeliverySettings) -> Option<()> {
-    let keys = &["max_bytes", "max_actions", "max_delay", "concurrency"];
-    let fields = reader.fields(node, "`batch`", keys)?;
+    let fields = reader.fields(node, "`batch`", &keys::BATCH)?;
     let max_bytes = match fields.get("max_bytes") {
         Some(node) => reader.size(node, "`max_bytes`"),
         None => Some(settings.max_bytes),
@@ -330,7 +319,7 @@ fn batch(reader: &mut Reader<'_>, node: &Node, settings: &mut DeliverySettings) 
 }
 
 fn retry(reader: &mut Reader<'_>, node: &Node, settings: &mut DeliverySettings) -> Option<()> {
-    let fields = reader.fields(node, "`retry`", &["initial", "max"])?;
+    let fields = reader.fields(node, "`retry`", &keys::RETRY)?;
     let mut time = |key: &str, otherwise: Duration| match fields.get(key) {
         Some(node) => reader.time(node, &format!("`{key}`"), Duration::from_millis(1)),
         None => Some(otherwise),
@@ -348,7 +337,7 @@ fn retry(reader: &mut Reader<'_>, node: &Node, settings: &mut DeliverySettings) 
 
 fn on_rejected(reader: &mut Reader<'_>, node: &Node) -> Option<OnRejected> {
     if let Value::Map(_) = node.value {
-        let fields = reader.fields(node, "`on_rejected`", &["stop_after"])?;
+        let fields = reader.fields(node, "`on_rejected`", &keys::REJECTED)?;
         let Some(after) = fields.get("stop_after") else {
             reader.error(
                 fields.owner,
@@ -359,7 +348,8 @@ fn on_rejected(reader: &mut Reader<'_>, node: &Node) -> Option<OnRejected> {
         };
         return reader.whole(after, "`stop_after`", 1..=u64::MAX).map(OnRejected::StopAfter);
     }
-    let words = [("dead_letter", OnRejected::DeadLetter), ("stop", OnRejected::Stop)];
+    let [dead_letter, stop] = ON_REJECTED;
+    let words = [(dead_letter, OnRejected::DeadLetter), (stop, OnRejected::Stop)];
     if let Value::Scalar(scalar) = &node.value
         && scalar.text == "stop_after"
     {

@@ -5,6 +5,8 @@
 
 use std::{fmt, sync::Arc};
 
+use crate::change::Namespace;
+
 /// A parsed template, cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Template {
@@ -113,9 +115,19 @@ impl Template {
         self.parts.iter().any(|part| matches!(part, Part::Id | Part::TypedId | Part::Key(_)))
     }
 
-    /// Whether the database or the collection is needed.
-    pub fn depends_on_namespace(&self) -> bool {
-        self.parts.iter().any(|part| matches!(part, Part::Database | Part::Collection))
+    /// The text where it follows from these alone: from the namespace (where one is given) and the
+    /// rule's name.
+    pub fn known(&self, namespace: Option<&Namespace>, rule: Option<&str>) -> Option<String> {
+        self.parts
+            .iter()
+            .map(|part| match part {
+                Part::Literal(text) => Some(text.as_str()),
+                Part::Database => namespace.map(Namespace::database),
+                Part::Collection => namespace.map(Namespace::collection),
+                Part::Rule => rule,
+                Part::Operation | Part::Id | Part::TypedId | Part::Key(_) | Part::Field(_) => None,
+            })
+            .collect()
     }
 }
 
@@ -232,18 +244,23 @@ mod tests {
 
     #[test]
     fn what_it_depends_on() {
-        for (text, document, key, namespace) in [
-            ("fixed", false, false, false),
-            ("{_id}", false, true, false),
-            ("{_id:typed}", false, true, false),
-            ("{key.a}", false, true, false),
-            ("{tenant}-{_id}", true, true, false),
-            ("{db}.{collection}", false, false, true),
+        let namespace = Namespace::new("shop", "orders");
+        for (text, document, key, alone, known) in [
+            ("fixed{{", false, false, Some("fixed{"), Some("fixed{")),
+            ("{_id}", false, true, None, None),
+            ("{_id:typed}", false, true, None, None),
+            ("{key.a}", false, true, None, None),
+            ("{tenant}-{_id}", true, true, None, None),
+            ("{rule}-x", false, false, Some("r-x"), Some("r-x")),
+            ("{db}.{collection}", false, false, None, Some("shop.orders")),
+            ("{op}", false, false, None, None),
         ] {
             let template = Template::parse(text).expect(text);
             assert_eq!(template.depends_on_document(), document, "{text}");
             assert_eq!(template.depends_on_key(), key, "{text}");
-            assert_eq!(template.depends_on_namespace(), namespace, "{text}");
+            let owned = |known: Option<&str>| known.map(str::to_owned);
+            assert_eq!(template.known(None, Some("r")), owned(alone), "{text}");
+            assert_eq!(template.known(Some(&namespace), Some("r")), owned(known), "{text}");
         }
     }
 }

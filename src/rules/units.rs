@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bson::Timestamp;
 
-const SIZES: [(&str, u64); 7] = [
+/// The units of size, in bytes.
+pub const SIZES: [(&str, u64); 7] = [
     ("B", 1),
     ("KB", 1_000),
     ("MB", 1_000_000),
@@ -16,7 +17,8 @@ const SIZES: [(&str, u64); 7] = [
     ("MiB", 1 << 20),
     ("GiB", 1 << 30),
 ];
-const TIMES: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
+/// The units of time, in milliseconds.
+pub const TIMES: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
 
 /// How the text of a size or time is wrong.
 #[derive(Debug, PartialEq, Eq)]
@@ -70,6 +72,24 @@ pub fn time(text: &str) -> Result<Duration, Wrong> {
         .checked_mul(factor)
         .map(Duration::from_millis)
         .ok_or(Wrong { found: "this is too long", meant: None })
+}
+
+/// A size as it would be written: with the largest unit that leaves it whole.
+pub fn written_size(bytes: usize) -> String {
+    let bytes = bytes as u64;
+    written(bytes, &SIZES).unwrap_or_else(|| bytes.to_string())
+}
+
+/// A time as it would be written, without what is less than a millisecond.
+pub fn written_time(time: Duration) -> String {
+    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    written(millis, &TIMES).unwrap_or_else(|| "0ms".to_owned())
+}
+
+fn written(value: u64, units: &[(&str, u64)]) -> Option<String> {
+    let whole = units.iter().filter(|(_, factor)| value > 0 && value.is_multiple_of(*factor));
+    let (unit, factor) = whole.max_by_key(|(_, factor)| *factor)?;
+    Some(format!("{}{unit}", value / factor))
 }
 
 fn factor(unit: &str, units: &[(&str, u64)]) -> Option<u64> {
@@ -156,6 +176,16 @@ mod tests {
         ] {
             let found = size(text).map_err(|wrong| wrong.meant);
             assert_eq!(found, expected.map_err(|meant| meant.map(str::to_owned)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for text in ["1B", "500KB", "8MiB", "10MB", "2GiB", "1025B"] {
+            assert_eq!(written_size(size(text).expect(text)), text);
+        }
+        for text in ["0ms", "250ms", "1s", "90s", "5m", "24h"] {
+            assert_eq!(written_time(time(text).expect(text)), text);
         }
     }
 

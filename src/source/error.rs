@@ -49,6 +49,19 @@ impl Error {
         Self::Garbled(what)
     }
 
+    /// Whether the server answered, and refuses this user or what this user asks.
+    pub fn is_denied(&self) -> bool {
+        match self {
+            Self::Driver(error) => match error.kind.as_ref() {
+                ErrorKind::Authentication { .. } => true,
+                // Unauthorized, AuthenticationFailed, AtlasError
+                ErrorKind::Command(command) => matches!(command.code, 13 | 18 | 8000),
+                _ => false,
+            },
+            Self::Garbled(_) | Self::Refused(_) => false,
+        }
+    }
+
     /// What to do about it.
     pub fn remedy(&self) -> Remedy {
         match self {

@@ -62,6 +62,15 @@ pub struct LookedUp {
 }
 
 impl Source {
+    /// Lets MongoDB evaluate a rule's read once on nothing.
+    ///
+    /// # Errors
+    /// What the server does not understand or does not allow.
+    pub async fn try_read(&self, namespace: &Namespace, read: &Read) -> Result<(), Error> {
+        let budget = Budget::new(usize::MAX);
+        self.lookup(namespace, read, &[], ClusterTime::ZERO, &budget).await.map(drop)
+    }
+
     /// Reads the documents with these keys. No two keys may have the same `_id`.
     ///
     /// The read is a majority read after `after`: it never sees less than an event of that time

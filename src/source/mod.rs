@@ -9,8 +9,10 @@ pub mod chunks;
 pub mod error;
 pub mod lookup;
 pub mod namespaces;
+pub mod privileges;
 pub mod reply;
 pub mod scan;
+pub mod selection;
 pub mod stream;
 
 use std::time::Duration;
@@ -42,6 +44,58 @@ pub struct Source {
     address: String,
 }
 
+/// What the server says that it is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// As MongoDB writes it, such as `6.0.5`.
+    pub version: String,
+    /// The replica set's name; `None` for a single server, and behind a mongos.
+    pub set: Option<String>,
+    /// Whether it is a mongos.
+    pub sharded: bool,
+}
+
+impl Identity {
+    /// Why it can't be a source, each with the way out; nothing where it can. `address` is for the
+    /// messages.
+    pub fn faults(&self, address: &str) -> Vec<String> {
+        let mut faults = Vec::new();
+        if !self.sharded && self.set.is_none() {
+            faults.push(format!(
+                "the source at {address} is a single server without a replica set, and has no \
+                 change streams; start mongod with --replSet rs0 and run rs.initiate() once"
+            ));
+        }
+        let major: u32 =
+            self.version.split('.').next().and_then(|text| text.parse().ok()).unwrap_or_default();
+        if major < 6 {
+            faults.push(format!(
+                "the source at {address} is MongoDB {}; mongosync needs 6.0 or later",
+                self.version
+            ));
+        }
+        faults
+    }
+}
+
+/// How far the oplog reaches, and how full it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Oplog {
+    /// The time of its oldest entry.
+    pub first: ClusterTime,
+    /// The time of its newest entry.
+    pub last: ClusterTime,
+    /// Its size and the size that it may reach, in bytes; `None` where the user may not know.
+    pub size: Option<(u64, u64)>,
+}
+
+impl Oplog {
+    /// How much time lies between its ends.
+    pub fn window(&self) -> Duration {
+        Duration::from_secs(self.last.seconds().saturating_sub(self.first.seconds()).into())
+    }
+}
+
 /// What a cursor command is run with.
 struct CursorCommand<'a> {
     database: &'a Database,
@@ -60,6 +114,23 @@ impl Source {
     /// `Refused` for a standalone server or one before 6.0; `Driver` where it can't be reached
     /// within `wait`.
     pub async fn connect(settings: &model::Source, wait: Duration) -> Result<Self, Error> {
+        let (source, identity) = Self::reach(settings, wait).await?;
+        if let Some(fault) = identity.faults(source.address()).into_iter().next() {
+            return Err(Error::Refused(fault));
+        }
+        let Identity { version, sharded, .. } = identity;
+        tracing::info!(address = source.address, version, sharded, "source reached");
+        Ok(source)
+    }
+
+    /// Connects and asks the server what it is, whether or not it can be a source.
+    ///
+    /// # Errors
+    /// `Driver` where it can't be reached within `wait`.
+    pub async fn reach(
+        settings: &model::Source,
+        wait: Duration,
+    ) -> Result<(Self, Identity), Error> {
         let mut options = ClientOptions::parse(settings.uri.expose()).await?;
         options.app_name.get_or_insert_with(|| "mongosync".into());
         options.server_selection_timeout.get_or_insert(wait.min(Duration::from_secs(30)));
@@ -76,33 +147,20 @@ impl Source {
             sharded: false,
             address,
         };
-        source.identify().await?;
-        Ok(source)
+        let identity = source.identify().await?;
+        source.sharded = identity.sharded;
+        Ok((source, identity))
     }
 
-    async fn identify(&mut self) -> Result<(), Error> {
+    async fn identify(&self) -> Result<Identity, Error> {
         let admin = self.client.database("admin");
         let hello = self.command(&admin, doc! { "hello": 1 }).await?;
-        self.sharded = hello.get_str("msg").is_ok_and(|text| text == "isdbgrid");
-        if !self.sharded && hello.get_str("setName").is_err() {
-            return Err(Error::Refused(format!(
-                "the source at {} is a single server without a replica set, and has no change \
-                 streams; start mongod with --replSet rs0 and run rs.initiate() once",
-                self.address
-            )));
-        }
         let info = self.command(&admin, doc! { "buildInfo": 1 }).await?;
-        let version = info.get_str("version").unwrap_or("0").to_owned();
-        let major: u32 =
-            version.split('.').next().and_then(|text| text.parse().ok()).unwrap_or_default();
-        if major < 6 {
-            return Err(Error::Refused(format!(
-                "the source at {} is MongoDB {version}; mongosync needs 6.0 or later",
-                self.address
-            )));
-        }
-        tracing::info!(address = self.address, version, sharded = self.sharded, "source reached");
-        Ok(())
+        Ok(Identity {
+            version: info.get_str("version").unwrap_or("0").to_owned(),
+            set: hello.get_str("setName").ok().map(str::to_owned),
+            sharded: hello.get_str("msg").is_ok_and(|text| text == "isdbgrid"),
+        })
     }
 
     async fn command(&self, database: &Database, command: Document) -> Result<Document, Error> {
@@ -176,6 +234,32 @@ impl Source {
     /// # Errors
     /// Whatever the driver returns; needs the right to read `local`.
     pub async fn oplog_window(&self) -> Result<Option<Duration>, Error> {
+        let ends = self.oplog_ends().await?;
+        Ok(ends.map(|(first, last)| Oplog { first, last, size: None }.window()))
+    }
+
+    /// The oplog; `None` behind a mongos, which has none.
+    ///
+    /// # Errors
+    /// As [`Self::oplog_window`].
+    pub async fn oplog(&self) -> Result<Option<Oplog>, Error> {
+        let Some((first, last)) = self.oplog_ends().await? else { return Ok(None) };
+        let command = rawdoc! {
+            "aggregate": "oplog.rs", "cursor": {},
+            "pipeline": [
+                { "$collStats": { "storageStats": {} } },
+                { "$project": { "storageStats.size": 1, "storageStats.maxSize": 1 } },
+            ],
+        };
+        // Another privilege than that to read it.
+        let stats = self.all(&self.client.database("local"), command).await.unwrap_or_default();
+        let size = stats
+            .first()
+            .map(|stats| (namespaces::number(stats, "size"), namespaces::number(stats, "maxSize")));
+        Ok(Some(Oplog { first, last, size }))
+    }
+
+    async fn oplog_ends(&self) -> Result<Option<(ClusterTime, ClusterTime)>, Error> {
         if self.sharded {
             return Ok(None);
         }
@@ -189,9 +273,9 @@ impl Source {
             let found = self.all(&local, command).await?;
             let entry = found.first().ok_or_else(|| Error::garbled("an empty oplog"))?;
             let time = entry.get_timestamp("ts").map_err(|_| Error::garbled("an oplog entry"))?;
-            ends.push(time.time);
+            ends.push(time.into());
         }
-        Ok(Some(Duration::from_secs(u64::from(ends[1].saturating_sub(ends[0])))))
+        Ok(Some((ends[0], ends[1])))
     }
 
     async fn cursor(&self, command: CursorCommand<'_>) -> Result<RawBatchCursor, Error> {

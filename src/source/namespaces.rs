@@ -176,7 +176,8 @@ pub(super) fn code(error: &mongodb::error::Error) -> Option<i32> {
     }
 }
 
-fn number(shard: &Document, field: &str) -> u64 {
+/// A figure of `storageStats`.
+pub(super) fn number(shard: &Document, field: &str) -> u64 {
     let value = shard.get_document("storageStats").ok().and_then(|stats| stats.get(field));
     match value {
         Some(bson::Bson::Int32(value)) => u64::try_from(*value).unwrap_or(0),

@@ -8,7 +8,7 @@ pub mod elasticsearch;
 pub mod fill;
 pub mod json;
 
-use std::{ops::Range, time::Duration};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bson::RawDocument;
@@ -17,8 +17,47 @@ use tokio::sync::mpsc;
 
 use crate::{
     change::{ClusterTime, Document, DocumentKey, Namespace, Phase},
+    finding::Finding,
+    rules::model::{self, Destination, Place, Rule, TargetKind},
     transform::Meta,
 };
+
+use elasticsearch::{EngineRule, EngineTarget, SetupError};
+
+/// The target of a rule file, for these of its rules. Connects to nothing.
+///
+/// # Errors
+/// Where a setting or a file that it names can't be used.
+pub fn open<'r>(
+    target: &model::Target,
+    owner: &str,
+    rules: impl IntoIterator<Item = (&'r Rule, &'r Destination)>,
+) -> Result<Arc<dyn Target>, SetupError> {
+    match &target.kind {
+        TargetKind::Engine(engine) => {
+            let rules = rules
+                .into_iter()
+                .map(|(rule, destination)| match &destination.place {
+                    Place::Engine(place) => EngineRule {
+                        name: rule.name.clone(),
+                        namespaces: rule.namespaces.clone(),
+                        place: place.clone(),
+                    },
+                })
+                .collect();
+            Ok(Arc::new(EngineTarget::new(engine, owner, target.delivery.timeout, rules)?))
+        }
+    }
+}
+
+/// What a look at a target is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Look<'a> {
+    /// The target's name, for what is found.
+    pub target: &'a str,
+    /// What each rule reads now, by the rule's name; without those whose namespaces are not known.
+    pub reads: &'a BTreeMap<String, Vec<Namespace>>,
+}
 
 /// One place in a target: where one delivered document lies. For an engine that is index, id and
 /// routing.
@@ -246,6 +285,17 @@ pub trait Target: Send + Sync + 'static {
         _found: &mpsc::Sender<Vec<PlaceKey>>,
     ) -> Result<Listing, Retry> {
         Ok(Listing::NotOurs("the target can't list what it holds".to_owned()))
+    }
+
+    /// Whether the target answers, be it with a refusal; writes nothing.
+    async fn reach(&self) -> Result<(), Retry> {
+        Ok(())
+    }
+
+    /// What only the target can tell of what its rules want of it, all in one go; writes nothing,
+    /// and tries once. What it can't tell, for want of a right or of a way to ask, is left out.
+    async fn inspect(&self, _look: Look<'_>) -> Result<Vec<Finding>, Retry> {
+        Ok(Vec::new())
     }
 
     /// A place in words, for dead letters and logs.

@@ -43,6 +43,7 @@ pub struct Script {
     uses_event: bool,
     uses_meta: bool,
     moves: bool,
+    calls: BTreeSet<String>,
     skips: bool,
 }
 
@@ -67,6 +68,10 @@ impl Script {
 
     pub(super) fn skips(&self) -> bool {
         self.skips
+    }
+
+    pub(super) fn called(&self) -> &BTreeSet<String> {
+        &self.calls
     }
 
     /// Claims that the script moves nothing, to test what happens where that is wrong.
@@ -110,30 +115,45 @@ pub(super) fn compile(
     let ast = engine
         .compile_with_scope(&declared(), text)
         .map_err(|error| ScriptError::parse(&error, None))?;
-    let mut names = BTreeSet::new();
-    let (uses_event, uses_meta) = inspect(&ast, &mut names, None)?;
-    let imports = import::resolve(&mut engine, &ast, folder, &limits, &mut names)?;
-    register_names(&mut engine, names);
+    let mut mentioned = Mentioned::default();
+    let (uses_event, uses_meta) = inspect(&ast, &mut mentioned, None)?;
+    let imports = import::resolve(&mut engine, &ast, folder, &limits, &mut mentioned)?;
+    let Mentioned { properties, calls } = mentioned;
+    register_names(&mut engine, properties);
     let moves = moves::may_move(&ast);
     // What an imported function does is not looked into: it may skip.
     let skips = moves::may_skip(&ast) || !imports.is_empty();
-    Ok(Script { engine, ast, limits, imports, uses_event, uses_meta, moves, skips })
+    Ok(Script { engine, ast, limits, imports, uses_event, uses_meta, moves, calls, skips })
 }
 
-/// Collects the names of properties, and says whether `event` and `meta` are mentioned.
+/// What a script and the files that it imports mention by name.
+#[derive(Default)]
+pub(super) struct Mentioned {
+    /// Properties, such as `doc.price`.
+    properties: BTreeSet<ImmutableString>,
+    /// Functions that are called; those without arguments with `()` behind the name.
+    calls: BTreeSet<String>,
+}
+
+/// Collects the names of properties and of functions that are called, and says whether `event` and
+/// `meta` are mentioned.
 ///
 /// # Errors
 /// Where the script makes a variable that hides one of those in scope.
 pub(super) fn inspect(
     ast: &AST,
-    names: &mut BTreeSet<ImmutableString>,
+    mentioned: &mut Mentioned,
     file: Option<&Path>,
 ) -> Result<(bool, bool), ScriptError> {
     let (mut event, mut meta, mut hidden) = (false, false, None);
     ast.walk(&mut |path| {
         match path.last() {
             Some(ASTNode::Expr(Expr::Property(property, _))) => {
-                names.insert(property.2.clone());
+                mentioned.properties.insert(property.2.clone());
+            }
+            Some(ASTNode::Expr(Expr::FnCall(call, _)) | ASTNode::Stmt(Stmt::FnCall(call, _))) => {
+                let ending = if call.args.is_empty() { "()" } else { "" };
+                mentioned.calls.insert(format!("{}{ending}", call.name));
             }
             Some(ASTNode::Expr(Expr::Variable(variable, ..))) => {
                 event |= variable.1 == "event";

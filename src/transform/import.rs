@@ -10,17 +10,20 @@ use std::{
 };
 
 use rhai::{
-    AST, ASTNode, Engine, Expr, ImmutableString, Module, Position, Scope, Stmt,
+    AST, ASTNode, Engine, Expr, Module, Position, Scope, Stmt,
     module_resolvers::StaticModuleResolver,
 };
 
-use super::{Limits, ScriptError, engine};
+use super::{
+    Limits, ScriptError,
+    engine::{self, Mentioned},
+};
 
 struct Imports<'a> {
     engine: &'a mut Engine,
     limits: &'a Limits,
     folder: Option<PathBuf>,
-    names: &'a mut BTreeSet<ImmutableString>,
+    mentioned: &'a mut Mentioned,
     resolver: StaticModuleResolver,
     done: BTreeSet<String>,
     files: Vec<PathBuf>,
@@ -28,20 +31,20 @@ struct Imports<'a> {
     open: Vec<PathBuf>,
 }
 
-/// Compiles what the script imports, directly or not, and lets the engine find it. Adds the names of
-/// the properties that are mentioned there. Gives the files.
+/// Compiles what the script imports, directly or not, and lets the engine find it. Adds what is
+/// mentioned there. Gives the files.
 pub(super) fn resolve(
     engine: &mut Engine,
     ast: &AST,
     folder: Option<&Path>,
     limits: &Limits,
-    names: &mut BTreeSet<ImmutableString>,
+    mentioned: &mut Mentioned,
 ) -> Result<Vec<PathBuf>, ScriptError> {
     let mut imports = Imports {
         engine,
         limits,
         folder: folder.map(Path::to_owned),
-        names,
+        mentioned,
         resolver: StaticModuleResolver::new(),
         done: BTreeSet::new(),
         files: Vec::new(),
@@ -100,7 +103,7 @@ impl Imports<'_> {
         let mut ast =
             self.engine.compile(&text).map_err(|error| ScriptError::parse(&error, Some(&found)))?;
         ast.set_source(found.to_string_lossy().as_ref());
-        engine::inspect(&ast, self.names, Some(&found))?;
+        engine::inspect(&ast, self.mentioned, Some(&found))?;
         self.open.push(found.clone());
         self.follow(&ast, Some(&found))?;
         self.open.pop();

@@ -155,6 +155,12 @@ impl Script {
         self.imported()
     }
 
+    /// Whether the script, or a file that it imports, calls this function; `name()` asks for a call
+    /// without arguments.
+    pub fn calls(&self, name: &str) -> bool {
+        self.called().contains(name)
+    }
+
     /// Whether a run may give the document another place than its key says: another `_id`, several
     /// documents, or a `meta` of its own. Never falsely false, which [`run`](Self::run) enforces.
     pub fn may_move(&self) -> bool {

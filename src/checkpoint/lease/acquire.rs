@@ -7,7 +7,9 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Held, Identity, LOOK_EVERY, LeaseError, LeaseRecord, TERM, current, soon, swap};
+use super::{
+    Claim, Held, Identity, LOOK_EVERY, LeaseError, LeaseRecord, TERM, claim, current, soon, swap,
+};
 use crate::checkpoint::store::{Store, StoreError};
 
 /// Behind whom this process stands by.
@@ -84,13 +86,11 @@ impl Watch {
 
 fn verdict(record: &LeaseRecord, me: &Identity, sight: &Sight, now: Instant) -> Verdict {
     let other_file = record.file != me.file;
-    let runs = sight.alive && !record.released;
-    if me.sees_other_file(record) || (other_file && runs) {
-        Verdict::OtherFile
-    } else if record.released || me.knows_dead(record) || now - sight.first >= TERM {
-        Verdict::Take
-    } else {
-        Verdict::StandBy
+    match claim(record, me) {
+        Claim::OtherFile => Verdict::OtherFile,
+        Claim::Held if other_file && sight.alive => Verdict::OtherFile,
+        Claim::Held if now - sight.first < TERM => Verdict::StandBy,
+        Claim::Free | Claim::Held => Verdict::Take,
     }
 }
 

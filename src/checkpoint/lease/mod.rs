@@ -147,6 +147,28 @@ pub async fn current(store: &dyn Store) -> Result<Option<LeaseRecord>, StoreErro
     records::load(store, &keys::lease()).await
 }
 
+/// What a lease means to a process that would like to have it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Claim {
+    /// It was given back, or its holder is known to have ended: it is taken at once.
+    Free,
+    /// It is another rule file's, which is still there: it is never taken.
+    OtherFile,
+    /// Its holder may be alive: it is waited out.
+    Held,
+}
+
+/// What one look at the record tells. Whether its holder is alive, only watching it would.
+pub fn claim(record: &LeaseRecord, me: &Identity) -> Claim {
+    if me.sees_other_file(record) {
+        Claim::OtherFile
+    } else if record.released || me.knows_dead(record) {
+        Claim::Free
+    } else {
+        Claim::Held
+    }
+}
+
 /// Sets the lease record if it is `expected` now.
 async fn swap(
     store: &dyn Store,

@@ -68,9 +68,6 @@ use super::{
 /// How long the server may take to make a write durable, within the time that [`failure::retry`]
 /// gives the call as a whole.
 const DURABLE_WITHIN: std::time::Duration = std::time::Duration::from_secs(8);
-/// Where each name's epoch and floor are kept: `{_id: name, epoch, floor}`.
-const FENCES: &str = "fences";
-
 /// Records in collections of one MongoDB database.
 pub struct MongoStore {
     database: Database,
@@ -88,6 +85,9 @@ fn is_stamped(table: Table) -> bool {
 }
 
 impl MongoStore {
+    /// Where each name's epoch and floor are kept: `{_id: name, epoch, floor}`.
+    pub const FENCES: &str = "fences";
+
     /// The store of `name` in `database`. Waits for nothing and makes nothing; collections come
     /// with their first record. The client's own read and write concerns, and its read preference,
     /// are not used: writes are journaled by a majority, reads are majority reads of the primary.
@@ -155,7 +155,7 @@ impl MongoStore {
 
     /// Fails with `LostLease` where a newer epoch than ours has been taken.
     async fn check_epoch(&self) -> Result<(), StoreError> {
-        let fences = self.collection(FENCES);
+        let fences = self.collection(Self::FENCES);
         let found = failure::retry(|| fences.find_one(doc! { "_id": &self.name }).into_future())
             .await
             .map_err(|failure| self.in_words(failure))?;
@@ -331,7 +331,7 @@ impl Store for MongoStore {
 
     async fn fence(&self, epoch: u64) -> Result<(), StoreError> {
         let mine = signed(epoch);
-        let fences = self.collection(FENCES).clone_with_type::<Document>();
+        let fences = self.collection(Self::FENCES).clone_with_type::<Document>();
         let raised = failure::retry(|| {
             let own = doc! { "_id": &self.name, "epoch": { "$not": { "$gt": mine } } };
             fences

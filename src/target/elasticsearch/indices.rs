@@ -305,7 +305,7 @@ async fn find(
 }
 
 /// Whether what the engine has under a name can be written to by that name.
-fn judge(name: &str, alias: bool, found: &Map<String, Value>) -> Result<(), String> {
+pub(super) fn judge(name: &str, alias: bool, found: &Map<String, Value>) -> Result<(), String> {
     if !alias {
         return Ok(());
     }

@@ -12,7 +12,9 @@ mod encode;
 mod filling;
 mod health;
 mod indices;
+mod inspect;
 mod listing;
+mod mappings;
 mod nodes;
 mod owners;
 mod place;
@@ -38,12 +40,14 @@ pub use nodes::SetupError;
 pub use place::{EnginePlaceKey, PlaceError, place_key};
 pub use routes::EngineRule;
 
-use self::{encode::Line, indices::Indices, nodes::Nodes, routes::Routes};
+use self::{answer::Answer, encode::Line, indices::Indices, nodes::Nodes, routes::Routes};
 use crate::{
     change::{ClusterTime, Namespace},
+    finding::Finding,
     rules::model::{Engine, EngineFlavor},
     target::{
-        Listing, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry, Target,
+        Listing, Look, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry,
+        Target,
         json::Mode,
     },
 };
@@ -119,40 +123,47 @@ impl EngineTarget {
         Ok(outcomes)
     }
 
+    /// What an answer to the question what it is says.
+    ///
+    /// # Errors
+    /// Where it is nothing that can be written to.
+    fn about(&self, answer: &Answer) -> Result<Greeting, Retry> {
+        match answer.status {
+            200..300 => {}
+            403 => return Ok(Greeting::Silent(answer::refusal(answer).message)),
+            _ => return Err(answer::refusal(answer)),
+        }
+        let refuse =
+            |reason, message| Retry { reason, message, after: None, pressure: Pressure::Same };
+        let about: About = serde_json::from_slice(&answer.body).map_err(|_| {
+            let addresses = self.nodes.addresses().collect::<Vec<_>>().join(", ");
+            let words =
+                format!("what answers is neither Elasticsearch nor OpenSearch: {addresses}");
+            refuse("garbled", words)
+        })?;
+        let (flavor, version) = (about.flavor(), &about.version.number);
+        if !is_supported(flavor, version) {
+            let words = format!("{} {version} is too old: 7.10 at least", flavor.as_str());
+            return Err(refuse("unexpected", words));
+        }
+        Ok(Greeting::Known(about))
+    }
+
     /// Asks what the engine is, and logs it the first time.
     async fn greet(&self) -> Result<(), Retry> {
         let answer = self.nodes.ask(|engine| async move { engine.info().send().await }).await?;
-        match answer.status {
-            200..300 => {}
-            // Reached and logged in, but not allowed to ask; the writes will tell what it may.
-            403 => {
+        let about = match self.about(&answer)? {
+            Greeting::Known(about) => about,
+            // The writes will tell what it may.
+            Greeting::Silent(reason) => {
                 if self.greeted.set(()).is_ok() {
-                    let reason = answer::refusal(&answer).message;
                     warn!(reason, "engine reached, but it does not say what it is");
                 }
                 return Ok(());
             }
-            _ => return Err(answer::refusal(&answer)),
-        }
-        let about: About = serde_json::from_slice(&answer.body).map_err(|_| Retry {
-            reason: "garbled",
-            message: format!(
-                "what answers is neither Elasticsearch nor OpenSearch: {}",
-                self.nodes.addresses().collect::<Vec<_>>().join(", ")
-            ),
-            after: None,
-            pressure: Pressure::Same,
-        })?;
+        };
         let flavor = about.flavor();
         let version = about.version.number;
-        if !is_supported(flavor, &version) {
-            return Err(Retry {
-                reason: "unexpected",
-                message: format!("{} {version} is too old: 7.10 at least", flavor.as_str()),
-                after: None,
-                pressure: Pressure::Same,
-            });
-        }
         if self.greeted.set(()).is_ok() {
             let cluster = about.cluster_name.unwrap_or_default();
             info!(engine = flavor.as_str(), version, cluster, "engine reached");
@@ -168,10 +179,19 @@ impl EngineTarget {
     }
 }
 
+/// What came of asking an engine what it is.
+enum Greeting {
+    /// It can be written to.
+    Known(About),
+    /// It was reached, and the login counts, but may not ask; why, in words.
+    Silent(String),
+}
+
 /// What `GET /` says.
 #[derive(Deserialize)]
 struct About {
     cluster_name: Option<String>,
+    cluster_uuid: Option<String>,
     version: Version,
 }
 
@@ -239,6 +259,18 @@ impl Target for EngineTarget {
             }
         }
         Ok(outcomes.into_iter().flatten().collect())
+    }
+
+    async fn reach(&self) -> Result<(), Retry> {
+        let answer = self.nodes.ask(|engine| async move { engine.info().send().await }).await?;
+        match answer.status {
+            429 | 502..=504 => Err(answer::refusal(&answer)),
+            _ => Ok(()),
+        }
+    }
+
+    async fn inspect(&self, look: Look<'_>) -> Result<Vec<Finding>, Retry> {
+        self.look(look).await
     }
 
     async fn prepare(&self) -> Result<(), Retry> {

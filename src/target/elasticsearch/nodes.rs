@@ -150,19 +150,36 @@ impl Nodes {
         R: Future<Output = Result<Response, elasticsearch::Error>>,
     {
         let (turn, node) = self.pick();
-        let answer = async {
-            let response = request(node.engine.clone()).await?;
-            let (status, headers) = (response.status_code(), response.headers().clone());
-            // The client has followed it; what was asked was not answered by the node.
-            let elsewhere = (!response.url().as_str().starts_with(&node.address))
-                .then(|| response.url().to_string());
-            let mut answer = read(status, &headers, response.bytes().await?);
-            if elsewhere.is_some() {
-                (answer.status, answer.location) = (StatusCode::FOUND.as_u16(), elsewhere);
+        self.settle(turn, node.ask(request).await)
+    }
+
+    /// Like [`Self::ask`], of one node after the other until one answers.
+    ///
+    /// # Errors
+    /// Why the last one did not.
+    pub async fn ask_any<F, R>(&self, request: F) -> Result<Answer, Retry>
+    where
+        F: Fn(Elasticsearch) -> R,
+        R: Future<Output = Result<Response, elasticsearch::Error>>,
+    {
+        // A node that failed is passed over by the next try.
+        for _ in 1..self.nodes.len() {
+            if let Ok(answer) = self.ask(&request).await {
+                return Ok(answer);
             }
-            Ok::<_, elasticsearch::Error>(answer)
-        };
-        self.settle(turn, answer.await.map_err(|error| failure(&error)))
+        }
+        self.ask(&request).await
+    }
+
+    /// Asks every node the same, side by side; each with its address and its answer.
+    pub async fn ask_each<F, R>(&self, request: F) -> Vec<(&str, Result<Answer, Retry>)>
+    where
+        F: Fn(Elasticsearch) -> R,
+        R: Future<Output = Result<Response, elasticsearch::Error>>,
+    {
+        let answers = self.nodes.iter().map(|node| node.ask(&request));
+        let answers = futures_util::future::join_all(answers).await;
+        self.addresses().zip(answers).collect()
     }
 
     fn pick(&self) -> (Turn, &Node) {
@@ -260,6 +277,26 @@ fn read_pem(
 }
 
 impl Node {
+    async fn ask<F, R>(&self, request: F) -> Result<Answer, Retry>
+    where
+        F: FnOnce(Elasticsearch) -> R,
+        R: Future<Output = Result<Response, elasticsearch::Error>>,
+    {
+        let answer = async {
+            let response = request(self.engine.clone()).await?;
+            let (status, headers) = (response.status_code(), response.headers().clone());
+            // The client has followed it; what was asked was not answered by the node.
+            let elsewhere = (!response.url().as_str().starts_with(&self.address))
+                .then(|| response.url().to_string());
+            let mut answer = read(status, &headers, response.bytes().await?);
+            if elsewhere.is_some() {
+                (answer.status, answer.location) = (StatusCode::FOUND.as_u16(), elsewhere);
+            }
+            Ok::<_, elasticsearch::Error>(answer)
+        };
+        answer.await.map_err(|error| failure(&error))
+    }
+
     fn new(url: &str, login: &Login, timeout: Duration) -> Result<Self, SetupError> {
         let refuse = |reason: String| SetupError::Address { url: without_login(url), reason };
         let mut address = Url::parse(url).map_err(|error| refuse(error.to_string()))?;

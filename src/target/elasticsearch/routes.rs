@@ -1,15 +1,15 @@
 //! Where the documents of each rule lie in an engine: the rule's templates, filled in.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
 use crate::{
     change::Namespace,
-    rules::{
-        model::{EnginePlace, Selector},
-        template::{Part, Template},
-    },
+    rules::model::{EngineIndex, EnginePlace, Selector},
     target::{Placed, Placing, fill::fill},
 };
 
@@ -28,6 +28,15 @@ pub struct EngineRule {
     /// What its `to` says.
     pub place: EnginePlace,
 }
+
+/// An index that a rule writes to, as far as its name is known before any document is.
+pub(super) struct Wanted {
+    pub name: String,
+    pub plan: Arc<IndexPlan>,
+}
+
+/// What each rule reads now, by its name.
+type Reads = BTreeMap<String, Vec<Namespace>>;
 
 struct Route {
     rule: EngineRule,
@@ -72,10 +81,42 @@ impl Routes {
 
     /// The index of all documents of a rule from a namespace, as far as templates go.
     pub fn container(&self, rule: &str, namespace: &Namespace) -> Option<String> {
-        match &self.0.get(rule)?.rule.place.index.name {
-            None => Some(default_index(namespace)),
-            Some(template) => fill_container(template, rule, namespace),
+        self.0.get(rule)?.rule.place.index.name_for(namespace, Some(rule))
+    }
+
+    /// The indices that rules write to, each once, in the order of their names.
+    pub fn wanted(&self, reads: &Reads) -> Vec<Wanted> {
+        let mut wanted = BTreeMap::new();
+        for route in self.in_order() {
+            let index = &route.rule.place.index;
+            let own = |namespace| index.name_for(namespace, Some(&route.rule.name));
+            let names = route.reads(reads).filter_map(own).chain(route.name_in_advance());
+            for name in names {
+                wanted.entry(name).or_insert_with(|| route.plan.clone());
+            }
         }
+        wanted.into_iter().map(|(name, plan)| Wanted { name, plan }).collect()
+    }
+
+    /// The ingest pipelines that rules name, each with the first rule that does.
+    pub fn ingest_pipelines(&self, reads: &Reads) -> BTreeMap<String, String> {
+        let mut named = BTreeMap::new();
+        for route in self.in_order() {
+            let Some(template) = &route.rule.place.ingest_pipeline else { continue };
+            let rule = Some(route.rule.name.as_str());
+            let of_namespaces =
+                route.reads(reads).filter_map(|namespace| template.known(Some(namespace), rule));
+            for name in of_namespaces.chain(template.known(None, rule)) {
+                named.entry(name).or_insert_with(|| route.rule.name.clone());
+            }
+        }
+        named
+    }
+
+    fn in_order(&self) -> Vec<&Route> {
+        let mut routes: Vec<_> = self.0.values().collect();
+        routes.sort_by(|one, other| one.rule.name.cmp(&other.rule.name));
+        routes
     }
 
     pub fn place(
@@ -91,7 +132,7 @@ impl Routes {
         let index = match (&meta.index, &place.index.name) {
             (Some(index), _) => index.clone(),
             (None, Some(template)) => fill(template, rule, placing)?,
-            (None, None) => default_index(placing.namespace),
+            (None, None) => EngineIndex::default_name(placing.namespace),
         };
         let filled_id;
         let id = match (&meta.id, &place.id) {
@@ -123,32 +164,15 @@ impl Routes {
 }
 
 impl Route {
+    fn reads<'a>(&self, reads: &'a Reads) -> impl Iterator<Item = &'a Namespace> + use<'a> {
+        reads.get(&self.rule.name).into_iter().flatten()
+    }
+
     fn name_in_advance(&self) -> Option<String> {
-        match &self.rule.place.index.name {
-            Some(template) => {
-                let fixed = !template.depends_on_document()
-                    && !template.depends_on_key()
-                    && !template.depends_on_namespace();
-                fixed.then(|| template.as_str().replace("{rule}", &self.rule.name))
-            }
-            None => self.rule.namespaces.exact().map(default_index),
+        let index = &self.rule.place.index;
+        match (&index.name, self.rule.namespaces.exact()) {
+            (Some(template), _) => template.known(None, Some(&self.rule.name)),
+            (None, namespace) => namespace.map(EngineIndex::default_name),
         }
     }
-}
-
-/// What a template comes to that depends on nothing but rule and namespace.
-fn fill_container(template: &Template, rule: &str, namespace: &Namespace) -> Option<String> {
-    let parts = template.parts().iter().map(|part| match part {
-        Part::Literal(text) => Some(text.as_str()),
-        Part::Database => Some(namespace.database()),
-        Part::Collection => Some(namespace.collection()),
-        Part::Rule => Some(rule),
-        Part::Operation | Part::Id | Part::TypedId | Part::Key(_) | Part::Field(_) => None,
-    });
-    parts.collect()
-}
-
-/// `db-collection` in lower case, as engines want their names.
-fn default_index(namespace: &Namespace) -> String {
-    format!("{}-{}", namespace.database(), namespace.collection()).to_lowercase()
 }

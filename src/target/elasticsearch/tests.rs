@@ -1,6 +1,7 @@
 //! The target against a node that is played: what goes over the wire, and what no real engine does
 //! on demand. What the engines themselves decide is tested against real ones.
 
+mod looks;
 mod played;
 mod tls;
 

@@ -4,7 +4,7 @@
 //! Place in the flow: what tests use as the product's source, and as the target that is a MongoDB.
 //! It must not add to the driver: what a test wants of the data it asks through `client()`.
 
-use std::{ffi::OsString, fs, time::Duration};
+use std::{ffi::OsString, fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use bson::{Document, doc};
@@ -20,8 +20,8 @@ use crate::{
 
 const SET_NAME: &str = "rs0";
 
-/// A running replica set `rs0` on 127.0.0.1 without authentication. Dropping it kills its nodes
-/// and removes their data.
+/// A running replica set `rs0` on 127.0.0.1, without a login unless [`MongoDbBuilder::login`] asks for
+/// one. Dropping it kills its nodes and removes their data.
 pub struct MongoDb {
     // The nodes stand before the folder: they are dropped in this order.
     nodes: Vec<Node>,
@@ -40,6 +40,8 @@ pub struct MongoDbBuilder {
     election_timeout: Duration,
     checkpoint_every: Duration,
     parameters: Vec<(String, String)>,
+    login: Option<(String, String)>,
+    alone: bool,
 }
 
 impl MongoDbBuilder {
@@ -83,6 +85,19 @@ impl MongoDbBuilder {
         self
     }
 
+    /// Lets nobody in without a login, and makes a user with the role `root`, whom [`MongoDb::uri`]
+    /// and [`MongoDb::client`] log in. What commands a single node can't be used then.
+    pub fn login(mut self, user: &str, password: &str) -> Self {
+        self.login = Some((user.to_owned(), password.to_owned()));
+        self
+    }
+
+    /// A single server that is no replica set, and so has no change streams.
+    pub fn alone(mut self) -> Self {
+        self.alone = true;
+        self
+    }
+
     /// Starts the nodes, initiates the set and returns when it has a primary that takes writes and
     /// all its other nodes are secondaries.
     ///
@@ -93,7 +108,13 @@ impl MongoDbBuilder {
         ensure!(self.nodes > 0, "a replica set has one node at least");
         let mongod = downloads::mongod().await?;
         let folder = tempfile::Builder::new().prefix("mongosync-mongodb-").tempdir()?;
-        let arguments = self.arguments();
+        let mut arguments = self.arguments();
+        if self.login.is_some() {
+            let key = folder.path().join("key");
+            fs::write(&key, "bW9uZ29zeW5j")?;
+            fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
+            arguments.push(format!("--keyFile={}", key.display()));
+        }
         let mut nodes = Vec::with_capacity(self.nodes);
         for index in 0..self.nodes {
             let mut command = vec![OsString::from(&mongod)];
@@ -109,17 +130,29 @@ impl MongoDbBuilder {
             nodes.push(node);
         }
         let hosts: Vec<String> = nodes.iter().map(Node::host).collect();
-        let uri = format!("mongodb://{}/?replicaSet={SET_NAME}", hosts.join(","));
+        let uri = match self.alone {
+            true => format!("mongodb://{}/?directConnection=true", hosts.join(",")),
+            false => format!("mongodb://{}/?replicaSet={SET_NAME}", hosts.join(",")),
+        };
         let options = ClientOptions::parse(&uri).await?;
-        let set = MongoDb { nodes, uri, options, _folder: folder };
+        let mut set = MongoDb { nodes, uri, options, _folder: folder };
+        if self.alone {
+            return Ok(set);
+        }
         set.initiate(&hosts, self.election_timeout).await?;
+        if let Some((user, password)) = &self.login {
+            // The first user is made by whoever comes from the same machine.
+            let first = doc! { "createUser": user, "pwd": password, "roles": ["root"] };
+            set.client().database("admin").run_command(first).await?;
+            set.uri = set.uri_of(user, password);
+            set.options = ClientOptions::parse(&set.uri).await?;
+        }
         Ok(set)
     }
 
     /// What every node is started with, but for its port and folder.
     fn arguments(&self) -> Vec<String> {
         let mut arguments: Vec<String> = vec![
-            format!("--replSet={SET_NAME}"),
             "--bind_ip=127.0.0.1".into(),
             // Its socket file would lie outside the private folder.
             "--nounixsocket".into(),
@@ -127,6 +160,9 @@ impl MongoDbBuilder {
             format!("--syncdelay={}", self.checkpoint_every.as_secs()),
             format!("--wiredTigerCacheSizeGB={}", self.cache_gb),
         ];
+        if !self.alone {
+            arguments.push(format!("--replSet={SET_NAME}"));
+        }
         let ours = [
             ("enableTestCommands", "1"),
             ("diagnosticDataCollectionEnabled", "false"),
@@ -159,12 +195,21 @@ impl MongoDb {
             election_timeout: Duration::from_secs(2),
             checkpoint_every: Duration::from_secs(60),
             parameters: Vec::new(),
+            login: None,
+            alone: false,
         }
     }
 
     /// The connection string with all nodes and the set's name.
     pub fn uri(&self) -> &str {
         &self.uri
+    }
+
+    /// The connection string that logs a user of the database `admin` in.
+    pub fn uri_of(&self, user: &str, password: &str) -> String {
+        let hosts: Vec<String> = self.nodes.iter().map(Node::host).collect();
+        let hosts = hosts.join(",");
+        format!("mongodb://{user}:{password}@{hosts}/?replicaSet={SET_NAME}&authSource=admin")
     }
 
     /// The connection string of one node alone, whatever its state is.

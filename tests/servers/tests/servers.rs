@@ -48,6 +48,16 @@ async fn a_single_node_takes_writes_and_streams_changes() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_set_with_a_login_lets_nobody_else_in() -> Result<()> {
+    let set = MongoDb::builder().login("root", "secret").start().await?;
+    products(&set).insert_one(doc! { "_id": 1 }).await?;
+    let anybody = mongodb::Client::with_uri_str(set.uri().replace("root:secret@", "")).await?;
+    let found = anybody.database("shop").collection::<Document>("products").find_one(doc! {}).await;
+    ensure!(found.is_err_and(|error| error.to_string().contains("requires authentication")));
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_single_node_steps_down_and_comes_back() -> Result<()> {
     let mut set = MongoDb::start().await?;
     set.step_down().await?;

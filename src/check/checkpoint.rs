@@ -1,0 +1,294 @@
+//! A look at the checkpoint store: whether it can be used, who holds the name, and what it remembers
+//! that the file no longer says.
+
+use std::{collections::BTreeSet, path::Path, sync::Arc};
+
+use mongodb::Client;
+
+use crate::{
+    change::{ClusterTime, Namespace},
+    checkpoint::{
+        file::FileStore,
+        keys,
+        lease::{self, Claim, Identity, LeaseRecord},
+        mongodb::MongoStore,
+        open,
+        records::{PositionRecord, RuleRecord, load, load_all},
+        store::{Store, StoreError, Table},
+    },
+    finding::{Finding, Part, some},
+    rules::model::{CheckpointStore, RuleFile},
+    source::privileges::{Privileges, Resource},
+};
+
+use super::{
+    online::{Patience, causes},
+    source::{Seen, both},
+};
+
+/// What a run does with records.
+const ACTIONS: [&str; 4] = ["find", "insert", "update", "remove"];
+
+/// Looks at the store of a file; `seen` is the source where it was reached.
+pub(super) async fn look(
+    rules: &RuleFile,
+    seen: Option<&Seen>,
+    patience: Patience,
+) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let store: Arc<dyn Store> = match &rules.checkpoint.store {
+        CheckpointStore::MongoDb { uri, database } => {
+            let client = match (uri, seen) {
+                (None, Some(seen)) => seen.source.client().clone(),
+                // It is in the source, and that is told already.
+                (None, None) => return found,
+                (Some(uri), _) => match open::connect(uri.expose(), database).await {
+                    Ok(client) => client,
+                    Err(error) => return vec![trouble(&error, patience)],
+                },
+            };
+            match privileges(&client, database, patience).await {
+                Ok(finding) => found.extend(finding),
+                Err(finding) => return vec![finding],
+            }
+            Arc::new(MongoStore::open(&client, database, &rules.name))
+        }
+        CheckpointStore::File { path } if !FileStore::path(path, &rules.name).exists() => {
+            found.push(to_be_made(path));
+            found.extend(remembered(rules, &[]));
+            return found;
+        }
+        // It takes the lock for writing and lets it go.
+        CheckpointStore::File { path } => match FileStore::open(path, &rules.name).await {
+            Ok(store) => Arc::new(store),
+            Err(error) => return vec![trouble(&error, patience)],
+        },
+    };
+    let store = &*store;
+    let passes = |error: &StoreError| error.passes();
+    match patience.reach(passes, || lease::current(store)).await {
+        Ok(lease) => found.push(held(rules, store, lease.as_ref())),
+        Err(error) => {
+            found.push(trouble(&error, patience));
+            return found;
+        }
+    }
+    match records(rules, store, seen).await {
+        Ok(more) => found.extend(more),
+        Err(error) => found.push(trouble(&error, patience)),
+    }
+    found
+}
+
+/// A rule of a target, by their names, as the store remembers it.
+type Known = (String, String, RuleRecord);
+
+/// What the records say.
+async fn records(
+    rules: &RuleFile,
+    store: &dyn Store,
+    seen: Option<&Seen>,
+) -> Result<Vec<Finding>, StoreError> {
+    let text = |part: Option<&Vec<u8>>| {
+        part.map(|part| String::from_utf8_lossy(part).into_owned()).unwrap_or_default()
+    };
+    let known: Vec<Known> = load_all::<RuleRecord>(store, &keys::all_rules())
+        .await?
+        .into_iter()
+        .map(|(key, record)| (text(key.0.get(1)), text(key.0.get(2)), record))
+        .collect();
+    let mut found = remembered(rules, &known);
+    for target in &rules.targets {
+        let record: Option<PositionRecord> = load(store, &keys::position(&target.name)).await?;
+        if let (Some(record), Some(oplog)) = (record, seen.and_then(|seen| seen.oplog)) {
+            found.extend(lost(&target.name, record.time, oplog.first));
+        }
+    }
+    Ok(found)
+}
+
+fn trouble(error: &StoreError, patience: Patience) -> Finding {
+    match error.passes() {
+        true => patience.over(Part::Checkpoint, causes(error)),
+        false => Finding::error("store_unusable", Part::Checkpoint, causes(error))
+            .help("positions are kept there: without it no run can begin"),
+    }
+}
+
+/// What the user may not do with records, if anything.
+///
+/// # Errors
+/// That the store was not reached.
+async fn privileges(
+    client: &Client,
+    database: &str,
+    patience: Patience,
+) -> Result<Option<Finding>, Finding> {
+    let passes = |error: &crate::source::error::Error| !error.is_denied();
+    let held = match patience.reach(passes, || Privileges::of(client)).await {
+        Ok(held) => held,
+        Err(error) if error.is_denied() => {
+            let words = format!("it lets nobody in: {error}");
+            return Err(Finding::error("login", Part::Checkpoint, words).help(
+                "look at user, password and `authSource` in the connection string of `checkpoint`",
+            ));
+        }
+        Err(error) => return Err(patience.over(Part::Checkpoint, error)),
+    };
+    let tables = Table::ALL.into_iter().map(Table::as_str).chain([MongoStore::FENCES]);
+    let missing: BTreeSet<&str> = tables
+        .flat_map(|table| {
+            held.missing(&ACTIONS, &Resource::Collection(Namespace::new(database, table)))
+        })
+        .collect();
+    let Some((user, own)) = held.users.first().filter(|_| !missing.is_empty()) else {
+        return Ok(None);
+    };
+    let missing: Vec<&str> = ACTIONS.into_iter().filter(|it| missing.contains(it)).collect();
+    let words = format!("the user {user} may not {} in the database {database}", both(&missing));
+    Ok(Some(Finding::error("missing_privilege", Part::Checkpoint, words).help(format!(
+        "db.getSiblingDB(\"{own}\").grantRolesToUser(\"{user}\", [{{ role: \"readWrite\", db: \
+         \"{database}\" }}]), or keep positions in a folder: `checkpoint: {{ file: {{}} }}`"
+    ))))
+}
+
+/// A folder that the first run makes.
+fn to_be_made(folder: &Path) -> Finding {
+    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let there = absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    let problem = match rustix::fs::access(there, access) {
+        Ok(()) if there.is_dir() => {
+            let words = format!("made by the first run: {}", folder.display());
+            return Finding::note("store_missing", Part::Checkpoint, words);
+        }
+        Ok(()) => "it is a file".to_owned(),
+        Err(error) => std::io::Error::from(error).to_string(),
+    };
+    let words = format!("{} can't be made in {}: {problem}", folder.display(), there.display());
+    Finding::error("store_unusable", Part::Checkpoint, words)
+        .help("name a folder that this user may write to, as `checkpoint: { file: { path: … } }`")
+}
+
+/// Who holds the name.
+fn held(rules: &RuleFile, store: &dyn Store, lease: Option<&LeaseRecord>) -> Finding {
+    let (name, place) = (&rules.name, store.place());
+    let Some(lease) = lease else {
+        let words = format!("the name {name} is new to the store {place}");
+        return Finding::note("lease_free", Part::Checkpoint, words);
+    };
+    let me = Identity::of_this_process(name, &rules.path);
+    let who = format!("process {} on {}", lease.pid, lease.host);
+    match lease::claim(lease, &me) {
+        Claim::OtherFile => {
+            let words = format!("the name {name} belongs to {} on {}", lease.file, lease.host);
+            Finding::error("name_taken", Part::Checkpoint, words)
+                .help("give one of the two files a `name` of its own")
+        }
+        Claim::Free => {
+            let words = format!("nobody holds the name {name} now; {who} was the last");
+            Finding::note("lease_free", Part::Checkpoint, words)
+        }
+        Claim::Held => {
+            let seen = lease.seen.try_to_rfc3339_string().unwrap_or_default();
+            let words = format!(
+                "{who} holds the name {name} for {}, last seen at {seen} by its own clock: another run \
+                 would stand by",
+                lease.file
+            );
+            Finding::note("lease_held", Part::Checkpoint, words)
+        }
+    }
+}
+
+/// What the store remembers, against what the file says.
+fn remembered(rules: &RuleFile, known: &[Known]) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for target in &rules.targets {
+        let part = || Part::Target(target.name.clone());
+        let own: Vec<_> = known.iter().filter(|(name, ..)| *name == target.name).collect();
+        let mut fresh = Vec::new();
+        for (rule, _) in rules.deliveries(&target.name) {
+            match own.iter().find(|(_, name, _)| *name == rule.name) {
+                None => fresh.push(&rule.name),
+                Some((.., record)) if record.fingerprint != rule.fingerprint => {
+                    let since = record.since.try_to_rfc3339_string().unwrap_or_default();
+                    let words = format!(
+                        "stale definition: the rule {} has changed since it was copied ({since}); what \
+                         {} holds is as the old one delivered it, until it changes",
+                        rule.name, target.name
+                    );
+                    found.push(
+                        Finding::warning("stale", part(), words).help(
+                            "to copy it anew, give the rule another `name` and another `index`",
+                        ),
+                    );
+                }
+                Some(_) => {}
+            }
+        }
+        if !fresh.is_empty() {
+            let words = format!("new, and copied by the next run: {}", some(fresh));
+            found.push(Finding::note("new_rules", part(), words));
+        }
+        let in_file =
+            |name: &str| rules.deliveries(&target.name).any(|(rule, _)| rule.name == name);
+        let gone: Vec<_> =
+            own.iter().map(|(_, name, _)| name).filter(|name| !in_file(name)).collect();
+        if !gone.is_empty() {
+            let words = format!(
+                "no longer in the file: {}; the next run drops their positions, and their documents stay",
+                some(gone)
+            );
+            found.push(Finding::warning("rules_gone", part(), words));
+        }
+    }
+    let elsewhere: BTreeSet<&str> = known
+        .iter()
+        .map(|(target, ..)| target.as_str())
+        .filter(|name| !rules.targets.iter().any(|target| target.name == *name))
+        .collect();
+    if !elsewhere.is_empty() {
+        let words =
+            format!("remembers targets that are no longer in the file: {}", some(elsewhere));
+        found.push(Finding::note("targets_gone", Part::Checkpoint, words));
+    }
+    found
+}
+
+/// Where the oplog no longer reaches back to a target's position.
+fn lost(target: &str, position: ClusterTime, first: ClusterTime) -> Option<Finding> {
+    (position < first).then(|| {
+        let words = format!(
+            "the oplog begins at {first}, and the stored position is {position}: what changed in between \
+             is lost to it"
+        );
+        Finding::error("history_lost", Part::Target(target.to_owned()), words)
+            .help("begin anew, under another `name` and with other indices")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::finding::Severity;
+
+    #[test]
+    fn a_position_before_the_oplog_is_lost() {
+        let time = |seconds: u64| ClusterTime(seconds << 32);
+        assert!(lost("search", time(5), time(6)).is_some());
+        assert!(lost("search", time(6), time(6)).is_none());
+        assert!(lost("search", time(7), time(6)).is_none());
+    }
+
+    #[test]
+    fn a_folder_is_made_where_that_is_allowed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let found = to_be_made(&folder.path().join("a/b"));
+        assert_eq!(found.severity, Severity::Note, "{}", found.message);
+        assert!(!folder.path().join("a").exists(), "a look makes nothing");
+        std::fs::write(folder.path().join("file"), "").expect("written");
+        let found = to_be_made(&folder.path().join("file/b"));
+        assert_eq!(found.severity, Severity::Error, "{}", found.message);
+    }
+}

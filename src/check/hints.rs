@@ -1,0 +1,283 @@
+//! What a file that is in order still does that its author may not expect. Told from the file alone.
+
+use std::net::IpAddr;
+
+use bson::{Bson, Document, RawDocumentBuf};
+use reqwest::Url;
+
+use crate::{
+    change::Namespace,
+    finding::{Finding, Part},
+    rules::{
+        model::{
+            Destination, Engine, EngineAuth, EnginePlace, NamespacePattern, Place, Rule, RuleFile,
+            TargetKind,
+        },
+        template::{Part as Piece, Template},
+        units::written_size,
+    },
+    source::stream::Scope,
+};
+
+use super::account::{places_are_kept, projected};
+
+/// Engines refuse a larger request, unless told otherwise (`http.max_content_length`).
+const MOST_BYTES: usize = 100 << 20;
+
+/// In the order of the file: targets, rules, then what concerns several of them.
+pub fn hints(rules: &RuleFile) -> Vec<Finding> {
+    let mut found = Vec::new();
+    for target in &rules.targets {
+        let TargetKind::Engine(engine) = &target.kind;
+        let part = || Part::Target(target.name.clone());
+        connection(engine, part, &mut found);
+        if target.delivery.max_bytes > MOST_BYTES {
+            let words = format!(
+                "`max_bytes` is {}, and an engine takes {} in one request where nobody told it otherwise",
+                written_size(target.delivery.max_bytes),
+                written_size(MOST_BYTES)
+            );
+            found.push(Finding::warning("large_requests", part(), words).help(
+                "larger requests are refused and sent again in halves: choose less, or raise \
+                 `http.max_content_length` in the engine",
+            ));
+        }
+        let followed = rules.deliveries(&target.name).filter(|(rule, _)| rule.changes.is_some());
+        let mut selectors = followed.map(|(rule, _)| &rule.namespaces).peekable();
+        if selectors.peek().is_some() && Scope::of(selectors) == Scope::Deployment {
+            let words = "its rules read several databases, so that it follows the changes of the whole \
+                         deployment";
+            found.push(Finding::note("whole_deployment", part(), words).help(
+                "that needs `find` and `changeStream` on all databases, as the role `readAnyDatabase` \
+                 has them; rules over one database in a file of their own do without",
+            ));
+        }
+    }
+    for rule in &rules.rules {
+        reading(rule, &mut found);
+        scripted(rule, &mut found);
+        for destination in &rule.to {
+            placed(rule, destination, &mut found);
+        }
+    }
+    for target in &rules.targets {
+        let deliveries: Vec<_> = rules.deliveries(&target.name).collect();
+        for (number, later) in deliveries.iter().enumerate() {
+            for earlier in &deliveries[..number] {
+                same_place(&target.name, earlier, later, &mut found);
+            }
+        }
+    }
+    found
+}
+
+fn connection(engine: &Engine, part: impl Fn() -> Part, found: &mut Vec<Finding>) {
+    let secret = !matches!(engine.auth, EngineAuth::None);
+    let open = engine.urls.iter().find(|url| url.starts_with("http://") && !is_near(url));
+    if let Some(url) = open.filter(|_| secret) {
+        let words = format!("the login is sent to {url} in clear text");
+        found.push(Finding::warning("login_in_clear", part(), words).help("use https"));
+    }
+    if engine.tls.insecure {
+        let words = "`insecure` accepts any certificate: whoever stands between is not noticed";
+        found.push(
+            Finding::warning("any_certificate", part(), words)
+                .help("name the engine's own authority under `tls.ca` in its place"),
+        );
+    }
+}
+
+fn is_near(url: &str) -> bool {
+    let Ok(url) = Url::parse(url) else { return true };
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+/// What a rule reads, and from when.
+fn reading(rule: &Rule, found: &mut Vec<Finding>) {
+    let part = || Part::Rule(rule.name.clone());
+    let joins = rule.pipeline.iter().any(|stage| {
+        let name = stage.iter().flatten().next().map(|(name, _)| name.as_str());
+        matches!(name, Some("$lookup" | "$graphLookup"))
+    });
+    if joins {
+        found.push(
+            Finding::note(
+                "join",
+                part(),
+                "a join is as of the document's own last change: when only the other collection \
+                 changes, the target keeps what it had",
+            )
+            .help("where that matters, change the document too"),
+        );
+    }
+    let reads: Vec<&RawDocumentBuf> =
+        rule.filter.iter().chain(&rule.project).chain(&rule.pipeline).collect();
+    let mentions = |wanted: &[&str]| {
+        reads.iter().any(|read| {
+            Document::try_from(read.as_ref())
+                .is_ok_and(|read| mentions(&Bson::Document(read), wanted))
+        })
+    };
+    if mentions(&["$$NOW", "$$CLUSTER_TIME"]) {
+        let words = "`$$NOW` is the time of the document's own last change: nothing enters or leaves \
+                     the target because time passes";
+        found.push(Finding::note("now", part(), words));
+    }
+    if mentions(&["$rand", "$sampleRate"]) {
+        let words = "what is random is drawn anew whenever a document is read, and copy and changes \
+                     differ in it";
+        found.push(Finding::warning("random", part(), words));
+    }
+    match (rule.copy, rule.changes) {
+        (None, Some(_)) => found.push(Finding::note(
+            "no_copy",
+            part(),
+            "what is there already reaches the target only once it changes",
+        )),
+        (Some(_), None) => found.push(Finding::note(
+            "no_changes",
+            part(),
+            "what was copied stays as it was, whatever becomes of it in the source",
+        )),
+        _ => {}
+    }
+}
+
+/// Whether a value holds one of these as a key or as the beginning of a text.
+fn mentions(value: &Bson, wanted: &[&str]) -> bool {
+    match value {
+        Bson::String(text) => wanted.iter().any(|wanted| {
+            text.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        }),
+        Bson::Array(items) => items.iter().any(|item| mentions(item, wanted)),
+        Bson::Document(fields) => fields
+            .iter()
+            .any(|(name, value)| wanted.contains(&name.as_str()) || mentions(value, wanted)),
+        _ => false,
+    }
+}
+
+fn scripted(rule: &Rule, found: &mut Vec<Finding>) {
+    let Some(script) = &rule.transform else { return };
+    let part = || Part::Rule(rule.name.clone());
+    if script.calls("lookup") || script.calls("lookup_all") {
+        let words = "what `lookup()` finds is as of the document's own last change: when only the other \
+                     collection changes, the target keeps what it had";
+        found.push(Finding::note("join", part(), words));
+    }
+    if script.calls("now()") {
+        let words = "`now()` is the time at which a document was last delivered: it differs between \
+                     two deliveries of one change, and nothing follows the time as it passes";
+        found.push(Finding::note("now", part(), words));
+    }
+    if script.calls("uuid()") || script.calls("object_id()") {
+        let words = "`uuid()` and `object_id()` without an argument give another value at each \
+                     delivery, also where one change is delivered twice";
+        found.push(
+            Finding::warning("random", part(), words)
+                .help("make the value from the document: `sha256(…)` of its `_id`, for one"),
+        );
+    }
+}
+
+/// Where a rule's documents lie.
+fn placed(rule: &Rule, destination: &Destination, found: &mut Vec<Finding>) {
+    let part = || Part::Rule(rule.name.clone());
+    let Place::Engine(place) = &destination.place;
+    if places_are_kept(rule, place) {
+        let words = format!(
+            "in {} a document can move: where each one lies is kept in the checkpoint store, a record \
+             a document",
+            destination.target
+        );
+        found.push(Finding::note("places", part(), words));
+    }
+    let Some(project) = rule.project.as_ref().map(projected) else { return };
+    if project.keeps || !rule.pipeline.is_empty() || rule.transform.is_some() {
+        return;
+    }
+    for (key, template) in templates(place) {
+        for piece in template.parts() {
+            let Piece::Field(path) = piece else { continue };
+            let path = path.join(".");
+            let gone = project.fields.iter().any(|field| {
+                path.strip_prefix(field)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            });
+            if gone {
+                let words = format!(
+                    "`{key}` is made from `{path}`, which `project` takes out: every document would \
+                     become a dead letter"
+                );
+                found.push(
+                    Finding::warning("field_taken_out", part(), words)
+                        .help("take it out in a `transform`, or name another field"),
+                );
+            }
+        }
+    }
+}
+
+fn templates(place: &EnginePlace) -> impl Iterator<Item = (&'static str, &Template)> {
+    [
+        ("id", &place.id),
+        ("routing", &place.routing),
+        ("ingest_pipeline", &place.ingest_pipeline),
+        ("index", &place.index.name),
+    ]
+    .into_iter()
+    .filter_map(|(key, template)| Some((key, template.as_ref()?)))
+}
+
+/// Two rules that put the same document in the same place.
+fn same_place(
+    target: &str,
+    (one, first): &(&Rule, &Destination),
+    (other, second): &(&Rule, &Destination),
+    found: &mut Vec<Finding>,
+) {
+    let (Place::Engine(first), Place::Engine(second)) = (&first.place, &second.place);
+    let id = |place: &EnginePlace| {
+        place.id.as_ref().map_or("{_id}".to_owned(), |template| template.as_str().to_owned())
+    };
+    if id(first) != id(second) || id(first).contains("{rule}") {
+        return;
+    }
+    let both = both_read(one, other).find(|namespace| {
+        let index =
+            |rule: &Rule, place: &EnginePlace| place.index.name_for(namespace, Some(&rule.name));
+        index(one, first).is_some_and(|name| Some(name) == index(other, second))
+    });
+    let Some(namespace) = both else { return };
+    let words = format!(
+        "the rules {} and {} put the documents of {namespace} in the same place of {target}: one that \
+         both take becomes a dead letter",
+        one.name, other.name
+    );
+    let chooses = |rule: &Rule| {
+        rule.filter.is_some() || !rule.pipeline.is_empty() || rule.transform.is_some()
+    };
+    let finding = match chooses(one) && chooses(other) {
+        true => Finding::note,
+        false => Finding::warning,
+    };
+    found.push(finding("same_place", Part::Rule(other.name.clone()), words).help(
+        "give each an index or an id of its own, such as \"{rule}-{_id}\", or filters that never \
+             take the same document",
+    ));
+}
+
+/// The namespaces that are named exactly by one of two rules and read by both.
+fn both_read<'r>(one: &'r Rule, other: &'r Rule) -> impl Iterator<Item = &'r Namespace> {
+    let named = |rule: &'r Rule| {
+        rule.namespaces.include.iter().filter_map(|pattern| match pattern {
+            NamespacePattern::Exact(namespace) => Some(namespace),
+            NamespacePattern::Glob(_) | NamespacePattern::Regex(_) => None,
+        })
+    };
+    named(one).chain(named(other)).filter(|namespace| {
+        one.namespaces.matches(namespace) && other.namespaces.matches(namespace)
+    })
+}

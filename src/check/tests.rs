@@ -1,0 +1,137 @@
+//! Accounts and hints of whole files.
+
+use std::path::Path;
+
+use rstest::rstest;
+
+use super::{Account, account_text, findings_text, hints};
+use crate::rules::{self, Loaded, Report};
+
+/// Stands for whatever must not be shown.
+const SECRET: &str = "hunter2";
+
+fn environment(name: &str) -> Option<String> {
+    match name {
+        "MONGODB_URI" => Some(format!("mongodb://sync:{SECRET}@db.example.com/?replicaSet=rs0")),
+        "ELASTICSEARCH_URL" => Some(format!("https://sync:{SECRET}@search.example.com:9200")),
+        _ => Some(SECRET.to_owned()),
+    }
+}
+
+fn loaded(found: Result<Loaded, Report>) -> Loaded {
+    found.unwrap_or_else(|report| panic!("{report}"))
+}
+
+/// Everything that the command prints, in both forms.
+fn shown(loaded: &Loaded) -> (String, String) {
+    let (account, hints) = (Account::of(&loaded.rules), hints(&loaded.rules));
+    let text = format!("{}{}", account_text(&account), findings_text(&hints));
+    let findings = [loaded.warnings.findings(), hints].concat();
+    let json = serde_json::json!({ "means": account, "findings": findings });
+    (text, format!("{json:#}"))
+}
+
+#[rstest]
+#[case::everything("tests/rule_files/good/everything.yaml")]
+#[case::smallest("tests/rule_files/good/smallest.yaml")]
+#[case::warnings("tests/rule_files/warnings/probably_not_meant.yaml")]
+#[case::search("rules/search.yaml")]
+#[case::joined("rules/search-joined.yaml")]
+#[case::orders("rules/orders.yaml")]
+fn a_file_and_what_it_means(#[case] path: &str) {
+    let loaded = loaded(rules::load(Path::new(path), &environment));
+    let (text, json) = shown(&loaded);
+    // The last two stand in the file of everything: a token's file, and an API key.
+    for secret in [SECRET, "status-token", "\"abc\""] {
+        assert!(!text.contains(secret), "a secret is shown:\n{text}");
+        assert!(!json.contains(secret), "a secret is shown:\n{json}");
+    }
+    let name = path.rsplit('/').next().unwrap_or(path).trim_end_matches(".yaml");
+    insta::assert_snapshot!(format!("{name}_text"), text);
+    // One of them shows the form.
+    if name == "probably_not_meant" {
+        insta::assert_snapshot!(format!("{name}_json"), json);
+    }
+}
+
+/// A file with these targets and rules.
+fn codes(targets: &str, rules: &str) -> Vec<String> {
+    let yaml = format!(
+        "source: mongodb://h/?replicaSet=rs0\ntargets:\n{targets}\nrules:\n{}\n",
+        rules.trim_end()
+    );
+    let loaded = loaded(rules::parse(&yaml, Path::new("rules/shop.yaml"), &environment));
+    hints(&loaded.rules)
+        .iter()
+        .map(|hint| format!("{:?} {} {}", hint.severity, hint.part, hint.code).to_lowercase())
+        .collect()
+}
+
+const SEARCH: &str = "  search: { elasticsearch: { urls: [http://127.0.0.1:9200] } }";
+
+#[rstest]
+#[case::nothing("", &[])]
+#[case::join("pipeline: [{ $lookup: { from: a, localField: b, foreignField: c, as: d } }]", &["note rule r join"])]
+#[case::graph("pipeline: [{ $graphLookup: { from: a, startWith: $b, connectFromField: b, connectToField: c, as: d } }]", &["note rule r join"])]
+#[case::now_in_a_filter("filter: { $expr: { $gt: [$until, $$NOW] } }", &["note rule r now"])]
+#[case::now_in_a_stage("pipeline: [{ $set: { at: $$NOW } }]", &["note rule r now"])]
+#[case::no_now("filter: { a: $$NOWHERE, b: NOW }", &[])]
+#[case::random("pipeline: [{ $match: { $sampleRate: 0.5 } }]", &["warning rule r random"])]
+#[case::now_in_a_script("transform: doc.at = now();", &["note rule r now"])]
+#[case::now_in_a_function("transform: \"fn at() { now() } doc.at = at();\"", &["note rule r now"])]
+#[case::uuid("transform: doc.u = uuid();", &["warning rule r random"])]
+#[case::uuid_of_a_text("transform: doc.u = uuid(doc.text);", &[])]
+#[case::several_places("transform: \"meta.routing = doc.tenant;\"", &["note rule r places"])]
+#[case::no_copy("copy: false", &["note rule r no_copy"])]
+#[case::no_changes("changes: false", &["note rule r no_changes"])]
+fn what_a_rule_is_told(#[case] body: &str, #[case] expected: &[&str]) {
+    let rule = format!("  - name: r\n    namespace: shop.products\n    {body}\n    to: search");
+    assert_eq!(codes(SEARCH, &rule), expected);
+}
+
+#[rstest]
+#[case::by_a_field("routing: \"{tenant}\"", "", &["note rule r places"])]
+#[case::by_the_key("routing: \"{key.tenant}\"", "", &[])]
+#[case::a_field_that_is_gone(
+    "routing: \"{owner.name}\"", "project: { owner: 0 }",
+    &["note rule r places", "warning rule r field_taken_out"]
+)]
+#[case::a_field_that_stays("routing: \"{owner}\"", "project: { owner_id: 0 }", &["note rule r places"])]
+#[case::a_field_that_is_kept("routing: \"{owner}\"", "project: { owner: 1 }", &["note rule r places"])]
+#[case::a_field_that_is_made(
+    "routing: \"{owner}\"", "project: { owner: 0 }\n    pipeline: [{ $set: { owner: 1 } }]",
+    &["note rule r places"]
+)]
+fn what_a_place_is_told(#[case] place: &str, #[case] body: &str, #[case] expected: &[&str]) {
+    let rule = format!(
+        "  - name: r\n    namespace: shop.products\n    {body}\n    to: [{{ target: search, {place} }}]"
+    );
+    assert_eq!(codes(SEARCH, &rule), expected);
+}
+
+#[rstest]
+#[case::in_clear("urls: [http://es1:9200], auth: { bearer: x }", &["warning target t login_in_clear"])]
+#[case::near("urls: [http://localhost:9200], auth: { bearer: x }", &[])]
+#[case::without_login("urls: [http://es1:9200]", &[])]
+#[case::encrypted("urls: [https://es1:9200], auth: { bearer: x }", &[])]
+#[case::insecure("urls: [https://es1:9200], tls: { insecure: true }", &["warning target t any_certificate"])]
+#[case::large("urls: [https://es1:9200], batch: { max_bytes: 101MiB }", &["warning target t large_requests"])]
+#[case::not_too_large("urls: [https://es1:9200], batch: { max_bytes: 100MiB }", &[])]
+fn what_a_target_is_told(#[case] settings: &str, #[case] expected: &[&str]) {
+    let target = format!("  t: {{ elasticsearch: {{ {settings} }} }}");
+    assert_eq!(codes(&target, "  - { namespace: shop.products, to: t }"), expected);
+}
+
+#[rstest]
+#[case::two_databases("{ name: a, namespace: [a.x, b.x], to: search }", "{ namespace: c.x, changes: false, to: search }", &["note target search whole_deployment", "note rule c.x no_changes"])]
+#[case::one_database("{ namespace: shop.a, to: search }", "{ namespace: shop.b, to: search }", &[])]
+#[case::copies_alone("{ namespace: a.x, changes: false, to: search }", "{ namespace: b.x, changes: false, to: search }", &["note rule a.x no_changes", "note rule b.x no_changes"])]
+#[case::one_place("{ name: a, namespace: shop.p, to: search }", "{ name: b, namespace: shop.*, to: search }", &["warning rule b same_place"])]
+#[case::told_apart("{ name: a, namespace: shop.p, filter: { x: 1 }, to: search }", "{ name: b, namespace: shop.p, filter: { x: 2 }, to: search }", &["note rule b same_place"])]
+#[case::other_indices("{ name: a, namespace: shop.p, to: search }", "{ name: b, namespace: shop.p, to: [{ target: search, index: b }] }", &[])]
+#[case::other_ids("{ name: a, namespace: shop.p, to: search }", "{ name: b, namespace: shop.p, to: [{ target: search, id: \"{_id:typed}\" }] }", &[])]
+#[case::ids_by_rule("{ name: a, namespace: shop.p, to: [{ target: search, id: \"{rule}-{_id}\" }] }", "{ name: b, namespace: shop.p, to: [{ target: search, id: \"{rule}-{_id}\" }] }", &[])]
+#[case::excluded("{ name: a, namespace: shop.p, to: search }", "{ name: b, namespace: shop.*, exclude: [shop.p], to: search }", &[])]
+fn what_two_rules_are_told(#[case] one: &str, #[case] other: &str, #[case] expected: &[&str]) {
+    assert_eq!(codes(SEARCH, &format!("  - {one}\n  - {other}")), expected);
+}
