@@ -8,6 +8,7 @@ mod engine_target;
 mod ids;
 mod kill;
 mod load;
+mod lookups;
 mod losses;
 mod places;
 mod selection;

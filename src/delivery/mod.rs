@@ -10,6 +10,7 @@ pub mod places;
 pub mod request;
 pub mod retry;
 pub mod shape;
+mod slice;
 pub mod writer;
 
 #[cfg(test)]

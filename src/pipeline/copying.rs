@@ -318,7 +318,7 @@ impl Copying {
                 if window.is_some() && passed.await.is_err() {
                     return Err(Trouble::Stopped);
                 }
-                self.offer(copy, open, window, part.found)?;
+                self.offer(copy, open, window, part.found, high)?;
                 if part.unread.is_empty() {
                     break;
                 }
@@ -369,6 +369,7 @@ impl Copying {
         open: &OpenChunk,
         window: Option<&Window<'_>>,
         found: Vec<Found>,
+        read: ClusterTime,
     ) -> Result<(), Trouble> {
         let mut changes: Vec<Vec<Change>> = self.lanes.iter().map(|_| Vec::new()).collect();
         for Found { key, state } in found {
@@ -384,6 +385,7 @@ impl Copying {
                 namespace: copy.namespace.clone(),
                 key,
                 time: copy.plan.started,
+                read,
                 since: None,
                 phase: Phase::Copy,
                 states: vec![(copy.rule, state)],

@@ -389,6 +389,7 @@ impl Answering {
                     namespace: namespace.clone(),
                     key,
                     time: pending.time,
+                    read: as_of,
                     since: pending.since,
                     phase: Phase::Changes,
                     states,

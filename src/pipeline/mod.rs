@@ -4,6 +4,7 @@
 
 mod copying;
 mod following;
+mod lookups;
 mod plan;
 mod reading;
 mod rule_set;

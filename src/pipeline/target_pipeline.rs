@@ -32,12 +32,14 @@ use crate::{
         Target,
         elasticsearch::{EngineRule, EngineTarget},
     },
+    transform::{Lookup, Script},
 };
 
 use super::{
     Error, Options, Summary,
     copying::{CHUNKS_AT_ONCE, Copying},
     following::{Answering, Following, Lanes},
+    lookups::SourceLookup,
     plan::{Plan, Planning},
     reading::Reading,
     rule_set::RuleSet,
@@ -239,6 +241,7 @@ impl TargetPipeline {
         };
         let context = Arc::new(Context {
             shaper: Shaper::new(target.clone(), self.shaped_rules(&*target)),
+            lookup: self.lookup(),
             ids: Ids::new(self.store.clone(), reading.clone()),
             places: Places::new(self.store.clone(), self.name()),
             target: target.clone(),
@@ -302,6 +305,16 @@ impl TargetPipeline {
             );
         }
         Ok(Arc::new(letters))
+    }
+
+    fn lookup(&self) -> Option<Arc<dyn Lookup>> {
+        let looks_up = |script: &Arc<Script>| script.looks_up();
+        let mut rules = self.rules.iter();
+        let wanted = rules.any(|(_, rule)| rule.rule().transform.as_ref().is_some_and(looks_up));
+        wanted.then(|| {
+            Arc::new(SourceLookup::new(self.source.clone(), self.target_status()))
+                as Arc<dyn Lookup>
+        })
     }
 
     fn shaped_rules(&self, target: &dyn Target) -> Vec<ShapedRule> {

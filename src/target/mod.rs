@@ -217,6 +217,10 @@ pub trait Target: Send + Sync + 'static {
         Ok(())
     }
 
+    /// What is effective for an operation, as a transform would write it into `meta`: the templates
+    /// filled in, the defaults taken.
+    fn meta(&self, operation: &Operation) -> Meta;
+
     /// A place in words, for dead letters and logs.
     fn describe(&self, place: &PlaceKey) -> String;
 }

@@ -12,15 +12,15 @@ use std::{
 };
 
 use rhai::{
-    AST, ASTNode, Dynamic, Engine, EvalAltResult, Expr, ImmutableString, Module, Scope, Shared,
-    Stmt,
+    AST, ASTNode, Dynamic, Engine, EvalAltResult, Expr, FnPtr, ImmutableString, Module, Scope,
+    Shared, Stmt,
     packages::{Package, StandardPackage},
 };
 
 use super::{
     Input, Limits, Outcome, ScriptError,
     failure::refuse,
-    functions, import, moves,
+    functions, import, lookup, moves,
     outcome::{self, Ended},
     scope::{EventValue, MetaValue},
     view::View,
@@ -40,8 +40,7 @@ pub struct Script {
     ast: AST,
     limits: Limits,
     imports: Vec<PathBuf>,
-    uses_event: bool,
-    uses_meta: bool,
+    mentions: Mentions,
     moves: bool,
 }
 
@@ -51,6 +50,7 @@ impl fmt::Debug for Script {
             .field("limits", &self.limits)
             .field("imports", &self.imports)
             .field("may_move", &self.moves)
+            .field("looks_up", &self.mentions.lookup)
             .finish_non_exhaustive()
     }
 }
@@ -58,6 +58,10 @@ impl fmt::Debug for Script {
 impl Script {
     pub(super) fn imported(&self) -> &[PathBuf] {
         &self.imports
+    }
+
+    pub(super) fn reads_source(&self) -> bool {
+        self.mentions.lookup
     }
 
     pub(super) fn moves(&self) -> bool {
@@ -75,7 +79,7 @@ fn new_engine(limits: &Limits) -> Engine {
     let mut engine = Engine::new_raw();
     engine.set_max_strings_interned(0);
     engine.register_global_module(PACKAGES.clone());
-    functions::register(&mut engine);
+    functions::register(&mut engine, limits);
     engine.disable_symbol("eval");
     engine.set_strict_variables(true);
     engine.set_max_operations(limits.operations);
@@ -106,14 +110,24 @@ pub(super) fn compile(
         .compile_with_scope(&declared(), text)
         .map_err(|error| ScriptError::parse(&error, None))?;
     let mut names = BTreeSet::new();
-    let (uses_event, uses_meta) = inspect(&ast, &mut names, None)?;
-    let imports = import::resolve(&mut engine, &ast, folder, &limits, &mut names)?;
+    let mut mentions = inspect(&ast, &mut names, None)?;
+    let (imports, lookup) = import::resolve(&mut engine, &ast, folder, &limits, &mut names)?;
+    mentions.lookup |= lookup;
     register_names(&mut engine, names);
     let moves = moves::may_move(&ast);
-    Ok(Script { engine, ast, limits, imports, uses_event, uses_meta, moves })
+    Ok(Script { engine, ast, limits, imports, mentions, moves })
 }
 
-/// Collects the names of properties, and says whether `event` and `meta` are mentioned.
+/// What a script mentions.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Mentions {
+    event: bool,
+    meta: bool,
+    /// A function that reads the source.
+    pub lookup: bool,
+}
+
+/// Collects the names of properties, and says what else is mentioned.
 ///
 /// # Errors
 /// Where the script makes a variable that hides one of those in scope.
@@ -121,16 +135,17 @@ pub(super) fn inspect(
     ast: &AST,
     names: &mut BTreeSet<ImmutableString>,
     file: Option<&Path>,
-) -> Result<(bool, bool), ScriptError> {
-    let (mut event, mut meta, mut hidden) = (false, false, None);
+) -> Result<Mentions, ScriptError> {
+    let (mut mentions, mut hidden) = (Mentions::default(), None);
     ast.walk(&mut |path| {
+        mentions.lookup |= path.last().is_some_and(names_lookup);
         match path.last() {
             Some(ASTNode::Expr(Expr::Property(property, _))) => {
                 names.insert(property.2.clone());
             }
             Some(ASTNode::Expr(Expr::Variable(variable, ..))) => {
-                event |= variable.1 == "event";
-                meta |= variable.1 == "meta";
+                mentions.event |= variable.1 == "event";
+                mentions.meta |= variable.1 == "meta";
             }
             Some(ASTNode::Stmt(Stmt::Var(definition, ..))) => {
                 let ident = &definition.0;
@@ -148,7 +163,22 @@ pub(super) fn inspect(
             position,
             file,
         )),
-        None => Ok((event, meta)),
+        None => Ok(mentions),
+    }
+}
+
+/// Whether a function that reads the source is called here, or pointed to.
+fn names_lookup(node: &ASTNode<'_>) -> bool {
+    let known = |name: &str| functions::source::NAMES.contains(&name);
+    match node {
+        ASTNode::Expr(Expr::FnCall(call, _) | Expr::MethodCall(call, _))
+        | ASTNode::Stmt(Stmt::FnCall(call, _)) => known(&call.name),
+        // `Fn("lookup")`
+        ASTNode::Expr(Expr::StringConstant(text, _)) => known(text),
+        ASTNode::Expr(Expr::DynamicConstant(value, _)) => {
+            value.read_lock::<FnPtr>().is_some_and(|pointer| known(pointer.fn_name()))
+        }
+        _ => false,
     }
 }
 
@@ -170,15 +200,20 @@ pub(super) fn run(script: &Script, input: Input<'_>) -> Result<Outcome, ScriptEr
         Dynamic::from(View::new(document.bytes().clone(), limits.map))
     });
     scope.push_dynamic("doc", doc);
-    if script.uses_event {
+    if script.mentions.event {
         let event = EventValue::new(&input.event, limits.map)
             .map_err(|error| ScriptError::run(*error, limits, None))?;
         scope.push_constant("event", event);
     }
-    if script.uses_meta {
+    if script.mentions.meta {
         scope.push("meta", MetaValue::default());
     }
-    if let Err(error) = script.engine.run_ast_with_scope(&mut scope, &script.ast) {
+    let mut run = || script.engine.run_ast_with_scope(&mut scope, &script.ast);
+    let ran = match script.mentions.lookup {
+        true => lookup::with(input.reads.cloned(), &mut run),
+        false => run(),
+    };
+    if let Err(error) = ran {
         return match ended(*error) {
             Ok(ended) => Ok(ended.outcome()),
             Err(error) => Err(ScriptError::run(error, limits, None)),

@@ -26,17 +26,19 @@ struct Imports<'a> {
     files: Vec<PathBuf>,
     /// The files that import each other down to the present one.
     open: Vec<PathBuf>,
+    /// Whether any of them reads the source.
+    lookup: bool,
 }
 
 /// Compiles what the script imports, directly or not, and lets the engine find it. Adds the names of
-/// the properties that are mentioned there. Gives the files.
+/// the properties that are mentioned there. Gives the files, and whether any of them reads the source.
 pub(super) fn resolve(
     engine: &mut Engine,
     ast: &AST,
     folder: Option<&Path>,
     limits: &Limits,
     names: &mut BTreeSet<ImmutableString>,
-) -> Result<Vec<PathBuf>, ScriptError> {
+) -> Result<(Vec<PathBuf>, bool), ScriptError> {
     let mut imports = Imports {
         engine,
         limits,
@@ -46,11 +48,12 @@ pub(super) fn resolve(
         done: BTreeSet::new(),
         files: Vec::new(),
         open: Vec::new(),
+        lookup: false,
     };
     imports.follow(ast, None)?;
-    let Imports { engine, resolver, files, .. } = imports;
+    let Imports { engine, resolver, files, lookup, .. } = imports;
     engine.set_module_resolver(resolver);
-    Ok(files)
+    Ok((files, lookup))
 }
 
 /// The paths that a script imports.
@@ -100,7 +103,7 @@ impl Imports<'_> {
         let mut ast =
             self.engine.compile(&text).map_err(|error| ScriptError::parse(&error, Some(&found)))?;
         ast.set_source(found.to_string_lossy().as_ref());
-        engine::inspect(&ast, self.names, Some(&found))?;
+        self.lookup |= engine::inspect(&ast, self.names, Some(&found))?.lookup;
         self.open.push(found.clone());
         self.follow(&ast, Some(&found))?;
         self.open.pop();

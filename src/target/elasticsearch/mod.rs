@@ -39,6 +39,7 @@ use crate::{
     target::{
         Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry, Target, json::Mode,
     },
+    transform::Meta,
 };
 
 /// One Elasticsearch or OpenSearch, 7.10 or 1.0 and later.
@@ -244,6 +245,17 @@ impl Target for EngineTarget {
     async fn copy_complete(&self, rule: &str) -> Result<(), Retry> {
         self.indices.filling.end(&self.nodes, rule).await?;
         self.indices.refresh(&self.nodes, rule).await
+    }
+
+    fn meta(&self, operation: &Operation) -> Meta {
+        let Ok(place) = EnginePlaceKey::decode(&operation.place) else { return Meta::default() };
+        let pipeline = str::from_utf8(&operation.extra).ok().filter(|name| !name.is_empty());
+        Meta {
+            id: Some(place.id.to_owned()),
+            index: Some(place.index.to_owned()),
+            routing: place.routing.map(str::to_owned),
+            ingest_pipeline: pipeline.map(str::to_owned),
+        }
     }
 
     fn describe(&self, place: &PlaceKey) -> String {
