@@ -22,6 +22,7 @@ mod node;
 mod query;
 mod reader;
 mod rule;
+mod rule_tests;
 mod script;
 mod secret;
 mod source_text;
@@ -43,7 +44,7 @@ use model::RuleFile;
 use node::{Node, Value};
 use reader::Reader;
 
-const KEYS: [&str; 6] = ["name", "source", "checkpoint", "http", "targets", "rules"];
+const KEYS: [&str; 7] = ["name", "source", "checkpoint", "http", "targets", "rules", "tests"];
 
 const SMALLEST: &str = "the smallest file has `source`, `targets` and `rules`";
 
@@ -88,6 +89,7 @@ pub fn parse(
     let name = path.display().to_string();
     let tree = match yaml::parse(text, &Environment { variable: environment, folder }, |path| {
         path == ["rules", "-", "transform"]
+            || matches!(path, ["tests", "-", "given" | "expect", ..])
     }) {
         Ok(tree) => tree,
         Err(error) => {
@@ -155,6 +157,10 @@ fn read(reader: &mut Reader<'_>, root: &Node, path: &Path) -> Option<RuleFile> {
             None
         }
     };
+    let tests = match fields.get("tests") {
+        Some(node) => rule_tests::tests(reader, node, rules.as_deref()),
+        None => Some(Vec::new()),
+    };
     let known = targets.as_deref().unwrap_or_default();
     let rules: Option<Vec<_>> =
         rules.and_then(|rules| rules.into_iter().map(|rule| rule.finish(known)).collect());
@@ -168,6 +174,7 @@ fn read(reader: &mut Reader<'_>, root: &Node, path: &Path) -> Option<RuleFile> {
         http: http?,
         targets: targets?,
         rules: rules?,
+        tests: tests?,
     })
 }
 
