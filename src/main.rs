@@ -8,7 +8,7 @@ use mongosync::cli::{
     console::Console,
     dead_letters,
     exit::Error,
-    run,
+    run, test_rules, try_rule,
 };
 
 /// glibc's allocator makes large replies from the driver more than twice as slow.
@@ -36,6 +36,8 @@ fn main() -> ExitCode {
     let end = runtime.block_on(async {
         match arguments.command {
             Command::Run(arguments) => run::run(arguments, &console).await,
+            Command::Test(arguments) => test_rules::run(arguments, &console).await,
+            Command::Try(arguments) => try_rule::run(arguments, &console).await,
             Command::DeadLetters(arguments) => dead_letters::run(arguments, &console).await,
         }
     });

@@ -15,3 +15,4 @@ mod selection;
 mod status;
 mod ready_rules;
 mod support;
+mod trying;

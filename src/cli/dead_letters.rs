@@ -39,7 +39,7 @@ pub async fn run(arguments: DeadLetterArguments, console: &Console) -> Result<()
 }
 
 /// Prints up to `limit` dead letters; answers whether there are more.
-async fn list_to(
+pub(super) async fn list_to(
     store: &dyn Store,
     list: &ListArguments,
     out: &mut impl Write,

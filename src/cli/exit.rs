@@ -21,6 +21,8 @@ pub enum Exit {
     Usage = 2,
     /// The source (with `--copy-only` a target too) was not reached at the start.
     NotReached = 3,
+    /// `test` found differences.
+    Different = 4,
     /// The oplog no longer reaches back.
     HistoryLost = 5,
     /// `--copy-only` ended with dead letters.
@@ -63,6 +65,17 @@ pub enum Error {
     /// A broken invariant; please report it.
     #[error("{0}")]
     Internal(String),
+    /// What was asked for is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// Tests of the rule file have failed.
+    #[error("{failed} of {total} tests failed")]
+    TestsFailed {
+        /// So many.
+        failed: usize,
+        /// Of so many.
+        total: usize,
+    },
     /// The copy is complete, but for these.
     #[error(
         "the copy is complete except for {count} dead letters: see `mongosync dead-letters {} list`",
@@ -73,6 +86,12 @@ pub enum Error {
         count: u64,
         /// The rule file.
         file: PathBuf,
+    },
+    /// The copy would be complete, but for what has been shown.
+    #[error("{count} documents would become dead letters")]
+    WouldBeDeadLetters {
+        /// So many.
+        count: u64,
     },
 }
 
@@ -91,10 +110,13 @@ impl Error {
                 | pipeline::Error::Stopped
                 | pipeline::Error::Internal(_) => Exit::Failed,
             },
-            Self::Listen(_) | Self::Store(_) | Self::System { .. } | Self::Internal(_) => {
-                Exit::Failed
-            }
-            Self::DeadLetters { .. } => Exit::DeadLetters,
+            Self::Listen(_)
+            | Self::Store(_)
+            | Self::System { .. }
+            | Self::NotFound(_)
+            | Self::Internal(_) => Exit::Failed,
+            Self::TestsFailed { .. } => Exit::Different,
+            Self::DeadLetters { .. } | Self::WouldBeDeadLetters { .. } => Exit::DeadLetters,
         }
     }
 
@@ -165,7 +187,10 @@ mod tests {
             ),
             (Error::System { what: "can't listen to signals", source: io::Error::other("no") }, 1),
             (Error::Internal("the status server ended with a panic".into()), 1),
+            (Error::NotFound("there is no such document".into()), 1),
+            (Error::TestsFailed { failed: 1, total: 3 }, 4),
             (Error::DeadLetters { count: 2, file: "shop.yaml".into() }, 6),
+            (Error::WouldBeDeadLetters { count: 2 }, 6),
         ]
     }
 

@@ -5,10 +5,14 @@
 pub mod arguments;
 pub mod console;
 pub mod dead_letters;
+mod dry_run;
 pub mod exit;
+mod extended_json;
 pub mod progress;
 pub mod run;
 pub mod signals;
 pub mod store;
+pub mod test_rules;
+pub mod try_rule;
 
 pub use exit::{Error, Exit};

@@ -98,7 +98,7 @@ impl Planning<'_> {
         }
         for (_, rule) in &fresh {
             // Says what can't be copied at all before anything is stored.
-            self.namespaces(rule.rule()).await?;
+            namespaces(self.reading, self.rules, rule.rule()).await?;
         }
         self.try_reads().await?;
         let now = match (&position, fresh.is_empty()) {
@@ -271,7 +271,7 @@ impl Planning<'_> {
         let name = &rule.rule().name;
         let mut planned = Vec::new();
         if let Some(settings) = rule.rule().copy {
-            for found in self.namespaces(rule.rule()).await? {
+            for found in namespaces(self.reading, self.rules, rule.rule()).await? {
                 let namespace = &found.namespace;
                 let size = self
                     .asked("reading the size of a collection", || {
@@ -323,55 +323,6 @@ impl Planning<'_> {
         Ok(planned)
     }
 
-    /// The namespaces that a rule reads, as they are now.
-    async fn namespaces(&self, rule: &Rule) -> Result<Vec<Found>, Error> {
-        let mut databases = BTreeSet::new();
-        let mut all = false;
-        for pattern in &rule.namespaces.include {
-            match pattern {
-                NamespacePattern::Exact(namespace) => {
-                    databases.insert(namespace.database().to_owned());
-                }
-                NamespacePattern::Glob(glob) => match &glob.literal_database {
-                    Some(database) => {
-                        databases.insert(database.clone());
-                    }
-                    None => all = true,
-                },
-                NamespacePattern::Regex(_) => all = true,
-            }
-        }
-        let source = &self.reading.source;
-        if all {
-            databases.extend(self.asked("listing databases", || source.databases()).await?);
-        }
-        let mut namespaces = Vec::new();
-        for database in databases {
-            let found = self.asked("listing collections", || source.collections(&database)).await?;
-            for found in found {
-                if !self.rules.reads(rule, &found.namespace) {
-                    continue;
-                }
-                let named = rule.namespaces.names(&found.namespace);
-                match found.kind {
-                    Kind::Collection => namespaces.push(found),
-                    Kind::View if named => namespaces.push(found),
-                    Kind::TimeSeries if named => {
-                        return Err(Error::Refused(format!(
-                            "rule {}: {} is a time-series collection, whose documents have no unique \
-                             _id; read it through a view that makes one",
-                            rule.name, found.namespace
-                        )));
-                    }
-                    // Patterns pass over these.
-                    Kind::View | Kind::TimeSeries => {}
-                }
-            }
-        }
-        namespaces.sort_by(|one, other| one.namespace.cmp(&other.namespace));
-        Ok(namespaces)
-    }
-
     async fn copy(&self, rule: RuleIndex, planned: Planned, complete: bool) -> Result<Copy, Error> {
         let Planned { namespace, plan, progress } = planned;
         let source = &self.reading.source;
@@ -399,10 +350,7 @@ impl Planning<'_> {
     where
         F: Future<Output = Result<T, SourceError>>,
     {
-        self.reading.insist(what, call).await.map_err(|error| match error {
-            None => Error::Stopped,
-            Some(error) => Error::Refused(format!("{what} failed: {error}")),
-        })
+        asked(self.reading, what, call).await
     }
 
     async fn stored<T, F>(&self, call: impl FnMut() -> F) -> Result<T, Error>
@@ -415,6 +363,74 @@ impl Planning<'_> {
     async fn write(&self, writes: Vec<Write>) -> Result<(), Error> {
         Ok(insist_on_writing(&**self.store, writes, self.stop).await?)
     }
+}
+
+/// The namespaces that a rule reads, as they are now.
+pub async fn namespaces(
+    reading: &Reading,
+    rules: &RuleSet,
+    rule: &Rule,
+) -> Result<Vec<Found>, Error> {
+    let mut databases = BTreeSet::new();
+    let mut all = false;
+    for pattern in &rule.namespaces.include {
+        match pattern {
+            NamespacePattern::Exact(namespace) => {
+                databases.insert(namespace.database().to_owned());
+            }
+            NamespacePattern::Glob(glob) => match &glob.literal_database {
+                Some(database) => {
+                    databases.insert(database.clone());
+                }
+                None => all = true,
+            },
+            NamespacePattern::Regex(_) => all = true,
+        }
+    }
+    let source = &reading.source;
+    if all {
+        databases.extend(asked(reading, "listing databases", || source.databases()).await?);
+    }
+    let mut namespaces = Vec::new();
+    for database in databases {
+        let found = asked(reading, "listing collections", || source.collections(&database)).await?;
+        for found in found {
+            if !rules.reads(rule, &found.namespace) {
+                continue;
+            }
+            let named = rule.namespaces.names(&found.namespace);
+            match found.kind {
+                Kind::Collection => namespaces.push(found),
+                Kind::View if named => namespaces.push(found),
+                Kind::TimeSeries if named => {
+                    return Err(Error::Refused(format!(
+                        "rule {}: {} is a time-series collection, whose documents have no unique \
+                         _id; read it through a view that makes one",
+                        rule.name, found.namespace
+                    )));
+                }
+                // Patterns pass over these.
+                Kind::View | Kind::TimeSeries => {}
+            }
+        }
+    }
+    namespaces.sort_by(|one, other| one.namespace.cmp(&other.namespace));
+    Ok(namespaces)
+}
+
+/// Asks the source until it answers or refuses.
+async fn asked<T, F>(
+    reading: &Reading,
+    what: &'static str,
+    call: impl FnMut() -> F,
+) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, SourceError>>,
+{
+    reading.insist(what, call).await.map_err(|error| match error {
+        None => Error::Stopped,
+        Some(error) => Error::Refused(format!("{what} failed: {error}")),
+    })
 }
 
 /// From when on rules that run for the first time want changes: `changes.since` of those that do

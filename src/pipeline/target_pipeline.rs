@@ -25,13 +25,10 @@ use crate::{
         shape::{ShapedRule, Shaper},
         writer::{Context, Writer},
     },
-    rules::model::{Place, RuleFile, Target as TargetRules, TargetKind},
+    rules::model::{RuleFile, Target as TargetRules},
     source::{Source, budget::Budget},
     status::{RuleStatus, State, Status, TargetStatus},
-    target::{
-        Target,
-        elasticsearch::{EngineRule, EngineTarget},
-    },
+    target::{Target, dry_run::DryRunTarget, open},
     transform::{Lookup, Script},
 };
 
@@ -118,27 +115,17 @@ impl TargetPipeline {
     }
 
     fn build(&self) -> Result<Arc<dyn Target>, Error> {
-        match &self.target().kind {
-            TargetKind::Engine(engine) => {
-                let rules = self
-                    .rules
-                    .iter()
-                    .map(|(_, rule)| match &rule.destination().place {
-                        Place::Engine(place) => EngineRule {
-                            name: rule.rule().name.clone(),
-                            namespaces: rule.rule().namespaces.clone(),
-                            place: place.clone(),
-                        },
-                    })
-                    .collect();
-                let timeout = self.target().delivery.timeout;
-                EngineTarget::new(engine, timeout, rules)
-                    .map(|target| Arc::new(target) as Arc<dyn Target>)
-                    .map_err(|error| {
-                        Error::Refused(format!("target {} can't be used: {error}", self.name()))
-                    })
-            }
-        }
+        let rules = self.rules.iter().map(|(_, rule)| (rule.rule(), rule.destination()));
+        let opened = match &self.options.dry_run {
+            None => open::open(self.target(), rules),
+            Some(dry_run) => open::open_unconnected(self.target(), rules).map(|target| {
+                let show = dry_run.show.clone();
+                Arc::new(DryRunTarget::new(self.name(), target, show)) as Arc<dyn Target>
+            }),
+        };
+        opened.map_err(|error| {
+            Error::Refused(format!("target {} can't be used: {error}", self.name()))
+        })
     }
 
     /// Runs until it is stopped, done, or can't go on.
@@ -318,19 +305,7 @@ impl TargetPipeline {
     }
 
     fn shaped_rules(&self, target: &dyn Target) -> Vec<ShapedRule> {
-        self.rules
-            .iter()
-            .map(|(_, rule)| {
-                let rule = rule.rule();
-                let moves = rule.transform.as_ref().is_some_and(|script| script.may_move());
-                ShapedRule {
-                    name: rule.name.as_str().into(),
-                    script: rule.transform.clone(),
-                    on_delete: rule.on_delete,
-                    fixed: !moves && target.place_is_fixed(&rule.name),
-                }
-            })
-            .collect()
+        self.rules.iter().map(|(_, rule)| ShapedRule::of(rule.rule(), target)).collect()
     }
 
     fn rule_copies(&self, plan: &Plan) -> Vec<RuleCopies> {

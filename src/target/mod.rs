@@ -4,9 +4,11 @@
 //! operations into the bytes of a request, sends a request once, and says of each item what became
 //! of it.
 
+pub mod dry_run;
 pub mod elasticsearch;
 pub mod fill;
 pub mod json;
+pub mod open;
 
 use std::{ops::Range, time::Duration};
 
