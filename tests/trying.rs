@@ -118,10 +118,16 @@ const RULES: &str = r#"  - name: products
     transform: |
       if doc._id == 1 { remove(); }
       doc = [#{ _id: `${doc._id}-a` }, #{ _id: `${doc._id}-b` }];
+    to: search
+  - name: seen
+    namespace: tried.seen
+    changes: false
     to: search"#;
 
-async fn tried(world: &World) -> Result<RuleFile> {
-    let products = world.collection("tried.products");
+/// Fills a database of this name, and writes rules for it.
+async fn tried(world: &World, database: &str) -> Result<RuleFile> {
+    let collection = |name: &str| world.collection(&format!("{database}.{name}"));
+    let products = collection("products");
     let product = |id: i32, more: Document| {
         let mut product = doc! { "_id": id, "n": id, "active": true, "secret": "s3cr3t" };
         product.extend(more);
@@ -141,16 +147,19 @@ async fn tried(world: &World) -> Result<RuleFile> {
     products.insert_one(doc! { "_id": "7", "active": true }).await?;
     let id = ObjectId::parse_str("64b007090102030405060708")?;
     products.insert_one(doc! { "_id": id, "active": true }).await?;
-    world.collection("tried.categories").insert_one(doc! { "_id": 5, "name": "Lighting" }).await?;
-    world.collection("tried.moved").insert_many([doc! { "_id": 1 }, doc! { "_id": 2 }]).await?;
-    world.collection("tried.more").insert_one(doc! { "_id": 3 }).await?;
-    world.rule_file(RULES)
+    collection("categories").insert_one(doc! { "_id": 5, "name": "Lighting" }).await?;
+    collection("moved").insert_many([doc! { "_id": 1 }, doc! { "_id": 2 }]).await?;
+    collection("more").insert_one(doc! { "_id": 3 }).await?;
+    let view =
+        doc! { "create": "seen", "viewOn": "products", "pipeline": [{ "$match": { "_id": 1 } }] };
+    world.client.database(database).run_command(view).await?;
+    world.rule_file(&RULES.replace("tried", database))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn try_shows_what_becomes_of_a_document() -> Result<()> {
     let world = World::new().await?;
-    let file = tried(&world).await?;
+    let file = tried(&world, "tried").await?;
     let one = async |id: &str| -> Result<String> {
         let (code, out, err) = command(&file, "try", &["--rule", "products", "--id", id]).await?;
         ensure!(code == Some(0), "{id}: {code:?} {out}{err}");
@@ -216,7 +225,7 @@ async fn try_takes_a_few_and_leaves_no_trace() -> Result<()> {
     let world = World::new().await?;
     let own = mongosync_servers::MongoDb::start().await?;
     let world = World { client: own.client(), mongo: own.into(), ..world };
-    let file = tried(&world).await?;
+    let file = tried(&world, "tried_few").await?;
     let (databases, _) = traces(&world).await?;
     let (code, out, err) = command(&file, "try", &["--rule", "products"]).await?;
     assert_eq!(code, Some(0), "{out}{err}");
@@ -229,14 +238,19 @@ async fn try_takes_a_few_and_leaves_no_trace() -> Result<()> {
     let headings: Vec<&str> = out.lines().filter(|line| line.contains("  _id ")).collect();
     assert_eq!(
         headings,
-        ["tried.more  _id 3", "tried.moved  _id 1", "tried.moved  _id 2"],
+        ["tried_few.more  _id 3", "tried_few.moved  _id 1", "tried_few.moved  _id 2"],
         "{out}"
     );
     assert_eq!(out.matches("the request that search would get:").count(), 4, "{out}");
     ensure!(out.contains("after: remove(), it would be taken out where it lies"), "{out}");
+    let (_, out, err) = command(&file, "try", &["--rule", "seen"]).await?;
+    ensure!(
+        out.contains("tried_few.seen  _id 1") && out.contains("\nafter: the same\n"),
+        "{out}{err}"
+    );
     let (after, indices) = traces(&world).await?;
     assert_eq!(after, databases);
-    ensure!(!indices.iter().any(|index| index.starts_with("tried")), "{indices:?}");
+    ensure!(!indices.iter().any(|index| index.starts_with("tried_few")), "{indices:?}");
 
     file.rewrite(|text| text.replace("filter: { active: true }", "filter: { $foo: 1 }"))?;
     let (code, _, err) = command(&file, "try", &["--rule", "products"]).await?;
@@ -253,7 +267,7 @@ async fn a_dry_run_shows_requests_and_leaves_no_trace() -> Result<()> {
     let world = World::new().await?;
     let own = mongosync_servers::MongoDb::start().await?;
     let world = World { client: own.client(), mongo: own.into(), ..world };
-    let file = tried(&world).await?;
+    let file = tried(&world, "tried_dry").await?;
     let (databases, _) = traces(&world).await?;
     let (code, out, err) =
         command(&file, "run", &["--dry-run", "--copy-only", "--rule", "products"]).await?;
@@ -266,16 +280,16 @@ async fn a_dry_run_shows_requests_and_leaves_no_trace() -> Result<()> {
     ensure!(err.contains("2 documents would become dead letters"), "{err}");
     let (after, indices) = traces(&world).await?;
     assert_eq!(after, databases);
-    ensure!(!indices.iter().any(|index| index.starts_with("tried")), "{indices:?}");
+    ensure!(!indices.iter().any(|index| index.starts_with("tried_dry")), "{indices:?}");
 
     // Beside a run, whose name and port it does not take; what changes is shown as it changes.
     let moving = ["--rule", "moving"];
     let mut run = file.run(&moving)?;
     run.copied().await?;
     let mut dry = file.run(&["--dry-run", "--rule", "moving"])?;
-    dry.wrote("\"_id\":\"3-b\"").await?;
-    world.collection("tried.more").delete_one(doc! { "_id": 3 }).await?;
-    dry.wrote("{\"delete\":{\"_index\":\"tried-more\",\"_id\":\"3-a\"").await?;
+    dry.wrote("\"_id\":\"string~3-b\"").await?;
+    world.collection("tried_dry.more").delete_one(doc! { "_id": 3 }).await?;
+    dry.wrote("{\"delete\":{\"_index\":\"tried_dry-more\",\"_id\":\"string~3-a\"").await?;
     assert!(dry.terminate().await?.success());
     run.caught_up(&world.client).await?;
     assert!(run.terminate().await?.success());

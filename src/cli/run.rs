@@ -61,12 +61,12 @@ pub async fn run(arguments: RunArguments, console: &Console) -> Result<(), Error
     end.cancel();
     while around.join_next().await.is_some() {}
 
-    let summary = result?;
-    let pipeline::Summary { copied, dead_letters, stopped } = summary;
-    tracing::info!(copied, dead_letters, "{}", if stopped { "stopped" } else { "done" });
     if let Some((_, store)) = &dry_run {
         dry_run::tell_letters(&**store, console).await?;
     }
+    let summary = result?;
+    let pipeline::Summary { copied, dead_letters, stopped } = summary;
+    tracing::info!(copied, dead_letters, "{}", if stopped { "stopped" } else { "done" });
     if arguments.copy_only && !stopped && dead_letters > 0 {
         if dry_run.is_some() {
             return Err(Error::WouldBeDeadLetters { count: dead_letters });
