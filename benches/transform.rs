@@ -66,6 +66,7 @@ fn transform(criterion: &mut Criterion) {
                         wall_time: None,
                         copy: true,
                     },
+                    reads: None,
                 };
                 black_box(script.run(input).expect("the script does not fail"))
             });

@@ -9,7 +9,7 @@ use mongosync::cli::{
     console::Console,
     dead_letters,
     exit::Error,
-    requests, run, schema,
+    requests, run, schema, test_rules, try_rule,
 };
 
 /// glibc's allocator makes large replies from the driver more than twice as slow.
@@ -40,6 +40,8 @@ fn main() -> ExitCode {
             Command::Check(arguments) => check::run(arguments, &console).await,
             Command::Schema => schema::run(),
             Command::Completions(arguments) => completions::run(&arguments),
+            Command::Test(arguments) => test_rules::run(arguments, &console).await,
+            Command::Try(arguments) => try_rule::run(arguments, &console).await,
             Command::DeadLetters(arguments) => dead_letters::run(arguments, &console).await,
             Command::Resync(arguments) => requests::resync(arguments, &console).await,
             Command::Pause(arguments) => requests::pause(arguments, &console).await,

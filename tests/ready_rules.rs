@@ -243,6 +243,48 @@ fn every_rule_file_is_without_errors_and_warnings() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn every_test_of_the_rule_files_passes() -> Result<()> {
+    for file in files(&Path::new(ROOT).join("rules"), "yaml")? {
+        tests_pass(&file).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_test_of_the_documentation_passes() -> Result<()> {
+    let folder = tempfile::TempDir::new()?;
+    let mut found = 0;
+    for page in files(&Path::new(ROOT).join("docs"), "md")? {
+        for (line, kind, block) in blocks(&fs::read_to_string(&page)?) {
+            if kind == "yaml" && block.lines().any(|line| line == "tests:") {
+                let file = folder.path().join(format!("line-{line}.yaml"));
+                fs::write(&file, block)?;
+                tests_pass(&file).await?;
+                found += 1;
+            }
+        }
+    }
+    ensure!(found > 0, "there is one in the chapter on tests");
+    Ok(())
+}
+
+/// Runs `mongosync test`, which has to find some.
+async fn tests_pass(file: &Path) -> Result<()> {
+    let ran = tokio::process::Command::new(env!("CARGO_BIN_EXE_mongosync"))
+        .arg("test")
+        .arg(file)
+        .env("MONGODB_URI", "mongodb://127.0.0.1:1/?replicaSet=rs0")
+        .env("ELASTICSEARCH_URL", "http://127.0.0.1:1")
+        .output()
+        .await?;
+    let shown = String::from_utf8_lossy(&ran.stdout);
+    let problem = String::from_utf8_lossy(&ran.stderr);
+    ensure!(ran.status.success(), "{}\n{shown}{problem}", file.display());
+    ensure!(shown.lines().count() > 2, "{} has no tests: {shown}", file.display());
+    Ok(())
+}
+
 /// A block is a whole file (`yaml`), an entry of `rules:` or of `targets:` (`yaml rule`,
 /// `yaml target`), or something else that nobody loads (`yaml fragment`).
 #[test]

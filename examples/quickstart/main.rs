@@ -173,6 +173,7 @@ impl Sync {
             changes_only: false,
             rules: Vec::new(),
             wait: Duration::from_secs(30),
+            dry_run: None,
         };
         let run = pipeline::run(Arc::new(loaded.rules), options, status.clone(), stop.clone());
         tasks.spawn(async move { Ok(run.await.map(drop)?) });

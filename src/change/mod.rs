@@ -220,6 +220,9 @@ pub struct Change {
     pub key: DocumentKey,
     /// A lower bound of the time at which `states` were read: what an engine gets as version.
     pub time: ClusterTime,
+    /// A time that no state in `states` is newer than, so that what is read elsewhere for them after
+    /// it is not older than they are. `ZERO` where it is not known.
+    pub read: ClusterTime,
     /// The server's clock at the oldest event that this answers, for the time a delivery took;
     /// `None` in the copy.
     pub since: Option<bson::DateTime>,

@@ -25,6 +25,7 @@ Exit codes:
   1  failed
   2  the arguments or the rule file are wrong
   3  the source (with --copy-only or --online a target too) was not reached
+  4  `test` found differences
   5  the oplog no longer reaches back to the stored position
   6  --copy-only ended with dead letters"
 )]
@@ -69,6 +70,10 @@ pub enum Command {
     Run(RunArguments),
     /// Say what a rule file means, and what is wrong with it
     Check(CheckArguments),
+    /// Run the tests that the rule file holds, without any server
+    Test(TestArguments),
+    /// Take one document or a few through a rule, and send nothing
+    Try(TryArguments),
     /// Show what targets and transforms refused for good, deliver it again, or forget it
     DeadLetters(DeadLetterArguments),
     /// Copy rules again, and remove from the target what is gone from the source
@@ -98,6 +103,7 @@ Examples:
   mongosync run shop.yaml
   mongosync run shop.yaml --rule products --copy-only
   MONGODB_URI='mongodb://db1/?replicaSet=rs0' mongosync run shop.yaml --wait 5m
+  mongosync run shop.yaml --dry-run --copy-only | head
 
 SIGTERM or Ctrl-C ends the reading, finishes what is in flight (within 10 s) and stores the
 position: the next run goes on from there. A second one ends it at once.")]
@@ -114,6 +120,12 @@ pub struct RunArguments {
     /// Only this rule; may be given several times
     #[arg(long = "rule", value_name = "NAME")]
     pub rules: Vec<String>,
+    /// Send and store nothing: print the requests that would be sent
+    ///
+    /// It begins as a first run does, whatever has been run before, and may go on beside a run. With
+    /// several targets, the name of each stands before its requests.
+    #[arg(long)]
+    pub dry_run: bool,
     /// How long the source (with --copy-only a target too) may take to be reached at the start
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub wait: Duration,
@@ -148,6 +160,27 @@ pub struct CheckArguments {
     pub json: bool,
 }
 
+/// `test`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mongosync test shop.yaml
+  mongosync test shop.yaml --rule products --json | jq 'select(.passed | not)'
+
+A test gives a rule's transform a document and says what is to come of it. `filter`, `project` and
+`pipeline` are evaluated by MongoDB and are not run here: `mongosync try` shows what they do.")]
+pub struct TestArguments {
+    /// The rule file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Only tests of this rule; may be given several times
+    #[arg(long = "rule", value_name = "NAME")]
+    pub rules: Vec<String>,
+    /// One JSON object a test
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `completions`
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -159,6 +192,40 @@ pub struct CompletionArguments {
     /// The shell
     #[arg(value_name = "SHELL")]
     pub shell: Shell,
+}
+
+/// `try`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mongosync try shop.yaml --rule products
+  mongosync try shop.yaml --rule products --id 64b007090102030405060708
+  mongosync try shop.yaml --rule products --id '{ \"$date\": \"2026-11-21T00:00:00Z\" }'
+
+Documents are read from the source, through the rule's filter, project, pipeline and transform. What
+would be sent is printed; nothing is sent, and nothing is stored.")]
+pub struct TryArguments {
+    /// The rule file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// The rule
+    #[arg(long, value_name = "NAME")]
+    pub rule: String,
+    /// The document with this _id: a text, an ObjectId, a UUID, a number, or Extended JSON
+    #[arg(long, value_name = "ID", conflicts_with = "limit", allow_hyphen_values = true)]
+    pub id: Option<String>,
+    /// So many documents that the filter takes
+    #[arg(
+        long, value_name = "N", default_value_t = 3,
+        value_parser = clap::value_parser!(u32).range(1..=1000)
+    )]
+    pub limit: u32,
+    /// The target, where the rule has several
+    #[arg(long, value_name = "NAME")]
+    pub target: Option<String>,
+    /// How long the source may take to be reached
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub wait: Duration,
 }
 
 /// `dead-letters`
@@ -358,7 +425,7 @@ mod tests {
         assert_eq!(arguments.logs.log_format, Some(LogFormat::Json));
         assert_eq!(arguments.logs.log, "info");
         let Command::Run(run) = arguments.command else { panic!() };
-        assert!(run.copy_only);
+        assert!(run.copy_only && !run.dry_run);
         assert_eq!(run.rules, ["a", "b"]);
         assert_eq!(run.wait, Duration::from_millis(250));
     }
@@ -372,6 +439,21 @@ mod tests {
         let Command::Check(check) = parse(line).unwrap().command else { panic!() };
         assert!(check.online && check.json);
         assert_eq!(check.wait, Duration::from_secs(5));
+    }
+
+    #[test]
+    fn try_takes_an_id_of_any_look() {
+        for id in ["-7", "--x", "{\"$oid\":\"64b007090102030405060708\"}", ""] {
+            let words = ["mongosync", "try", "f.yaml", "--rule", "a", "--id", id];
+            let Command::Try(arguments) = Arguments::try_parse_from(words).unwrap().command else {
+                panic!()
+            };
+            assert_eq!(arguments.id.as_deref(), Some(id));
+        }
+        let Command::Try(arguments) = parse("try f.yaml --rule a").unwrap().command else {
+            panic!()
+        };
+        assert_eq!((arguments.id, arguments.limit), (None, 3));
     }
 
     #[test]
@@ -391,6 +473,10 @@ mod tests {
             ("", ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand),
             ("run", ErrorKind::MissingRequiredArgument),
             ("run f.yaml --copy-only --changes-only", ErrorKind::ArgumentConflict),
+            ("test", ErrorKind::MissingRequiredArgument),
+            ("try f.yaml", ErrorKind::MissingRequiredArgument),
+            ("try f.yaml --rule a --limit 0", ErrorKind::ValueValidation),
+            ("try f.yaml --rule a --limit 2 --id 1", ErrorKind::ArgumentConflict),
             ("run f.yaml --wait 30", ErrorKind::ValueValidation),
             ("run f.yaml --wait s", ErrorKind::ValueValidation),
             ("run f.yaml --wait 1d", ErrorKind::ValueValidation),
@@ -424,8 +510,16 @@ mod tests {
             &[][..],
             &["run"],
             &["check"],
+            &["test"],
+            &["try"],
             &["dead-letters"],
             &["dead-letters", "list"],
+            &["dead-letters", "retry"],
+            &["dead-letters", "purge"],
+            &["resync"],
+            &["pause"],
+            &["resume"],
+            &["seek"],
             &["schema"],
             &["completions"],
         ] {

@@ -71,7 +71,7 @@ async fn show(store: &dyn Store, id: &str) -> Result<(), Error> {
 }
 
 /// Prints up to `limit` dead letters; answers whether there are more.
-async fn list_to(
+pub(super) async fn list_to(
     store: &dyn Store,
     list: &ListArguments,
     out: &mut impl Write,

@@ -21,6 +21,8 @@ pub enum Exit {
     Usage = 2,
     /// The source (with `--copy-only` a target too) was not reached at the start.
     NotReached = 3,
+    /// `test` found differences.
+    Different = 4,
     /// The oplog no longer reaches back.
     HistoryLost = 5,
     /// `--copy-only` ended with dead letters.
@@ -74,6 +76,17 @@ pub enum Error {
         /// What was not reached, by name.
         not_reached: Vec<String>,
     },
+    /// What was asked for is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// Tests of the rule file have failed.
+    #[error("{failed} of {total} tests failed")]
+    TestsFailed {
+        /// So many.
+        failed: usize,
+        /// Of so many.
+        total: usize,
+    },
     /// The copy is complete, but for these.
     #[error(
         "the copy is complete except for {count} dead letters: see `mongosync dead-letters {} list`",
@@ -84,6 +97,12 @@ pub enum Error {
         count: u64,
         /// The rule file.
         file: PathBuf,
+    },
+    /// The copy would be complete, but for what has been shown.
+    #[error("{count} documents would become dead letters")]
+    WouldBeDeadLetters {
+        /// So many.
+        count: u64,
     },
 }
 
@@ -117,10 +136,12 @@ impl Error {
             | Self::Listen(_)
             | Self::Store(_)
             | Self::System { .. }
+            | Self::NotFound(_)
             | Self::Internal(_) => Exit::Failed,
             Self::Found { not_reached, .. } if !not_reached.is_empty() => Exit::NotReached,
             Self::Found { .. } => Exit::Failed,
-            Self::DeadLetters { .. } => Exit::DeadLetters,
+            Self::TestsFailed { .. } => Exit::Different,
+            Self::DeadLetters { .. } | Self::WouldBeDeadLetters { .. } => Exit::DeadLetters,
         }
     }
 
@@ -195,7 +216,10 @@ mod tests {
             (Error::Found { errors: 0, not_reached: vec!["source".into(), "target a".into()] }, 3),
             (Error::Found { errors: 2, not_reached: vec!["target a".into()] }, 3),
             (Error::Found { errors: 1, not_reached: Vec::new() }, 1),
+            (Error::NotFound("there is no such document".into()), 1),
+            (Error::TestsFailed { failed: 1, total: 3 }, 4),
             (Error::DeadLetters { count: 2, file: "shop.yaml".into() }, 6),
+            (Error::WouldBeDeadLetters { count: 2 }, 6),
         ]
     }
 

@@ -7,13 +7,17 @@ pub mod check;
 pub mod completions;
 pub mod console;
 pub mod dead_letters;
+mod dry_run;
 pub mod exit;
+mod extended_json;
 pub mod progress;
 pub mod requests;
 pub mod run;
 pub mod schema;
 pub mod signals;
 pub mod store;
+pub mod test_rules;
+pub mod try_rule;
 
 pub use exit::{Error, Exit};
 

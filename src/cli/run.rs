@@ -1,11 +1,17 @@
 //! `mongosync run`: a pipeline with everything around it that a process needs.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    io::{self, IsTerminal},
+    path::Path,
+    sync::Arc,
+};
 
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::{Error, arguments::RunArguments, console::Console, progress, signals::Signals};
+use super::{
+    Error, arguments::RunArguments, console::Console, dry_run, progress, signals::Signals,
+};
 use crate::{
     pipeline,
     rules::{self, model::RuleFile},
@@ -21,9 +27,10 @@ pub async fn run(arguments: RunArguments, console: &Console) -> Result<(), Error
     known_rules(&rules, &arguments.rules)?;
     let signals = Signals::listen()
         .map_err(|source| Error::System { what: "can't listen to signals", source })?;
+    // A dry run may go on beside a run, whose port it is.
     let server = match &rules.http {
-        Some(http) => Some(Server::bind(http).await?),
-        None => None,
+        Some(http) if !arguments.dry_run => Some(Server::bind(http).await?),
+        _ => None,
     };
 
     let status = Status::of(&rules, &arguments.rules);
@@ -32,7 +39,12 @@ pub async fn run(arguments: RunArguments, console: &Console) -> Result<(), Error
     let end = CancellationToken::new();
     let mut around = JoinSet::new();
     around.spawn(with_no_error(signals.watch(stop.clone(), end.clone(), console.clone())));
-    around.spawn(with_no_error(progress::show(status.clone(), console.clone(), end.clone())));
+    let dry_run =
+        arguments.dry_run.then(|| dry_run::prepare(&rules, &arguments.rules, stop.clone()));
+    // Where the requests are shown on the same screen, there is no room for bars.
+    if !(arguments.dry_run && io::stdout().is_terminal()) {
+        around.spawn(with_no_error(progress::show(status.clone(), console.clone(), end.clone())));
+    }
     if let Some(server) = server {
         around.spawn(server.serve(status.clone(), end.clone()));
     }
@@ -42,16 +54,23 @@ pub async fn run(arguments: RunArguments, console: &Console) -> Result<(), Error
         changes_only: arguments.changes_only,
         rules: arguments.rules,
         wait: arguments.wait,
+        dry_run: dry_run.as_ref().map(|(dry_run, _)| dry_run.clone()),
     };
     let pipeline = pipeline::run(Arc::new(rules), options, status, stop.clone());
     let result = supervise(pipeline, &mut around, &stop).await;
     end.cancel();
     while around.join_next().await.is_some() {}
 
+    if let Some((_, store)) = &dry_run {
+        dry_run::tell_letters(&**store, console).await?;
+    }
     let summary = result?;
     let pipeline::Summary { copied, dead_letters, stopped } = summary;
     tracing::info!(copied, dead_letters, "{}", if stopped { "stopped" } else { "done" });
     if arguments.copy_only && !stopped && dead_letters > 0 {
+        if dry_run.is_some() {
+            return Err(Error::WouldBeDeadLetters { count: dead_letters });
+        }
         return Err(Error::DeadLetters { count: dead_letters, file: arguments.file });
     }
     Ok(())
@@ -102,6 +121,10 @@ pub(super) fn load(file: &Path, console: &Console) -> Result<RuleFile, Error> {
 /// How alike two names must be, from 0 to 1, for one to be taken for a slip of the other.
 const ALIKE: f64 = 0.8;
 
+/// Says which of the asked rules the file does not have.
+///
+/// # Errors
+/// `Usage`, with the name that is near.
 pub(super) fn known_rules(rules: &RuleFile, asked: &[String]) -> Result<(), Error> {
     let names: Vec<&str> = rules.rules.iter().map(|rule| rule.name.as_str()).collect();
     let Some(unknown) = asked.iter().find(|name| !names.contains(&name.as_str())) else {

@@ -202,6 +202,10 @@ mod tests {
             Ok(())
         }
 
+        fn meta(&self, _: &Operation) -> crate::transform::Meta {
+            crate::transform::Meta::default()
+        }
+
         fn describe(&self, _: &PlaceKey) -> String {
             String::new()
         }

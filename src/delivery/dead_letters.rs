@@ -66,6 +66,11 @@ impl Letter {
         Self { origin, stage, words, place }
     }
 
+    /// Why it was refused.
+    pub fn words(&self) -> &str {
+        &self.words
+    }
+
     /// Where the document came from.
     pub fn origin(&self) -> &Arc<Origin> {
         &self.origin

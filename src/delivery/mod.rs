@@ -10,6 +10,8 @@ pub mod places;
 pub mod request;
 pub mod retry;
 pub mod shape;
+mod slice;
+pub mod trial;
 pub mod writer;
 
 #[cfg(test)]

@@ -42,6 +42,7 @@ use crate::{
     target::{
         Action, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry, Target,
     },
+    transform::{Lookup, Meta, Script},
 };
 
 /// What the target says to one request.
@@ -191,6 +192,10 @@ impl Target for Scripted {
         Ok(())
     }
 
+    fn meta(&self, operation: &Operation) -> Meta {
+        Meta { id: Some(self.describe(&operation.place)), ..Meta::default() }
+    }
+
     fn describe(&self, place: &PlaceKey) -> String {
         String::from_utf8(place.0.to_vec()).unwrap()
     }
@@ -244,6 +249,15 @@ pub fn shaped(target: &Scripted, on_delete: OnDelete) -> Vec<ShapedRule> {
 
 impl Bench {
     pub async fn new(places: &[(&'static str, Where)], settings: DeliverySettings) -> Self {
+        Self::with_script(places, settings, None).await
+    }
+
+    /// With a script that all rules have, and what answers its lookups.
+    pub async fn with_script(
+        places: &[(&'static str, Where)],
+        settings: DeliverySettings,
+        script: Option<(&str, Arc<dyn Lookup>)>,
+    ) -> Self {
         let leases = Arc::new(MemoryStore::new("shop"));
         let store = Arc::new(leases.another());
         let stop = CancellationToken::new();
@@ -254,7 +268,11 @@ impl Bench {
         let mut keeping = JoinSet::new();
         keeping.spawn(async move { held.keep(&CancellationToken::new()).await.expect("kept") });
         let target = Scripted::new(places);
-        let rules = shaped(&target, OnDelete::Remove);
+        let mut rules = shaped(&target, OnDelete::Remove);
+        for rule in &mut rules {
+            let compile = |(text, _): &(&str, _)| Script::compile(text, Default::default(), None);
+            rule.script = script.as_ref().map(|it| Arc::new(compile(it).expect("a script")));
+        }
         let names: Vec<Arc<str>> = rules.iter().map(|rule| rule.name.clone()).collect();
         let status = Status::new(&fixture::rules()).target("search");
         let dead_letters =
@@ -265,6 +283,7 @@ impl Bench {
         let context = Context {
             target: target.clone(),
             shaper: Shaper::new(target.clone(), rules),
+            lookup: script.map(|(_, lookup)| lookup),
             ids: Ids::new(store.clone(), Arc::new(Ints)),
             places: Places::new(store.clone(), "search"),
             dead_letters: Arc::new(dead_letters),
@@ -326,6 +345,7 @@ pub fn change(id: i64, state: State, claims: Vec<Claim>) -> Change {
         namespace: namespace(),
         key: key(id),
         time: ClusterTime(7),
+        read: ClusterTime(9),
         since: None,
         phase: Phase::Changes,
         states: vec![(RuleIndex(0), state)],
@@ -335,7 +355,7 @@ pub fn change(id: i64, state: State, claims: Vec<Claim>) -> Change {
 
 /// A document whose value is `v`.
 pub fn value(v: i64) -> State {
-    State::Present(Document::from(rawdoc! { "v": v }))
+    State::Present(Document::from(rawdoc! { "_id": v, "v": v }))
 }
 
 /// A document that lies where its field `at` says.

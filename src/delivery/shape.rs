@@ -1,7 +1,8 @@
 //! From a change to the operations that make it true in a target.
 //!
 //! All rules of a target that read a namespace are evaluated together, so that one rule's removal
-//! never takes away what another puts in the same place. Plain computing: no waiting.
+//! never takes away what another puts in the same place. Plain computing: nothing waits but a script
+//! that looks other documents up.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,12 +11,13 @@ use crate::{
         Change, Document, DocumentKey, Namespace, Phase, RuleIndex, State,
         id::{self, IdTypes},
     },
-    rules::model::OnDelete,
+    rules::model::{OnDelete, Rule},
     target::{Action, Operation, PlaceKey, Placing, Target},
-    transform::{Event, Input, Meta, Outcome, Script},
+    transform::{Event, Input, Meta, Outcome, Reads, Script},
 };
 
 use super::{
+    Halt,
     batch::Origin,
     dead_letters::{Letter, Stage},
     places::RulePlace,
@@ -31,6 +33,19 @@ pub struct ShapedRule {
     pub on_delete: OnDelete,
     /// Whether the place of each of its documents is a function of namespace and key alone.
     pub fixed: bool,
+}
+
+impl ShapedRule {
+    /// A rule of the file, as it writes to a target.
+    pub fn of(rule: &Rule, target: &dyn Target) -> Self {
+        let moves = rule.transform.as_ref().is_some_and(|script| script.may_move());
+        Self {
+            name: rule.name.as_str().into(),
+            script: rule.transform.clone(),
+            on_delete: rule.on_delete,
+            fixed: !moves && target.place_is_fixed(&rule.name),
+        }
+    }
 }
 
 /// Shapes the changes of one target.
@@ -52,6 +67,15 @@ pub struct Shaped {
     pub gone: Vec<Arc<Origin>>,
     /// Rules that asked to leave the target as it is.
     pub skipped: Vec<RuleIndex>,
+}
+
+/// What all rules are asked about.
+struct Given<'a> {
+    change: &'a Change,
+    /// The default id.
+    id: &'a str,
+    types: &'a IdTypes,
+    reads: Option<&'a Reads>,
 }
 
 /// What one rule wants.
@@ -95,8 +119,27 @@ impl Shaper {
         change.states.iter().any(|(index, _)| !self.rule(*index).fixed)
     }
 
-    /// The operations for a change. `old` are the stored places of its document.
-    pub fn shape(&self, change: &Change, types: &IdTypes, old: &[RulePlace]) -> Shaped {
+    /// Whether a script that is run on the change may read the source.
+    pub fn looks_up(&self, change: &Change) -> bool {
+        change.states.iter().any(|(index, state)| {
+            let script = self.rule(*index).script.as_ref();
+            matches!(state, State::Present(_)) && script.is_some_and(|script| script.looks_up())
+        })
+    }
+
+    /// The operations for a change. `old` are the stored places of its document; `reads` answers the
+    /// scripts' lookups, after the time of the change's own read.
+    ///
+    /// # Errors
+    /// `Stopped` where a script was stopped as it waited for the source.
+    pub fn shape(
+        &self,
+        change: &Change,
+        types: &IdTypes,
+        old: &[RulePlace],
+        reads: Option<&Reads>,
+    ) -> Result<Shaped, Halt> {
+        let reads = reads.map(|reads| Reads { after: change.read, ..reads.clone() });
         let id = id::text(&change.key, types);
         let mut shaped = Shaped::default();
         let mut puts: Vec<(PlaceKey, Operation, Arc<Origin>)> = Vec::new();
@@ -122,7 +165,8 @@ impl Shaper {
                 since: change.since,
             });
             let mine = old.iter().filter(|place| place.rule == rule.name);
-            let verdict = self.verdict(rule, change, state, &id, types, &origin, &mut shaped);
+            let given = Given { change, id: &id, types, reads: reads.as_ref() };
+            let verdict = self.verdict(rule, &given, state, &origin, &mut shaped)?;
             // A copy asks one rule alone, which can't know whether another put its document in this
             // place. What one rule takes back after a change is decided with all of them.
             let alone = change.phase == Phase::Copy && self.rules.len() > 1;
@@ -152,11 +196,16 @@ impl Shaper {
                     removes.extend(mine.map(|place| (place.place.clone(), origin.clone())));
                     for (place, extra, document) in documents {
                         if let Some(other) = by_place.insert(place.clone(), *index) {
-                            let words = format!(
-                                "rules {} and {} put two documents in this place",
-                                self.rule(other).name,
-                                rule.name
-                            );
+                            let words = match other == *index {
+                                true => {
+                                    format!("rule {} puts two documents in this place", rule.name)
+                                }
+                                false => format!(
+                                    "rules {} and {} put two documents in this place",
+                                    self.rule(other).name,
+                                    rule.name
+                                ),
+                            };
                             let described = Some(self.target.describe(&place));
                             by_place.insert(place, other);
                             shaped.letters.push(Letter::new(
@@ -189,59 +238,58 @@ impl Shaper {
         shaped
             .operations
             .extend(puts.into_iter().map(|(_, operation, origin)| (operation, origin)));
-        shaped
+        Ok(shaped)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one call; a struct would only rename them")]
     fn verdict(
         &self,
         rule: &ShapedRule,
-        change: &Change,
+        given: &Given<'_>,
         state: &State,
-        id: &str,
-        types: &IdTypes,
         origin: &Arc<Origin>,
         shaped: &mut Shaped,
-    ) -> Verdict {
+    ) -> Result<Verdict, Halt> {
         let mut refuse = |stage, words| {
             shaped.letters.push(Letter::new(origin.clone(), stage, words, None));
-            Verdict::Leave
+            Ok(Verdict::Leave)
         };
         let document = match state {
             State::Present(document) => document,
-            State::Unmatched => return Verdict::Remove,
-            State::Gone if rule.on_delete == OnDelete::Keep => return Verdict::Leave,
-            State::Gone => return Verdict::Remove,
+            State::Unmatched => return Ok(Verdict::Remove),
+            State::Gone if rule.on_delete == OnDelete::Keep => return Ok(Verdict::Leave),
+            State::Gone => return Ok(Verdict::Remove),
             State::Failed(words) => return refuse(Stage::Source, words.clone()),
         };
-        let (documents, meta) = match self.transform(rule, change, document) {
+        let (documents, meta) = match self.transform(rule, given, document) {
             Ok(Outcome::Unchanged(meta)) => (vec![document.clone()], meta),
             Ok(Outcome::Document(document, meta)) => (vec![document], meta),
             Ok(Outcome::Documents(documents, meta)) => (documents, meta),
-            Ok(Outcome::Remove) => return Verdict::Remove,
+            Ok(Outcome::Remove) => return Ok(Verdict::Remove),
             Ok(Outcome::Skip) => {
                 shaped.skipped.push(origin.rule);
-                return Verdict::Leave;
+                return Ok(Verdict::Leave);
             }
+            Ok(Outcome::Stopped) => return Err(Halt::Stopped),
             Ok(Outcome::Failed(words)) => return refuse(Stage::Transform, words),
             Err(error) => return refuse(Stage::Transform, error.to_string()),
         };
         let mut placed = Vec::with_capacity(documents.len());
         for document in documents {
-            match self.place(rule, change, &document, id, types, &meta) {
+            match self.place(rule, given, &document, &meta) {
                 Ok((place, extra)) => placed.push((place, extra, document)),
                 Err(words) => return refuse(Stage::Place, words),
             }
         }
-        Verdict::Put(placed)
+        Ok(Verdict::Put(placed))
     }
 
     fn transform(
         &self,
         rule: &ShapedRule,
-        change: &Change,
+        given: &Given<'_>,
         document: &Document,
     ) -> Result<Outcome, crate::transform::ScriptError> {
+        let Given { change, reads, .. } = *given;
         let Some(script) = &rule.script else { return Ok(Outcome::Unchanged(Meta::default())) };
         script.run(Input {
             document: Some(document),
@@ -253,18 +301,18 @@ impl Shaper {
                 wall_time: change.since,
                 copy: change.phase == Phase::Copy,
             },
+            reads,
         })
     }
 
     fn place(
         &self,
         rule: &ShapedRule,
-        change: &Change,
+        given: &Given<'_>,
         document: &Document,
-        id: &str,
-        types: &IdTypes,
         meta: &Meta,
     ) -> Result<(PlaceKey, bytes::Bytes), String> {
+        let Given { change, id, types, .. } = *given;
         // Only a script can change an _id, and only a rule whose places are stored has such a one.
         let unreadable = |error| format!("the document's _id can't be read: {error}");
         let own = match document.raw().get("_id") {

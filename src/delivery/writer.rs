@@ -15,6 +15,7 @@ use crate::{
     rules::model::DeliverySettings,
     status::{RuleStatus, Settled, TargetStatus},
     target::Target,
+    transform::Lookup,
 };
 
 use super::{
@@ -23,9 +24,10 @@ use super::{
     dead_letters::DeadLetters,
     ids::Ids,
     lane::{Lane, Subject},
-    places::{Move, Places, RulePlace},
+    places::{Places, RulePlace},
     request::{Delivered, Limits, deliver},
     shape::Shaper,
+    slice::{Settling, ShapedSlice, Slice},
 };
 
 /// Changes that are shaped between two looks at what else there is to do.
@@ -42,6 +44,8 @@ pub struct Context {
     pub target: Arc<dyn Target>,
     /// How changes become operations.
     pub shaper: Shaper,
+    /// Answers the scripts' lookups; `None` where no script has any.
+    pub lookup: Option<Arc<dyn Lookup>>,
     /// What ids are made of.
     pub ids: Ids,
     /// Places that are no function of the key.
@@ -89,19 +93,23 @@ impl Writer {
         }
     }
 
-    /// Works until it is drained; then waits for the batch that is under way.
+    /// Works until it is drained; then waits for the batch that is under way. What is being shaped
+    /// then, and waits for the source, is left.
     ///
     /// # Errors
     /// See [`Halt`]. What is unsettled stays so.
     pub async fn run(mut self) -> Result<(), Halt> {
         let drain = self.context.drain.clone();
-        loop {
+        'work: loop {
             while !self.is_full() {
                 let changes = self.lane.try_output(SLICE);
                 if changes.is_empty() {
                     break;
                 }
-                self.gather(changes).await?;
+                match self.gather(changes).await {
+                    Err(Halt::Stopped) if drain.is_cancelled() => break 'work,
+                    gathered => gathered?,
+                }
             }
             if self.is_due() {
                 self.start();
@@ -176,31 +184,17 @@ impl Writer {
             .map(|change| Subject { namespace: change.namespace.clone(), key: change.key.clone() })
             .collect();
         let found = context.places.load(&subjects, &context.stop).await?;
-        let mut places: HashMap<Subject, Vec<RulePlace>> =
-            subjects.into_iter().zip(found).collect();
-        let mut moves = Vec::new();
-        let mut shaped_changes = Vec::with_capacity(changes.len());
+        let places: HashMap<Subject, Vec<RulePlace>> = subjects.into_iter().zip(found).collect();
+        let mut typed = Vec::with_capacity(changes.len());
         for change in changes {
             let types = self.types_of(&change).await?;
-            let moving = context
-                .shaper
-                .needs_places(&change)
-                .then(|| Subject { namespace: change.namespace.clone(), key: change.key.clone() });
-            let old = moving.as_ref().and_then(|subject| places.get(subject)).cloned();
-            let old = old.unwrap_or_default();
-            let shaped = context.shaper.shape(&change, &types, &old);
-            if let Some(subject) = moving {
-                // A second change of the document in this slice finds what the first one leaves.
-                let mut union = old.clone();
-                union.extend(shaped.places.iter().filter(|place| !old.contains(place)).cloned());
-                places.insert(subject.clone(), union);
-                moves.push(Move { subject, old, new: shaped.places.clone() });
-            }
-            shaped_changes.push((shaped, change.phase, change.claims));
+            typed.push((change, types));
         }
+        let slice = Slice { changes: typed, places };
+        let ShapedSlice { changes, moves } = slice.shape(&context).await?;
         let trims = context.places.widen(moves, &context.stop).await?;
         self.batch.places.extend(trims);
-        for (shaped, phase, claims) in shaped_changes {
+        for Settling { shaped, phase, claims } in changes {
             for rule in shaped.skipped {
                 context.rules[usize::from(rule.0)].count(phase, Settled::Skipped, 1);
             }

@@ -338,7 +338,7 @@ impl Copying {
                 if window.is_some() && passed.await.is_err() {
                     return Err(Trouble::Stopped);
                 }
-                self.offer(copy, open, window, part.found)?;
+                self.offer(copy, open, window, part.found, high)?;
                 if part.unread.is_empty() {
                     break;
                 }
@@ -405,6 +405,7 @@ impl Copying {
         open: &OpenChunk,
         window: Option<&Window<'_>>,
         found: Vec<Found>,
+        read: ClusterTime,
     ) -> Result<(), Trouble> {
         let mut changes: Vec<Vec<Change>> = self.lanes.iter().map(|_| Vec::new()).collect();
         for Found { key, state } in found {
@@ -420,6 +421,7 @@ impl Copying {
                 namespace: copy.namespace.clone(),
                 key,
                 time: copy.plan.started,
+                read,
                 since: None,
                 phase: Phase::Copy,
                 states: vec![(copy.rule, state)],

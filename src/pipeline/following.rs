@@ -521,6 +521,7 @@ impl Answering {
                     namespace: namespace.clone(),
                     key,
                     time: pending.time.max(self.floor),
+                    read: as_of,
                     since: pending.since,
                     phase: Phase::Changes,
                     states,

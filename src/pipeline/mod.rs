@@ -6,15 +6,17 @@ mod copying;
 mod demand;
 mod following;
 mod letters;
+mod lookups;
 mod orders;
 mod plan;
 mod reading;
 mod rule_set;
+mod sampling;
 mod settling;
 mod sweeping;
 mod target_pipeline;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -37,7 +39,10 @@ use crate::{
         namespaces::Kind,
     },
     status::Status,
+    target::dry_run::Show,
 };
+
+pub use sampling::{Chosen, Fate, Sample, sample};
 
 use rule_set::RuleSet;
 use target_pipeline::TargetPipeline;
@@ -53,6 +58,24 @@ pub struct Options {
     pub rules: Vec<String>,
     /// How long the source (with `copy_only` the targets too) may take to be reached at the start.
     pub wait: Duration,
+    /// Show what would be sent rather than send it.
+    pub dry_run: Option<DryRun>,
+}
+
+/// A run that leaves no trace: nothing is sent, and nothing is stored but in `store`.
+#[derive(Clone)]
+pub struct DryRun {
+    /// Takes the stead of the rule file's `checkpoint`. A run begins where this says: at the
+    /// beginning, where it is empty.
+    pub store: Arc<dyn Store>,
+    /// Gets what would be sent.
+    pub show: Show,
+}
+
+impl fmt::Debug for DryRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DryRun").finish_non_exhaustive()
+    }
 }
 
 /// How a run ended well.
@@ -154,7 +177,10 @@ async fn work(
     stop: &CancellationToken,
 ) -> Result<Summary, Error> {
     let source = reach_source(&rules, options.wait, stop).await?;
-    let store = open::open(&rules, Some(source.client())).await?;
+    let store = match &options.dry_run {
+        None => open::open(&rules, Some(source.client())).await?,
+        Some(dry_run) => dry_run.store.clone(),
+    };
     let held = hold_name(&rules, &store, &status, stop).await?;
     let stopping = stop.child_token();
     let given_up = CancellationToken::new();

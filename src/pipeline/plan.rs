@@ -579,16 +579,7 @@ impl Planning<'_> {
 
     /// The namespaces that a rule reads, as they are now.
     async fn namespaces(&self, rule: &Rule) -> Result<Vec<Found>, Error> {
-        let source = &self.reading.source;
-        let (selector, hidden) = (&rule.namespaces, self.rules.hidden());
-        let selected =
-            self.asked("listing collections", || source.select(selector, hidden)).await?;
-        match selected.refused.first() {
-            Some(series) => {
-                Err(Error::Refused(format!("rule {}: {}", rule.name, selection::refusal(series))))
-            }
-            None => Ok(selected.read),
-        }
+        namespaces(self.reading, self.rules, rule).await
     }
 
     async fn copy(&self, rule: RuleIndex, planned: Planned, complete: bool) -> Result<Copy, Error> {
@@ -618,10 +609,7 @@ impl Planning<'_> {
     where
         F: Future<Output = Result<T, SourceError>>,
     {
-        self.reading.insist(what, call).await.map_err(|error| match error {
-            None => Error::Stopped,
-            Some(error) => Error::Refused(format!("{what} failed: {error}")),
-        })
+        asked(self.reading, what, call).await
     }
 
     async fn stored<T, F>(&self, call: impl FnMut() -> F) -> Result<T, Error>
@@ -644,6 +632,38 @@ struct Chosen {
     keep: bool,
     /// What it is; `None` where it is no more.
     kind: Option<Kind>,
+}
+
+/// The namespaces that a rule reads, as they are now.
+pub async fn namespaces(
+    reading: &Reading,
+    rules: &RuleSet,
+    rule: &Rule,
+) -> Result<Vec<Found>, Error> {
+    let (selector, hidden) = (&rule.namespaces, rules.hidden());
+    let select = || reading.source.select(selector, hidden);
+    let selected = asked(reading, "listing collections", select).await?;
+    match selected.refused.first() {
+        Some(series) => {
+            Err(Error::Refused(format!("rule {}: {}", rule.name, selection::refusal(series))))
+        }
+        None => Ok(selected.read),
+    }
+}
+
+/// Asks the source until it answers or refuses.
+async fn asked<T, F>(
+    reading: &Reading,
+    what: &'static str,
+    call: impl FnMut() -> F,
+) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, SourceError>>,
+{
+    reading.insist(what, call).await.map_err(|error| match error {
+        None => Error::Stopped,
+        Some(error) => Error::Refused(format!("{what} failed: {error}")),
+    })
 }
 
 /// From when on rules that run for the first time want changes: `changes.since` of those that do

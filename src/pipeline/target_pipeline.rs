@@ -35,7 +35,8 @@ use crate::{
     rules::model::{RuleFile, Target as TargetRules},
     source::{Source, budget::Budget},
     status::{RuleStatus, State, Status, TargetStatus},
-    target::{self, Target},
+    target::{Target, dry_run::DryRunTarget, open},
+    transform::{Lookup, Script},
 };
 
 use super::{
@@ -44,6 +45,7 @@ use super::{
     demand::Demand,
     following::{Answering, Following, Lanes},
     letters::Letters,
+    lookups::SourceLookup,
     orders::{Order, Ordered, Outcome},
     plan::{Plan, Planning},
     reading::Reading,
@@ -153,7 +155,15 @@ impl TargetPipeline {
 
     fn build(&self) -> Result<Arc<dyn Target>, Error> {
         let rules = self.rules.iter().map(|(_, rule)| (rule.rule(), rule.destination()));
-        target::open(self.target(), &self.file.name, rules).map_err(|error| {
+        let owner = &self.file.name;
+        let opened = match &self.options.dry_run {
+            None => open::open(self.target(), owner, rules),
+            Some(dry_run) => open::open_unconnected(self.target(), rules).map(|target| {
+                let show = dry_run.show.clone();
+                Arc::new(DryRunTarget::new(self.name(), target, show)) as Arc<dyn Target>
+            }),
+        };
+        opened.map_err(|error| {
             Error::Refused(format!("target {} can't be used: {error}", self.name()))
         })
     }
@@ -382,6 +392,7 @@ impl TargetPipeline {
         };
         let context = Arc::new(Context {
             shaper: Shaper::new(target.clone(), self.shaped_rules(&*target)),
+            lookup: self.lookup(),
             ids: Ids::new(self.store.clone(), reading.clone()),
             places: Places::new(self.store.clone(), self.name()),
             target: target.clone(),
@@ -450,20 +461,18 @@ impl TargetPipeline {
         Ok(Arc::new(letters))
     }
 
+    fn lookup(&self) -> Option<Arc<dyn Lookup>> {
+        let looks_up = |script: &Arc<Script>| script.looks_up();
+        let mut rules = self.rules.iter();
+        let wanted = rules.any(|(_, rule)| rule.rule().transform.as_ref().is_some_and(looks_up));
+        wanted.then(|| {
+            Arc::new(SourceLookup::new(self.source.clone(), self.target_status()))
+                as Arc<dyn Lookup>
+        })
+    }
+
     fn shaped_rules(&self, target: &dyn Target) -> Vec<ShapedRule> {
-        self.rules
-            .iter()
-            .map(|(_, rule)| {
-                let rule = rule.rule();
-                let moves = rule.transform.as_ref().is_some_and(|script| script.may_move());
-                ShapedRule {
-                    name: rule.name.as_str().into(),
-                    script: rule.transform.clone(),
-                    on_delete: rule.on_delete,
-                    fixed: !moves && target.place_is_fixed(&rule.name),
-                }
-            })
-            .collect()
+        self.rules.iter().map(|(_, rule)| ShapedRule::of(rule.rule(), target)).collect()
     }
 
     fn rule_copies(&self, plan: &Plan) -> Vec<RuleCopies> {

@@ -7,7 +7,10 @@
 
 use super::{query::STAGES, targets::ON_REJECTED};
 
-use Shape::{Bool, Document, Either, List, Named, Object, Size, Stage, Text, Time, Whole, Words};
+use Shape::{
+    Bool, Collections, Document, Documents, Either, List, Named, Null, Object, Size, Stage, Text, Time,
+    Whole, Words,
+};
 
 /// What a value looks like. The readers know more about some of them; nothing that a reader takes is
 /// left out here.
@@ -35,6 +38,12 @@ pub enum Shape {
     Document,
     /// A map with one of these keys, which is MongoDB's own.
     Stage(&'static [&'static str]),
+    /// A list of documents, which may be empty.
+    Documents,
+    /// A map from namespaces to lists of documents.
+    Collections,
+    /// Nothing.
+    Null,
     /// One of these.
     Either(&'static [Shape]),
 }
@@ -137,6 +146,7 @@ pub static FILE: Map = Map {
         key("rules", List(&Object(&RULE)), "What is read, how it is shaped and where it goes.")
             .example("[{ namespace: shop.products, to: search }]")
             .required(),
+        key("tests", List(&Object(&TEST)), "What `mongosync test` tries the rules' scripts on."),
     ],
 };
 
@@ -503,5 +513,66 @@ pub static INDEX: Map = Map {
             .example("{ number_of_shards: 1 }"),
         key("mappings", Document, "Mappings of an index that mongosync makes, or `{ file: … }`.")
             .example("{ properties: { title: { type: text } } }"),
+    ],
+};
+
+/// An entry of `tests:`.
+pub static TEST: Map = Map {
+    name: "test",
+    one: false,
+    keys: &[
+        key("name", Text, "What it shows, in a few words.").example("kept").required(),
+        key("rule", Text, "The rule's name.").example("shop.products").required(),
+        key("target", Text, "The target that the delivery is made for. Default: the rule's first.")
+            .example("search"),
+        key("given", Object(&GIVEN), "What the rule is run on.")
+            .example("{ document: { _id: 1 } }")
+            .required(),
+        key(
+            "expect",
+            Either(&[Words(&["removed", "skipped"]), Object(&EXPECT)]),
+            "What is to come of it.",
+        )
+        .example("{ document: { _id: 1 } }")
+        .required(),
+    ],
+};
+
+/// `given:` of a test.
+pub static GIVEN: Map = Map {
+    name: "given",
+    one: false,
+    keys: &[
+        key("document", Document, "The document, in Extended JSON, as it leaves `pipeline`.")
+            .example("{ _id: 1 }")
+            .required(),
+        key("namespace", Text, "Where it lives. Default: the rule's one namespace.")
+            .example("shop.products"),
+        key("lookup", Collections, "What the script's `lookup()` and `lookup_all()` find."),
+    ],
+};
+
+/// `expect:` of a test.
+pub static EXPECT: Map = Map {
+    name: "expect",
+    one: true,
+    keys: &[
+        key("document", Document, "The one document that is delivered.").example("{ _id: 1 }"),
+        key("documents", Documents, "The documents that are delivered."),
+        key("meta", Object(&META), "Where it goes; what is not named may be anything.")
+            .example("{ index: shop }"),
+        key("error", Text, "A part of the error's text.").example("not a number"),
+    ],
+};
+
+/// `meta:` of an expectation.
+pub static META: Map = Map {
+    name: "expected_meta",
+    one: false,
+    keys: &[
+        key("id", Either(&[Text, Null]), "The engine's `_id`.").example("1"),
+        key("index", Either(&[Text, Null]), "The index.").example("shop"),
+        key("routing", Either(&[Text, Null]), "The routing.").example("1"),
+        key("ingest_pipeline", Either(&[Text, Null]), "The ingest pipeline.").example("clean"),
     ],
 };

@@ -23,6 +23,7 @@ mod node;
 mod query;
 mod reader;
 mod rule;
+mod rule_tests;
 mod schema;
 mod script;
 mod secret;
@@ -90,6 +91,7 @@ pub fn parse(
     let name = path.display().to_string();
     let tree = match yaml::parse(text, &Environment { variable: environment, folder }, |path| {
         path == ["rules", "-", "transform"]
+            || matches!(path, ["tests", "-", "given" | "expect", ..])
     }) {
         Ok(tree) => tree,
         Err(error) => {
@@ -157,6 +159,10 @@ fn read(reader: &mut Reader<'_>, root: &Node, path: &Path) -> Option<RuleFile> {
             None
         }
     };
+    let tests = match fields.get("tests") {
+        Some(node) => rule_tests::tests(reader, node, rules.as_deref()),
+        None => Some(Vec::new()),
+    };
     let known = targets.as_deref().unwrap_or_default();
     let rules: Option<Vec<_>> =
         rules.and_then(|rules| rules.into_iter().map(|rule| rule.finish(known)).collect());
@@ -170,6 +176,7 @@ fn read(reader: &mut Reader<'_>, root: &Node, path: &Path) -> Option<RuleFile> {
         http: http?,
         targets: targets?,
         rules: rules?,
+        tests: tests?,
     })
 }
 

@@ -4,12 +4,15 @@
 //! numbers, queries are BSON, templates and scripts have been parsed. `rules::load` is the only
 //! maker.
 
-use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use bson::{RawDocumentBuf, Timestamp};
 use mongodb::options::{ConnectionString, HostInfo};
 
-use crate::{change::Namespace, transform::Script};
+use crate::{
+    change::{Document, Namespace},
+    transform::{Given, Script},
+};
 
 use super::template::Template;
 
@@ -30,6 +33,8 @@ pub struct RuleFile {
     pub targets: Vec<Target>,
     /// In the order of the file; at least one, names unique.
     pub rules: Vec<Rule>,
+    /// In the order of the file.
+    pub tests: Vec<Test>,
 }
 
 impl RuleFile {
@@ -499,4 +504,49 @@ pub enum Since {
     Now,
     /// At this cluster time.
     Time(Timestamp),
+}
+
+/// One entry of `tests:`.
+#[derive(Debug)]
+pub struct Test {
+    /// What it shows.
+    pub name: String,
+    /// The name of the rule that it is about, which is one of the file.
+    pub rule: String,
+    /// Which of the rule's targets the delivery is made for.
+    pub target: String,
+    /// Where the document lives: one that the rule reads.
+    pub namespace: Namespace,
+    /// What the transform is run on; it has an `_id`.
+    pub document: Document,
+    /// What answers the script's lookups.
+    pub lookup: Given,
+    /// What is to come of it.
+    pub expected: Expected,
+    /// Where that is written.
+    pub place: LineColumn,
+}
+
+/// A place in the rule file, for messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LineColumn {
+    /// From 1.
+    pub line: usize,
+    /// In characters, from 1.
+    pub column: usize,
+}
+
+/// `expect:`
+#[derive(Clone, Debug, PartialEq)]
+pub enum Expected {
+    /// `remove()`
+    Removed,
+    /// `skip()`
+    Skipped,
+    /// What is delivered, each with an `_id`.
+    Documents(Vec<bson::Document>),
+    /// Of what is effective for the delivery, what is named; `None` where there is to be none.
+    Meta(BTreeMap<String, Option<String>>),
+    /// A dead letter whose reason holds this text.
+    Error(String),
 }

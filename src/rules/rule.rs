@@ -55,6 +55,12 @@ pub struct Rest {
 }
 
 impl Read {
+    /// Whether its script reads the source; `None` where the script could not be read.
+    pub fn looks_up(&self) -> Option<bool> {
+        let script = self.rest.as_ref()?.transform.as_ref();
+        Some(script.is_some_and(|transform| transform.script.looks_up()))
+    }
+
     /// The rule, where all of it could be read.
     pub fn finish(self, targets: &[Named]) -> Option<Rule> {
         let (name, namespaces, rest) = (self.name?, self.selector?, self.rest?);

@@ -54,6 +54,9 @@ fn gather_in(shape: &'static Shape, found: &mut Maps) {
         | Shape::Whole(..)
         | Shape::Words(_)
         | Shape::Document
+        | Shape::Documents
+        | Shape::Collections
+        | Shape::Null
         | Shape::Stage(_) => {}
     }
 }
@@ -145,6 +148,11 @@ fn shape(shape: &Shape) -> Value {
             json!({ "type": "array", "items": self::shape(inner), "minItems": 1 })
         }
         Shape::Document => json!({ "type": "object" }),
+        Shape::Documents => json!({ "type": "array", "items": { "type": "object" } }),
+        Shape::Collections => json!({
+            "type": "object", "additionalProperties": self::shape(&Shape::Documents),
+        }),
+        Shape::Null => json!({ "type": "null" }),
         Shape::Stage(stages) => json!({
             "type": "object", "propertyNames": { "enum": stages },
             "minProperties": 1, "maxProperties": 1,

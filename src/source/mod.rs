@@ -7,6 +7,7 @@
 pub mod budget;
 pub mod chunks;
 pub mod error;
+mod find;
 pub mod lookup;
 pub mod namespaces;
 pub mod privileges;

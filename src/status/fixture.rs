@@ -15,6 +15,7 @@ use crate::{
 /// `products` goes to `search` and `mirror`, `orders` to `search`.
 pub(crate) fn rules() -> RuleFile {
     RuleFile {
+        tests: Vec::new(),
         path: "shop.yaml".into(),
         name: "shop".into(),
         source: Source {

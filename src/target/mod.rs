@@ -4,11 +4,13 @@
 //! operations into the bytes of a request, sends a request once, and says of each item what became
 //! of it.
 
+pub mod dry_run;
 pub mod elasticsearch;
 pub mod fill;
 pub mod json;
+pub mod open;
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use async_trait::async_trait;
 use bson::RawDocument;
@@ -18,37 +20,8 @@ use tokio::sync::mpsc;
 use crate::{
     change::{ClusterTime, Document, DocumentKey, Namespace, Phase},
     finding::Finding,
-    rules::model::{self, Destination, Place, Rule, TargetKind},
     transform::Meta,
 };
-
-use elasticsearch::{EngineRule, EngineTarget, SetupError};
-
-/// The target of a rule file, for these of its rules. Connects to nothing.
-///
-/// # Errors
-/// Where a setting or a file that it names can't be used.
-pub fn open<'r>(
-    target: &model::Target,
-    owner: &str,
-    rules: impl IntoIterator<Item = (&'r Rule, &'r Destination)>,
-) -> Result<Arc<dyn Target>, SetupError> {
-    match &target.kind {
-        TargetKind::Engine(engine) => {
-            let rules = rules
-                .into_iter()
-                .map(|(rule, destination)| match &destination.place {
-                    Place::Engine(place) => EngineRule {
-                        name: rule.name.clone(),
-                        namespaces: rule.namespaces.clone(),
-                        place: place.clone(),
-                    },
-                })
-                .collect();
-            Ok(Arc::new(EngineTarget::new(engine, owner, target.delivery.timeout, rules)?))
-        }
-    }
-}
 
 /// What a look at a target is told.
 #[derive(Clone, Copy, Debug)]
@@ -297,6 +270,9 @@ pub trait Target: Send + Sync + 'static {
     async fn inspect(&self, _look: Look<'_>) -> Result<Vec<Finding>, Retry> {
         Ok(Vec::new())
     }
+    /// What is effective for an operation, as a transform would write it into `meta`: the templates
+    /// filled in, the defaults taken.
+    fn meta(&self, operation: &Operation) -> Meta;
 
     /// A place in words, for dead letters and logs.
     fn describe(&self, place: &PlaceKey) -> String;

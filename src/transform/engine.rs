@@ -12,15 +12,15 @@ use std::{
 };
 
 use rhai::{
-    AST, ASTNode, Dynamic, Engine, EvalAltResult, Expr, ImmutableString, Module, Scope, Shared,
-    Stmt,
+    AST, ASTNode, Dynamic, Engine, EvalAltResult, Expr, FnPtr, ImmutableString, Module, Scope,
+    Shared, Stmt,
     packages::{Package, StandardPackage},
 };
 
 use super::{
     Input, Limits, Outcome, ScriptError,
     failure::refuse,
-    functions, import, moves,
+    functions, import, lookup, moves,
     outcome::{self, Ended},
     scope::{EventValue, MetaValue},
     view::View,
@@ -40,10 +40,8 @@ pub struct Script {
     ast: AST,
     limits: Limits,
     imports: Vec<PathBuf>,
-    uses_event: bool,
-    uses_meta: bool,
+    mentioned: Mentioned,
     moves: bool,
-    calls: BTreeSet<String>,
     skips: bool,
 }
 
@@ -53,6 +51,7 @@ impl fmt::Debug for Script {
             .field("limits", &self.limits)
             .field("imports", &self.imports)
             .field("may_move", &self.moves)
+            .field("looks_up", &self.mentioned.lookup)
             .finish_non_exhaustive()
     }
 }
@@ -60,6 +59,10 @@ impl fmt::Debug for Script {
 impl Script {
     pub(super) fn imported(&self) -> &[PathBuf] {
         &self.imports
+    }
+
+    pub(super) fn reads_source(&self) -> bool {
+        self.mentioned.lookup
     }
 
     pub(super) fn moves(&self) -> bool {
@@ -71,7 +74,7 @@ impl Script {
     }
 
     pub(super) fn called(&self) -> &BTreeSet<String> {
-        &self.calls
+        &self.mentioned.calls
     }
 
     /// Claims that the script moves nothing, to test what happens where that is wrong.
@@ -85,7 +88,7 @@ fn new_engine(limits: &Limits) -> Engine {
     let mut engine = Engine::new_raw();
     engine.set_max_strings_interned(0);
     engine.register_global_module(PACKAGES.clone());
-    functions::register(&mut engine);
+    functions::register(&mut engine, limits);
     engine.disable_symbol("eval");
     engine.set_strict_variables(true);
     engine.set_max_operations(limits.operations);
@@ -116,14 +119,13 @@ pub(super) fn compile(
         .compile_with_scope(&declared(), text)
         .map_err(|error| ScriptError::parse(&error, None))?;
     let mut mentioned = Mentioned::default();
-    let (uses_event, uses_meta) = inspect(&ast, &mut mentioned, None)?;
+    inspect(&ast, &mut mentioned, None)?;
     let imports = import::resolve(&mut engine, &ast, folder, &limits, &mut mentioned)?;
-    let Mentioned { properties, calls } = mentioned;
-    register_names(&mut engine, properties);
+    register_names(&mut engine, std::mem::take(&mut mentioned.properties));
     let moves = moves::may_move(&ast);
     // What an imported function does is not looked into: it may skip.
     let skips = moves::may_skip(&ast) || !imports.is_empty();
-    Ok(Script { engine, ast, limits, imports, uses_event, uses_meta, moves, calls, skips })
+    Ok(Script { engine, ast, limits, imports, mentioned, moves, skips })
 }
 
 /// What a script and the files that it imports mention by name.
@@ -133,10 +135,13 @@ pub(super) struct Mentioned {
     properties: BTreeSet<ImmutableString>,
     /// Functions that are called; those without arguments with `()` behind the name.
     calls: BTreeSet<String>,
+    event: bool,
+    meta: bool,
+    /// A function that reads the source.
+    lookup: bool,
 }
 
-/// Collects the names of properties and of functions that are called, and says whether `event` and
-/// `meta` are mentioned.
+/// Adds what a script mentions.
 ///
 /// # Errors
 /// Where the script makes a variable that hides one of those in scope.
@@ -144,9 +149,10 @@ pub(super) fn inspect(
     ast: &AST,
     mentioned: &mut Mentioned,
     file: Option<&Path>,
-) -> Result<(bool, bool), ScriptError> {
-    let (mut event, mut meta, mut hidden) = (false, false, None);
+) -> Result<(), ScriptError> {
+    let mut hidden = None;
     ast.walk(&mut |path| {
+        mentioned.lookup |= path.last().is_some_and(names_lookup);
         match path.last() {
             Some(ASTNode::Expr(Expr::Property(property, _))) => {
                 mentioned.properties.insert(property.2.clone());
@@ -156,8 +162,8 @@ pub(super) fn inspect(
                 mentioned.calls.insert(format!("{}{ending}", call.name));
             }
             Some(ASTNode::Expr(Expr::Variable(variable, ..))) => {
-                event |= variable.1 == "event";
-                meta |= variable.1 == "meta";
+                mentioned.event |= variable.1 == "event";
+                mentioned.meta |= variable.1 == "meta";
             }
             Some(ASTNode::Stmt(Stmt::Var(definition, ..))) => {
                 let ident = &definition.0;
@@ -175,7 +181,22 @@ pub(super) fn inspect(
             position,
             file,
         )),
-        None => Ok((event, meta)),
+        None => Ok(()),
+    }
+}
+
+/// Whether a function that reads the source is called here, or pointed to.
+fn names_lookup(node: &ASTNode<'_>) -> bool {
+    let known = |name: &str| functions::source::NAMES.contains(&name);
+    match node {
+        ASTNode::Expr(Expr::FnCall(call, _) | Expr::MethodCall(call, _))
+        | ASTNode::Stmt(Stmt::FnCall(call, _)) => known(&call.name),
+        // `Fn("lookup")`
+        ASTNode::Expr(Expr::StringConstant(text, _)) => known(text),
+        ASTNode::Expr(Expr::DynamicConstant(value, _)) => {
+            value.read_lock::<FnPtr>().is_some_and(|pointer| known(pointer.fn_name()))
+        }
+        _ => false,
     }
 }
 
@@ -197,15 +218,20 @@ pub(super) fn run(script: &Script, input: Input<'_>) -> Result<Outcome, ScriptEr
         Dynamic::from(View::new(document.bytes().clone(), limits.map))
     });
     scope.push_dynamic("doc", doc);
-    if script.uses_event {
+    if script.mentioned.event {
         let event = EventValue::new(&input.event, limits.map)
             .map_err(|error| ScriptError::run(*error, limits, None))?;
         scope.push_constant("event", event);
     }
-    if script.uses_meta {
+    if script.mentioned.meta {
         scope.push("meta", MetaValue::default());
     }
-    if let Err(error) = script.engine.run_ast_with_scope(&mut scope, &script.ast) {
+    let mut run = || script.engine.run_ast_with_scope(&mut scope, &script.ast);
+    let ran = match script.mentioned.lookup {
+        true => lookup::with(input.reads.cloned(), &mut run),
+        false => run(),
+    };
+    if let Err(error) = ran {
         return match ended(*error) {
             Ok(ended) => Ok(ended.outcome()),
             Err(error) => Err(ScriptError::run(error, limits, None)),

@@ -5,8 +5,9 @@
 //! into script values: the script works on a view of the raw bytes, and what it does not touch keeps
 //! its exact bytes, type and place.
 //!
-//! Nothing here reads or writes beyond the imported files at compile time, waits, retries or knows a
-//! target. A script that fails is one failed document, never a failed run.
+//! Nothing here reads or writes beyond the imported files at compile time, retries or knows a target,
+//! and nothing waits but a script that asks for other documents ([`Script::looks_up`]). A script that
+//! fails is one failed document, never a failed run.
 //!
 //! Integers: the language has 64-bit integers alone. One that was read keeps the type it was stored
 //! with (`doc.b = doc.a`, `+=`), one that is written over an Int64 is an Int64, and any other
@@ -25,6 +26,7 @@ mod engine;
 mod failure;
 mod functions;
 mod import;
+mod lookup;
 mod moves;
 mod outcome;
 mod raw;
@@ -43,6 +45,7 @@ use crate::change::{ClusterTime, Document, Namespace};
 pub use engine::Script;
 pub use failure::ScriptError;
 pub use functions::reference::{FUNCTIONS, Function};
+pub use lookup::{Given, Lookup, Query, Reads, Unanswered};
 
 /// What one run may use at most. A run that passes one fails, and with it that document alone.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,6 +81,8 @@ pub struct Input<'a> {
     pub document: Option<&'a Document>,
     /// Why the document is looked at.
     pub event: Event<'a>,
+    /// Answers `lookup()`; may be `None` where the script does not call it.
+    pub reads: Option<&'a Reads>,
 }
 
 /// What a script can read as `event`.
@@ -110,6 +115,22 @@ pub struct Meta {
     pub ingest_pipeline: Option<String>,
 }
 
+impl Meta {
+    /// What its fields are called.
+    pub const FIELDS: [&str; 4] = ["id", "index", "routing", "ingest_pipeline"];
+
+    /// The field of that name; `None` too where there is no such field.
+    pub fn field(&self, name: &str) -> Option<&str> {
+        match name {
+            "id" => self.id.as_deref(),
+            "index" => self.index.as_deref(),
+            "routing" => self.routing.as_deref(),
+            "ingest_pipeline" => self.ingest_pipeline.as_deref(),
+            _ => None,
+        }
+    }
+}
+
 /// What a script decided.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Outcome {
@@ -125,6 +146,8 @@ pub enum Outcome {
     Skip,
     /// `fail("why")`: to the dead letters.
     Failed(String),
+    /// Nothing was decided: it was stopped while it waited for the source.
+    Stopped,
 }
 
 impl Script {
@@ -141,7 +164,8 @@ impl Script {
         engine::compile(text, limits, import_folder)
     }
 
-    /// Runs it on one document. It may be called from several threads at a time.
+    /// Runs it on one document. It may be called from several threads at a time. One that
+    /// [`looks_up`](Self::looks_up) may wait for the source, on the thread that calls.
     ///
     /// # Errors
     /// Where the script throws, passes a limit, or leaves something that is not a document: that
@@ -159,6 +183,11 @@ impl Script {
     /// without arguments.
     pub fn calls(&self, name: &str) -> bool {
         self.called().contains(name)
+    }
+
+    /// Whether a run may call `lookup()`. Never falsely false: such a call would be refused.
+    pub fn looks_up(&self) -> bool {
+        self.reads_source()
     }
 
     /// Whether a run may give the document another place than its key says: another `_id`, several

@@ -19,6 +19,7 @@ pub(super) enum Ended {
     Remove,
     Skip,
     Failed(String),
+    Stopped,
 }
 
 impl Ended {
@@ -33,6 +34,7 @@ impl Ended {
             Self::Remove => Outcome::Remove,
             Self::Skip => Outcome::Skip,
             Self::Failed(words) => Outcome::Failed(words),
+            Self::Stopped => Outcome::Stopped,
         }
     }
 }
@@ -116,7 +118,7 @@ fn check_place(outcome: &Outcome, input: Option<&Document>) -> Answer<()> {
         Outcome::Documents(..) => {
             return Err(refuse("the script made several documents, which it was not expected to"));
         }
-        Outcome::Remove | Outcome::Skip | Outcome::Failed(_) => return Ok(()),
+        Outcome::Remove | Outcome::Skip | Outcome::Failed(_) | Outcome::Stopped => return Ok(()),
     };
     if *meta != Meta::default() {
         return Err(refuse("the script set meta, which it was not expected to"));

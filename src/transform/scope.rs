@@ -14,7 +14,6 @@ use super::{
     view::malformed,
 };
 
-const META_FIELDS: &str = "id, index, routing, ingest_pipeline";
 const EVENT_FIELDS: &str = "op, ns, db, collection, id, cluster_time, wall_time, copy";
 
 /// `event`: made only for scripts that mention it.
@@ -65,7 +64,7 @@ fn no_such_event_field(name: &str) -> Box<rhai::EvalAltResult> {
 pub(super) struct MetaValue(pub Meta);
 
 fn no_such_meta_field(name: &str) -> Box<rhai::EvalAltResult> {
-    refuse(format!("meta has no field {name}; it has {META_FIELDS}"))
+    refuse(format!("meta has no field {name}; it has {}", Meta::FIELDS.join(", ")))
 }
 
 impl MetaValue {
@@ -127,7 +126,7 @@ pub(super) fn register(module: &mut Module) {
     indexer(module, |_: &mut EventValue, name: ImmutableString| -> Answer<Dynamic> {
         Err(no_such_event_field(&name))
     });
-    for name in ["id", "index", "routing", "ingest_pipeline"] {
+    for name in Meta::FIELDS {
         getter(module, name, move |meta: &mut MetaValue| meta.get(name));
         setter(module, name, move |meta: &mut MetaValue, value: Dynamic| meta.set(name, &value));
     }

@@ -67,7 +67,7 @@ pub async fn at_what_rules_name(bench: &Bench) {
         rule("missing", piped),
     ];
     let settings = settings(&[&bench.engine.url()], bench.flavor, false);
-    let target = EngineTarget::new(&settings, Duration::from_secs(60), rules).unwrap();
+    let target = EngineTarget::new(&settings, "looks", Duration::from_secs(60), rules).unwrap();
     let names = ["own", "blocked", "closed", "other", "missing"];
     let reads = names
         .map(|name| (name.to_owned(), vec![Namespace::new("looks", name)]))

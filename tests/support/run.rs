@@ -148,6 +148,25 @@ impl Run {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// What it has written to stdout so far.
+    pub fn output(&self) -> String {
+        std::fs::read_to_string(self.log.with_extension("out")).unwrap_or_default()
+    }
+
+    /// Waits until it has written this, to stdout or to stderr.
+    pub async fn wrote(&mut self, part: &str) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut look = interval(Duration::from_millis(50));
+        while !self.output().contains(part) && !self.log().contains(part) {
+            look.tick().await;
+            if let Some(status) = self.child.try_wait()? {
+                bail!("ended with {status} before {part}\n{}", self.log());
+            }
+            ensure!(Instant::now() < deadline, "no {part}: {}{}", self.output(), self.log());
+        }
+        Ok(())
+    }
+
     /// `GET PATH` of the status server; `None` while it does not answer.
     pub async fn get(&self, path: &str) -> Option<(u16, String)> {
         let url = format!("http://127.0.0.1:{}{path}", self.port);

@@ -33,7 +33,7 @@ fn shape(
     let mut change = change(1, first, Vec::new());
     change.states.push((RuleIndex(1), second));
     let old: Vec<RulePlace> = old.iter().map(|at| lies(at)).collect();
-    let shaped = shaper.shape(&change, &ints(), &old);
+    let shaped = shaper.shape(&change, &ints(), &old, None).expect("no script waits");
     let operations = shaped.operations.iter().map(|(operation, _)| {
         let mut body = Vec::new();
         target.encode(operation, &mut body).expect("it has a value");
@@ -104,8 +104,9 @@ fn places_of_rules_that_were_not_asked_are_kept() {
     let target = Scripted::new(&MOVING);
     let shaper = Shaper::new(target.clone(), shaped(&target, OnDelete::Remove));
     let other = RulePlace { rule: "gone".into(), ..lies("z") };
-    let shaped =
-        shaper.shape(&change(1, State::Gone, Vec::new()), &ints(), &[lies("a"), other.clone()]);
+    let gone = change(1, State::Gone, Vec::new());
+    let shaped = shaper.shape(&gone, &ints(), &[lies("a"), other.clone()], None);
+    let shaped = shaped.expect("no script waits");
     assert_eq!(shaped.places, [other]);
     assert_eq!(shaped.operations.len(), 1);
 }

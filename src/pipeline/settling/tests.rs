@@ -68,6 +68,10 @@ impl Target for Told {
         })
     }
 
+    fn meta(&self, _: &Operation) -> crate::transform::Meta {
+        crate::transform::Meta::default()
+    }
+
     fn describe(&self, _: &PlaceKey) -> String {
         String::new()
     }

@@ -50,6 +50,7 @@ use crate::{
         Target,
         json::Mode,
     },
+    transform::Meta,
 };
 
 /// One Elasticsearch or OpenSearch, 7.10 or 1.0 and later.
@@ -305,6 +306,17 @@ impl Target for EngineTarget {
         }
         listing::list(&self.nodes, container, written, found).await?;
         Ok(Listing::Whole)
+    }
+
+    fn meta(&self, operation: &Operation) -> Meta {
+        let Ok(place) = EnginePlaceKey::decode(&operation.place) else { return Meta::default() };
+        let pipeline = str::from_utf8(&operation.extra).ok().filter(|name| !name.is_empty());
+        Meta {
+            id: Some(place.id.to_owned()),
+            index: Some(place.index.to_owned()),
+            routing: place.routing.map(str::to_owned),
+            ingest_pipeline: pipeline.map(str::to_owned),
+        }
     }
 
     fn describe(&self, place: &PlaceKey) -> String {

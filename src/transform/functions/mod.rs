@@ -1,10 +1,9 @@
 //! What a script can call beside the language's own packages, one file a subject.
 //!
 //! All of it stands in one module that every engine shares, but for what keeps something a script
-//! of its own (the compiled patterns). A function of the host, such as one that reads the source,
-//! is registered on the engine in [`register`] too, beside those.
+//! of its own (the compiled patterns) or depends on its limits.
 //!
-//! No function here reads a file, waits or panics; what can't be done is an error with words, to
+//! No function here reads a file or panics, and only those of `source` may wait; what can't be done is an error with words, to
 //! which the engine adds the line.
 
 mod date;
@@ -15,12 +14,13 @@ mod json;
 mod number;
 mod pattern;
 pub(super) mod reference;
+pub(super) mod source;
 
 use std::sync::LazyLock;
 
 use rhai::{Dynamic, Engine, FuncRegistration, Module, RhaiNativeFunc, Shared};
 
-use super::{engine, scope};
+use super::{Limits, engine, scope};
 
 static MODULE: LazyLock<Shared<Module>> = LazyLock::new(|| {
     let mut module = Module::new();
@@ -36,9 +36,10 @@ static MODULE: LazyLock<Shared<Module>> = LazyLock::new(|| {
 });
 
 /// Offers all of it to a script.
-pub(super) fn register(engine: &mut Engine) {
+pub(super) fn register(engine: &mut Engine, limits: &Limits) {
     engine.register_global_module(MODULE.clone());
     pattern::register(engine);
+    source::register(engine, limits);
     engine::forbid(engine);
     engine.on_print(|text| tracing::info!(target: "script", "{text}"));
     engine.on_debug(|text, _, _| tracing::debug!(target: "script", "{text}"));

@@ -57,6 +57,10 @@ pub const FUNCTIONS: &[Function] = functions! {
         "type_of(Fn(\"skip\"))" => "Fn";
     "fail", "fail(text)", "Ends the script: the document goes to the dead letters with this reason.",
         "type_of(Fn(\"fail\"))" => "Fn";
+    "lookup", "lookup(\"db.collection\", query)", "Reads the source: a document of that collection that a MongoDB query finds, `()` where there is none.",
+        "lookup(\"shop.categories\", #{ _id: \"lighting\" }).name" => "Lighting";
+    "lookup_all", "lookup_all(\"db.collection\", query, limit)", "Likewise an array of those that it finds, in no particular order, `limit` of them at the most.",
+        "lookup_all(\"shop.categories\", #{ department: \"Home\" }, 100).len()" => "2";
     "log_info", "log_info(text)", "Writes to the log.",
         "log_info(\"seen\") == ()" => "true";
     "log_warn", "log_warn(text)", "Writes a warning to the log.",

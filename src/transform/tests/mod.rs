@@ -2,6 +2,7 @@
 
 mod byte_identity;
 mod imports;
+mod lookups;
 mod moves;
 mod refusals;
 mod semantics;
@@ -22,6 +23,14 @@ fn compile(text: &str) -> Script {
 }
 
 fn run_on(script: &Script, document: Option<&Document>) -> Result<Outcome, ScriptError> {
+    run_with(script, document, Some(&lookups::categories()))
+}
+
+fn run_with(
+    script: &Script,
+    document: Option<&Document>,
+    reads: Option<&Reads>,
+) -> Result<Outcome, ScriptError> {
     let namespace = Namespace::new("shop", "products");
     let id = RawBson::ObjectId(ObjectId::from_bytes(ID));
     script.run(Input {
@@ -34,6 +43,7 @@ fn run_on(script: &Script, document: Option<&Document>) -> Result<Outcome, Scrip
             wall_time: Some(bson::DateTime::from_millis(1_795_227_029_007)),
             copy: true,
         },
+        reads,
     })
 }
 

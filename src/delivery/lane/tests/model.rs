@@ -90,6 +90,7 @@ fn make(seen: Seen, time: ClusterTime, claims: Vec<Claim>) -> Change {
         namespace: namespace(),
         key: key(seen.id),
         time,
+        read: time,
         since: None,
         phase: seen.phase,
         states: vec![(RuleIndex(0), State::Present(document))],

@@ -1,0 +1,107 @@
+//! Changes of one lane that are shaped together: on the lane's own task, or, where a script reads
+//! the source, on a thread that may wait for it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    change::{Change, Phase, id::IdTypes},
+    checkpoint::tracker::Claim,
+    transform::{Lookup, Reads},
+};
+
+use super::{
+    Halt,
+    lane::Subject,
+    places::{Move, RulePlace},
+    shape::{Shaped, Shaper},
+    writer::Context,
+};
+
+/// What is to be shaped.
+pub(super) struct Slice {
+    /// In order, each with the types of its namespace.
+    pub changes: Vec<(Change, IdTypes)>,
+    /// The stored places of those that need them.
+    pub places: HashMap<Subject, Vec<RulePlace>>,
+}
+
+/// A change that has been shaped, and what it settles.
+pub(super) struct Settling {
+    pub shaped: Shaped,
+    pub phase: Phase,
+    pub claims: Vec<Claim>,
+}
+
+/// What a slice comes to.
+#[derive(Default)]
+pub(super) struct ShapedSlice {
+    /// In order.
+    pub changes: Vec<Settling>,
+    /// Of the documents whose places are stored.
+    pub moves: Vec<Move>,
+}
+
+impl Slice {
+    /// Shapes it. One with a script that looks up leaves the lane's task waiting, not its thread.
+    ///
+    /// # Errors
+    /// `Stopped` where a script was stopped as it waited. Nothing of the slice is settled then.
+    pub async fn shape(self, context: &Arc<Context>) -> Result<ShapedSlice, Halt> {
+        let lookup = context
+            .lookup
+            .as_ref()
+            .filter(|_| self.changes.iter().any(|(change, _)| context.shaper.looks_up(change)));
+        match lookup {
+            None => self.shape_with(&context.shaper, None),
+            Some(lookup) => self.shape_aside(context, lookup.clone()).await,
+        }
+    }
+
+    /// On a thread beside those of the tasks: the source may take its time to answer, and may be
+    /// away.
+    async fn shape_aside(
+        self,
+        context: &Arc<Context>,
+        lookup: Arc<dyn Lookup>,
+    ) -> Result<ShapedSlice, Halt> {
+        let stop = context.drain.child_token();
+        // Should this task be dropped, the thread is not to wait on.
+        let _dropped = stop.clone().drop_guard();
+        let context = context.clone();
+        let aside = tokio::task::spawn_blocking(move || {
+            let reads = Reads { lookup, after: Default::default(), stop };
+            self.shape_with(&context.shaper, Some(&reads))
+        });
+        match aside.await {
+            Ok(shaped) => shaped,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime is being shut down.
+            Err(_) => Err(Halt::Stopped),
+        }
+    }
+
+    fn shape_with(mut self, shaper: &Shaper, reads: Option<&Reads>) -> Result<ShapedSlice, Halt> {
+        let mut slice = ShapedSlice::default();
+        slice.changes.reserve(self.changes.len());
+        for (change, types) in self.changes {
+            let moving = shaper
+                .needs_places(&change)
+                .then(|| Subject { namespace: change.namespace.clone(), key: change.key.clone() });
+            let old = moving.as_ref().and_then(|subject| self.places.get(subject)).cloned();
+            let old = old.unwrap_or_default();
+            let shaped = shaper.shape(&change, &types, &old, reads)?;
+            if let Some(subject) = moving {
+                // A second change of the document in this slice finds what the first one leaves.
+                let mut union = old.clone();
+                union.extend(shaped.places.iter().filter(|place| !old.contains(place)).cloned());
+                self.places.insert(subject.clone(), union);
+                slice.moves.push(Move { subject, old, new: shaped.places.clone() });
+            }
+            slice.changes.push(Settling { shaped, phase: change.phase, claims: change.claims });
+        }
+        Ok(slice)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,57 @@
+//! The target that a rule file names.
+
+use std::sync::Arc;
+
+use crate::rules::model::{self, EngineAuth, Place, TargetKind, Tls};
+
+use super::{
+    Target,
+    elasticsearch::{EngineRule, EngineTarget, SetupError},
+};
+
+/// A rule that writes to the target, and what it says about it.
+pub type Writer<'a> = (&'a model::Rule, &'a model::Destination);
+
+/// The target, for these rules; `owner` is the rule file's name, which marks what the target makes.
+/// Reads certificates; connects to nothing yet.
+///
+/// # Errors
+/// Where a setting or a file that it names can't be used; never for a target that is away.
+pub fn open<'a>(
+    target: &model::Target,
+    owner: &str,
+    rules: impl IntoIterator<Item = Writer<'a>>,
+) -> Result<Arc<dyn Target>, SetupError> {
+    match &target.kind {
+        TargetKind::Engine(engine) => {
+            let rules = rules.into_iter().map(|(rule, destination)| match &destination.place {
+                Place::Engine(place) => EngineRule {
+                    name: rule.name.clone(),
+                    namespaces: rule.namespaces.clone(),
+                    place: place.clone(),
+                },
+            });
+            let timeout = target.delivery.timeout;
+            Ok(Arc::new(EngineTarget::new(engine, owner, timeout, rules.collect())?))
+        }
+    }
+}
+
+/// The same without login and certificates: it places and encodes as the target does, reads no file,
+/// and is of no use to send with.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_unconnected<'a>(
+    target: &model::Target,
+    rules: impl IntoIterator<Item = Writer<'a>>,
+) -> Result<Arc<dyn Target>, SetupError> {
+    let mut bare = target.clone();
+    match &mut bare.kind {
+        TargetKind::Engine(engine) => {
+            engine.auth = EngineAuth::None;
+            engine.tls = Tls::default();
+        }
+    }
+    open(&bare, "", rules)
+}
