@@ -254,6 +254,7 @@ pub enum DeadLetterAction {
     /// Print one with all that is known of it, as JSON
     Show(ShowArguments),
     /// Deliver their documents again, as they are now
+    #[command(override_usage = "mongosync dead-letters <FILE> retry [OPTIONS] <ID>...|--all")]
     #[command(after_help = "\
 Examples:
   mongosync dead-letters shop.yaml retry 5eb4055cc0000f92
@@ -264,6 +265,7 @@ delivered, or is no longer in the source, is a dead letter no more; what is refu
 one.")]
     Retry(LettersArguments),
     /// Forget them
+    #[command(override_usage = "mongosync dead-letters <FILE> purge [OPTIONS] <ID>...|--all")]
     #[command(after_help = "\
 Examples:
   mongosync dead-letters shop.yaml purge 5eb4055cc0000f92

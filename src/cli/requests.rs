@@ -12,15 +12,12 @@ use super::{
     Error,
     arguments::{ResyncArguments, SeekArguments, TargetsArguments},
     console::Console,
-    run::{known_rules, load},
+    run::{known_rules, known_targets, load},
     store::open_store,
 };
-use crate::{
-    checkpoint::{
-        requests::{self, Asked},
-        store::Store,
-    },
-    rules::model::RuleFile,
+use crate::checkpoint::{
+    requests::{self, Asked},
+    store::Store,
 };
 
 /// How often an answer is looked for.
@@ -75,18 +72,6 @@ pub async fn seek(arguments: SeekArguments, console: &Console) -> Result<(), Err
     let store = open_store(&rules).await?;
     let asked = Asked::Seek { target, to: arguments.to };
     ask_and_wait(&store, asked, arguments.wait, console).await
-}
-
-fn known_targets(rules: &RuleFile, asked: &[String]) -> Result<(), Error> {
-    let names: Vec<&str> = rules.targets.iter().map(|target| target.name.as_str()).collect();
-    match asked.iter().find(|name| !names.contains(&name.as_str())) {
-        None => Ok(()),
-        Some(unknown) => Err(Error::Usage(format!(
-            "{} has no target {unknown:?}\n  its targets are: {}",
-            rules.path.display(),
-            names.join(", ")
-        ))),
-    }
 }
 
 /// Leaves a request, and prints the answer if it comes in time. One that does not is no failure: the
