@@ -297,7 +297,7 @@ mod tests {
             let copies = bars.targets.iter().flat_map(|target| &target.copies);
             copies.filter(|copy| copy.bar.is_some()).count()
         };
-        let copies = bars.targets.iter().map(|target| target.copies.len()).sum();
+        let copies: usize = bars.targets.iter().map(|target| target.copies.len()).sum();
         for _ in 0..2 {
             bars.look(Instant::now(), SystemTime::now());
             assert_eq!(shown(&bars), copies);
