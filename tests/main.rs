@@ -13,6 +13,7 @@ mod load;
 mod lookups;
 mod losses;
 mod places;
+mod random;
 mod requests;
 mod resync;
 mod selection;

@@ -22,6 +22,7 @@ pub const SITUATIONS: &[(&str, &[Row])] = &[
     ("The checkpoint store fails", STORE),
     ("mongosync ends at a chosen point", POINTS),
     ("Size", SIZE),
+    ("Everything at random", RANDOM),
 ];
 
 const LOSSES: &[Row] = &[
@@ -106,76 +107,20 @@ const TARGET: &[Row] = &[
         "500 documents changed in every way meanwhile; every other time kill -9 too",
         "each_refusal_is_waited_for",
     ),
-    row(
-        "bulk requests answered 403",
-        "the same",
-        "each_refusal_is_waited_for",
-    ),
-    row(
-        "bulk requests answered 404",
-        "the same",
-        "each_refusal_is_waited_for",
-    ),
-    row(
-        "bulk requests answered 408",
-        "the same",
-        "each_refusal_is_waited_for",
-    ),
-    row(
-        "bulk requests answered 429",
-        "the same",
-        "each_refusal_is_waited_for",
-    ),
-    row(
-        "bulk requests answered 429 with Retry-After",
-        "the same",
-        "each_refusal_is_waited_for",
-    ),
-    row(
-        "bulk requests answered 500",
-        "the same",
-        "each_refusal_is_waited_for",
-    ),
-    row(
-        "bulk requests answered 502",
-        "the same",
-        "each_refusal_is_waited_for",
-    ),
-    row(
-        "bulk requests answered 503",
-        "the same",
-        "each_refusal_is_waited_for",
-    ),
-    row(
-        "bulk requests answered 504",
-        "the same",
-        "each_refusal_is_waited_for",
-    ),
-    row(
-        "bulk requests answered 301",
-        "the same",
-        "each_refusal_is_waited_for",
-    ),
-    row(
-        "bulk requests answered 200, and no JSON",
-        "the same",
-        "each_refusal_is_waited_for",
-    ),
-    row(
-        "bulk requests answered 200, for no item",
-        "the same",
-        "each_refusal_is_waited_for",
-    ),
-    row(
-        "connections cut before a bulk is written",
-        "the same",
-        "each_refusal_is_waited_for",
-    ),
-    row(
-        "bulks written, their answers lost",
-        "the same",
-        "each_refusal_is_waited_for",
-    ),
+    row("bulk requests answered 403", "the same", "each_refusal_is_waited_for"),
+    row("bulk requests answered 404", "the same", "each_refusal_is_waited_for"),
+    row("bulk requests answered 408", "the same", "each_refusal_is_waited_for"),
+    row("bulk requests answered 429", "the same", "each_refusal_is_waited_for"),
+    row("bulk requests answered 429 with Retry-After", "the same", "each_refusal_is_waited_for"),
+    row("bulk requests answered 500", "the same", "each_refusal_is_waited_for"),
+    row("bulk requests answered 502", "the same", "each_refusal_is_waited_for"),
+    row("bulk requests answered 503", "the same", "each_refusal_is_waited_for"),
+    row("bulk requests answered 504", "the same", "each_refusal_is_waited_for"),
+    row("bulk requests answered 301", "the same", "each_refusal_is_waited_for"),
+    row("bulk requests answered 200, and no JSON", "the same", "each_refusal_is_waited_for"),
+    row("bulk requests answered 200, for no item", "the same", "each_refusal_is_waited_for"),
+    row("connections cut before a bulk is written", "the same", "each_refusal_is_waited_for"),
+    row("bulks written, their answers lost", "the same", "each_refusal_is_waited_for"),
     row(
         "every third bulk of a copy fails, each in another way",
         "6,000 documents in three lanes, 600 operations meanwhile",
@@ -241,11 +186,7 @@ const TARGET: &[Row] = &[
         "changes of every kind meanwhile",
         "a_network_to_the_target_that_fails",
     ),
-    row(
-        "the index is closed",
-        "and opened again",
-        "an_index_that_takes_nothing_is_waited_for",
-    ),
+    row("the index is closed", "and opened again", "an_index_that_takes_nothing_is_waited_for"),
     row(
         "the index is blocked for writes",
         "and freed again",
@@ -279,11 +220,7 @@ const SOURCE: &[Row] = &[
         "the same",
         "each_error_of_the_source_is_got_over",
     ),
-    row(
-        "getMore fails with CursorNotFound",
-        "the same",
-        "each_error_of_the_source_is_got_over",
-    ),
+    row("getMore fails with CursorNotFound", "the same", "each_error_of_the_source_is_got_over"),
     row(
         "getMore fails with NotWritablePrimary",
         "the same",
@@ -294,31 +231,15 @@ const SOURCE: &[Row] = &[
         "the same",
         "each_error_of_the_source_is_got_over",
     ),
-    row(
-        "getMore loses its connection",
-        "the same",
-        "each_error_of_the_source_is_got_over",
-    ),
-    row(
-        "find fails with PrimarySteppedDown",
-        "the same",
-        "each_error_of_the_source_is_got_over",
-    ),
-    row(
-        "find loses its connection",
-        "the same",
-        "each_error_of_the_source_is_got_over",
-    ),
+    row("getMore loses its connection", "the same", "each_error_of_the_source_is_got_over"),
+    row("find fails with PrimarySteppedDown", "the same", "each_error_of_the_source_is_got_over"),
+    row("find loses its connection", "the same", "each_error_of_the_source_is_got_over"),
     row(
         "aggregate fails with FailedToSatisfyReadPreference",
         "the same",
         "each_error_of_the_source_is_got_over",
     ),
-    row(
-        "aggregate loses its connection",
-        "the same",
-        "each_error_of_the_source_is_got_over",
-    ),
+    row("aggregate loses its connection", "the same", "each_error_of_the_source_is_got_over"),
     row(
         "the source's connections are cut all through a copy",
         "eight times, in turn by FIN and RST, with changes",
@@ -432,16 +353,8 @@ const POINTS: &[Row] = &[
         "the same",
         "a_stop_with_a_request_under_way",
     ),
-    row(
-        "a second SIGTERM with a bulk under way",
-        "the same",
-        "a_stop_with_a_request_under_way",
-    ),
-    row(
-        "a second SIGINT with a bulk under way",
-        "the same",
-        "a_stop_with_a_request_under_way",
-    ),
+    row("a second SIGTERM with a bulk under way", "the same", "a_stop_with_a_request_under_way"),
+    row("a second SIGINT with a bulk under way", "the same", "a_stop_with_a_request_under_way"),
     row(
         "SIGTERM while it starts, plans, copies, waits and stands by",
         "one after the other, then a whole run",
@@ -527,5 +440,19 @@ const SIZE: &[Row] = &[
         "a target that takes 2 MiB a second, memory under 256 MiB",
         "100 MiB are copied, and every document changes meanwhile",
         "memory_is_bounded_while_the_target_is_slow",
+    ),
+];
+
+const RANDOM: &[Row] = &[
+    row(
+        "operations and faults at random, one node",
+        "writes of every kind, renames, drops and $out; faults of the target, the source, the \
+         store and the process between and during them; two seeds",
+        "operations_and_faults_at_random",
+    ),
+    row(
+        "operations and faults at random, three nodes",
+        "the same with elections of a new primary",
+        "operations_and_elections_at_random",
     ),
 ];
