@@ -12,6 +12,7 @@ mod kill_points;
 mod load;
 mod lookups;
 mod losses;
+mod lost_history;
 mod places;
 mod random;
 mod requests;

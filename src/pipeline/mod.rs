@@ -38,7 +38,7 @@ use crate::{
         error::{Error as SourceError, Remedy},
         namespaces::Kind,
     },
-    status::Status,
+    status::{OplogReach, Status},
     target::dry_run::Show,
 };
 
@@ -268,17 +268,20 @@ const ORDERS: usize = 4;
 /// How often the oplog's ends are looked at.
 const OPLOG_EVERY: Duration = Duration::from_secs(30);
 
-/// Keeps the oplog window in the status, until it is stopped. A user who may not read the oplog goes
-/// without.
+/// Tells the status how far the oplog reaches back, until it is stopped. A user who may not read the
+/// oplog goes without.
 async fn watch_oplog(source: &Source, status: &Status, stop: &CancellationToken) {
     let mut told = false;
     loop {
-        let window = tokio::select! {
-            window = source.oplog_window() => window,
+        let oplog = tokio::select! {
+            oplog = source.oplog() => oplog,
             () = stop.cancelled() => return,
         };
-        match window {
-            Ok(Some(window)) => status.oplog_window(window),
+        match oplog {
+            Ok(Some(oplog)) => {
+                let full = oplog.is_full();
+                status.oplog(OplogReach { first: oplog.first, last: oplog.last, full });
+            }
             Ok(None) => return,
             Err(error) if !std::mem::replace(&mut told, true) => {
                 tracing::info!(error = %error, "the oplog window can't be read");

@@ -91,6 +91,11 @@ pub struct Oplog {
 }
 
 impl Oplog {
+    /// Whether it is about as large as it may become; where that is not known, it may be.
+    pub fn is_full(&self) -> bool {
+        self.size.is_none_or(|(size, most)| size >= most / 10 * 9)
+    }
+
     /// How much time lies between its ends.
     pub fn window(&self) -> Duration {
         Duration::from_secs(self.last.seconds().saturating_sub(self.first.seconds()).into())
@@ -229,20 +234,10 @@ impl Source {
         }
     }
 
-    /// How much time lies between the oldest and the newest entry of the oplog; `None` behind a
-    /// mongos, which has none.
-    ///
-    /// # Errors
-    /// Whatever the driver returns; needs the right to read `local`.
-    pub async fn oplog_window(&self) -> Result<Option<Duration>, Error> {
-        let ends = self.oplog_ends().await?;
-        Ok(ends.map(|(first, last)| Oplog { first, last, size: None }.window()))
-    }
-
     /// The oplog; `None` behind a mongos, which has none.
     ///
     /// # Errors
-    /// As [`Self::oplog_window`].
+    /// Whatever the driver returns; needs the right to read `local`.
     pub async fn oplog(&self) -> Result<Option<Oplog>, Error> {
         let Some((first, last)) = self.oplog_ends().await? else { return Ok(None) };
         let command = rawdoc! {

@@ -70,6 +70,8 @@ pub struct TargetStatus {
     waiting: AtomicBool,
     /// The same for `condition.source`.
     source_waiting: AtomicBool,
+    /// Whether it has been said that its position comes near the oplog's end.
+    oplog_is_short: AtomicBool,
     lag: Mutex<Lag>,
     lag_gauge: OnceLock<Gauge>,
     checkpoint_gauge: OnceLock<Gauge>,
@@ -134,6 +136,7 @@ impl TargetStatus {
             }),
             waiting: AtomicBool::new(false),
             source_waiting: AtomicBool::new(false),
+            oplog_is_short: AtomicBool::new(false),
             lag: Mutex::new(Lag { clock: LagClock::new(max_await), position: None }),
             lag_gauge: OnceLock::new(),
             checkpoint_gauge: OnceLock::new(),
@@ -231,6 +234,16 @@ impl TargetStatus {
         lag.clock.settled(position);
     }
 
+    /// What [`position`](Self::position) said last.
+    pub(super) fn position_now(&self) -> Option<ClusterTime> {
+        self.lag().position
+    }
+
+    /// Whether the position is near the oplog's end now; returns whether it was before.
+    pub(super) fn oplog_is_short(&self, short: bool) -> bool {
+        self.oplog_is_short.swap(short, Relaxed)
+    }
+
     /// The position that the checkpoint store now holds durably.
     pub fn checkpoint_stored(&self, position: ClusterTime) {
         self.checkpoint_gauge
@@ -285,7 +298,7 @@ impl TargetStatus {
     }
 
     pub(super) fn snapshot(&self, now: SystemTime) -> TargetSnapshot {
-        let position = self.lag().position;
+        let position = self.position_now();
         let lag = self.lag_at(now);
         let condition = self.condition();
         TargetSnapshot {

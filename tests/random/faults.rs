@@ -6,7 +6,10 @@ use rand::{Rng, rngs::StdRng};
 
 use super::operations::Operation;
 
-/// Blows and troubles that find a defect that is known and not yet mended are taken out here.
+/// Whether requests to copy a rule again are carried out.
+const RESYNC: bool = false;
+
+/// Blows, as often as they come up.
 const BLOWS: &[Blow] = &[
     Blow::Kill,
     Blow::Kill,
@@ -200,7 +203,7 @@ pub fn round(random: &mut StdRng, nodes: usize) -> Vec<Step> {
     let mut troubles: Vec<Place> = Vec::new();
     for _ in 0..random.random_range(6..16) {
         let count = random.random_range(1..60);
-        steps.push(Step::Write((0..count).map(|_| Operation::drawn(random)).collect()));
+        steps.push(Step::Write(Operation::drawn(random, count)));
         match random.random_range(0..10) {
             0..=3 => {
                 let place = PLACES[random.random_range(0..PLACES.len())];
@@ -220,7 +223,8 @@ pub fn round(random: &mut StdRng, nodes: usize) -> Vec<Step> {
                 let asks = matches!(blow, Blow::Resync(_)) && troubles.contains(&Place::Store);
                 // Who takes over waits for the store, and the clock runs.
                 let waits = blow == Blow::TakeOver && !troubles.is_empty();
-                if possible && !asks && !waits {
+                let known = matches!(blow, Blow::Resync(_)) && !RESYNC;
+                if possible && !asks && !waits && !known {
                     steps.push(Step::Strike(blow));
                 }
             }

@@ -140,7 +140,8 @@ impl Stage {
         for (kind, done) in done {
             self.count(kind);
             if let Err(error) = done {
-                println!("{kind}: {error:#}");
+                let words: String = error.to_string().chars().take(300).collect();
+                println!("{kind}: {words}");
                 self.failed += 1;
             }
         }

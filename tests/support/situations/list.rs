@@ -19,6 +19,7 @@ pub const SITUATIONS: &[(&str, &[Row])] = &[
     ("How another tool loses data", LOSSES),
     ("The target fails", TARGET),
     ("The source fails", SOURCE),
+    ("The history is lost", HISTORY),
     ("The checkpoint store fails", STORE),
     ("mongosync ends at a chosen point", POINTS),
     ("Size", SIZE),
@@ -294,6 +295,29 @@ const SOURCE: &[Row] = &[
         "writes that the source rolls back, during a copy and changes",
         "200 writes and 100 deletes that only the old primary had",
         "what_the_source_rolls_back_is_never_delivered",
+    ),
+];
+
+const HISTORY: &[Row] = &[
+    row(
+        "the oplog rolls over while a namespace is quiet",
+        "an oplog of 16 MB; kill -9, changes, a start: nothing is copied again",
+        "an_oplog_that_forgets",
+    ),
+    row(
+        "the oplog rolls over while mongosync does not run",
+        "changes of every kind before it; the rule is copied again and what is gone is swept",
+        "an_oplog_that_forgets",
+    ),
+    row(
+        "the oplog rolls over while the target is away",
+        "503 to every bulk; a warning; kill -9 and a start",
+        "an_oplog_that_forgets",
+    ),
+    row(
+        "the source is another replica set than before",
+        "with other documents under the same names",
+        "another_replica_set_in_the_place_of_the_source",
     ),
 ];
 
