@@ -7,6 +7,7 @@ mod demand;
 mod following;
 mod letters;
 mod lookups;
+mod oplog;
 mod orders;
 mod plan;
 mod reading;
@@ -38,7 +39,7 @@ use crate::{
         error::{Error as SourceError, Remedy},
         namespaces::Kind,
     },
-    status::{OplogReach, Status},
+    status::Status,
     target::dry_run::Show,
 };
 
@@ -199,7 +200,7 @@ async fn work(
             stopping.cancel();
             kept
         },
-        watch_oplog(&source, &status, &stopping),
+        oplog::watch(&source, &status, &stopping),
     );
     kept?;
     if let Err(error) = held.release().await {
@@ -264,35 +265,6 @@ async fn work_on_targets(
 
 /// Orders that may wait for one pipeline.
 const ORDERS: usize = 4;
-
-/// How often the oplog's ends are looked at.
-const OPLOG_EVERY: Duration = Duration::from_secs(30);
-
-/// Tells the status how far the oplog reaches back, until it is stopped. A user who may not read the
-/// oplog goes without.
-async fn watch_oplog(source: &Source, status: &Status, stop: &CancellationToken) {
-    let mut told = false;
-    loop {
-        let oplog = tokio::select! {
-            oplog = source.oplog() => oplog,
-            () = stop.cancelled() => return,
-        };
-        match oplog {
-            Ok(Some(oplog)) => {
-                let full = oplog.is_full();
-                status.oplog(OplogReach { first: oplog.first, last: oplog.last, full });
-            }
-            Ok(None) => return,
-            Err(error) if !std::mem::replace(&mut told, true) => {
-                tracing::info!(error = %error, "the oplog window can't be read");
-            }
-            Err(_) => {}
-        }
-        if !pause(OPLOG_EVERY, stop).await {
-            return;
-        }
-    }
-}
 
 /// Waits for every target's pipeline; one that can't go on ends the others.
 async fn supervise(

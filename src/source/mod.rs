@@ -91,9 +91,15 @@ pub struct Oplog {
 }
 
 impl Oplog {
-    /// Whether it is about as large as it may become; where that is not known, it may be.
+    /// Whether it is about as large as it may become, so that old entries go; where that is not known,
+    /// it may be.
     pub fn is_full(&self) -> bool {
         self.size.is_none_or(|(size, most)| size >= most / 10 * 9)
+    }
+
+    /// How much time lies between its oldest entry and a position.
+    pub fn left(&self, position: ClusterTime) -> Duration {
+        Duration::from_secs(position.seconds().saturating_sub(self.first.seconds()).into())
     }
 
     /// How much time lies between its ends.
@@ -234,10 +240,19 @@ impl Source {
         }
     }
 
-    /// The oplog; `None` behind a mongos, which has none.
+    /// The oplog without its size; `None` behind a mongos, which has none.
     ///
     /// # Errors
     /// Whatever the driver returns; needs the right to read `local`.
+    pub async fn oplog_reach(&self) -> Result<Option<Oplog>, Error> {
+        let ends = self.oplog_ends().await?;
+        Ok(ends.map(|(first, last)| Oplog { first, last, size: None }))
+    }
+
+    /// The oplog; `None` behind a mongos, which has none.
+    ///
+    /// # Errors
+    /// As [`Self::oplog_reach`].
     pub async fn oplog(&self) -> Result<Option<Oplog>, Error> {
         let Some((first, last)) = self.oplog_ends().await? else { return Ok(None) };
         let command = rawdoc! {

@@ -8,7 +8,6 @@
 mod http;
 mod lag;
 mod metrics;
-mod oplog;
 mod rule;
 mod secrets;
 mod snapshot;
@@ -32,7 +31,6 @@ use ::metrics::Gauge;
 use crate::rules::model::RuleFile;
 
 pub use http::{ListenError, Server};
-pub use oplog::OplogReach;
 pub use rule::{Copied, EventKind, RuleStatus, Settled};
 pub use secrets::masked;
 pub use snapshot::{CopySnapshot, READY_LAG, RuleSnapshot, Snapshot, Standing, TargetSnapshot};

@@ -70,8 +70,6 @@ pub struct TargetStatus {
     waiting: AtomicBool,
     /// The same for `condition.source`.
     source_waiting: AtomicBool,
-    /// Whether it has been said that its position comes near the oplog's end.
-    oplog_is_short: AtomicBool,
     lag: Mutex<Lag>,
     lag_gauge: OnceLock<Gauge>,
     checkpoint_gauge: OnceLock<Gauge>,
@@ -136,7 +134,6 @@ impl TargetStatus {
             }),
             waiting: AtomicBool::new(false),
             source_waiting: AtomicBool::new(false),
-            oplog_is_short: AtomicBool::new(false),
             lag: Mutex::new(Lag { clock: LagClock::new(max_await), position: None }),
             lag_gauge: OnceLock::new(),
             checkpoint_gauge: OnceLock::new(),
@@ -234,14 +231,9 @@ impl TargetStatus {
         lag.clock.settled(position);
     }
 
-    /// What [`position`](Self::position) said last.
-    pub(super) fn position_now(&self) -> Option<ClusterTime> {
+    /// Up to which time everything is settled; `None` until that is known.
+    pub fn position_now(&self) -> Option<ClusterTime> {
         self.lag().position
-    }
-
-    /// Whether the position is near the oplog's end now; returns whether it was before.
-    pub(super) fn oplog_is_short(&self, short: bool) -> bool {
-        self.oplog_is_short.swap(short, Relaxed)
     }
 
     /// The position that the checkpoint store now holds durably.

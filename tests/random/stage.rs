@@ -258,7 +258,11 @@ impl Stage {
                 proxy.set_both(Flow::Pass);
                 match line {
                     Line::Refused => proxy.accept().await?,
-                    // Connections that have lost bytes stay as they are: nobody is told.
+                    // A command to MongoDB has no deadline of its own: the end of a connection that
+                    // has lost bytes is told in the end. To a target nobody tells it.
+                    Line::RequestsLost | Line::AnswersLost if place == Place::SourceLine => {
+                        proxy.reset();
+                    }
                     _ => {}
                 }
             }

@@ -301,7 +301,7 @@ const SOURCE: &[Row] = &[
 const HISTORY: &[Row] = &[
     row(
         "the oplog rolls over while a namespace is quiet",
-        "an oplog of 16 MB; kill -9, changes, a start: nothing is copied again",
+        "an oplog of 16 MB; a stop, changes, a start: nothing is copied again",
         "an_oplog_that_forgets",
     ),
     row(
