@@ -14,18 +14,20 @@ use std::{
 /// reports to `status`, which knows nobody who does.
 const ALLOWED: &[(&str, &[&str])] = &[
     ("change", &["checkpoint"]),
+    ("finding", &[]),
+    ("check", &["change", "checkpoint", "delivery", "finding", "rules", "source", "target"]),
     ("rules", &["change", "transform"]),
     ("source", &["change", "rules"]),
     ("transform", &["change"]),
     ("delivery", &["change", "checkpoint", "rules", "status", "target", "transform"]),
-    ("target", &["change", "rules", "transform"]),
+    ("target", &["change", "finding", "rules", "transform"]),
     ("checkpoint", &["change", "rules"]),
     ("status", &["change", "rules"]),
     (
         "pipeline",
         &["change", "checkpoint", "delivery", "rules", "source", "status", "target", "transform"],
     ),
-    ("cli", &["change", "checkpoint", "pipeline", "rules", "status"]),
+    ("cli", &["change", "check", "checkpoint", "finding", "pipeline", "rules", "status"]),
 ];
 
 /// Within a part, narrower than the table above: the file, and all that it may name of that part.

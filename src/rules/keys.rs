@@ -8,8 +8,8 @@
 use super::{query::STAGES, targets::ON_REJECTED};
 
 use Shape::{
-    Bool, Collections, Document, Documents, Either, List, Named, Null, Object, Size, Stage, Text, Time,
-    Whole, Words,
+    Bool, Collections, Document, Documents, Either, List, Named, Null, Object, Size, Stage, Text,
+    Time, Whole, Words,
 };
 
 /// What a value looks like. The readers know more about some of them; nothing that a reader takes is

@@ -279,7 +279,10 @@ fn delivered(reader: &mut Reader<'_>, node: &Node, what: &str) -> Option<Documen
 
 /// `expect:`
 fn expected(reader: &mut Reader<'_>, node: &Node) -> Option<Expected> {
-    let takes = format!("`removed`, `skipped`, or a map with one of {}", wording::list(&keys::EXPECT.names()));
+    let takes = format!(
+        "`removed`, `skipped`, or a map with one of {}",
+        wording::list(&keys::EXPECT.names())
+    );
     match &node.value {
         Value::Scalar(scalar) => match scalar.text.as_str() {
             "removed" => return Some(Expected::Removed),
