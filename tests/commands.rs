@@ -149,10 +149,23 @@ async fn rules_that_are_left_out_lose_nothing() -> Result<()> {
 /// Two processes with one rule file: the second stands by, and takes over.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_stands_by_and_takes_over() -> Result<()> {
+    stand_by_and_take_over("standby", "").await
+}
+
+/// The same with a store in a folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_on_the_same_folder_stands_by_and_takes_over() -> Result<()> {
+    stand_by_and_take_over("standby_folder", "checkpoint: { file: { path: positions } }").await
+}
+
+async fn stand_by_and_take_over(database: &str, top: &str) -> Result<()> {
     let world = World::new().await?;
-    let items = world.collection("standby.items");
+    let items = world.collection(&format!("{database}.items"));
+    let index = format!("{database}-items");
     fill(&items, 2, 1_000).await?;
-    let file = world.rule_file("  - namespace: standby.items\n    to: search")?;
+    let settings = Settings { top: top.into(), ..Settings::default() };
+    let rule = format!("  - namespace: {database}.items\n    to: search");
+    let file = world.rule_file_with(&settings, &rule)?;
     let mut first = file.run(&[])?;
     first.copied().await?;
     let mut second = file.run(&[])?;
@@ -166,7 +179,7 @@ async fn a_second_process_stands_by_and_takes_over() -> Result<()> {
     items.update_many(doc! { "_id": { "$gt": 900 } }, doc! { "$set": { "int": 1 } }).await?;
     second.until("taking over", |status| status["state"] == "active").await?;
     second.caught_up(&world.client).await?;
-    assert_eq!(compare(&items, &world.engine, "standby-items").await?.none()?, 900);
+    assert_eq!(compare(&items, &world.engine, &index).await?.none()?, 900);
 
     // The lease is given back: a third does not wait for it.
     let mut third = file.run(&[])?;
@@ -175,7 +188,7 @@ async fn a_second_process_stands_by_and_takes_over() -> Result<()> {
     third.until("taking over", |status| status["state"] == "active").await?;
     items.delete_many(doc! { "_id": { "$lt": 200 } }).await?;
     third.caught_up(&world.client).await?;
-    assert_eq!(compare(&items, &world.engine, "standby-items").await?.none()?, 800);
+    assert_eq!(compare(&items, &world.engine, &index).await?.none()?, 800);
     assert!(third.terminate().await?.success());
     Ok(())
 }

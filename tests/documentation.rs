@@ -212,18 +212,35 @@ fn every_test_that_the_architecture_names_is_there() -> Result<()> {
     let text = fs::read_to_string(Path::new(ROOT).join("ARCHITECTURE.md"))?;
     let (_, invariants) = text.split_once("## Invariants").context("a chapter of invariants")?;
     let (invariants, _) = invariants.split_once("\n## ").context("a chapter behind it")?;
+    let named = tests_named_in(invariants)?;
+    ensure!(named > 20, "only {named}");
+    Ok(())
+}
+
+/// Every promise names the tests that hold it.
+#[test]
+fn every_test_that_the_guarantees_name_is_there() -> Result<()> {
+    let text = fs::read_to_string(Path::new(ROOT).join("docs/guarantees.md"))?;
+    for promise in text.split("\n## ").skip(1) {
+        let (_, tests) = promise.split_once("\nTests: ").with_context(|| promise.to_owned())?;
+        ensure!(tests_named_in(tests)? > 0, "{promise}");
+    }
+    Ok(())
+}
+
+/// How many names of tests there are; each one exists.
+fn tests_named_in(text: &str) -> Result<usize> {
     let mut code = String::new();
     for folder in ["src", "tests"] {
         gather(&Path::new(ROOT).join(folder), &mut code)?;
     }
     let is_name =
         |name: &&str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    let named: Vec<&str> = invariants.split('`').skip(1).step_by(2).filter(is_name).collect();
-    ensure!(named.len() > 20, "only {named:?}");
-    for name in named {
+    let named: Vec<&str> = text.split('`').skip(1).step_by(2).filter(is_name).collect();
+    for name in &named {
         ensure!(code.contains(&format!("fn {name}(")), "there is no test {name}");
     }
-    Ok(())
+    Ok(named.len())
 }
 
 fn gather(folder: &Path, code: &mut String) -> Result<()> {

@@ -105,6 +105,8 @@ struct Window {
 #[derive(Default, Debug)]
 struct Front {
     frontier: ClusterTime,
+    /// No event that was noted is newer.
+    newest_event: ClusterTime,
     /// No event that was noted and no lookup that has ended is newer.
     newest: ClusterTime,
     pending: HashMap<Subject, Waiting>,
@@ -162,7 +164,21 @@ impl Lane {
     pub fn changed(&self, events: impl IntoIterator<Item = Noted>) {
         let mut front = self.front();
         for event in events {
+            front.newest_event = front.newest_event.max(event.time);
             front.note(event, self.window_bytes);
+        }
+        drop(front);
+        self.pending_added.notify_one();
+    }
+
+    /// Notes documents that are to be read though nothing says that they have changed. Each bears the
+    /// time of the newest event at the least, which is before its read: what an event has put into the
+    /// target does not refuse what is found now.
+    pub fn asked(&self, asked: impl IntoIterator<Item = Noted>) {
+        let mut front = self.front();
+        for noted in asked {
+            let time = noted.time.max(front.newest_event);
+            front.note(Noted { time, ..noted }, self.window_bytes);
         }
         drop(front);
         self.pending_added.notify_one();

@@ -93,7 +93,7 @@ impl Lanes {
         for (lane, noted) in self.lanes.iter().zip(noted) {
             if !noted.is_empty() {
                 lane.room().await;
-                lane.changed(noted);
+                lane.asked(noted);
             }
         }
     }

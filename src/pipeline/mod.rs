@@ -7,6 +7,7 @@ mod demand;
 mod following;
 mod letters;
 mod lookups;
+mod oplog;
 mod orders;
 mod plan;
 mod reading;
@@ -199,7 +200,7 @@ async fn work(
             stopping.cancel();
             kept
         },
-        watch_oplog(&source, &status, &stopping),
+        oplog::watch(&source, &status, &stopping),
     );
     kept?;
     if let Err(error) = held.release().await {
@@ -264,32 +265,6 @@ async fn work_on_targets(
 
 /// Orders that may wait for one pipeline.
 const ORDERS: usize = 4;
-
-/// How often the oplog's ends are looked at.
-const OPLOG_EVERY: Duration = Duration::from_secs(30);
-
-/// Keeps the oplog window in the status, until it is stopped. A user who may not read the oplog goes
-/// without.
-async fn watch_oplog(source: &Source, status: &Status, stop: &CancellationToken) {
-    let mut told = false;
-    loop {
-        let window = tokio::select! {
-            window = source.oplog_window() => window,
-            () = stop.cancelled() => return,
-        };
-        match window {
-            Ok(Some(window)) => status.oplog_window(window),
-            Ok(None) => return,
-            Err(error) if !std::mem::replace(&mut told, true) => {
-                tracing::info!(error = %error, "the oplog window can't be read");
-            }
-            Err(_) => {}
-        }
-        if !pause(OPLOG_EVERY, stop).await {
-            return;
-        }
-    }
-}
 
 /// Waits for every target's pipeline; one that can't go on ends the others.
 async fn supervise(

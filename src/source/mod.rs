@@ -91,6 +91,17 @@ pub struct Oplog {
 }
 
 impl Oplog {
+    /// Whether it is about as large as it may become, so that old entries go; where that is not known,
+    /// it may be.
+    pub fn is_full(&self) -> bool {
+        self.size.is_none_or(|(size, most)| size >= most / 10 * 9)
+    }
+
+    /// How much time lies between its oldest entry and a position.
+    pub fn left(&self, position: ClusterTime) -> Duration {
+        Duration::from_secs(position.seconds().saturating_sub(self.first.seconds()).into())
+    }
+
     /// How much time lies between its ends.
     pub fn window(&self) -> Duration {
         Duration::from_secs(self.last.seconds().saturating_sub(self.first.seconds()).into())
@@ -229,20 +240,19 @@ impl Source {
         }
     }
 
-    /// How much time lies between the oldest and the newest entry of the oplog; `None` behind a
-    /// mongos, which has none.
+    /// The oplog without its size; `None` behind a mongos, which has none.
     ///
     /// # Errors
     /// Whatever the driver returns; needs the right to read `local`.
-    pub async fn oplog_window(&self) -> Result<Option<Duration>, Error> {
+    pub async fn oplog_reach(&self) -> Result<Option<Oplog>, Error> {
         let ends = self.oplog_ends().await?;
-        Ok(ends.map(|(first, last)| Oplog { first, last, size: None }.window()))
+        Ok(ends.map(|(first, last)| Oplog { first, last, size: None }))
     }
 
     /// The oplog; `None` behind a mongos, which has none.
     ///
     /// # Errors
-    /// As [`Self::oplog_window`].
+    /// As [`Self::oplog_reach`].
     pub async fn oplog(&self) -> Result<Option<Oplog>, Error> {
         let Some((first, last)) = self.oplog_ends().await? else { return Ok(None) };
         let command = rawdoc! {

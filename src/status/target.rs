@@ -231,6 +231,11 @@ impl TargetStatus {
         lag.clock.settled(position);
     }
 
+    /// Up to which time everything is settled; `None` until that is known.
+    pub fn position_now(&self) -> Option<ClusterTime> {
+        self.lag().position
+    }
+
     /// The position that the checkpoint store now holds durably.
     pub fn checkpoint_stored(&self, position: ClusterTime) {
         self.checkpoint_gauge
@@ -285,7 +290,7 @@ impl TargetStatus {
     }
 
     pub(super) fn snapshot(&self, now: SystemTime) -> TargetSnapshot {
-        let position = self.lag().position;
+        let position = self.position_now();
         let lag = self.lag_at(now);
         let condition = self.condition();
         TargetSnapshot {

@@ -16,7 +16,7 @@ static TURN: Mutex<()> = Mutex::const_new(());
 pub struct FailCommand {
     admin: Database,
     before: i64,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Option<MutexGuard<'static, ()>>,
 }
 
 impl FailCommand {
@@ -38,8 +38,23 @@ impl FailCommand {
         Self::set(client, "alwaysOn".into(), app_name, data).await
     }
 
-    async fn set(client: &Client, mode: Bson, app_name: &str, mut data: Document) -> Result<Self> {
+    /// So many `times`, in a server that no other test uses: nobody's turn is waited for.
+    pub async fn own(client: &Client, times: i32, app_name: &str, data: Document) -> Result<Self> {
+        Self::on(client, doc! { "times": times }.into(), app_name, data, None).await
+    }
+
+    async fn set(client: &Client, mode: Bson, app_name: &str, data: Document) -> Result<Self> {
         let turn = TURN.lock().await;
+        Self::on(client, mode, app_name, data, Some(turn)).await
+    }
+
+    async fn on(
+        client: &Client,
+        mode: Bson,
+        app_name: &str,
+        mut data: Document,
+        turn: Option<MutexGuard<'static, ()>>,
+    ) -> Result<Self> {
         let admin = client.database("admin");
         data.insert("appName", app_name);
         let command = doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data };
@@ -60,10 +75,15 @@ impl FailCommand {
     /// # Errors
     /// Where it never has: the test would have shown nothing.
     pub async fn end(self) -> Result<i64> {
-        let off = doc! { "configureFailPoint": "failCommand", "mode": "off" };
-        let struck = count(&self.admin.run_command(off).await?)? - self.before;
+        let struck = self.off().await?;
         ensure!(struck > 0, "the fail point has struck nothing");
         Ok(struck)
+    }
+
+    /// Switches it off. Returns how often it has struck, which may be never.
+    pub async fn off(self) -> Result<i64> {
+        let off = doc! { "configureFailPoint": "failCommand", "mode": "off" };
+        Ok(count(&self.admin.run_command(off).await?)? - self.before)
     }
 }
 

@@ -126,7 +126,8 @@ What was brought about with real servers and the real program, and what was foun
 source and target were compared document by document: documents that the target does not have (lost),
 has in another state (stale), or has although the source does not (extra).
 
-The tests of `tests/` do this at every run. This page is written by
+The tests of `tests/` do this at every run; [guarantees](guarantees.md) says what they hold. This page is
+written by
 
 ```
 MONGOSYNC_WRITE_SITUATIONS=1 cargo test --test main
@@ -138,12 +139,20 @@ MONGOSYNC_WRITE_SITUATIONS=1 cargo test --test main
 #[test]
 fn the_page_of_situations_is_that_of_the_tests() -> Result<()> {
     let written = fs::read_to_string(path()).context("docs/situations.md")?;
-    let as_listed = page(&read(&written));
+    let known = read(&written);
+    let as_listed = page(&known);
     ensure!(
         written == as_listed,
         "docs/situations.md is not what the tests say; write it anew with \
          MONGOSYNC_WRITE_SITUATIONS=1"
     );
+    for Row { name, .. } in rows() {
+        let found = known.get(*name).copied().flatten();
+        let found =
+            found.with_context(|| format!("nobody has brought about {name:?} for the page"))?;
+        let Found { checked, lost, stale, extra } = found;
+        ensure!(checked > 0 && lost + stale + extra == 0, "{name}: {found:?}");
+    }
     let mut names: Vec<_> = rows().map(|row| row.name).collect();
     let count = names.len();
     names.sort_unstable();

@@ -171,6 +171,19 @@ fn events_of_one_key_become_one_read_with_the_newest_time() {
 }
 
 #[test]
+fn what_is_asked_for_is_not_older_than_what_an_event_has_put_out() {
+    let (lane, tracker) = (Lane::new(1 << 20), Tracker::new());
+    lane.changed([noted(&tracker, 1, 70), noted(&tracker, 2, 60)]);
+    let taken = lane.take(9).now_or_never().expect("they wait");
+    // The read saw more than the stream has shown: an event of 80 may still come.
+    lane.complete(model::answer(taken, 90), Vec::new(), ClusterTime(90));
+    lane.asked([noted(&tracker, 1, 50), noted(&tracker, 3, 75)]);
+    let asked = lane.take(9).now_or_never().expect("they wait");
+    let times: Vec<u64> = asked.iter().map(|pending| pending.time.0).collect();
+    assert_eq!(times, [70, 75]);
+}
+
+#[test]
 fn what_waits_holds_the_stream_back_and_what_is_taken_lets_it_go_on() {
     let (lane, tracker) = (Lane::new(1), Tracker::new());
     assert!(lane.room().now_or_never().is_some());

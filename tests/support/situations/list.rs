@@ -19,9 +19,11 @@ pub const SITUATIONS: &[(&str, &[Row])] = &[
     ("How another tool loses data", LOSSES),
     ("The target fails", TARGET),
     ("The source fails", SOURCE),
+    ("The history is lost", HISTORY),
     ("The checkpoint store fails", STORE),
     ("mongosync ends at a chosen point", POINTS),
     ("Size", SIZE),
+    ("Everything at random", RANDOM),
 ];
 
 const LOSSES: &[Row] = &[
@@ -296,6 +298,29 @@ const SOURCE: &[Row] = &[
     ),
 ];
 
+const HISTORY: &[Row] = &[
+    row(
+        "the oplog rolls over while a namespace is quiet",
+        "an oplog of 16 MB; a stop, changes, a start: nothing is copied again",
+        "an_oplog_that_forgets",
+    ),
+    row(
+        "the oplog rolls over while mongosync does not run",
+        "changes of every kind before it; the rule is copied again and what is gone is swept",
+        "an_oplog_that_forgets",
+    ),
+    row(
+        "the oplog rolls over while the target is away",
+        "503 to every bulk; a warning; kill -9 and a start",
+        "an_oplog_that_forgets",
+    ),
+    row(
+        "the source is another replica set than before",
+        "with other documents under the same names",
+        "another_replica_set_in_the_place_of_the_source",
+    ),
+];
+
 const POINTS: &[Row] = &[
     row(
         "a bulk has arrived, and is not written",
@@ -439,5 +464,19 @@ const SIZE: &[Row] = &[
         "a target that takes 2 MiB a second, memory under 256 MiB",
         "100 MiB are copied, and every document changes meanwhile",
         "memory_is_bounded_while_the_target_is_slow",
+    ),
+];
+
+const RANDOM: &[Row] = &[
+    row(
+        "operations and faults at random, one node",
+        "writes of every kind, renames, drops and $out; faults of the target, the source, the \
+         store and the process between and during them; two seeds",
+        "operations_and_faults_at_random",
+    ),
+    row(
+        "operations and faults at random, three nodes",
+        "the same with elections of a new primary",
+        "operations_and_elections_at_random",
     ),
 ];
