@@ -21,7 +21,7 @@ use crate::{
         endpoint::{Endpoint, Play},
         fault::{Fault, Gate, Moment},
         mongo_proxy::{Command, MongoProxy},
-        run::{Run, RuleFile, Settings},
+        run::{RuleFile, Run, Settings},
         situations::situation,
         writers::stir,
     },
@@ -48,7 +48,8 @@ impl Stage {
         let world = World::new().await?;
         let (endpoint, mut settings) = world.endpoint().await?;
         let store = MongoProxy::start(&world.mongo_address()?).await?;
-        settings.top = format!("checkpoint: {{ every: 50ms, mongodb: {{ uri: \"{}\" }} }}", store.uri());
+        settings.top =
+            format!("checkpoint: {{ every: 50ms, mongodb: {{ uri: \"{}\" }} }}", store.uri());
         settings.engine += ", batch: { max_actions: 50 }";
         Ok(Self { world, endpoint, store, settings })
     }
@@ -164,7 +165,8 @@ async fn a_kill_at_each_write_to_the_store_from_the_first_on() -> Result<()> {
         let namespace = format!("{database}.items");
         let items = stage.world.collection(&namespace);
         fill(&items, 2, 300).await?;
-        let rule = format!("  - namespace: {namespace}\n    copy: {{ chunk: 64KiB }}\n    to: search");
+        let rule =
+            format!("  - namespace: {namespace}\n    copy: {{ chunk: 64KiB }}\n    to: search");
         let file = stage.file(&rule)?;
         let mut documents = Documents::new(2);
         let mut kills = 0;
@@ -217,12 +219,9 @@ async fn an_end_while_documents_move() -> Result<()> {
     let mut case = situation("kill -9 while documents move between indices");
     let mut round = 0;
     // A place is written before the batch (the first write) and trimmed after it (the second).
-    for (moment, write) in [
-        (Moment::Before, 0),
-        (Moment::After, 0),
-        (Moment::Before, 1),
-        (Moment::After, 1),
-    ] {
+    for (moment, write) in
+        [(Moment::Before, 0), (Moment::After, 0), (Moment::Before, 1), (Moment::After, 1)]
+    {
         round += 1;
         let writes = AtomicUsize::new(0);
         let gate = stage.hold_store(moment, move |command| {

@@ -61,7 +61,9 @@ async fn each_error_of_the_source_is_got_over() -> Result<()> {
         // A pipeline is read by aggregate, plain documents by find.
         let rule = match command {
             "aggregate" => rule,
-            _ => format!("  - namespace: {namespace}\n    copy: {{ chunk: 512KiB }}\n    to: search"),
+            _ => {
+                format!("  - namespace: {namespace}\n    copy: {{ chunk: 512KiB }}\n    to: search")
+            }
         };
         let file = world.rule_file_with(&settings, &rule)?;
         data.insert("failCommands", vec![command]);
@@ -96,7 +98,10 @@ async fn a_network_to_the_source_that_fails() -> Result<()> {
         proxy.address()
     );
     let settings = Settings {
-        top: format!("checkpoint: {{ every: 100ms, mongodb: {{ uri: \"{}\" }} }}", world.mongo.uri()),
+        top: format!(
+            "checkpoint: {{ every: 100ms, mongodb: {{ uri: \"{}\" }} }}",
+            world.mongo.uri()
+        ),
         mongo: Some(uri),
         ..Settings::default()
     };
@@ -114,7 +119,11 @@ async fn a_network_to_the_source_that_fails() -> Result<()> {
             copy["complete"] == true || copy["documents"].as_u64() >= Some(part * 600)
         })
         .await?;
-        if part % 2 == 0 { proxy.reset() } else { proxy.cut() }
+        if part % 2 == 0 {
+            proxy.reset()
+        } else {
+            proxy.cut()
+        }
         stir(&items, &mut documents, i64::try_from(part)?).await?;
     }
     run.copied().await?;

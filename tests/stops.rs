@@ -12,7 +12,7 @@ use crate::{
         documents::Documents,
         endpoint::{Endpoint, Play},
         fault::{Fault, Gate, Moment},
-        run::{Run, RuleFile},
+        run::{RuleFile, Run},
         situations::situation,
         writers::stir,
     },

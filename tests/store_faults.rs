@@ -12,7 +12,7 @@ use crate::{
         checker::{body, compare, compare_shaped},
         documents::Documents,
         fail_command::FailCommand,
-        run::{Run, RuleFile, Settings},
+        run::{RuleFile, Run, Settings},
         situations::situation,
         tcp_proxy::TcpProxy,
         writers::stir,
@@ -49,7 +49,8 @@ async fn a_store_in_a_file_on_a_full_disk() -> Result<()> {
         engine: ", batch: { max_actions: 100 }".into(),
         ..Settings::default()
     };
-    let rules = "  - namespace: crammed.items\n    to: [{ target: search, index: 'crammed-{kind}' }]";
+    let rules =
+        "  - namespace: crammed.items\n    to: [{ target: search, index: 'crammed-{kind}' }]";
     let file = world.rule_file_with(&settings, rules)?;
     let full = "checkpoint store can't be used";
     let mut first = situation("a full disk under a store in a file, kill -9, room");
@@ -92,7 +93,8 @@ async fn each_error_of_a_store_in_mongodb_is_got_over() -> Result<()> {
         ..Settings::default()
     };
     let mut documents = Documents::new(1);
-    let commands = || doc! { "failCommands": ["update", "find", "findAndModify", "insert", "delete"] };
+    let commands =
+        || doc! { "failCommands": ["update", "find", "findAndModify", "insert", "delete"] };
     let with = |field: &str, value: mongodb::bson::Bson| {
         let mut data = commands();
         data.insert(field, value);
@@ -112,7 +114,8 @@ async fn each_error_of_a_store_in_mongodb_is_got_over() -> Result<()> {
             (format!("struck_store.items{number}"), format!("struck_store-items{number}"));
         let items = world.collection(&namespace);
         fill(&items, 1, 500).await?;
-        let rule = format!("  - namespace: {namespace}\n    copy: {{ chunk: 64KiB }}\n    to: search");
+        let rule =
+            format!("  - namespace: {namespace}\n    copy: {{ chunk: 64KiB }}\n    to: search");
         let file = world.rule_file_with(&settings, &rule)?;
         // From the first call on; then at the next ones; then until the process is killed.
         let point = FailCommand::times(&world.client, 6, name, data.clone()).await?;

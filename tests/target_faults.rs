@@ -433,7 +433,8 @@ async fn another_target_goes_on_while_one_is_away() -> Result<()> {
     let (endpoint, settings) = world.endpoint().await?;
     let items = world.collection("twofold.items");
     fill(&items, 8, 1_000).await?;
-    let to = "to: [{ target: search, index: twofold-search }, { target: other, index: twofold-other }]";
+    let to =
+        "to: [{ target: search, index: twofold-search }, { target: other, index: twofold-other }]";
     let rules = format!("  - namespace: twofold.items\n    {to}");
     let file = world.rule_file_with(&settings, &rules)?;
     let other = format!("  other: {{ elasticsearch: {{ urls: [\"{}\"] }} }}", world.engine.url());

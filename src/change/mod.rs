@@ -91,6 +91,12 @@ impl ClusterTime {
         Self(self.0.saturating_sub(1))
     }
 
+    /// The next time after this one.
+    #[must_use]
+    pub fn after(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
     /// The external version of Elasticsearch and OpenSearch that stands for this time. It fits a
     /// signed 64-bit integer until 2038.
     pub fn version(self) -> i64 {
@@ -207,6 +213,9 @@ pub enum State {
     /// It is not there. Where nobody asked which of the two it is (`on_delete: remove`), a document
     /// that does not match is reported as gone too.
     Gone,
+    /// It is not there, and no event said that it was deleted: its collection has gone, and the rule
+    /// keeps what the target holds of it (`on_drop: keep`).
+    Dropped,
 }
 
 /// The present state of one document under all the rules of a target that read its namespace.

@@ -20,6 +20,11 @@ pub fn event_position(target: &str, rule: &str) -> RecordKey {
     RecordKey::text(&[target, rule])
 }
 
+/// All copies into a target, plans and progress: the rule, the namespace and which of the two follow.
+pub fn all_copies(target: &str) -> RecordKey {
+    RecordKey::text(&[target])
+}
+
 /// All copies of a rule into a target, plans and progress.
 pub fn copies(target: &str, rule: &str) -> RecordKey {
     RecordKey::text(&[target, rule])
@@ -84,6 +89,31 @@ pub fn paused(target: &str) -> RecordKey {
     RecordKey::text(&["paused", target])
 }
 
+/// What a target keeps; the pattern of the containers follows.
+pub fn all_kept(target: &str) -> RecordKey {
+    RecordKey::text(&["kept", target])
+}
+
+/// What a target keeps of collections that were dropped, in the containers of a pattern.
+pub fn kept(target: &str, containers: &str) -> RecordKey {
+    all_kept(target).with(containers)
+}
+
+/// What a target keeps of a rule that has left the file, in the containers of a pattern.
+pub fn kept_of(target: &str, containers: &str, rule: &str) -> RecordKey {
+    kept(target, containers).with(rule)
+}
+
+/// What has to be copied again into a target.
+pub fn demand(target: &str) -> RecordKey {
+    RecordKey::text(&["demand", target])
+}
+
+/// Whose what is written to a target is.
+pub fn owner(target: &str) -> RecordKey {
+    RecordKey::text(&["owner", target])
+}
+
 /// What is remembered of all rules, for all targets: the target and the rule follow.
 pub fn all_rules() -> RecordKey {
     RecordKey::text(&["rule"])
@@ -131,7 +161,16 @@ mod tests {
             vec![position("t"), event_position("t", "r")],
             vec![copy_plan("t", "r", "n"), copy_progress("t", "r", "n")],
             vec![dead_letter("t", "r", "n", b"k"), dead_event("t", "r", "n", b"k", b"e")],
-            vec![rule("t", "r"), id_types("n"), rule("n", "r"), paused("n")],
+            vec![
+                rule("t", "r"),
+                id_types("n"),
+                rule("n", "r"),
+                paused("n"),
+                kept("n", "r"),
+                kept_of("n", "r", "q"),
+                demand("n"),
+                owner("n"),
+            ],
             vec![lease(), requests().with("1")],
         ];
         for keys in tables {

@@ -169,10 +169,18 @@ pub struct CopyPlanRecord {
     /// version 2 on.
     #[serde(default)]
     pub sweep: bool,
-    /// What the target held up to this time stays for ever: `on_drop: keep` said so. From
-    /// version 2 on.
-    #[serde(default, with = "timestamp")]
-    pub kept: ClusterTime,
+    /// Where in the target all of it lies, as it was when this was planned: a sweep holds for no other
+    /// container. `None` where that depends on the documents. From version 2 on.
+    #[serde(default)]
+    pub container: Option<String>,
+    /// Whether it was asked for, by a person or by what happened in the source; else its rule was
+    /// new. From version 2 on.
+    #[serde(default)]
+    pub asked: bool,
+    /// Whether there was no such collection any more: the plan only sweeps, and is forgotten then.
+    /// From version 2 on.
+    #[serde(default)]
+    pub ended: bool,
 }
 
 /// What of a plan is done.
@@ -186,6 +194,13 @@ pub struct CopyProgressRecord {
     pub documents: u64,
     /// Everything is settled and the target has been told.
     pub complete: bool,
+    /// What was to be swept is swept. From version 2 on; before it nothing was.
+    #[serde(default = "done")]
+    pub swept: bool,
+}
+
+fn done() -> bool {
+    true
 }
 
 /// What is remembered of a rule for one target.
@@ -195,6 +210,55 @@ pub struct RuleRecord {
     pub fingerprint: String,
     /// When the fingerprint was stored.
     pub since: DateTime,
+    /// Where the rule's documents lie or have lain: names of containers, `*` for any text; of a
+    /// version 1 it is not known. From version 2 on.
+    #[serde(default = "anywhere")]
+    pub containers: Vec<String>,
+}
+
+fn anywhere() -> Vec<String> {
+    vec!["*".to_owned()]
+}
+
+/// What a target holds in some containers stays, unless its own document changes: the rule that
+/// wrote it has left the file, or says `on_drop: keep`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct KeptRecord {
+    /// What was written before this time.
+    #[serde(with = "timestamp")]
+    pub before: ClusterTime,
+}
+
+/// What has to be copied again, from when that is known until all of it is planned.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct DemandRecord {
+    /// Rules, by name.
+    pub rules: Vec<String>,
+    /// Namespaces of rules.
+    pub parts: Vec<DemandedPart>,
+    /// What led to it happened up to then.
+    #[serde(with = "timestamp")]
+    pub seen: ClusterTime,
+    /// Whether the stored position is of no more use.
+    pub lost: bool,
+}
+
+/// One namespace of a rule that has to be copied again.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct DemandedPart {
+    /// The rule's name.
+    pub rule: String,
+    /// `db.collection`.
+    pub namespace: String,
+    /// Whether the target keeps what it holds of it from before.
+    pub keep: bool,
+}
+
+/// Whose what is written to a target is: `_meta` of an index names it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct OwnerRecord {
+    /// Of this target under this name in this store, and of no other.
+    pub id: Uuid,
 }
 
 /// A target that somebody paused.
@@ -286,11 +350,28 @@ impl Record for CopyPlanRecord {
 impl Record for CopyProgressRecord {
     const TABLE: Table = Table::Copies;
     const KIND: &'static str = "the progress of a copy";
+    const VERSION: i32 = 2;
 }
 
 impl Record for RuleRecord {
     const TABLE: Table = Table::Facts;
     const KIND: &'static str = "what is remembered of a rule";
+    const VERSION: i32 = 2;
+}
+
+impl Record for KeptRecord {
+    const TABLE: Table = Table::Facts;
+    const KIND: &'static str = "what a target keeps";
+}
+
+impl Record for DemandRecord {
+    const TABLE: Table = Table::Facts;
+    const KIND: &'static str = "what has to be copied again";
+}
+
+impl Record for OwnerRecord {
+    const TABLE: Table = Table::Facts;
+    const KIND: &'static str = "the owner of what is written";
 }
 
 impl Record for PausedRecord {

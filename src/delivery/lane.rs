@@ -64,6 +64,8 @@ pub struct Noted {
     pub time: ClusterTime,
     /// The server's clock at the event.
     pub since: Option<bson::DateTime>,
+    /// Whether it says that the document is no more.
+    pub deleted: bool,
     /// Holds the stream's position until the change is settled.
     pub claim: Claim,
 }
@@ -77,6 +79,8 @@ pub struct Pending {
     pub time: ClusterTime,
     /// The server's clock at the oldest event.
     pub since: Option<bson::DateTime>,
+    /// Whether the newest event says that the document is no more.
+    pub deleted: bool,
     /// Of all events that this one read answers.
     pub claims: Vec<Claim>,
 }
@@ -117,6 +121,7 @@ struct Front {
 struct Waiting {
     time: ClusterTime,
     since: Option<bson::DateTime>,
+    deleted: bool,
     claims: Vec<Claim>,
 }
 
@@ -365,17 +370,19 @@ impl Front {
     }
 
     fn note(&mut self, event: Noted, window_bytes: usize) {
-        let Noted { subject, time, since, claim } = event;
+        let Noted { subject, time, since, deleted, claim } = event;
         self.newest = self.newest.max(time);
         self.mark(&subject, window_bytes);
         if let Some(waiting) = self.pending.get_mut(&subject) {
-            waiting.time = waiting.time.max(time);
+            if time >= waiting.time {
+                (waiting.time, waiting.deleted) = (time, deleted);
+            }
             claim.join(&mut waiting.claims);
             return;
         }
         self.pending_bytes += cost(&subject);
         self.order.push_back(subject.clone());
-        self.pending.insert(subject, Waiting { time, since, claims: vec![claim] });
+        self.pending.insert(subject, Waiting { time, since, deleted, claims: vec![claim] });
     }
 
     fn put_out(&mut self, change: Change) {
@@ -385,8 +392,9 @@ impl Front {
 
     /// The opposite of `take`, for one key.
     fn put_back(&mut self, pending: Pending) {
-        let Pending { subject, time, since, claims } = pending;
+        let Pending { subject, time, since, deleted, claims } = pending;
         if let Some(waiting) = self.pending.get_mut(&subject) {
+            // What was noted since was noted later.
             waiting.time = waiting.time.max(time);
             waiting.since = since.or(waiting.since);
             for claim in claims {
@@ -396,7 +404,7 @@ impl Front {
         }
         self.pending_bytes += cost(&subject);
         self.order.push_front(subject.clone());
-        self.pending.insert(subject, Waiting { time, since, claims });
+        self.pending.insert(subject, Waiting { time, since, deleted, claims });
     }
 
     fn take(&mut self, most: usize) -> Vec<Pending> {
@@ -404,11 +412,11 @@ impl Front {
         let count = self.order.len().min(most);
         let mut taken = Vec::with_capacity(count);
         for subject in self.order.drain(..count) {
-            let Waiting { time, since, claims } =
+            let Waiting { time, since, deleted, claims } =
                 self.pending.remove(&subject).expect("what is in order is pending");
             self.pending_bytes -= cost(&subject);
             self.in_flight.insert(subject.clone());
-            taken.push(Pending { subject, time, since, claims });
+            taken.push(Pending { subject, time, since, deleted, claims });
         }
         taken
     }

@@ -258,6 +258,7 @@ impl Shaper {
             State::Unmatched => return Ok(Verdict::Remove),
             State::Gone if rule.on_delete == OnDelete::Keep => return Ok(Verdict::Leave),
             State::Gone => return Ok(Verdict::Remove),
+            State::Dropped => return Ok(Verdict::Leave),
             State::Failed(words) => return refuse(Stage::Source, words.clone()),
         };
         let (documents, meta) = match self.transform(rule, given, document) {

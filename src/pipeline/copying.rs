@@ -38,7 +38,7 @@ use crate::{
 
 use super::{
     Error,
-    following::Lanes,
+    following::{Asked, Lanes},
     reading::{Fetched, Reading, source_backoff},
     rule_set::RuleSet,
 };
@@ -65,8 +65,12 @@ pub struct Copy {
     /// Documents in a reply.
     pub batch: u32,
     progress: Mutex<Progress>,
+    /// Whether an earlier run brought it to its end.
+    pub complete: bool,
     /// Whether nothing is left of what the target held before.
     swept: AtomicBool,
+    /// Whether that is left to a later run.
+    deferred: AtomicBool,
 }
 
 #[derive(Default)]
@@ -96,7 +100,8 @@ impl Copy {
         average: u64,
     ) -> Self {
         let complete = progress.as_ref().is_some_and(|own| own.complete && own.plan == plan.id);
-        let swept = AtomicBool::new(complete || !plan.sweep);
+        let swept = complete && progress.as_ref().is_some_and(|own| own.swept);
+        let swept = AtomicBool::new(swept || !plan.sweep);
         let progress = progress.filter(|progress| progress.plan == plan.id);
         let (done, documents) =
             progress.map_or_else(Default::default, |progress| (progress.done, progress.documents));
@@ -109,7 +114,9 @@ impl Copy {
             shape,
             batch: reply_documents(average),
             progress: Mutex::new(Progress { done, documents, open: Vec::new() }),
+            complete,
             swept,
+            deferred: AtomicBool::new(false),
         }
     }
 
@@ -121,6 +128,16 @@ impl Copy {
     /// Everything that the sweep removes is settled.
     pub fn swept(&self) {
         self.swept.store(true, Ordering::Release);
+    }
+
+    /// The sweep is left to a later run.
+    pub fn defer_sweep(&self) {
+        self.deferred.store(true, Ordering::Release);
+    }
+
+    /// Whether this run has nothing to sweep any more.
+    pub fn is_past_sweep(&self) -> bool {
+        self.is_swept() || self.deferred.load(Ordering::Acquire)
     }
 
     fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
@@ -143,7 +160,8 @@ impl Copy {
             plan: self.plan.id,
             done: done.clone(),
             documents: *documents,
-            complete: false,
+            complete: self.complete,
+            swept: self.is_swept(),
         }
     }
 
@@ -394,7 +412,9 @@ impl Copying {
             part.found.push(Found { key: Some(key), state });
         }
         if self.tells_unmatched(copy) {
-            self.lanes.ask(&copy.namespace, unmatched, &open.completion).await;
+            let time = copy.plan.started;
+            let asked = unmatched.into_iter().map(|key| Asked { key, time, deleted: false });
+            self.lanes.ask(&copy.namespace, asked, &open.completion).await;
         }
         Ok(part)
     }

@@ -72,20 +72,21 @@ impl Lanes {
         self.floor
     }
 
-    /// Has the present state of documents read and delivered, as if they had changed. Waits where
-    /// too many keys wait already. Each holds a claim of `completion`.
+    /// Has the present state of documents read and delivered, as if they had changed at the time
+    /// beside each. Waits where too many keys wait already. Each holds a claim of `completion`.
     pub async fn ask(
         &self,
         namespace: &Namespace,
-        keys: impl IntoIterator<Item = DocumentKey>,
+        asked: impl IntoIterator<Item = Asked>,
         completion: &Completion,
     ) {
         let mut noted: Vec<Vec<Noted>> = self.lanes.iter().map(|_| Vec::new()).collect();
-        for key in keys {
+        for Asked { key, time, deleted } in asked {
             noted[self.index(namespace, &key)].push(Noted {
                 subject: Subject { namespace: namespace.clone(), key },
-                time: self.floor,
+                time: time.max(self.floor),
                 since: None,
+                deleted,
                 claim: completion.claim(),
             });
         }
@@ -133,6 +134,16 @@ impl Lanes {
             moved
         });
     }
+}
+
+/// A document whose present state is to be delivered.
+pub struct Asked {
+    /// Which.
+    pub key: DocumentKey,
+    /// What the target holds of it is not newer.
+    pub time: ClusterTime,
+    /// Whether one that is not there leaves the target, whatever `on_drop` says.
+    pub deleted: bool,
 }
 
 /// Reads one target's change stream into its lanes.
@@ -333,6 +344,7 @@ impl Following {
                         subject: Subject { namespace, key },
                         time,
                         since: wall_time,
+                        deleted: op == Operation::Delete,
                         claim: span.claim(),
                     });
                 }
@@ -492,6 +504,7 @@ impl Answering {
         let after = self.lane.newest().max(newest.unwrap_or_default());
         let keys: Vec<DocumentKey> =
             group.iter().map(|(_, pending)| pending.subject.key.clone()).collect();
+        let deleted: Vec<bool> = group.iter().map(|(_, pending)| pending.deleted).collect();
         let rules = self.rules.following(&namespace);
         // `None` where a rule's read did not reach the key.
         let mut states: Vec<Option<Vec<(RuleIndex, State)>>> =
@@ -500,8 +513,12 @@ impl Answering {
         for &rule in &*rules {
             let (answers, read) = self.states(rule, &namespace, &keys, after).await?;
             as_of = as_of.max(read);
-            for (states, state) in states.iter_mut().zip(answers) {
+            let keeps = self.rules.get(rule).rule().on_drop == OnDrop::Keep;
+            for ((states, state), &deleted) in states.iter_mut().zip(answers).zip(&deleted) {
                 match (states.as_mut(), state) {
+                    (Some(states), Some(State::Gone)) if keeps && !deleted => {
+                        states.push((rule, State::Dropped));
+                    }
                     (Some(states), Some(state)) => states.push((rule, state)),
                     _ => *states = None,
                 }
@@ -549,7 +566,9 @@ impl Answering {
         after: ClusterTime,
     ) -> Result<Vec<(usize, (DocumentKey, Vec<(RuleIndex, State)>))>, Halt> {
         let gone = |states: &Vec<(RuleIndex, State)>| {
-            states.iter().all(|(_, state)| matches!(state, State::Gone | State::Unmatched))
+            let gone =
+                |state: &State| matches!(state, State::Gone | State::Dropped | State::Unmatched);
+            states.iter().all(|(_, state)| gone(state))
         };
         let mut moved = Vec::new();
         for (at, key) in keys.iter().enumerate() {
@@ -595,7 +614,8 @@ impl Answering {
             })
             .collect();
         let mut as_of = answer.operation_time;
-        if rule.rule().on_delete == OnDelete::Keep {
+        let rule = rule.rule();
+        if rule.on_delete == OnDelete::Keep || rule.on_drop == OnDrop::Keep {
             as_of = as_of.max(self.tell_apart(namespace, keys, after, &mut states).await?);
         }
         Ok((states, as_of))

@@ -16,7 +16,11 @@ use crate::{
     delivery::{Halt, dead_letters::DeadLetters, insist},
 };
 
-use super::{following::Lanes, orders::Outcome, rule_set::RuleSet};
+use super::{
+    following::{Asked, Lanes},
+    orders::Outcome,
+    rule_set::RuleSet,
+};
 
 /// Letters at once.
 const PAGE: usize = 500;
@@ -50,13 +54,14 @@ impl Letters {
                 letters.into_iter().partition(|(_, letter)| self.follows(letter));
             left_alone += others.len();
             tried += mine.len();
-            let mut by_namespace: BTreeMap<Namespace, Vec<DocumentKey>> = BTreeMap::new();
+            let mut by_namespace: BTreeMap<Namespace, Vec<Asked>> = BTreeMap::new();
             let mut records = Vec::with_capacity(mine.len());
             for (key, letter) in mine {
                 let namespace = Namespace::parse(&letter.namespace);
                 let document = DocumentKey::from_document_key(&letter.key);
                 if let (Some(namespace), Ok(document)) = (namespace, document) {
-                    by_namespace.entry(namespace).or_default().push(document);
+                    let asked = Asked { key: document, time: letter.cluster_time, deleted: false };
+                    by_namespace.entry(namespace).or_default().push(asked);
                 }
                 records.push(key);
             }

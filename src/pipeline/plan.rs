@@ -1,11 +1,12 @@
 //! What one target's run begins with: from which time the stream is followed, and what is copied.
 //!
-//! The order is the promise: the position is stored before the plans of the copies, the plans before
-//! the first document is read, and a rule is remembered once all its plans are stored. A process
-//! that dies in between plans again. What is to be copied again is a plan like any other; its rules
-//! are forgotten first, those that asked for it last, so that half a plan is never taken for a whole.
+//! The order is the promise: what has to be copied again is stored first, then the position, then the
+//! plans of the copies, and a rule is remembered once all its plans are stored; only then is what had
+//! to be copied again forgotten, and the first document read. A process that dies in between plans
+//! again.
 
 mod again;
+mod stored;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -20,10 +21,10 @@ use crate::{
     checkpoint::{
         keys,
         records::{
-            CopyPlanRecord, CopyProgressRecord, IdTypesRecord, PlacesRecord, PositionRecord,
-            Record, RuleRecord, load, load_all, page, put, removal,
+            CopyPlanRecord, CopyProgressRecord, IdTypesRecord, KeptRecord, PositionRecord,
+            RuleRecord, load, load_all, put,
         },
-        store::{RecordKey, Store, StoreError, Table, Write},
+        store::{Store, StoreError, Write},
     },
     delivery::{insist, insist_on_writing},
     rules::model::{CopySettings, NamespacePattern, OnDrop, OnRuleChange, Rule, Since},
@@ -57,6 +58,10 @@ pub struct Plan {
     pub copies: Vec<(RuleIndex, Vec<Arc<Copy>>, bool)>,
     /// When the copy of each part was planned, copies of earlier runs too.
     pub planned: HashMap<PartId, ClusterTime>,
+    /// The newest start of a copy into the target: what is written for changes is not older.
+    pub floor: ClusterTime,
+    /// Whether everything that is copied into the target is part of this run or complete.
+    pub whole: bool,
 }
 
 /// Makes the plan of one target.
@@ -90,6 +95,17 @@ struct Planned {
     progress: Option<CopyProgressRecord>,
 }
 
+impl Planned {
+    fn is_complete(&self) -> bool {
+        let progress = self.progress.as_ref();
+        progress.is_some_and(|own| own.complete && own.plan == self.plan.id)
+    }
+
+    fn is_swept(&self) -> bool {
+        self.is_complete() && self.progress.as_ref().is_some_and(|own| own.swept)
+    }
+}
+
 /// The copies of each rule.
 type Copies = BTreeMap<RuleIndex, BTreeMap<Namespace, Planned>>;
 
@@ -99,18 +115,20 @@ impl Planning<'_> {
     /// # Errors
     /// `Refused` where a rule asks for what can't be had; see [`Error`].
     pub async fn make(mut self) -> Result<Plan, Error> {
-        self.forget_removed_rules().await?;
         let key = keys::position(self.name);
         let mut position: Option<PositionRecord> =
             self.stored(|| load(&**self.store, &key)).await?;
+        let mut all = self.stored_copies().await?;
+        self.forget_removed_rules(&mut all).await?;
+        self.recall_demand().await?;
         let source = self.identity(position.as_ref()).await?;
+        let newest = all.values().flat_map(BTreeMap::values).map(|own| own.plan.started).max();
         let mut fresh = BTreeSet::new();
         let mut copies = Copies::new();
         for (index, rule) in self.rules.iter() {
-            let key = keys::rule(self.name, &rule.rule().name);
-            let record: Option<RuleRecord> = self.stored(|| load(&**self.store, &key)).await?;
-            copies.insert(index, self.stored_copies(rule.rule()).await?);
-            match record {
+            let own = all.remove(&rule.rule().name).unwrap_or_default();
+            copies.insert(index, self.forget_ended(rule.rule(), own).await?);
+            match self.rule_record(rule.rule()).await? {
                 None => {
                     fresh.insert(index);
                     // Says what can't be copied at all before anything is stored.
@@ -120,19 +138,21 @@ impl Planning<'_> {
             }
         }
         self.try_reads().await?;
-        let chosen = self.chosen(&fresh, &copies).await?;
+        // What comes into being after this is in the stream; what was there is among the namespaces
+        // that are looked for next.
         let now = match &position {
-            Some(position) if fresh.is_empty() && chosen.is_empty() && !self.demand.lost => {
-                position.time
-            }
+            Some(position) if fresh.is_empty() && self.demand.is_empty() => position.time,
             _ => {
                 let now =
                     self.asked("reading the cluster time", || self.reading.source.now()).await?;
-                // A member that lags tells of an earlier time.
-                now.max(self.demand.seen)
+                // A member that lags tells of an earlier time; copies of one another's documents
+                // are told apart by theirs.
+                let known = position.as_ref().map(|position| position.time);
+                now.max(self.demand.seen).max(known.max(newest).unwrap_or_default())
             }
         };
-        self.forget_chosen(&chosen, &fresh).await?;
+        let chosen = self.chosen(&fresh, &copies).await?;
+        self.remember_demand().await?;
         if let Some(position) = position.as_mut().filter(|_| self.demand.lost) {
             position.time = now;
             position.behind.retain(|rule, _| !self.active().contains(rule.as_str()));
@@ -154,51 +174,65 @@ impl Planning<'_> {
         };
         self.write(vec![put(keys::position(self.name), &record)]).await?;
         self.plan_parts(&chosen, &mut copies, now).await?;
-        let mut remembered = fresh;
-        remembered.extend(chosen.keys().map(|(rule, _)| *rule));
-        if self.options.changes_only {
-            remembered.retain(|index| chosen.keys().any(|(rule, _)| rule == index));
+        for index in self.planned_whole(&fresh, &chosen, &copies) {
+            self.remember_rule(self.rules.get(index).rule()).await?;
+            self.rule_status[usize::from(index.0)].stale(false);
         }
-        for index in remembered {
-            let rule = self.rules.get(index).rule();
-            let record =
-                RuleRecord { fingerprint: rule.fingerprint.clone(), since: bson::DateTime::now() };
-            self.write(vec![put(keys::rule(self.name, &rule.name), &record)]).await?;
-        }
-        let planned = copies
+        self.forget_demand().await?;
+        let planned: HashMap<_, _> = copies
             .iter()
             .flat_map(|(&rule, copies)| {
                 copies.values().map(move |own| ((rule, own.namespace.clone()), own.plan.started))
             })
             .collect();
-        let copies = self.copies(copies, &chosen).await?;
-        Ok(Plan { start, source, behind, copies, planned })
+        let floor = planned.values().copied().max().max(newest).unwrap_or_default();
+        let left_out = |own: &Planned| !self.is_copied(own) && !own.is_complete();
+        let whole = self.all_rules.len() == self.rules.iter().count()
+            && !copies.values().flat_map(BTreeMap::values).any(left_out);
+        let copies = self.copies(copies).await?;
+        Ok(Plan { start, source, behind, copies, planned, floor, whole })
+    }
+
+    /// The rules of which everything that they read was planned by the present definition.
+    fn planned_whole(
+        &self,
+        fresh: &BTreeSet<RuleIndex>,
+        chosen: &BTreeMap<PartId, Chosen>,
+        copies: &Copies,
+    ) -> Vec<RuleIndex> {
+        let whole = |index: RuleIndex| {
+            let rule = self.rules.get(index).rule();
+            if fresh.contains(&index) {
+                // One that this run does not copy is still new to the next.
+                return rule.copy.is_none() || !self.options.changes_only;
+            }
+            let all = || copies[&index].keys().filter(|name| self.rules.reads(rule, name));
+            self.demand.rules.contains(&rule.name)
+                || (all().next().is_some()
+                    && all().all(|name| chosen.contains_key(&(index, name.clone()))))
+        };
+        self.rules.iter().map(|(index, _)| index).filter(|&index| whole(index)).collect()
+    }
+
+    /// Whether a copy is part of this run: what was asked for is, whatever the run is for.
+    fn is_copied(&self, planned: &Planned) -> bool {
+        !self.options.changes_only || planned.plan.asked
     }
 
     /// The copies of this run.
-    async fn copies(
-        &self,
-        all: Copies,
-        chosen: &BTreeMap<PartId, Chosen>,
-    ) -> Result<Vec<(RuleIndex, Vec<Arc<Copy>>, bool)>, Error> {
+    async fn copies(&self, all: Copies) -> Result<Vec<(RuleIndex, Vec<Arc<Copy>>, bool)>, Error> {
         let mut copies = Vec::new();
         for (index, planned) in all {
-            let copies_now = |namespace: &Namespace| {
-                !self.options.changes_only || chosen.contains_key(&(index, namespace.clone()))
-            };
             let planned: Vec<Planned> =
-                planned.into_values().filter(|own| copies_now(&own.namespace)).collect();
+                planned.into_values().filter(|own| self.is_copied(own)).collect();
             let copies_at_all = self.rules.get(index).rule().copy.is_some();
             if planned.is_empty() && (!copies_at_all || self.options.changes_only) {
                 continue;
             }
-            let complete = planned.iter().all(|copy| {
-                let progress = copy.progress.as_ref();
-                progress.is_some_and(|own| own.complete && own.plan == copy.plan.id)
-            });
+            let complete = planned.iter().all(Planned::is_complete);
             let mut made = Vec::with_capacity(planned.len());
             for planned in planned {
-                made.push(Arc::new(self.copy(index, planned, complete).await?));
+                made.push(Arc::new(self.copy(index, planned).await?));
             }
             copies.push((index, made, complete));
         }
@@ -214,15 +248,37 @@ impl Planning<'_> {
             self.asked("reading the id of the source", || self.reading.source.identity()).await?;
         let Some(position) = position else { return Ok(own) };
         let known = position.source;
-        if let (Some(own), Some(known)) = (own, known)
-            && own != known
-        {
-            let why = "the source is another replica set or cluster than before";
-            let demand = history_lost(self.rules, self.name, position.time, why)?;
-            self.demand.rules.extend(demand.rules);
-            self.demand.lost = true;
+        let (Some(own), Some(known)) = (own, known) else {
+            if own.is_none() && known.is_some() {
+                tracing::warn!(
+                    target = self.name,
+                    "the source's id can't be read with this login: whether it is the same replica \
+                     set or cluster as before is not known"
+                );
+            }
+            return Ok(own.or(known));
+        };
+        if own == known {
+            return Ok(Some(own));
         }
-        Ok(own.or(known))
+        let now = self.asked("reading the cluster time", || self.reading.source.now()).await?;
+        if now < position.time {
+            return Err(Error::Refused(format!(
+                "the source is another replica set or cluster than before, and its cluster time \
+                 ({now}) is earlier than what target {} has seen ({}): the target would take none of \
+                 its documents for new. Give the rule file another `name` and write to another place, \
+                 or go back to the source of before",
+                self.name, position.time
+            )));
+        }
+        let why = "the source is another replica set or cluster than before";
+        let demand = history_lost(self.rules, self.name, position.time, why)?;
+        self.demand.join(demand);
+        // Those that follow nothing hold the other one's documents too.
+        let copying = self.rules.iter().filter(|(_, rule)| !rule.follows());
+        let copying = copying.filter(|(_, rule)| rule.rule().copy.is_some());
+        self.demand.rules.extend(copying.map(|(_, rule)| rule.rule().name.clone()));
+        Ok(Some(own))
     }
 
     /// What is planned now.
@@ -252,7 +308,9 @@ impl Planning<'_> {
         for part in &all {
             let (index, namespace) = &part.id;
             let name = &self.rules.get(*index).rule().name;
-            let why = if self.demand.rules.contains(name) {
+            let why = if self.demand.rules.contains(name)
+                && self.rules.get(*index).rule().copy.is_some()
+            {
                 Wanted::Again
             } else {
                 match self.demand.parts.get(&(name.clone(), namespace.clone())) {
@@ -274,6 +332,8 @@ impl Planning<'_> {
             }
         }
         let chosen = choose(&all, &wanted, complete);
+        let mut containers: HashMap<PartId, Option<String>> =
+            all.into_iter().map(|part| (part.id, part.container)).collect();
         let chosen = chosen.into_iter().map(|(id, sweep)| {
             let why = wanted.get(&id).copied().unwrap_or(Wanted::Again);
             if why == Wanted::Again && !sweep {
@@ -285,8 +345,12 @@ impl Planning<'_> {
                      the source stays in the target"
                 );
             }
-            let kind = found.get(&id.1).copied();
-            (id, Chosen { sweep, keep: why == Wanted::Keep, kind })
+            // One that has left the rule is swept, and read no more.
+            let read = self.rules.reads(self.rules.get(id.0).rule(), &id.1);
+            let kind = found.get(&id.1).copied().filter(|_| read);
+            let container = containers.remove(&id).flatten();
+            let first = why == Wanted::First;
+            (id, Chosen { sweep, keep: why == Wanted::Keep, asked: !first, kind, container })
         });
         Ok(chosen.collect())
     }
@@ -325,35 +389,6 @@ impl Planning<'_> {
         Ok((parts, found))
     }
 
-    /// Forgets the rules whose copies are about to be planned anew: those that asked for it last.
-    /// One part alone is one write, and needs none of it.
-    async fn forget_chosen(
-        &self,
-        chosen: &BTreeMap<PartId, Chosen>,
-        fresh: &BTreeSet<RuleIndex>,
-    ) -> Result<(), Error> {
-        if chosen.len() == 1 {
-            return Ok(());
-        }
-        let mut rules: Vec<(bool, RuleIndex)> = chosen
-            .keys()
-            .filter(|(rule, _)| !fresh.contains(rule))
-            .map(|(rule, _)| {
-                let name = &self.rules.get(*rule).rule().name;
-                let asked = self.demand.rules.contains(name)
-                    || self.demand.parts.keys().any(|(rule, _)| rule == name);
-                (asked, *rule)
-            })
-            .collect();
-        rules.sort_unstable();
-        rules.dedup();
-        for (_, rule) in rules {
-            let key = keys::rule(self.name, &self.rules.get(rule).rule().name);
-            self.write(vec![removal::<RuleRecord>(key)]).await?;
-        }
-        Ok(())
-    }
-
     /// Plans and stores the chosen copies.
     async fn plan_parts(
         &self,
@@ -361,17 +396,28 @@ impl Planning<'_> {
         copies: &mut Copies,
         now: ClusterTime,
     ) -> Result<(), Error> {
+        // What stays is told apart by its time before anything newer is planned.
+        for ((index, namespace), chosen) in chosen.iter().filter(|(_, chosen)| chosen.keep) {
+            let pattern = chosen.container.clone().unwrap_or_else(|| "*".to_owned());
+            let key = keys::kept(self.name, &pattern);
+            self.write(vec![put(key, &KeptRecord { before: now })]).await?;
+            self.forget_places(self.rules.get(*index).rule(), namespace).await?;
+        }
         let mut plans = Vec::with_capacity(chosen.len());
         for ((index, namespace), chosen) in chosen {
             let rule = self.rules.get(*index).rule();
             let known = copies.entry(*index).or_default();
-            let kept = match known.get(namespace) {
-                _ if chosen.keep => now,
-                Some(known) => known.plan.kept,
-                None => ClusterTime::ZERO,
-            };
-            if chosen.keep {
-                self.forget_places(rule, namespace).await?;
+            let before = known.get(namespace).and_then(|known| known.plan.container.as_deref());
+            if let Some(before) =
+                before.filter(|before| chosen.container.as_deref() != Some(before))
+            {
+                tracing::warn!(
+                    target = self.name,
+                    rule = rule.name,
+                    %namespace,
+                    container = before,
+                    "the rule writes to another place than before: what it wrote there stays"
+                );
             }
             let (bounds, expected) = match chosen.kind {
                 None => (Vec::new(), 0),
@@ -384,14 +430,13 @@ impl Planning<'_> {
                 bounds,
                 expected,
                 sweep: chosen.sweep,
-                kept,
+                container: chosen.container.clone(),
+                asked: chosen.asked,
+                ended: chosen.kind.is_none(),
             };
             plans.push(put(keys::copy_plan(self.name, &rule.name, namespace.as_str()), &plan));
             let namespace = namespace.clone();
             known.insert(namespace.clone(), Planned { namespace, plan, progress: None });
-        }
-        for (rule, _) in chosen.keys() {
-            self.rule_status[usize::from(rule.0)].stale(false);
         }
         // Plans of an earlier try are written over; its progress is void by the plan's id.
         self.write(plans).await
@@ -420,30 +465,6 @@ impl Planning<'_> {
         Ok((bounds, size.documents))
     }
 
-    /// Forgets where a rule's documents of a namespace lie: what is kept for ever is nobody's.
-    async fn forget_places(&self, rule: &Rule, namespace: &Namespace) -> Result<(), Error> {
-        let prefix = keys::places(self.name, namespace.as_str());
-        let mut after = None;
-        loop {
-            let found = self
-                .stored(|| page::<PlacesRecord>(&**self.store, &prefix, after.as_ref(), PAGE))
-                .await?;
-            let complete = found.len() < PAGE;
-            after = found.last().map(|(key, _)| key.clone());
-            let writes = found.into_iter().filter_map(|(key, mut record)| {
-                let before = record.places.len();
-                record.places.retain(|place| place.rule != rule.name);
-                let value = (!record.places.is_empty()).then(|| record.encode());
-                let changed = record.places.len() != before;
-                changed.then_some(Write { table: Table::Places, key, value })
-            });
-            self.write(writes.collect()).await?;
-            if complete {
-                return Ok(());
-            }
-        }
-    }
-
     /// Lets MongoDB evaluate each rule's filter, projection and pipeline once on nothing: what it
     /// does not understand, or does not allow, is told now and not for ever after.
     async fn try_reads(&self) -> Result<(), Error> {
@@ -470,44 +491,6 @@ impl Planning<'_> {
                     )));
                 }
             }
-        }
-        Ok(())
-    }
-
-    /// A rule that has gone from the file is forgotten: should it come back, what happened meanwhile
-    /// is not in any stream that is still to be read, so it begins with a copy.
-    async fn forget_removed_rules(&self) -> Result<(), Error> {
-        let prefix = keys::rules(self.name);
-        let known = self.stored(|| load_all::<RuleRecord>(&**self.store, &prefix)).await?;
-        for (key, _) in known {
-            let Some(name) = key.0.last().and_then(|name| str::from_utf8(name).ok()) else {
-                continue;
-            };
-            if self.all_rules.contains(name) {
-                continue;
-            }
-            // The record of the rule goes first: without it what is left of its copies is planned
-            // over.
-            self.write(vec![removal::<RuleRecord>(key.clone())]).await?;
-            let copies = keys::copies(self.name, name);
-            loop {
-                let page =
-                    self.stored(|| self.store.scan(Table::Copies, &copies, None, PAGE)).await?;
-                if page.is_empty() {
-                    break;
-                }
-                let removals = page
-                    .into_iter()
-                    .map(|(key, _)| Write { table: Table::Copies, key, value: None })
-                    .collect();
-                self.write(removals).await?;
-            }
-            tracing::info!(
-                target = self.name,
-                rule = name,
-                "the rule is no longer in the file: its progress is forgotten, its documents stay in \
-                 the target"
-            );
         }
         Ok(())
     }
@@ -542,59 +525,26 @@ impl Planning<'_> {
         self.rules.iter().map(|(_, rule)| rule.rule().name.as_str()).collect()
     }
 
-    /// The plans of a rule's copies, and how far they are.
-    async fn stored_copies(&self, rule: &Rule) -> Result<BTreeMap<Namespace, Planned>, Error> {
-        let prefix = keys::copies(self.name, &rule.name);
-        let mut planned: BTreeMap<Vec<u8>, (Option<CopyPlanRecord>, Option<CopyProgressRecord>)> =
-            BTreeMap::new();
-        let mut after: Option<RecordKey> = None;
-        loop {
-            let page = self
-                .stored(|| self.store.scan(Table::Copies, &prefix, after.as_ref(), PAGE))
-                .await?;
-            let last = page.len() < PAGE;
-            for (key, record) in &page {
-                let [_, _, namespace, kind] = key.0.as_slice() else { continue };
-                let entry = planned.entry(namespace.clone()).or_default();
-                let place = self.store.place();
-                match kind.as_slice() {
-                    b"plan" => entry.0 = Some(CopyPlanRecord::decode(record, place)?),
-                    b"progress" => entry.1 = Some(CopyProgressRecord::decode(record, place)?),
-                    _ => {}
-                }
-            }
-            after = page.into_iter().next_back().map(|(key, _)| key);
-            if last {
-                break;
-            }
-        }
-        Ok(planned
-            .into_iter()
-            .filter_map(|(namespace, (plan, progress))| {
-                let namespace = Namespace::parse(str::from_utf8(&namespace).ok()?)?;
-                Some((namespace.clone(), Planned { namespace, plan: plan?, progress }))
-            })
-            .collect())
-    }
-
     /// The namespaces that a rule reads, as they are now.
     async fn namespaces(&self, rule: &Rule) -> Result<Vec<Found>, Error> {
         namespaces(self.reading, self.rules, rule).await
     }
 
-    async fn copy(&self, rule: RuleIndex, planned: Planned, complete: bool) -> Result<Copy, Error> {
+    async fn copy(&self, rule: RuleIndex, planned: Planned) -> Result<Copy, Error> {
+        let idle = planned.is_complete() || planned.plan.ended;
         let Planned { namespace, plan, progress } = planned;
         let source = &self.reading.source;
         let target_rule = self.rules.get(rule);
         // Only a rule that follows no changes can have a view.
-        let view = !target_rule.follows()
+        let view = !idle
+            && !target_rule.follows()
             && target_rule.rule().namespaces.names(&namespace)
             && self
                 .asked("listing collections", || source.collections(namespace.database()))
                 .await?
                 .iter()
                 .any(|found| found.namespace == namespace && found.kind == Kind::View);
-        let (size, shape) = if complete {
+        let (size, shape) = if idle {
             Default::default()
         } else {
             (
@@ -628,10 +578,14 @@ impl Planning<'_> {
 struct Chosen {
     /// See [`CopyPlanRecord::sweep`].
     sweep: bool,
-    /// See [`CopyPlanRecord::kept`].
+    /// Whether what the target holds of it stays.
     keep: bool,
+    /// See [`CopyPlanRecord::asked`].
+    asked: bool,
     /// What it is; `None` where it is no more.
     kind: Option<Kind>,
+    /// See [`CopyPlanRecord::container`].
+    container: Option<String>,
 }
 
 /// The namespaces that a rule reads, as they are now.
@@ -705,9 +659,6 @@ fn start(
 pub fn stored_times(behind: &BTreeMap<String, ClusterTime>) -> BTreeMap<String, Timestamp> {
     behind.iter().map(|(rule, &time)| (rule.clone(), time.into())).collect()
 }
-
-/// Records read at once.
-const PAGE: usize = 500;
 
 #[cfg(test)]
 mod tests;

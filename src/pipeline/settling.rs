@@ -200,8 +200,9 @@ impl Settling {
             .flat_map(|rule| rule.copies.iter().map(move |copy| (rule, copy)))
             .filter_map(|(rule, copy)| {
                 let key = keys::copy_progress(&self.name, &rule.rule, copy.namespace.as_str());
-                let record =
-                    CopyProgressRecord { complete: rule.complete || rule.stored, ..copy.settled() };
+                let settled = copy.settled();
+                let complete = settled.complete || rule.complete || rule.stored;
+                let record = CopyProgressRecord { complete, ..settled };
                 let known = stored.progress.get(&key);
                 (known != Some(&record)).then_some((key, record))
             })
@@ -260,7 +261,7 @@ impl RuleCopies {
     fn is_ready(&self) -> bool {
         !self.complete
             && self.again_at.is_none_or(|at| Instant::now() >= at)
-            && self.copies.iter().all(|copy| copy.is_settled() && copy.is_swept())
+            && self.copies.iter().all(|copy| copy.is_settled() && copy.is_past_sweep())
     }
 }
 

@@ -6,6 +6,11 @@
 //! copied, whatever is older is gone from the source. The removal bears the last time before the
 //! start: what is written beside it stays, whichever comes first.
 //!
+//! Which container a sweep is for was decided when the copies were planned, together with everything
+//! that may lie there. What has changed since puts the sweep off, or ends it: a run that leaves
+//! something out, a rule that writes elsewhere now, a rule that does not copy. What rules wrote that
+//! have left the file, or was to be kept, is older than a time that is stored (`KeptRecord`).
+//!
 //! Where a rule's places are stored, those tell which documents the target holds, and each is asked
 //! for again through the lanes. Documents in the dead letters of the time before are asked for first,
 //! and those that stay there are spared: what the target holds of them is the best that there is.
@@ -19,13 +24,14 @@ use std::{
 
 use bson::RawBsonRef;
 use bytes::Bytes;
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 
 use crate::{
-    change::{ClusterTime, DocumentKey, Phase},
+    change::{ClusterTime, DocumentKey, Namespace, Phase, RuleIndex},
     checkpoint::{
         keys,
-        records::{DeadLetterRecord, PlacesRecord, page},
+        records::{DeadLetterRecord, KeptRecord, PlacesRecord, load_all, page},
         store::{RecordKey, Store, StoreError},
         tracker::{Completion, Tracker},
     },
@@ -38,7 +44,7 @@ use crate::{
         retry::{Backoff, pause},
         writer::Context,
     },
-    rules::model::OnDelete,
+    rules::model::{OnDelete, Rule},
     source::budget::Budget,
     target::{Action, Listing, Operation, PlaceKey},
 };
@@ -46,13 +52,15 @@ use crate::{
 use super::{
     Error,
     copying::Copy,
-    following::Lanes,
+    following::{Asked, Lanes},
     reading::{Fetched, Reading},
-    rule_set::RuleSet,
+    rule_set::{RuleSet, TargetRule},
 };
 
 /// How often the end of the copies is looked for.
 const LOOK: Duration = Duration::from_millis(50);
+/// Containers that are swept at once.
+const AT_ONCE: usize = 4;
 /// Records or keys at once.
 const PAGE: usize = 1_000;
 /// Pages of a listing that lie in memory.
@@ -80,14 +88,24 @@ pub struct Sweeping {
     pub tracker: Tracker<ClusterTime>,
     /// Pays for what is read.
     pub budget: Arc<Budget>,
-    /// The copies that are to be swept.
+    /// All copies of this run.
     pub copies: Vec<Arc<Copy>>,
+    /// Whether nothing that is copied into the target is left out of this run and incomplete.
+    pub whole: bool,
 }
 
-/// Copies whose documents may lie in one place.
+/// Copies that are swept together: all into one container, or one whose places are stored.
 struct Group {
     container: Option<String>,
     copies: Vec<Arc<Copy>>,
+    /// Whose documents may lie there too.
+    beside: Vec<Arc<Copy>>,
+}
+
+impl Group {
+    fn is_settled(&self) -> bool {
+        self.copies.iter().chain(&self.beside).all(|copy| copy.is_settled())
+    }
 }
 
 impl Sweeping {
@@ -98,50 +116,88 @@ impl Sweeping {
     pub async fn run(self) -> Result<(), Error> {
         let mut groups = self.groups();
         let stop = self.reading.stop.clone();
-        while !groups.is_empty() {
-            let (ready, rest): (Vec<_>, Vec<_>) = groups
-                .into_iter()
-                .partition(|group| group.copies.iter().all(|copy| copy.is_settled()));
-            groups = rest;
-            for group in ready {
-                let swept = tokio::select! {
-                    swept = self.sweep(&group) => swept,
-                    () = stop.cancelled() => return Ok(()),
-                };
-                match swept {
-                    Err(Halt::Stopped) => return Ok(()),
-                    swept => swept?,
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            let mut waiting = Vec::with_capacity(groups.len());
+            for group in groups {
+                match under_way.len() < AT_ONCE && group.is_settled() {
+                    true => under_way.push(self.sweep(group)),
+                    false => waiting.push(group),
                 }
-                group.copies.iter().for_each(|copy| copy.swept());
             }
-            if !groups.is_empty() && !pause(LOOK, &stop).await {
-                return Ok(());
+            groups = waiting;
+            let swept = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                Some(swept) = under_way.next() => swept,
+                () = tokio::time::sleep(LOOK), if !groups.is_empty() => Ok(()),
+                else => return Ok(()),
+            };
+            match swept {
+                Err(Halt::Stopped) => return Ok(()),
+                swept => swept?,
             }
         }
-        Ok(())
     }
 
     fn groups(&self) -> Vec<Group> {
         let mut groups: Vec<Group> = Vec::new();
         let mut by_container: BTreeMap<String, Vec<Arc<Copy>>> = BTreeMap::new();
         for copy in self.copies.iter().filter(|copy| !copy.is_swept()) {
-            let rule = self.rules.get(copy.rule).rule();
-            let moves = rule.transform.as_ref().is_some_and(|script| script.may_move());
-            let container = self.context.target.container(&rule.name, &copy.namespace);
-            match container.filter(|_| !moves) {
+            if !self.whole {
+                self.put_off(copy);
+                continue;
+            }
+            match copy.plan.container.clone() {
                 Some(container) => by_container.entry(container).or_default().push(copy.clone()),
-                None => groups.push(Group { container: None, copies: vec![copy.clone()] }),
+                None => groups.push(Group {
+                    container: None,
+                    copies: vec![copy.clone()],
+                    beside: Vec::new(),
+                }),
             }
         }
-        groups.extend(
-            by_container
-                .into_iter()
-                .map(|(container, copies)| Group { container: Some(container), copies }),
-        );
+        groups.extend(by_container.into_iter().map(|(container, copies)| {
+            let lies_there = |copy: &&Arc<Copy>| {
+                let own = self.container(copy);
+                copy.is_swept() && own.is_none_or(|own| own == container)
+            };
+            let beside = self.copies.iter().filter(lies_there).cloned().collect();
+            Group { container: Some(container), copies, beside }
+        }));
         groups
     }
 
-    async fn sweep(&self, group: &Group) -> Result<(), Halt> {
+    fn put_off(&self, copy: &Copy) {
+        tracing::warn!(
+            target = self.name,
+            rule = self.rules.get(copy.rule).rule().name,
+            namespace = %copy.namespace,
+            "what is gone from the source stays in the target until a run without --rule and \
+             --changes-only removes it"
+        );
+        copy.defer_sweep();
+    }
+
+    /// Where a copy's documents lie now, whatever they hold.
+    fn container(&self, copy: &Copy) -> Option<String> {
+        let rule = self.rules.get(copy.rule).rule();
+        let moves = rule.transform.as_ref().is_some_and(|script| script.may_move());
+        self.context.target.container(&rule.name, &copy.namespace).filter(|_| !moves)
+    }
+
+    /// Whether documents of a rule may lie in a container, whatever namespaces it comes to read.
+    fn may_reach(&self, rule: &Rule, container: &str) -> bool {
+        rule.transform.as_ref().is_some_and(|script| script.may_move())
+            || self
+                .context
+                .target
+                .containers(&rule.name)
+                .iter()
+                .any(|pattern| matches(pattern, container))
+    }
+
+    /// Sweeps, or says why not. Afterwards nothing of the group is left to be swept.
+    async fn sweep(&self, group: Group) -> Result<(), Halt> {
         // What the stream had shown when the copy ended may still be on its way to the target.
         self.catch_up().await;
         for copy in &group.copies {
@@ -150,24 +206,49 @@ impl Sweeping {
                 self.ask_for_places(copy).await?;
             }
         }
-        let Some(container) = &group.container else { return Ok(()) };
-        if group.copies.iter().all(|copy| !self.context.shaper.is_fixed(copy.rule)) {
-            return Ok(());
+        let fixed = group.copies.iter().any(|copy| self.context.shaper.is_fixed(copy.rule));
+        if let Some(container) = group.container.as_ref().filter(|_| fixed) {
+            match self.obstacle(container, &group) {
+                Some(why) => self.leave(container, &why),
+                None => self.sweep_container(container, &group).await?,
+            }
         }
-        if let Some(why) = self.spares_all(group) {
-            tracing::info!(target = self.name, container, why, "what is old is not swept");
-            return Ok(());
+        group.copies.iter().for_each(|copy| copy.swept());
+        Ok(())
+    }
+
+    fn leave(&self, container: &str, why: &str) {
+        tracing::warn!(
+            target = self.name,
+            container,
+            why,
+            "what is gone from the source stays in the target"
+        );
+    }
+
+    /// Why being old says nothing about what lies in a container.
+    fn obstacle(&self, container: &str, group: &Group) -> Option<String> {
+        let moved = group
+            .copies
+            .iter()
+            .find(|copy| self.container(copy).is_none_or(|now| now != container));
+        if let Some(copy) = moved {
+            let rule = &self.rules.get(copy.rule).rule().name;
+            return Some(format!("rule {rule} writes to another place than when it was copied"));
         }
-        let Some(spared) = self.spared(group).await? else {
-            tracing::warn!(
-                target = self.name,
-                container,
-                "there are too many dead letters to tell what may be removed: what is gone from the \
-                 source stays in the target. Settle them, then copy the rule again"
-            );
-            return Ok(());
-        };
-        self.sweep_container(container, group, &spared).await
+        self.rules.iter().map(|(_, rule)| rule.rule()).find_map(|rule| {
+            if !self.may_reach(rule, container) {
+                return None;
+            }
+            let skips = rule.transform.as_ref().is_some_and(|script| script.may_skip());
+            let why = match (rule.on_delete, skips, rule.copy.is_some()) {
+                (OnDelete::Keep, ..) => "says `on_delete: keep`",
+                (_, true, _) => "has a transform that may call `skip()`",
+                (.., false) => "says `copy: false`",
+                _ => return None,
+            };
+            Some(format!("rule {} {why}", rule.name))
+        })
     }
 
     /// Waits until everything that the stream has shown by now is settled.
@@ -182,57 +263,45 @@ impl Sweeping {
         }
     }
 
-    /// Why being old says nothing about the documents of these rules.
-    fn spares_all(&self, group: &Group) -> Option<String> {
-        group.copies.iter().find_map(|copy| {
-            let rule = self.rules.get(copy.rule).rule();
-            let skips = rule.transform.as_ref().is_some_and(|script| script.may_skip());
-            let why = match (rule.on_delete, skips) {
-                (OnDelete::Keep, _) => "says `on_delete: keep`",
-                (_, true) => "has a transform that may call `skip()`",
-                _ => return None,
-            };
-            Some(format!("rule {} {why}", rule.name))
-        })
-    }
-
     /// Has the documents of a copy that lie in the dead letters since before it tried again: the copy
     /// did not find them.
     async fn ask_for_letters(&self, copy: &Copy) -> Result<(), Halt> {
         let asked = Completion::new();
         let mut after = None;
-        if self.rules.get(copy.rule).follows() {
-            while let Some(keys) = self.letters(copy, copy.plan.started, &mut after).await? {
-                self.lanes.ask(&copy.namespace, keys, &asked).await;
-            }
+        let rule = self.rules.get(copy.rule);
+        let prefix = keys::dead_letters_of(&self.name, &rule.rule().name, copy.namespace.as_str());
+        while rule.follows() {
+            let Some(letters) = self.letters(&prefix, &mut after).await? else { break };
+            let old = letters.into_iter().filter(|(_, time)| *time < copy.plan.started);
+            let old = old.map(|(subject, time)| Asked { key: subject.key, time, deleted: true });
+            self.lanes.ask(&copy.namespace, old, &asked).await;
         }
         asked.close();
         asked.done().await;
         Ok(())
     }
 
-    /// The next keys of a copy that lie in the dead letters since before a time; perhaps none of a
-    /// page. `None` at the end.
+    /// The next documents in the dead letters, with the time of what was refused. `None` at the end.
     async fn letters(
         &self,
-        copy: &Copy,
-        before: ClusterTime,
+        prefix: &RecordKey,
         after: &mut Option<RecordKey>,
-    ) -> Result<Option<Vec<DocumentKey>>, Halt> {
-        let rule = &self.rules.get(copy.rule).rule().name;
-        let prefix = keys::dead_letters_of(&self.name, rule, copy.namespace.as_str());
+    ) -> Result<Option<Vec<(Subject, ClusterTime)>>, Halt> {
         let stop = &self.reading.stop;
         let found =
-            insist(stop, || page::<DeadLetterRecord>(&*self.store, &prefix, after.as_ref(), PAGE))
+            insist(stop, || page::<DeadLetterRecord>(&*self.store, prefix, after.as_ref(), PAGE))
                 .await?;
         let Some((last, _)) = found.last() else { return Ok(None) };
         *after = Some(last.clone());
-        found
-            .iter()
-            .filter(|(_, letter)| letter.cluster_time < before)
-            .map(|(_, letter)| self.key(&letter.key))
-            .collect::<Result<_, _>>()
-            .map(Some)
+        let subject = |(_, letter): &(RecordKey, DeadLetterRecord)| {
+            let key = self.key(&letter.key)?;
+            let namespace = Namespace::parse(&letter.namespace).ok_or_else(|| {
+                let what = format!("holds a dead letter of no namespace: {}", letter.namespace);
+                Halt::Store(StoreError::broken(self.store.place(), what))
+            })?;
+            Ok((Subject { namespace, key }, letter.cluster_time))
+        };
+        found.iter().map(subject).collect::<Result<_, _>>().map(Some)
     }
 
     fn key(&self, stored: &bson::RawDocument) -> Result<DocumentKey, Halt> {
@@ -247,6 +316,11 @@ impl Sweeping {
     async fn ask_for_places(&self, copy: &Copy) -> Result<(), Halt> {
         let rule = self.rules.get(copy.rule);
         if !rule.follows() {
+            let why = format!(
+                "rule {} follows no changes, and its transform or templates choose where documents lie",
+                rule.rule().name
+            );
+            self.leave(copy.namespace.as_str(), &why);
             return Ok(());
         }
         // In the copy a script's `remove()` leaves the target as it is where other rules might put
@@ -270,7 +344,9 @@ impl Sweeping {
                 .map(|key| self.key(key))
                 .collect::<Result<_, _>>()?;
             let keys = if all { keys } else { self.absent(copy, keys).await? };
-            self.lanes.ask(&copy.namespace, keys, &asked).await;
+            let time = copy.plan.started;
+            let gone = keys.into_iter().map(|key| Asked { key, time, deleted: true });
+            self.lanes.ask(&copy.namespace, gone, &asked).await;
         }
         asked.close();
         asked.done().await;
@@ -303,25 +379,25 @@ impl Sweeping {
         Ok(absent)
     }
 
-    /// The places of documents in the dead letters; `None` where there are too many.
-    async fn spared(&self, group: &Group) -> Result<Option<Spared>, Halt> {
+    /// The places of documents in the dead letters of the rules that may write to a container; `None`
+    /// where there are too many.
+    async fn spared(&self, container: &str) -> Result<Option<Spared>, Halt> {
         let mut spared = Spared::default();
         let stop = &self.reading.stop;
-        for copy in &group.copies {
+        let there = |(_, rule): &(RuleIndex, &TargetRule)| self.may_reach(rule.rule(), container);
+        for (index, rule) in self.rules.iter().filter(there) {
+            let prefix = keys::dead_letters(&self.name, &rule.rule().name);
             let mut after = None;
-            let any = ClusterTime(u64::MAX);
-            while let Some(keys) = self.letters(copy, any, &mut after).await? {
+            while let Some(letters) = self.letters(&prefix, &mut after).await? {
                 if spared.places.len() > MOST_SPARED {
                     return Ok(None);
                 }
-                let subjects: Vec<Subject> = keys
-                    .iter()
-                    .map(|key| Subject { namespace: copy.namespace.clone(), key: key.clone() })
-                    .collect();
-                for key in &keys {
-                    let types = self.context.ids.of(&copy.namespace, key.id(), stop).await?;
+                let subjects: Vec<Subject> =
+                    letters.into_iter().map(|(subject, _)| subject).collect();
+                for Subject { namespace, key } in &subjects {
+                    let types = self.context.ids.of(namespace, key.id(), stop).await?;
                     let shaper = &self.context.shaper;
-                    spared.add(shaper.standing(copy.rule, &copy.namespace, key, &types).as_ref());
+                    spared.add(shaper.standing(index, namespace, key, &types).as_ref());
                 }
                 for places in self.context.places.load(&subjects, stop).await? {
                     places.iter().for_each(|place| spared.add(Some(&place.place)));
@@ -331,19 +407,34 @@ impl Sweeping {
         Ok(Some(spared))
     }
 
-    async fn sweep_container(
-        &self,
-        container: &str,
-        group: &Group,
-        spared: &Spared,
-    ) -> Result<(), Halt> {
-        let started = group.copies.iter().map(|copy| copy.plan.started).min();
-        let kept = group.copies.iter().map(|copy| copy.plan.kept).max();
-        let (Some(started), Some(kept)) = (started, kept) else { return Ok(()) };
-        let written = kept.max(FIRST)..started;
+    /// What was written before this stays.
+    async fn kept(&self, container: &str) -> Result<ClusterTime, Halt> {
+        let prefix = keys::all_kept(&self.name);
+        let stop = &self.reading.stop;
+        let kept = insist(stop, || load_all::<KeptRecord>(&*self.store, &prefix)).await?;
+        let here = kept.iter().filter(|(key, _)| {
+            let pattern = key.0.get(2).and_then(|pattern| str::from_utf8(pattern).ok());
+            pattern.is_none_or(|pattern| matches(pattern, container))
+        });
+        Ok(here.map(|(_, kept)| kept.before).max().unwrap_or_default())
+    }
+
+    async fn sweep_container(&self, container: &str, group: &Group) -> Result<(), Halt> {
+        let Some(started) = group.copies.iter().map(|copy| copy.plan.started).min() else {
+            return Ok(());
+        };
+        let written = self.kept(container).await?.max(FIRST)..started;
         if written.is_empty() {
             return Ok(());
         }
+        let Some(spared) = self.spared(container).await? else {
+            self.leave(
+                container,
+                "there are too many dead letters to tell what may be removed: settle them, then copy \
+                 the rule again",
+            );
+            return Ok(());
+        };
         let settings = &self.context.settings;
         let mut backoff = Backoff::new(settings.retry_initial, settings.retry_max);
         loop {
@@ -377,12 +468,7 @@ impl Sweeping {
                     return Ok(());
                 }
                 Ok(Listing::NotOurs(why)) => {
-                    tracing::warn!(
-                        target = self.name,
-                        container,
-                        why,
-                        "what is gone from the source stays in the target"
-                    );
+                    self.leave(container, &why);
                     return Ok(());
                 }
                 Err(retry) => {
@@ -440,6 +526,19 @@ impl Sweeping {
     }
 }
 
+/// Whether a container is one of those that a pattern names; `*` stands for any text.
+fn matches(pattern: &str, container: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = container.strip_prefix(first) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.ends_with(last)
+}
+
 /// Places that are not swept, as hashes: a wrong match spares one more.
 #[derive(Default)]
 struct Spared {
@@ -454,5 +553,30 @@ impl Spared {
 
     fn holds(&self, place: &PlaceKey) -> bool {
         self.places.contains(&self.hasher.hash_one(place))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_names_containers() {
+        for (pattern, container, expected) in [
+            ("products", "products", true),
+            ("products", "products-2", false),
+            ("products", "my-products", false),
+            ("*", "anything", true),
+            ("shop-*", "shop-orders", true),
+            ("shop-*", "shops-orders", false),
+            ("*-orders", "shop-orders", true),
+            ("*-*", "shop-orders", true),
+            ("*-*", "orders", false),
+            ("a*b*c", "a-b-c", true),
+            ("a*b*c", "a-c-b", false),
+            ("ab*ba", "aba", false),
+        ] {
+            assert_eq!(matches(pattern, container), expected, "{pattern} {container}");
+        }
     }
 }

@@ -7,9 +7,11 @@ use std::{
     time::Duration,
 };
 
+use bson::Uuid;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
     task::{JoinError, JoinSet},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +20,7 @@ use crate::{
     checkpoint::{
         keys,
         lease::Validity,
-        records::{PausedRecord, load, put, removal},
+        records::{OwnerRecord, PausedRecord, load, put, removal},
         store::Store,
         tracker::Tracker,
     },
@@ -58,6 +60,9 @@ use super::{
 const BUDGET: usize = 24 << 20;
 /// Bytes of keys that may wait for their read.
 const PENDING: usize = 16 << 20;
+/// Pauses between plans that are made again and again.
+const AGAIN_FIRST: Duration = Duration::from_millis(50);
+const AGAIN_MOST: Duration = Duration::from_secs(10);
 /// How long a clean stop lets what is under way finish.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -153,11 +158,10 @@ impl TargetPipeline {
         self.rules.iter().map(|(_, rule)| target.rule(&rule.rule().name)).collect()
     }
 
-    fn build(&self) -> Result<Arc<dyn Target>, Error> {
+    async fn build(&self, stop: &CancellationToken) -> Result<Arc<dyn Target>, Error> {
         let rules = self.rules.iter().map(|(_, rule)| (rule.rule(), rule.destination()));
-        let owner = &self.file.name;
         let opened = match &self.options.dry_run {
-            None => open::open(self.target(), owner, rules),
+            None => open::open(self.target(), &self.owner(stop).await?, rules),
             Some(dry_run) => open::open_unconnected(self.target(), rules).map(|target| {
                 let show = dry_run.show.clone();
                 Arc::new(DryRunTarget::new(self.name(), target, show)) as Arc<dyn Target>
@@ -166,6 +170,22 @@ impl TargetPipeline {
         opened.map_err(|error| {
             Error::Refused(format!("target {} can't be used: {error}", self.name()))
         })
+    }
+
+    /// What marks that this target's documents are its own: of this name in this checkpoint store,
+    /// so that nobody who has forgotten what he wrote takes it for his.
+    async fn owner(&self, stop: &CancellationToken) -> Result<String, Error> {
+        let key = keys::owner(self.name());
+        let known: Option<OwnerRecord> = insist(stop, || load(&*self.store, &key)).await?;
+        let record = match known {
+            Some(record) => record,
+            None => {
+                let record = OwnerRecord { id: Uuid::new() };
+                insist_on_writing(&*self.store, vec![put(key, &record)], stop).await?;
+                record
+            }
+        };
+        Ok(format!("{} {}", self.file.name, record.id))
     }
 
     /// Runs until it is stopped, done, or can't go on.
@@ -188,13 +208,15 @@ impl TargetPipeline {
 
     async fn work(&mut self, stop: &CancellationToken) -> Result<Summary, Error> {
         if self.options.copy_only {
-            self.reach(&*self.build()?, stop).await?;
+            self.reach(&*self.build(stop).await?, stop).await?;
         }
         let mut summary = Summary::default();
         let mut demand = Demand::default();
         let mut followed: Option<Followed> = None;
+        let mut again = Backoff::new(AGAIN_FIRST, AGAIN_MOST);
         loop {
             self.while_paused(&mut demand, &mut followed, stop).await?;
+            let began = Instant::now();
             let mut running = self.start(std::mem::take(&mut demand), stop).await?;
             if let Some(followed) = followed.take() {
                 followed.done();
@@ -209,7 +231,15 @@ impl TargetPipeline {
             summary.copied +=
                 copies.map(|copy| copy.documents.saturating_sub(copy.resumed)).sum::<u64>();
             match ended {
-                Ended::Again(again) => demand = again,
+                Ended::Again(demanded) => {
+                    demand = demanded;
+                    if began.elapsed() > AGAIN_MOST {
+                        again.reset();
+                    }
+                    if !pause(again.next(None), stop).await {
+                        return Ok(Summary { stopped: true, ..summary });
+                    }
+                }
                 Ended::Ordered(ordered) => {
                     followed = self.take_up(ordered, &mut demand, stop).await?;
                 }
@@ -352,7 +382,7 @@ impl TargetPipeline {
     }
 
     async fn start(&self, demand: Demand, stop: &CancellationToken) -> Result<Running, Error> {
-        let target = self.build()?;
+        let target = self.build(stop).await?;
         let read = stop.child_token();
         let (drain, drained, now) =
             (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
@@ -382,10 +412,9 @@ impl TargetPipeline {
         .await?;
         let dead_letters = self.dead_letters(&read).await?;
         let settings = &self.target().delivery;
-        let floor = plan.planned.values().copied().max().unwrap_or_default();
         let shared = Shared {
             reading: reading.clone(),
-            lanes: Arc::new(Lanes::new(settings.concurrency, PENDING, floor)),
+            lanes: Arc::new(Lanes::new(settings.concurrency, PENDING, plan.floor)),
             tracker: Tracker::new(),
             changes: Budget::new(BUDGET),
             copies: Budget::new(BUDGET),
@@ -547,6 +576,7 @@ impl TargetPipeline {
             tracker,
             budget: copies.clone(),
             copies: copies_to_sweep,
+            whole: plan.whole,
         };
         tasks.spawn(async move { sweeping.run().await.map(|()| None) });
         let work = Arc::new(Copying {

@@ -248,6 +248,12 @@ pub trait Target: Send + Sync + 'static {
         None
     }
 
+    /// In which containers documents of a rule may lie, whatever namespaces it comes to read: names,
+    /// with `*` for any text. (What a transform sets is not asked here.)
+    fn containers(&self, _rule: &str) -> Vec<String> {
+        vec!["*".to_owned()]
+    }
+
     /// Sends every place of a container whose document this rule file wrote with a time in
     /// `written`, page by page and in any order. What is written meanwhile may be sent or not. To be
     /// called again from the start after a failure.

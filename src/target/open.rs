@@ -12,7 +12,8 @@ use super::{
 /// A rule that writes to the target, and what it says about it.
 pub type Writer<'a> = (&'a model::Rule, &'a model::Destination);
 
-/// The target, for these rules; `owner` is the rule file's name, which marks what the target makes.
+/// The target, for these rules; `owner` marks what it writes to as its own: text that nobody else
+/// uses.
 /// Reads certificates; connects to nothing yet.
 ///
 /// # Errors

@@ -118,10 +118,7 @@ impl Endpoint {
     }
 
     /// From now on the script says what becomes of every request.
-    pub fn play<P: Into<Play>>(
-        &self,
-        script: impl Fn(&Asked<'_>) -> P + Send + Sync + 'static,
-    ) {
+    pub fn play<P: Into<Play>>(&self, script: impl Fn(&Asked<'_>) -> P + Send + Sync + 'static) {
         let script = move |asked: &Asked<'_>| script(asked).into();
         *lock(&self.shared.script) = Some(Arc::new(script));
     }

@@ -203,7 +203,10 @@ mod tests {
             (&[Send(&[1, 2])], "twice in one request"),
         ] {
             let found = verdict(steps);
-            assert!(found.starts_with(expected) && found.is_empty() == expected.is_empty(), "{found}");
+            assert!(
+                found.starts_with(expected) && found.is_empty() == expected.is_empty(),
+                "{found}"
+            );
         }
     }
 }

@@ -45,6 +45,9 @@ fn rewrite(kind: &str, stored: &RawDocument) -> Result<RawDocumentBuf, StoreErro
         "rule" => of::<RuleRecord>(stored),
         "id_types" => of::<IdTypesRecord>(stored),
         "paused" => of::<PausedRecord>(stored),
+        "kept" => of::<KeptRecord>(stored),
+        "demand" => of::<DemandRecord>(stored),
+        "owner" => of::<OwnerRecord>(stored),
         "request" => of::<RequestRecord>(stored),
         "dead_letter" => of::<DeadLetterRecord>(stored),
         "places" => of::<PlacesRecord>(stored),
@@ -99,7 +102,9 @@ fn samples() -> Map<String, Value> {
                 bounds: vec![Bson::Int32(5), Bson::Document(doc! { "a": 1.5 })],
                 expected: 300_000,
                 sweep: true,
-                kept: time,
+                container: Some("products".into()),
+                asked: true,
+                ended: false,
             }
             .encode(),
         ),
@@ -110,10 +115,35 @@ fn samples() -> Map<String, Value> {
                 done: [0, 1, 4].into_iter().collect(),
                 documents: 1000,
                 complete: false,
+                swept: false,
             }
             .encode(),
         ),
-        ("rule", RuleRecord { fingerprint: "ab12".into(), since: date }.encode()),
+        (
+            "rule",
+            RuleRecord {
+                fingerprint: "ab12".into(),
+                since: date,
+                containers: vec!["shop-*".into()],
+            }
+            .encode(),
+        ),
+        ("kept", KeptRecord { before: time }.encode()),
+        (
+            "demand",
+            DemandRecord {
+                rules: vec!["products".into()],
+                parts: vec![DemandedPart {
+                    rule: "orders".into(),
+                    namespace: "shop.orders".into(),
+                    keep: true,
+                }],
+                seen: time,
+                lost: false,
+            }
+            .encode(),
+        ),
+        ("owner", OwnerRecord { id }.encode()),
         (
             "id_types",
             IdTypesRecord { types: vec![IdType::ObjectId, IdType::String].into() }.encode(),
@@ -164,9 +194,9 @@ fn versions_from_the_future_and_damage_are_told() {
     let message =
         |stored: &RawDocument| RuleRecord::decode(stored, "in memory").unwrap_err().to_string();
     assert_eq!(
-        message(&rawdoc! { "version": 2, "fingerprint": 5 }),
-        "the checkpoint store in memory holds what is remembered of a rule of version 2, \
-         and this mongosync knows up to 1: it was written by a newer one"
+        message(&rawdoc! { "version": 3, "fingerprint": 5 }),
+        "the checkpoint store in memory holds what is remembered of a rule of version 3, \
+         and this mongosync knows up to 2: it was written by a newer one"
     );
     for damaged in
         [rawdoc! {}, rawdoc! { "version": 1 }, rawdoc! { "version": 1, "fingerprint": 5 }]

@@ -21,7 +21,7 @@ fn noted(tracker: &Tracker<u64>, id: u64, time: u64) -> Noted {
     let span = tracker.open();
     let claim = span.claim();
     span.close(time);
-    Noted { subject: subject(id), time: ClusterTime(time), since: None, claim }
+    Noted { subject: subject(id), time: ClusterTime(time), since: None, deleted: false, claim }
 }
 
 fn subject(id: u64) -> Subject {

@@ -72,6 +72,7 @@ fn rules_are_taken_together(
 #[rstest]
 #[case::a_deleted_document_stays(State::Gone, &[])]
 #[case::one_that_leaves_the_filter_goes(State::Unmatched, &["o1-"])]
+#[case::one_whose_collection_went_stays(State::Dropped, &[])]
 fn keep_is_about_deletions_alone(#[case] state: State, #[case] operations: &[&str]) {
     let shaped = shape(&APART, OnDelete::Keep, [State::Gone, state], &[]);
     assert_eq!(shaped.0, operations);

@@ -151,11 +151,14 @@ fn settled_copy() -> Copy {
         bounds: Vec::new(),
         expected: 3,
         sweep: false,
-        kept: ClusterTime::ZERO,
+        container: None,
+        asked: false,
+        ended: false,
     };
     let mut done = crate::checkpoint::chunks::ChunkSet::default();
     done.insert(0);
-    let progress = CopyProgressRecord { plan: plan.id, done, documents: 3, complete: false };
+    let progress =
+        CopyProgressRecord { plan: plan.id, done, documents: 3, complete: false, swept: true };
     let namespace = Namespace::new("shop", "products");
     Copy::new(RuleIndex(0), namespace, false, plan, Some(progress), Default::default(), 100)
 }

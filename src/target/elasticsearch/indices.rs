@@ -55,7 +55,7 @@ pub(super) enum Trouble {
 
 /// What is known about the indices of one engine.
 pub(super) struct Indices {
-    /// The rule file's name.
+    /// Marks what is this target's.
     owner: String,
     known: RwLock<HashMap<Arc<str>, Known>>,
     /// Names whose index was made by this process and has not been listed.
@@ -81,7 +81,7 @@ impl Indices {
         }
     }
 
-    /// The rule file's name.
+    /// Marks what is this target's.
     pub fn owner(&self) -> &str {
         &self.owner
     }
@@ -220,7 +220,7 @@ impl Indices {
         let mut found = find(nodes, name, alias).await?;
         if found.is_none() {
             let concrete = if alias { format!("{name}-000001") } else { name.to_owned() };
-            let answer = create(nodes, name, &concrete, plan, &self.owner)
+            let answer = create(nodes, name, &concrete, plan, &owners::mark(&self.owner, name))
                 .await
                 .map_err(Trouble::Request)?;
             let error = answer.error().map(|error| error.kind).unwrap_or_default();
@@ -246,7 +246,9 @@ impl Indices {
             }
         }
         if let Some(found) = found {
-            owners::claim(nodes, &found, &self.owner).await.map_err(Trouble::Request)?;
+            owners::claim(nodes, &found, &owners::mark(&self.owner, name))
+                .await
+                .map_err(Trouble::Request)?;
         }
         self.filling.arrange(nodes).await.map_err(Trouble::Request)
     }
@@ -335,13 +337,13 @@ async fn create(
     name: &str,
     concrete: &str,
     plan: Option<&Arc<IndexPlan>>,
-    owner: &str,
+    mark: &str,
 ) -> Result<Answer, Retry> {
     let mut body = Map::new();
     let settings = plan.and_then(|plan| plan.settings.clone());
     body.extend(settings.map(|settings| ("settings".to_owned(), settings)));
     let mappings = plan.and_then(|plan| plan.mappings.clone());
-    body.insert("mappings".to_owned(), owners::in_mappings(mappings, owner));
+    body.insert("mappings".to_owned(), owners::in_mappings(mappings, mark));
     if concrete != name {
         body.insert("aliases".to_owned(), json!({ name: { "is_write_index": true } }));
     }

@@ -32,6 +32,13 @@ struct Page<'a> {
     scroll: Option<Cow<'a, str>>,
     #[serde(borrow)]
     hits: Hits<'a>,
+    #[serde(rename = "_shards")]
+    shards: Shards,
+}
+
+#[derive(Deserialize)]
+struct Shards {
+    failed: u64,
 }
 
 #[derive(Deserialize)]
@@ -64,6 +71,7 @@ pub(super) async fn list(
             engine
                 .search(SearchParts::Index(&[container]))
                 .scroll(KEEP)
+                .allow_partial_search_results(false)
                 .body(json!({
                     "size": PAGE, "sort": ["_doc"], "_source": false, "version": true,
                 }))
@@ -81,6 +89,9 @@ pub(super) async fn list(
         }
         let page: Page<'_> =
             serde_json::from_slice(&answer.body).map_err(|error| garbled(&error))?;
+        if page.shards.failed > 0 {
+            return Err(incomplete(page.shards.failed));
+        }
         let last = page.hits.hits.is_empty();
         let places: Vec<PlaceKey> = page
             .hits
@@ -127,6 +138,16 @@ async fn refresh(nodes: &Nodes, container: &str) -> Result<(), Retry> {
     match answer.status {
         200..300 | 403 | 404 => Ok(()),
         _ => Err(refusal(&answer)),
+    }
+}
+
+/// Pages of a scroll may come without some of the shards, whatever the search asked for.
+fn incomplete(shards: u64) -> Retry {
+    Retry {
+        reason: "unavailable",
+        message: format!("{shards} shards do not answer, and what they hold is not listed"),
+        after: None,
+        pressure: Pressure::Same,
     }
 }
 

@@ -76,11 +76,14 @@ fn kind(field: &Map<String, Value>) -> &str {
     field.get("type").and_then(Value::as_str).unwrap_or("object")
 }
 
-/// A value without the differences of form that engines make: `true` and `"true"`, `a` and `[a]`.
+/// A value without the differences of form that engines make: `true` and `"true"`, `a` and `[a]`, 1
+/// and 1.0.
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Array(items) if items.len() == 1 => plain(&items[0]),
+        // 100 and 100.0
+        Value::Number(number) => number.as_f64().map_or(number.to_string(), |it| it.to_string()),
         other => other.to_string(),
     }
 }

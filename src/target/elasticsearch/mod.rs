@@ -47,8 +47,7 @@ use crate::{
     rules::model::{Engine, EngineFlavor},
     target::{
         Listing, Look, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry,
-        Target,
-        json::Mode,
+        Target, json::Mode,
     },
     transform::Meta,
 };
@@ -286,6 +285,10 @@ impl Target for EngineTarget {
     async fn copy_complete(&self, rule: &str) -> Result<(), Retry> {
         self.indices.filling.end(&self.nodes, rule).await?;
         self.indices.refresh(&self.nodes, rule).await
+    }
+
+    fn containers(&self, rule: &str) -> Vec<String> {
+        self.routes.containers(rule)
     }
 
     fn container(&self, rule: &str, namespace: &Namespace) -> Option<String> {

@@ -1,8 +1,11 @@
-//! Whose an index is: each rule file that writes to an index leaves its name in `_meta` of the
-//! mappings. What is old may be removed only where no other rule file writes: nothing else tells
-//! another one's documents from one's own.
+//! Whose an index is: each target of a rule file leaves its mark in `_meta` of the mappings, with the
+//! name by which it writes to the index. What is old may be removed only where nobody else writes, not
+//! even the same target by an alias: nothing else tells another one's documents from one's own. An
+//! index that held documents before is marked as such.
 
-use elasticsearch::indices::IndicesGetParts;
+use std::collections::BTreeMap;
+
+use elasticsearch::{SearchParts, indices::IndicesGetParts};
 use serde_json::{Map, Value, json};
 use tracing::info;
 
@@ -14,50 +17,96 @@ use super::{
 use crate::target::Retry;
 
 const OWNERS: &str = "owners";
+/// How often a mark is added that is gone again.
+const CLAIMS: usize = 3;
+/// The mark of an index that held documents before it had any.
+const STRANGER: &str = "unknown";
 
-/// Mappings for a new index, with its owner.
-pub(super) fn in_mappings(mappings: Option<Value>, owner: &str) -> Value {
+/// Mappings for a new index, with its first mark.
+pub(super) fn in_mappings(mappings: Option<Value>, mark: &str) -> Value {
     let mut mappings = mappings.unwrap_or_else(|| json!({}));
     let meta = mappings.get("_meta").and_then(Value::as_object).cloned().unwrap_or_default();
     if let Some(object) = mappings.as_object_mut() {
-        object.insert("_meta".to_owned(), with_own(meta, OWNERS, json!([owner])).into());
+        object.insert("_meta".to_owned(), with_own(meta, OWNERS, json!([mark])).into());
     }
     mappings
 }
 
-/// Adds the owner to each index that was found, where it is not there yet. A login that may not do
+/// The mark of an owner who writes by this name.
+pub(super) fn mark(owner: &str, name: &str) -> String {
+    format!("{owner} {name}")
+}
+
+/// Adds the mark to each index that was found, where it is not there yet. A login that may not do
 /// that goes without.
 pub(super) async fn claim(
     nodes: &Nodes,
     found: &Map<String, Value>,
-    owner: &str,
+    mark: &str,
 ) -> Result<(), Retry> {
     for (index, about) in found {
-        let meta = meta_of(about);
+        let mut meta = meta_of(about);
         let mut owners = owners_in(&meta);
-        if owners.iter().any(|known| known == owner) {
-            continue;
-        }
-        owners.push(owner.to_owned());
-        let answer = put_meta(nodes, index, &with_own(meta, OWNERS, json!(owners))).await?;
-        match answer.status {
-            200..300 => {}
-            400 | 403..=405 => {
-                let reason = refusal(&answer).message;
-                info!(index, reason, "index can't be marked, so what is gone is not swept there");
+        // Two who add theirs at one time each write what they have read: the one who finds his gone
+        // adds it again.
+        for _ in 0..CLAIMS {
+            if owners.iter().any(|known| known == mark) {
+                break;
             }
-            _ => return Err(refusal(&answer)),
+            if owners.is_empty() && holds_documents(nodes, index).await? {
+                owners.push(STRANGER.to_owned());
+            }
+            owners.push(mark.to_owned());
+            let answer = put_meta(nodes, index, &with_own(meta, OWNERS, json!(owners))).await?;
+            match answer.status {
+                200..300 => {}
+                400 | 403..=405 => {
+                    let reason = refusal(&answer).message;
+                    info!(
+                        index,
+                        reason, "index can't be marked, so what is gone is not swept there"
+                    );
+                    break;
+                }
+                _ => return Err(refusal(&answer)),
+            }
+            let Looked::Found(found) = look(nodes, index).await? else { break };
+            meta = found.get(index).map(meta_of).unwrap_or_default();
+            owners = owners_in(&meta);
         }
     }
     Ok(())
 }
 
-/// Why what is old under this name may not be removed; `None` where it may, or there is nothing.
-pub(super) async fn others(
-    nodes: &Nodes,
-    name: &str,
-    owner: &str,
-) -> Result<Option<String>, Retry> {
+/// Whether an index holds documents; yes, where that can't be told.
+async fn holds_documents(nodes: &Nodes, index: &str) -> Result<bool, Retry> {
+    let answer = nodes
+        .ask(|engine| async move {
+            let body = json!({ "size": 0, "track_total_hits": 1, "terminate_after": 1 });
+            engine.search(SearchParts::Index(&[index])).body(body).send().await
+        })
+        .await?;
+    match answer.status {
+        200..300 => {
+            let found = parse(&answer)?;
+            let total = found.get("hits").and_then(|hits| hits.pointer("/total/value"));
+            Ok(total.and_then(Value::as_u64) != Some(0))
+        }
+        400..=405 => Ok(true),
+        _ => Err(refusal(&answer)),
+    }
+}
+
+/// What there is under a name.
+enum Looked {
+    /// By index, with its `_meta`.
+    Found(BTreeMap<String, Value>),
+    Nothing,
+    /// The login may not see it.
+    Forbidden,
+}
+
+async fn look(nodes: &Nodes, name: &str) -> Result<Looked, Retry> {
     let answer = nodes
         .ask(|engine| async move {
             engine
@@ -70,23 +119,41 @@ pub(super) async fn others(
         })
         .await?;
     match answer.status {
-        200..300 => {}
-        404 => return Ok(None),
-        403 => return Ok(Some("its mappings may not be read with this login".to_owned())),
-        _ => return Err(refusal(&answer)),
+        200..300 => parse(&answer).map(Looked::Found),
+        403 => Ok(Looked::Forbidden),
+        404 => Ok(Looked::Nothing),
+        _ => Err(refusal(&answer)),
     }
-    Ok(parse(&answer)?.into_iter().find_map(|(index, about)| {
-        judge(&owners_in(&meta_of(&about)), owner).map(|why| format!("{index}: {why}"))
+}
+
+/// Why what is old under this name may not be removed; `None` where it may, or there is nothing.
+pub(super) async fn others(
+    nodes: &Nodes,
+    name: &str,
+    owner: &str,
+) -> Result<Option<String>, Retry> {
+    let found = match look(nodes, name).await? {
+        Looked::Found(found) => found,
+        Looked::Nothing => return Ok(None),
+        Looked::Forbidden => {
+            return Ok(Some("its mappings may not be read with this login".to_owned()));
+        }
+    };
+    let mark = mark(owner, name);
+    Ok(found.into_iter().find_map(|(index, about)| {
+        judge(&owners_in(&meta_of(&about)), &mark).map(|why| format!("{index}: {why}"))
     }))
 }
 
-fn judge(owners: &[String], owner: &str) -> Option<String> {
-    let others: Vec<_> =
-        owners.iter().filter(|known| *known != owner).map(String::as_str).collect();
+fn judge(owners: &[String], mark: &str) -> Option<String> {
+    let others: Vec<_> = owners.iter().filter(|known| *known != mark).map(String::as_str).collect();
     match (owners.is_empty(), others.as_slice()) {
-        (true, _) => Some("it is not marked as this rule file's".to_owned()),
+        (true, _) => Some("it is not marked as this target's".to_owned()),
+        (false, [stranger, ..]) if *stranger == STRANGER => {
+            Some("it held documents before mongosync wrote to it".to_owned())
+        }
         (false, []) => None,
-        (false, others) => Some(format!("other rule files write to it: {}", others.join(", "))),
+        (false, others) => Some(format!("others write to it: {}", others.join(", "))),
     }
 }
 
@@ -120,9 +187,10 @@ mod tests {
     fn only_an_index_of_ones_own_may_be_swept() {
         for (owners, expected) in [
             (vec!["shop"], None),
-            (vec![], Some("it is not marked as this rule file's")),
-            (vec!["shop", "crm"], Some("other rule files write to it: crm")),
-            (vec!["crm"], Some("other rule files write to it: crm")),
+            (vec![], Some("it is not marked as this target's")),
+            (vec!["shop", "crm"], Some("others write to it: crm")),
+            (vec!["unknown", "shop"], Some("it held documents before mongosync wrote to it")),
+            (vec!["crm"], Some("others write to it: crm")),
         ] {
             let owners: Vec<String> = owners.into_iter().map(str::to_owned).collect();
             assert_eq!(judge(&owners, "shop").as_deref(), expected, "{owners:?}");

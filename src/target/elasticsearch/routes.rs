@@ -1,7 +1,7 @@
 //! Where the documents of each rule lie in an engine: the rule's templates, filled in.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -9,7 +9,10 @@ use bytes::Bytes;
 
 use crate::{
     change::Namespace,
-    rules::model::{EngineIndex, EnginePlace, Selector},
+    rules::{
+        model::{EngineIndex, EnginePlace, NamespacePattern, Selector},
+        template::Part,
+    },
     target::{Placed, Placing, fill::fill},
 };
 
@@ -82,6 +85,36 @@ impl Routes {
     /// The index of all documents of a rule from a namespace, as far as templates go.
     pub fn container(&self, rule: &str, namespace: &Namespace) -> Option<String> {
         self.0.get(rule)?.rule.place.index.name_for(namespace, Some(rule))
+    }
+
+    /// The indices of all documents of a rule, `*` for any text.
+    pub fn containers(&self, rule: &str) -> Vec<String> {
+        let Some(route) = self.0.get(rule) else { return vec!["*".to_owned()] };
+        let include = route.rule.namespaces.include.iter();
+        let names = include.map(|pattern| {
+            let (database, collection) = match pattern {
+                NamespacePattern::Exact(namespace) => {
+                    (namespace.database(), namespace.collection())
+                }
+                NamespacePattern::Glob(glob) => {
+                    (glob.literal_database.as_deref().unwrap_or("*"), "*")
+                }
+                NamespacePattern::Regex(_) => ("*", "*"),
+            };
+            let Some(template) = &route.rule.place.index.name else {
+                return format!("{database}-{collection}").to_lowercase();
+            };
+            let parts = template.parts().iter().map(|part| match part {
+                Part::Literal(text) => text.as_str(),
+                Part::Database => database,
+                Part::Collection => collection,
+                Part::Rule => rule,
+                Part::Operation | Part::Id | Part::TypedId | Part::Key(_) | Part::Field(_) => "*",
+            });
+            parts.collect()
+        });
+        let names: BTreeSet<String> = names.collect();
+        names.into_iter().collect()
     }
 
     /// The indices that rules write to, each once, in the order of their names.

@@ -268,6 +268,7 @@ impl World {
                 subject: Subject { namespace: namespace(), key: key(id) },
                 time: ClusterTime(time),
                 since: None,
+                deleted: false,
                 claim: span.claim(),
             });
         }
