@@ -11,7 +11,7 @@ use crate::{
     rules::{
         model::{
             Destination, Engine, EngineAuth, EnginePlace, NamespacePattern, Place, Rule, RuleFile,
-            TargetKind,
+            Target, TargetKind, Tls, Webhook, WebhookFormat,
         },
         template::{Part as Piece, Template},
         units::written_size,
@@ -28,10 +28,13 @@ const MOST_BYTES: usize = 100 << 20;
 pub fn hints(rules: &RuleFile) -> Vec<Finding> {
     let mut found = Vec::new();
     for target in &rules.targets {
-        let TargetKind::Engine(engine) = &target.kind;
         let part = || Part::Target(target.name.clone());
-        connection(engine, part, &mut found);
-        if target.delivery.max_bytes > MOST_BYTES {
+        match &target.kind {
+            TargetKind::Engine(engine) => connection(engine, part, &mut found),
+            TargetKind::Webhook(webhook) => told(webhook, part, &mut found),
+        }
+        let engine = matches!(target.kind, TargetKind::Engine(_));
+        if engine && target.delivery.max_bytes > MOST_BYTES {
             let words = format!(
                 "`max_bytes` is {}, and an engine takes {} in one request where nobody told it otherwise",
                 written_size(target.delivery.max_bytes),
@@ -57,7 +60,9 @@ pub fn hints(rules: &RuleFile) -> Vec<Finding> {
         reading(rule, &mut found);
         scripted(rule, &mut found);
         for destination in &rule.to {
-            placed(rule, destination, &mut found);
+            let target = rules.targets.iter().find(|target| target.name == destination.target);
+            let target = target.expect("a rule that leads nowhere is no rule file");
+            placed(rule, target, destination, &mut found);
         }
     }
     for target in &rules.targets {
@@ -78,12 +83,50 @@ fn connection(engine: &Engine, part: impl Fn() -> Part, found: &mut Vec<Finding>
         let words = format!("the login is sent to {url} in clear text");
         found.push(Finding::warning("login_in_clear", part(), words).help("use https"));
     }
-    if engine.tls.insecure {
+    any_certificate(&engine.tls, "the engine's own authority", part, found);
+}
+
+fn any_certificate(
+    tls: &Tls,
+    instead: &str,
+    part: impl Fn() -> Part,
+    found: &mut Vec<Finding>,
+) {
+    if tls.insecure {
         let words = "`insecure` accepts any certificate: whoever stands between is not noticed";
         found.push(
             Finding::warning("any_certificate", part(), words)
-                .help("name the engine's own authority under `tls.ca` in its place"),
+                .help(format!("name {instead} under `tls.ca` in its place")),
         );
+    }
+}
+
+/// What a webhook's settings lead to.
+fn told(webhook: &Webhook, part: impl Fn() -> Part, found: &mut Vec<Finding>) {
+    let origin = &webhook.url.origin;
+    let open = origin.starts_with("http://") && !is_near(origin);
+    if open && webhook.headers.iter().any(|header| !header.shown) {
+        let words = format!("secret headers are sent to {origin} in clear text");
+        found.push(Finding::warning("login_in_clear", part(), words).help("use https"));
+    }
+    any_certificate(&webhook.tls, "the endpoint's own authority", &part, found);
+    if webhook.secrets.is_empty() {
+        let words = "messages are not signed: whoever knows the URL can send others like them";
+        found.push(
+            Finding::note("unsigned", part(), words)
+                .help("add a `secret`, and let the receiver verify `webhook-signature`"),
+        );
+    }
+    let path = &webhook.url.path;
+    if webhook.format == WebhookFormat::Document
+        && !path.depends_on_key()
+        && !path.depends_on_document()
+    {
+        let words = "with `format: document` and one URL for all, nothing is sent of a document that \
+                     is gone: nothing would tell which one";
+        found.push(Finding::note("removals", part(), words).help(
+            "put `{_id}` into the `url`, or take another `format`",
+        ));
     }
 }
 
@@ -183,10 +226,9 @@ fn scripted(rule: &Rule, found: &mut Vec<Finding>) {
 }
 
 /// Where a rule's documents lie.
-fn placed(rule: &Rule, destination: &Destination, found: &mut Vec<Finding>) {
+fn placed(rule: &Rule, target: &Target, destination: &Destination, found: &mut Vec<Finding>) {
     let part = || Part::Rule(rule.name.clone());
-    let Place::Engine(place) = &destination.place;
-    if places_are_kept(rule, place) {
+    if places_are_kept(rule, target, destination) {
         let words = format!(
             "in {} a document can move: where each one lies is kept in the checkpoint store, a record \
              a document",
@@ -198,7 +240,7 @@ fn placed(rule: &Rule, destination: &Destination, found: &mut Vec<Finding>) {
     if project.keeps || !rule.pipeline.is_empty() || rule.transform.is_some() {
         return;
     }
-    for (key, template) in templates(place) {
+    for (key, template) in templates(target, destination) {
         for piece in template.parts() {
             let Piece::Field(path) = piece else { continue };
             let path = path.join(".");
@@ -220,15 +262,26 @@ fn placed(rule: &Rule, destination: &Destination, found: &mut Vec<Finding>) {
     }
 }
 
-fn templates(place: &EnginePlace) -> impl Iterator<Item = (&'static str, &Template)> {
-    [
-        ("id", &place.id),
-        ("routing", &place.routing),
-        ("ingest_pipeline", &place.ingest_pipeline),
-        ("index", &place.index.name),
-    ]
-    .into_iter()
-    .filter_map(|(key, template)| Some((key, template.as_ref()?)))
+fn templates<'a>(
+    target: &'a Target,
+    destination: &'a Destination,
+) -> Vec<(&'static str, &'a Template)> {
+    match (&destination.place, &target.kind) {
+        (Place::Engine(place), _) => [
+            ("id", &place.id),
+            ("routing", &place.routing),
+            ("ingest_pipeline", &place.ingest_pipeline),
+            ("index", &place.index.name),
+        ]
+        .into_iter()
+        .filter_map(|(key, template)| Some((key, template.as_ref()?)))
+        .collect(),
+        (Place::Webhook, TargetKind::Webhook(webhook)) => {
+            let headers = webhook.headers.iter().map(|header| ("headers", &header.value));
+            [("url", &webhook.url.path)].into_iter().chain(headers).collect()
+        }
+        (Place::Webhook, _) => Vec::new(),
+    }
 }
 
 /// Two rules that put the same document in the same place.
@@ -238,7 +291,9 @@ fn same_place(
     (other, second): &(&Rule, &Destination),
     found: &mut Vec<Finding>,
 ) {
-    let (Place::Engine(first), Place::Engine(second)) = (&first.place, &second.place);
+    let (Place::Engine(first), Place::Engine(second)) = (&first.place, &second.place) else {
+        return;
+    };
     let id = |place: &EnginePlace| {
         place.id.as_ref().map_or("{_id}".to_owned(), |template| template.as_str().to_owned())
     };

@@ -35,6 +35,9 @@ fn written(out: &mut String, target: &Written) {
     let _ = writeln!(out, "\ntarget {}", target.name);
     line(out, 2, "writes to", &format!("{} at {}", target.kind, target.urls.join(", ")));
     line(out, 2, "login", &target.login);
+    if let Some(sends) = &target.sends {
+        line(out, 2, "sends", sends);
+    }
     let requests = match target.requests {
         1 => "one at a time".to_owned(),
         count => format!("{count} at a time"),
@@ -80,8 +83,12 @@ fn ruled(out: &mut String, rule: &Ruled) {
         };
         line(out, 4, "transform", &format!("a script{imports}"));
     }
-    line(out, 4, "index", &index(rule));
-    line(out, 4, "id", &rule.id);
+    if let Some(name) = &rule.index {
+        line(out, 4, "index", &index(rule, name));
+    }
+    if let Some(id) = &rule.id {
+        line(out, 4, "id", id);
+    }
     if let Some(routing) = &rule.routing {
         line(out, 4, "routing", routing);
     }
@@ -106,10 +113,10 @@ fn ruled(out: &mut String, rule: &Ruled) {
     }
 }
 
-fn index(rule: &Ruled) -> String {
-    let mut text = rule.index.clone();
+fn index(rule: &Ruled, name: &str) -> String {
+    let mut text = name.to_owned();
     if rule.alias {
-        let _ = write!(text, ", an alias; documents lie in {}-000001", rule.index);
+        let _ = write!(text, ", an alias; documents lie in {name}-000001");
     }
     match (rule.settings, rule.mappings) {
         (true, true) => text.push_str("; made with the rule's settings and mappings"),

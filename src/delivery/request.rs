@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     checkpoint::tracker::Claim,
-    rules::model::DeliverySettings,
+    rules::{model::DeliverySettings, units::written_time},
     status::Settled,
     target::{Outcome, Pressure, Request, Retry},
 };
@@ -20,6 +20,9 @@ use super::{
     retry::{Backoff, pause},
     writer::{Context, deadline},
 };
+
+/// The label in metrics of what is tried no more.
+const GIVEN_UP: &str = "given_up";
 
 /// How much a request may hold, as the target's answers have taught.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -144,6 +147,8 @@ async fn send_all(
     let settings = &context.settings;
     let mut backoff = Backoff::new(settings.retry_initial, settings.retry_max);
     let mut outstanding: Vec<usize> = (0..entries.len()).collect();
+    // Since when nothing has gone through.
+    let mut stuck: Option<Instant> = None;
     while !outstanding.is_empty() {
         let part = limits.part(request, &outstanding).to_vec();
         let sent = request.only(&part);
@@ -172,10 +177,25 @@ async fn send_all(
             }
         }
         let progress = again.len() < part.len();
+        if progress || trouble.is_none() {
+            stuck = None;
+        }
+        let mut given_up = false;
+        if let (Some(retry), Some(limit)) = (&trouble, settings.give_up_after)
+            && matches!(retry.pressure, Pressure::Same | Pressure::Less)
+            && stuck.get_or_insert_with(Instant::now).elapsed() >= limit
+        {
+            let words = format!("given up after {}: {}", written_time(limit), retry.message);
+            letters.extend(again.drain(..).map(|at| refused(context, &entries[at], words.clone())));
+            (trouble, stuck, given_up) = (None, None, true);
+            context.status.retry(GIVEN_UP);
+        }
         // What is to be sent again goes first: it is the older.
         again.extend_from_slice(&outstanding[part.len()..]);
         outstanding = again;
         match trouble {
+            // What comes next is tried at once, and is not said to go well.
+            None if given_up => backoff.reset(),
             None => {
                 backoff.reset();
                 limits.grow();

@@ -219,6 +219,7 @@ pub fn settings() -> DeliverySettings {
         timeout: Duration::from_secs(60),
         retry_initial: Duration::from_millis(100),
         retry_max: Duration::from_secs(30),
+        give_up_after: None,
         on_rejected: OnRejected::DeadLetter,
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     diagnostic::{Diagnostic, SourceText, Span},
     extended_json, keys,
-    model::{Destination, EngineIndex, EnginePlace, Place},
+    model::{Destination, EngineIndex, EnginePlace, Place, TargetKind},
     node::{Entry, Node, Value},
     reader::{Reader, shown},
     targets::Named,
@@ -76,6 +76,17 @@ fn destination(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) 
                 (None, node.span.clone())
             }
         };
+        if let Some(Place::Webhook) = target.as_deref().and_then(|name| alone(name, targets)) {
+            let mut others = fields.entries().iter().filter(|entry| &*entry.key != "target");
+            let other = others.find(|entry| keys::TO.has(&entry.key));
+            if let Some(other) = other {
+                reader
+                    .error(&other.key_span, format!("`{}` means nothing to a webhook", other.key))
+                    .help("where a document is told to is said by the target's `url`");
+                return None;
+            }
+            return Some(simple(target?, target_span, Place::Webhook));
+        }
         let id = template(reader, fields.entry("id"));
         let routing = template(reader, fields.entry("routing"));
         let ingest_pipeline = template(reader, fields.entry("ingest_pipeline"));
@@ -107,12 +118,27 @@ fn destination(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) 
         });
     }
     let target = target(reader, node, targets)?;
-    Some(Placed {
-        destination: Destination { target, place: Place::Engine(EnginePlace::default()) },
-        target_span: node.span.clone(),
+    let place = alone(&target, targets).unwrap_or(Place::Engine(EnginePlace::default()));
+    Some(simple(target, node.span.clone(), place))
+}
+
+/// A target without more.
+fn simple(target: String, target_span: Span, place: Place) -> Placed {
+    Placed {
+        destination: Destination { target, place },
+        target_span,
         index_span: None,
         id_span: None,
         shown: true,
+    }
+}
+
+/// The place that the name of a target alone stands for; `None` where nobody can tell what it is.
+fn alone(name: &str, targets: Option<&[Named]>) -> Option<Place> {
+    let named = targets?.iter().find(|target| target.name == name)?;
+    Some(match &named.target.as_ref()?.kind {
+        TargetKind::Engine(_) => Place::Engine(EnginePlace::default()),
+        TargetKind::Webhook(_) => Place::Webhook,
     })
 }
 
@@ -215,7 +241,7 @@ fn parsed(reader: &mut Reader<'_>, node: &Node, what: &str) -> Option<Template> 
     Some(template)
 }
 
-fn template_error(reader: &mut Reader<'_>, node: &Node, error: &TemplateError) {
+pub(super) fn template_error(reader: &mut Reader<'_>, node: &Node, error: &TemplateError) {
     let substituted = node.scalar().is_some_and(|scalar| scalar.substituted);
     let span = match substituted {
         // The place is one of the text that was put in.

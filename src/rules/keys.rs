@@ -252,6 +252,8 @@ pub static TARGET: Map = Map {
             .example("{ urls: [http://127.0.0.1:9200] }"),
         key("opensearch", Object(&ENGINE), "OpenSearch 1 or later.")
             .example("{ urls: [http://127.0.0.1:9200] }"),
+        key("webhook", Object(&WEBHOOK), "A URL that every document is told to, as JSON.")
+            .example("{ url: https://example.com/hook }"),
     ],
 };
 
@@ -347,6 +349,102 @@ pub static RETRY: Map = Map {
     keys: &[
         key("initial", Time, "The first pause.").default("100ms"),
         key("max", Time, "The longest pause.").default("30s"),
+    ],
+};
+
+/// `method:` of a webhook.
+pub const WEBHOOK_METHODS: [&str; 3] = ["POST", "PUT", "PATCH"];
+
+/// `webhook:`
+pub static WEBHOOK: Map = Map {
+    name: "webhook",
+    one: false,
+    keys: &[
+        key(
+            "url",
+            Text,
+            "Where documents are told to, a template behind the host. Values in it are encoded.",
+        )
+        .example("https://example.com/hooks/{collection}")
+        .required(),
+        key("method", Words(&WEBHOOK_METHODS), "The HTTP method of a document that is there.")
+            .default("POST"),
+        key("headers", Named(&Text), "Headers of one's own, from names to values; templates.")
+            .example("{ X-Env: prod }"),
+        key(
+            "secret",
+            Either(&[Text, List(&Text)]),
+            "Signs by the Standard Webhooks specification; several while keys change.",
+        )
+        .example("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+        key(
+            "format",
+            Words(&["standard", "cloudevents", "document"]),
+            "What a message looks like: type, time and data; CloudEvents 1.0; or the document alone.",
+        )
+        .default("standard"),
+        key("tls", Object(&TLS), "Certificates; paths start at the rule file."),
+        key(
+            "json",
+            Words(&["plain", "extended"]),
+            "How BSON becomes JSON: plain values, or canonical Extended JSON, which keeps every type.",
+        )
+        .default("plain"),
+        key("batch", Object(&WEBHOOK_BATCH), "How much goes into one request."),
+        key("timeout", Time, "How long one request may take.").default("15s"),
+        key("retry", Object(&WEBHOOK_RETRY), "The pauses between tries, for what can pass."),
+        key(
+            "on_rejected",
+            Either(&[Words(&ON_REJECTED), Object(&REJECTED)]),
+            "What happens when the endpoint refuses a document for good: a dead letter, or the end of \
+             the run.",
+        )
+        .default("dead_letter"),
+        key(
+            "ordering",
+            Words(&["document", "total"]),
+            "Changes keep their order per document, or all of them in one lane.",
+        )
+        .default("document"),
+    ],
+};
+
+/// `batch:` of a webhook.
+pub static WEBHOOK_BATCH: Map = Map {
+    name: "webhook_batch",
+    one: false,
+    keys: &[
+        key("max_bytes", Size, "A request ends here; one larger document goes alone.")
+            .default("1MiB"),
+        key(
+            "max_actions",
+            Whole(1, 1_000_000),
+            "Documents in one request, at the most; with more than 1, its body is a JSON array.",
+        )
+        .default("1"),
+        key(
+            "max_delay",
+            Time,
+            "How long to gather while a request is under way; an idle lane sends at once.",
+        )
+        .default("0ms"),
+        key("concurrency", Whole(1, 256), "Lanes, each with one request at a time.").default("8"),
+    ],
+};
+
+/// `retry:` of a webhook.
+pub static WEBHOOK_RETRY: Map = Map {
+    name: "webhook_retry",
+    one: false,
+    keys: &[
+        key("initial", Time, "The first pause.").default("500ms"),
+        key("max", Time, "The longest pause.").default("5m"),
+        key(
+            "give_up_after",
+            Time,
+            "After so long a document becomes a dead letter. Default: it is tried for ever.",
+        )
+        .example("24h"),
     ],
 };
 
@@ -592,5 +690,15 @@ pub static META: Map = Map {
         key("index", Either(&[Text, Null]), "The index.").example("shop"),
         key("routing", Either(&[Text, Null]), "The routing.").example("1"),
         key("ingest_pipeline", Either(&[Text, Null]), "The ingest pipeline.").example("clean"),
+        key("url", Either(&[Text, Null]), "A webhook's URL, without its query.")
+            .example("https://example.com/hook"),
+        key("method", Either(&[Text, Null]), "A webhook's HTTP method.").example("POST"),
+        key("body", Either(&[Text, Null]), "The body that the script has set.").example("text"),
+        key(
+            "headers",
+            Named(&Either(&[Text, Null])),
+            "Headers of this one delivery, from names to values.",
+        )
+        .example("{ X-Tenant: acme }"),
     ],
 };

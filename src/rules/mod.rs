@@ -34,6 +34,7 @@ mod targets;
 pub mod template;
 pub mod units;
 mod uri;
+mod webhook;
 mod yaml;
 
 use std::{path::Path, sync::Arc};

@@ -16,6 +16,12 @@ use crate::{
 
 use super::template::Template;
 
+mod webhook;
+
+pub use webhook::{
+    Header, SigningSecret, SigningSecretError, Webhook, WebhookFormat, WebhookUrl, header_fault,
+};
+
 /// A whole rule file.
 #[derive(Debug)]
 pub struct RuleFile {
@@ -160,6 +166,8 @@ pub struct Target {
 pub enum TargetKind {
     /// `elasticsearch:` or `opensearch:`
     Engine(Engine),
+    /// `webhook:`
+    Webhook(Webhook),
 }
 
 /// The settings that every target has.
@@ -179,6 +187,8 @@ pub struct DeliverySettings {
     pub retry_initial: Duration,
     /// The longest wait between two tries.
     pub retry_max: Duration,
+    /// For how long a document is tried before it becomes a dead letter; `None` is for ever.
+    pub give_up_after: Option<Duration>,
     /// What a refusal for good leads to.
     pub on_rejected: OnRejected,
 }
@@ -446,6 +456,8 @@ pub struct Destination {
 pub enum Place {
     /// In an Elasticsearch or OpenSearch.
     Engine(EnginePlace),
+    /// Behind a webhook, whose target says where.
+    Webhook,
 }
 
 /// `to:` of an engine.

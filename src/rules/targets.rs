@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     diagnostic::Span,
-    keys,
+    keys::{self, Map},
     model::{
         DeliverySettings, Engine, EngineAuth, EngineFlavor, OnRejected, Secret, Target, TargetKind,
         Tls,
@@ -12,7 +12,7 @@ use super::{
     node::{Entry, Node, Value},
     reader::{Fields, Reader, shown_key},
     uri::{self, NodeUrl},
-    wording,
+    webhook, wording,
 };
 
 /// `on_rejected:` in a word.
@@ -63,11 +63,11 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
     let mut others = fields.entries().iter().filter(|kind| !keys::TARGET.has(&kind.key));
     match (kinds.as_slice(), others.next()) {
         ([kind], None) => {
-            let flavor = match &*kind.key {
-                "opensearch" => EngineFlavor::OpenSearch,
-                _ => EngineFlavor::Elasticsearch,
+            let (kind, delivery) = match &*kind.key {
+                "webhook" => webhook::webhook(reader, &kind.value)?,
+                "opensearch" => engine(reader, &kind.value, EngineFlavor::OpenSearch)?,
+                _ => engine(reader, &kind.value, EngineFlavor::Elasticsearch)?,
             };
-            let (kind, delivery) = engine(reader, &kind.value, flavor)?;
             Some(Target { name: entry.key.to_string(), kind, delivery })
         }
         ([], None) => {
@@ -86,7 +86,7 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
         }
         (kinds, Some(other)) => {
             let key = shown_key(other);
-            if keys::ENGINE.has(&other.key) {
+            if [&keys::ENGINE, &keys::WEBHOOK].iter().any(|kind| kind.has(&other.key)) {
                 let error =
                     reader.error(&other.key_span, format!("{key} stands one level too high"));
                 match kinds {
@@ -138,7 +138,8 @@ fn engine(
         Some(node) => reader.word(node, "`json`", &[("plain", false), ("extended", true)]),
         None => Some(false),
     };
-    let delivery = delivery(reader, fields);
+    let tables = Keys { batch: &keys::BATCH, retry: &keys::RETRY };
+    let delivery = delivery(reader, fields, DELIVERY, tables);
     let (urls, logins): (Vec<_>, Vec<_>) =
         urls?.into_iter().map(|url| (url.url, url.login)).unzip();
     let auth = login(reader, fields, auth?, logins)?;
@@ -224,7 +225,8 @@ fn auth(reader: &mut Reader<'_>, node: &Node) -> Option<EngineAuth> {
     }
 }
 
-fn tls(reader: &mut Reader<'_>, node: &Node) -> Option<Tls> {
+/// `tls:`
+pub(super) fn tls(reader: &mut Reader<'_>, node: &Node) -> Option<Tls> {
     let fields = reader.fields(node, "`tls`", &keys::TLS)?;
     let path = |reader: &mut Reader<'_>, key: &str| -> Option<Option<PathBuf>> {
         let Some(node) = fields.get(key) else { return Some(None) };
@@ -249,20 +251,35 @@ fn tls(reader: &mut Reader<'_>, node: &Node) -> Option<Tls> {
     Some(Tls { ca: ca?, client, insecure: insecure? })
 }
 
-/// The five keys that any target has, with an engine's defaults.
-fn delivery(reader: &mut Reader<'_>, fields: Fields<'_>) -> Option<DeliverySettings> {
-    let mut settings = DeliverySettings {
-        max_bytes: 8 << 20,
-        max_actions: 5000,
-        max_delay: Duration::from_millis(50),
-        concurrency: 2,
-        timeout: Duration::from_secs(60),
-        retry_initial: Duration::from_millis(100),
-        retry_max: Duration::from_secs(30),
-        on_rejected: OnRejected::DeadLetter,
-    };
+/// An engine's delivery where the file says nothing.
+const DELIVERY: DeliverySettings = DeliverySettings {
+    max_bytes: 8 << 20,
+    max_actions: 5000,
+    max_delay: Duration::from_millis(50),
+    concurrency: 2,
+    timeout: Duration::from_secs(60),
+    retry_initial: Duration::from_millis(100),
+    retry_max: Duration::from_secs(30),
+    give_up_after: None,
+    on_rejected: OnRejected::DeadLetter,
+};
+
+/// The tables of what a kind of target has below `batch` and `retry`.
+#[derive(Clone, Copy)]
+pub(super) struct Keys {
+    pub batch: &'static Map,
+    pub retry: &'static Map,
+}
+
+/// The five keys that any target has; `settings` are the defaults of its kind.
+pub(super) fn delivery(
+    reader: &mut Reader<'_>,
+    fields: Fields<'_>,
+    mut settings: DeliverySettings,
+    keys: Keys,
+) -> Option<DeliverySettings> {
     let batch = match fields.get("batch") {
-        Some(node) => batch(reader, node, &mut settings),
+        Some(node) => batch(reader, node, keys.batch, &mut settings),
         None => Some(()),
     };
     let timeout = match fields.get("timeout") {
@@ -270,7 +287,7 @@ fn delivery(reader: &mut Reader<'_>, fields: Fields<'_>) -> Option<DeliverySetti
         None => Some(settings.timeout),
     };
     let retry = match fields.get("retry") {
-        Some(node) => retry(reader, node, &mut settings),
+        Some(node) => retry(reader, node, keys.retry, &mut settings),
         None => Some(()),
     };
     let on_rejected = match fields.get("on_rejected") {
@@ -295,8 +312,13 @@ fn delivery(reader: &mut Reader<'_>, fields: Fields<'_>) -> Option<DeliverySetti
     Some(DeliverySettings { timeout: timeout?, on_rejected: on_rejected?, ..settings })
 }
 
-fn batch(reader: &mut Reader<'_>, node: &Node, settings: &mut DeliverySettings) -> Option<()> {
-    let fields = reader.fields(node, "`batch`", &keys::BATCH)?;
+fn batch(
+    reader: &mut Reader<'_>,
+    node: &Node,
+    map: &'static Map,
+    settings: &mut DeliverySettings,
+) -> Option<()> {
+    let fields = reader.fields(node, "`batch`", map)?;
     let max_bytes = match fields.get("max_bytes") {
         Some(node) => reader.size(node, "`max_bytes`"),
         None => Some(settings.max_bytes),
@@ -320,14 +342,25 @@ fn batch(reader: &mut Reader<'_>, node: &Node, settings: &mut DeliverySettings) 
     Some(())
 }
 
-fn retry(reader: &mut Reader<'_>, node: &Node, settings: &mut DeliverySettings) -> Option<()> {
-    let fields = reader.fields(node, "`retry`", &keys::RETRY)?;
+fn retry(
+    reader: &mut Reader<'_>,
+    node: &Node,
+    map: &'static Map,
+    settings: &mut DeliverySettings,
+) -> Option<()> {
+    let fields = reader.fields(node, "`retry`", map)?;
     let mut time = |key: &str, otherwise: Duration| match fields.get(key) {
         Some(node) => reader.time(node, &format!("`{key}`"), Duration::from_millis(1)),
         None => Some(otherwise),
     };
     let initial = time("initial", settings.retry_initial);
     let max = time("max", settings.retry_max);
+    if map.has("give_up_after")
+        && let Some(node) = fields.get("give_up_after")
+    {
+        settings.give_up_after =
+            Some(reader.time(node, "`give_up_after`", Duration::from_millis(1))?);
+    }
     (settings.retry_initial, settings.retry_max) = (initial?, max?);
     if settings.retry_initial > settings.retry_max {
         let node = fields.get("initial").or(fields.get("max")).unwrap_or(node);

@@ -7,8 +7,10 @@
 pub mod dry_run;
 pub mod elasticsearch;
 pub mod fill;
+pub mod http;
 pub mod json;
 pub mod open;
+pub mod webhook;
 
 use std::{collections::BTreeMap, ops::Range, time::Duration};
 

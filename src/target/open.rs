@@ -6,7 +6,9 @@ use crate::rules::model::{self, EngineAuth, Place, TargetKind, Tls};
 
 use super::{
     Target,
-    elasticsearch::{EngineRule, EngineTarget, SetupError},
+    elasticsearch::{EngineRule, EngineTarget},
+    http::SetupError,
+    webhook::WebhookTarget,
 };
 
 /// A rule that writes to the target, and what it says about it.
@@ -25,15 +27,19 @@ pub fn open<'a>(
 ) -> Result<Arc<dyn Target>, SetupError> {
     match &target.kind {
         TargetKind::Engine(engine) => {
-            let rules = rules.into_iter().map(|(rule, destination)| match &destination.place {
-                Place::Engine(place) => EngineRule {
+            let rules = rules.into_iter().filter_map(|(rule, destination)| {
+                let Place::Engine(place) = &destination.place else { return None };
+                Some(EngineRule {
                     name: rule.name.clone(),
                     namespaces: rule.namespaces.clone(),
                     place: place.clone(),
-                },
+                })
             });
             let timeout = target.delivery.timeout;
             Ok(Arc::new(EngineTarget::new(engine, owner, timeout, rules.collect())?))
+        }
+        TargetKind::Webhook(webhook) => {
+            Ok(Arc::new(WebhookTarget::new(webhook, owner, &target.delivery)?))
         }
     }
 }
@@ -52,6 +58,10 @@ pub fn open_unconnected<'a>(
         TargetKind::Engine(engine) => {
             engine.auth = EngineAuth::None;
             engine.tls = Tls::default();
+        }
+        TargetKind::Webhook(webhook) => {
+            webhook.tls = Tls::default();
+            return Ok(Arc::new(WebhookTarget::to_show(webhook, &target.delivery)?));
         }
     }
     open(&bare, "", rules)

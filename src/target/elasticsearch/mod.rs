@@ -36,7 +36,6 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 pub use indices::IndexPlan;
-pub use nodes::SetupError;
 pub use place::{EnginePlaceKey, PlaceError, place_key};
 pub use routes::EngineRule;
 
@@ -47,7 +46,9 @@ use crate::{
     rules::model::{Engine, EngineFlavor},
     target::{
         Listing, Look, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry,
-        Target, json::Mode,
+        Target,
+        http::SetupError,
+        json::Mode,
     },
     transform::Meta,
 };
@@ -319,6 +320,7 @@ impl Target for EngineTarget {
             index: Some(place.index.to_owned()),
             routing: place.routing.map(str::to_owned),
             ingest_pipeline: pipeline.map(str::to_owned),
+            ..Meta::default()
         }
     }
 
