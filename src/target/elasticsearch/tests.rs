@@ -150,7 +150,7 @@ async fn a_login_in_the_address_is_neither_sent_nor_shown() {
             .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`ftp://es1` is not an address of a node: it must start with http:// or https://"
+        "`ftp://es1` is not an address: it must start with http:// or https://"
     );
 }
 

@@ -121,7 +121,7 @@ mod tests {
         let place = |text: &'static str| PlaceKey(Bytes::from_static(text.as_bytes()));
         let time = ClusterTime(7_710_508_021_874_655_233);
         let id = message_id("shop 1", &place("a"), time);
-        assert_eq!(id, "msg_0");
+        assert_eq!(id, "msg_f69b2b5e5d9266f9d80b89ffe601ce42");
         assert_eq!(id, message_id("shop 1", &place("a"), time));
         for other in [
             message_id("shop 2", &place("a"), time),
