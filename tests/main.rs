@@ -29,3 +29,4 @@ mod target_faults;
 mod ready_rules;
 mod support;
 mod trying;
+mod webhook_target;

@@ -86,12 +86,7 @@ fn connection(engine: &Engine, part: impl Fn() -> Part, found: &mut Vec<Finding>
     any_certificate(&engine.tls, "the engine's own authority", part, found);
 }
 
-fn any_certificate(
-    tls: &Tls,
-    instead: &str,
-    part: impl Fn() -> Part,
-    found: &mut Vec<Finding>,
-) {
+fn any_certificate(tls: &Tls, instead: &str, part: impl Fn() -> Part, found: &mut Vec<Finding>) {
     if tls.insecure {
         let words = "`insecure` accepts any certificate: whoever stands between is not noticed";
         found.push(
@@ -124,9 +119,10 @@ fn told(webhook: &Webhook, part: impl Fn() -> Part, found: &mut Vec<Finding>) {
     {
         let words = "with `format: document` and one URL for all, nothing is sent of a document that \
                      is gone: nothing would tell which one";
-        found.push(Finding::note("removals", part(), words).help(
-            "put `{_id}` into the `url`, or take another `format`",
-        ));
+        found.push(
+            Finding::note("removals", part(), words)
+                .help("put `{_id}` into the `url`, or take another `format`"),
+        );
     }
 }
 

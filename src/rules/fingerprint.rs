@@ -107,8 +107,7 @@ fn place(destination: &Destination, targets: &[Named]) -> String {
     let template = |template: &Option<Template>| -> serde_json::Value {
         template.as_ref().map(Template::as_str).into()
     };
-    let extended_json =
-        matches!(kind, Some(TargetKind::Engine(engine)) if engine.extended_json);
+    let extended_json = matches!(kind, Some(TargetKind::Engine(engine)) if engine.extended_json);
     let mut text = String::new();
     canonical(
         &serde_json::json!({

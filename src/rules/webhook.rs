@@ -98,7 +98,8 @@ fn url(reader: &mut Reader<'_>, node: &Node) -> Option<WebhookUrl> {
     }
     let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     // A password that should have been encoded may hold a `/`.
-    if authority.contains('@') || (authority.contains(':') && path.contains('@') && !port(authority))
+    if authority.contains('@')
+        || (authority.contains(':') && path.contains('@') && !port(authority))
     {
         reader
             .error(&node.span, "a login can't stand in the URL of a webhook")
@@ -106,9 +107,9 @@ fn url(reader: &mut Reader<'_>, node: &Node) -> Option<WebhookUrl> {
         return None;
     }
     if authority.contains(['{', '}']) {
-        reader
-            .error(&node.span, "a template can't choose the host")
-            .help("a document would decide where others are sent to; templates stand behind the host");
+        reader.error(&node.span, "a template can't choose the host").help(
+            "a document would decide where others are sent to; templates stand behind the host",
+        );
         return None;
     }
     let origin = match Url::parse(&format!("{scheme}://{authority}")) {
@@ -202,9 +203,7 @@ fn header(reader: &mut Reader<'_>, entry: &Entry) -> Option<Header> {
     }
     let node = &entry.value;
     if let Value::Map(_) = node.value {
-        reader
-            .mismatch(node, &shown, "text")
-            .help("text that begins with `{` needs quotes");
+        reader.mismatch(node, &shown, "text").help("text that begins with `{` needs quotes");
         return None;
     }
     let text = reader.text(node, &shown)?;

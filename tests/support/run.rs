@@ -297,6 +297,16 @@ impl Run {
         }
     }
 
+    /// Waits for a good end, and returns what it wrote to stdout and to stderr.
+    pub async fn until_end(self) -> Result<String> {
+        let log = self.log.clone();
+        let status = self.ended().await?;
+        let written = std::fs::read_to_string(&log)?;
+        ensure!(status.success(), "{status}: {written}");
+        let output = std::fs::read_to_string(log.with_extension("out"))?;
+        Ok(format!("{output}{written}"))
+    }
+
     /// The most memory that it has held so far (VmHWM), in bytes.
     pub fn peak_memory(&self) -> Result<u64> {
         let pid = self.pid()?;

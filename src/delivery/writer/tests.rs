@@ -95,6 +95,25 @@ async fn a_request_holds_one_operation_a_place_and_it_is_the_last() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_does_not_pass_in_time_is_given_up_and_the_rest_goes_on() {
+    let give_up_after = Some(Duration::from_secs(60));
+    let bench = with(DeliverySettings { give_up_after, max_actions: 1, ..settings() }).await;
+    // The first never goes through, the second does at its second try.
+    bench.target.answers((0..1000).map(|_| Answer::Items(vec![("p1", again(Pressure::Same))])));
+    let completion = bench.put([(1, value(1)), (2, value(2))]);
+    let writer = bench.write();
+    settled(&completion).await;
+    let letters = bench.letters().await;
+    assert_eq!(letters.len(), 1);
+    assert!(letters[0].1.starts_with("given up after 1m: "), "{letters:?}");
+    let sent = bench.target.sent_at();
+    let (last, tries) = (sent[sent.len() - 2], sent.len() - 1);
+    assert!(tries > 2 && (60_000..120_000).contains(&last), "{sent:?}");
+    assert_eq!(bench.target.sent().last().expect("a request"), &["p2=2"]);
+    writer.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_change_of_a_document_overtakes_one_that_is_tried_again() {
     let bench = bench().await;
     bench.target.answers((0..4).map(|_| Answer::Items(vec![("p1", again(Pressure::Same))])));

@@ -14,6 +14,8 @@ fn environment(name: &str) -> Option<String> {
     let value = match name {
         "MONGODB_URI" => "mongodb://127.0.0.1:27017/?replicaSet=rs0",
         "ELASTICSEARCH_URL" => "http://127.0.0.1:9200",
+        "WEBHOOK_URL" => "https://example.com/hooks/orders",
+        "WEBHOOK_SECRET" => "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
         _ => "x",
     };
     Some(value.to_owned())

@@ -46,9 +46,7 @@ use crate::{
     rules::model::{Engine, EngineFlavor},
     target::{
         Listing, Look, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry,
-        Target,
-        http::SetupError,
-        json::Mode,
+        Target, http::SetupError, json::Mode,
     },
     transform::Meta,
 };

@@ -281,4 +281,3 @@ fn read(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Answer {
         body,
     }
 }
-

@@ -183,7 +183,9 @@ impl WebhookTarget {
         write_head((method, &url), headers.into_iter(), &id, body);
         match &extra.body {
             Some(text) if self.style.array && !is_json(text) => {
-                return Err("`meta.body` is no JSON, and several documents make one array".to_owned());
+                return Err(
+                    "`meta.body` is no JSON, and several documents make one array".to_owned()
+                );
             }
             Some(text) => body.extend_from_slice(text.as_bytes()),
             None => self.style.write(&told, body)?,
@@ -291,7 +293,8 @@ impl Target for WebhookTarget {
                     })
                 });
                 let id = own.unwrap_or(placing.key.id());
-                write_value(id, self.style.mode, &mut id_json).map_err(|error| error.to_string())?;
+                write_value(id, self.style.mode, &mut id_json)
+                    .map_err(|error| error.to_string())?;
                 placing.id
             }
         };

@@ -7,9 +7,7 @@ use bytes::Bytes;
 use chrono::Utc;
 use reqwest::{
     Method, Response, Url,
-    header::{
-        CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT,
-    },
+    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT},
 };
 use tokio::time::Instant;
 

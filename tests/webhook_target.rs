@@ -1,0 +1,323 @@
+//! Webhooks, with real HTTP, a real MongoDB and the real program: what is told, in which order, by
+//! which id and signature, and what becomes of what an endpoint answers.
+
+mod answers;
+mod requests;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use anyhow::{Context, Result, ensure};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use hmac::{Hmac, Mac};
+use mongodb::{
+    Client, Collection,
+    bson::{Document, doc},
+};
+use mongosync_servers::MongoDb;
+use serde_json::{Value, json};
+use sha2::Sha256;
+use tempfile::TempDir;
+
+use crate::support::{
+    self,
+    receiver::{Received, Receiver, Reply},
+    run::{RuleFile, Run},
+};
+
+const SECRETS: [&str; 2] = [
+    "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    "whsec_AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
+];
+
+/// A MongoDB, a receiver, and a folder of one's own.
+struct Hooked {
+    mongo: Arc<MongoDb>,
+    client: Client,
+    folder: TempDir,
+    receiver: Receiver,
+}
+
+impl Hooked {
+    async fn new() -> Result<Self> {
+        let mongo = support::mongo().await?;
+        Ok(Self {
+            client: mongo.client(),
+            mongo,
+            folder: TempDir::new()?,
+            receiver: Receiver::start().await?,
+        })
+    }
+
+    fn collection(&self, namespace: &str) -> Collection<Document> {
+        let (database, collection) = namespace.split_once('.').expect("db.collection");
+        self.client.database(database).collection(collection)
+    }
+
+    /// A rule file with the target `notify`, of these settings beside `url`.
+    fn file(&self, path: &str, settings: &str, rules: &str) -> Result<RuleFile> {
+        self.file_of(&self.target(path, settings), "100ms", rules)
+    }
+
+    fn target(&self, path: &str, settings: &str) -> String {
+        let url = self.receiver.url();
+        format!(
+            "  notify: {{ webhook: {{ url: \"{url}{path}\", retry: {{ initial: 20ms, max: 100ms }}{settings} \
+             }} }}\n"
+        )
+    }
+
+    fn file_of(&self, targets: &str, every: &str, rules: &str) -> Result<RuleFile> {
+        let mongo = self.mongo.uri();
+        let text = format!(
+            "source: {mongo}\nhttp: {{ listen: \"127.0.0.1:${{STATUS_PORT}}\" }}\ncheckpoint: {{ every: \
+             {every} }}\ntargets:\n{targets}rules:\n{}\n",
+            rules.trim_end()
+        );
+        RuleFile::written(self.folder.path(), &text)
+    }
+
+    async fn caught_up(&self, run: &mut Run) -> Result<()> {
+        let time = support::run::cluster_time(&self.client).await?;
+        run.target_reaches("notify", time).await
+    }
+}
+
+/// Waits until every copy into `notify` is settled.
+async fn copied(run: &mut Run) -> Result<()> {
+    run.until("the copy's end", |status| {
+        let rules = status["targets"]["notify"]["rules"].as_object();
+        rules.is_some_and(|rules| rules.values().all(|rule| rule["copy"]["complete"] == true))
+    })
+    .await?;
+    Ok(())
+}
+
+/// The messages of the format `standard`, one a request.
+fn data(received: &[Received]) -> Vec<Value> {
+    received.iter().map(|request| request.json()["data"].clone()).collect()
+}
+
+/// What a receiver holds that does as it is told, by `_id`.
+fn held(received: &[Received]) -> BTreeMap<String, Value> {
+    let mut held = BTreeMap::new();
+    for data in
+        data(received.iter().filter(|it| it.is_accepted()).cloned().collect::<Vec<_>>().as_slice())
+    {
+        let id = data["_id"].to_string();
+        match data["op"].as_str() {
+            Some("put") => drop(held.insert(id, data["document"].clone())),
+            Some("remove") => drop(held.remove(&id)),
+            other => panic!("no operation: {other:?}"),
+        }
+    }
+    held
+}
+
+/// What the collection holds, as JSON of whole numbers and texts.
+async fn source(collection: &Collection<Document>) -> Result<BTreeMap<String, Value>> {
+    use futures_util::TryStreamExt;
+    let documents: Vec<Document> = collection.find(doc! {}).await?.try_collect().await?;
+    let json = |document: &Document| {
+        let fields = document
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone().into_relaxed_extjson()));
+        Value::Object(fields.collect())
+    };
+    Ok(documents.iter().map(json).map(|document| (document["_id"].to_string(), document)).collect())
+}
+
+/// The signatures that the specification asks for, written from it.
+fn by_hand(request: &Received, secret: &str) -> String {
+    let key = BASE64_STANDARD.decode(secret.trim_start_matches("whsec_")).expect("base64");
+    let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("a key");
+    mac.update(request.id().as_bytes());
+    mac.update(b".");
+    mac.update(request.header("webhook-timestamp").as_bytes());
+    mac.update(b".");
+    mac.update(&request.body);
+    format!("v1,{}", BASE64_STANDARD.encode(mac.finalize().into_bytes()))
+}
+
+/// By the specification's own library.
+fn verified(request: &Received, secret: &str) -> Result<()> {
+    let mut headers = axum::http::HeaderMap::new();
+    for name in ["webhook-id", "webhook-timestamp", "webhook-signature"] {
+        headers.insert(name, request.header(name).parse()?);
+    }
+    let webhook = standardwebhooks::Webhook::new(secret)?;
+    webhook.verify(&request.body, &headers).context("the signature")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_document_is_told_and_signed() -> Result<()> {
+    let world = Hooked::new().await?;
+    let orders = world.collection("hook_signed.orders");
+    orders.insert_many((0..50).map(|id| doc! { "_id": id, "n": 0, "name": "ü\n" })).await?;
+    let settings =
+        format!(", secret: [{}, \"{}\"], headers: {{ X-Env: prod }}", SECRETS[0], SECRETS[1]);
+    let rules = "  - { namespace: hook_signed.orders, filter: { n: { $lt: 5 } }, to: notify }";
+    let file = world.file("/in/{collection}?id={_id}", &settings, rules)?;
+    let mut run = file.run(&[])?;
+    copied(&mut run).await?;
+    orders.update_many(doc! { "_id": { "$lt": 10 } }, doc! { "$inc": { "n": 1 } }).await?;
+    orders.delete_one(doc! { "_id": 3 }).await?;
+    orders.update_one(doc! { "_id": 4 }, doc! { "$set": { "n": 5 } }).await?;
+    orders.insert_one(doc! { "_id": "a b/ü", "n": 1 }).await?;
+    world.caught_up(&mut run).await?;
+
+    let received = world.receiver.received();
+    let mut expected = source(&orders).await?;
+    expected.remove("4").context("it is there, and does not match")?;
+    assert_eq!(held(&received), expected);
+    for request in &received {
+        let [first, second] = SECRETS.map(|secret| by_hand(request, secret));
+        assert_eq!(request.header("webhook-signature"), format!("{first} {second}"));
+        SECRETS.iter().try_for_each(|secret| verified(request, secret))?;
+        assert_eq!(request.header("content-type"), "application/json");
+        assert!(request.header("user-agent").starts_with("mongosync/"));
+        assert_eq!((request.method.as_str(), request.header("x-env")), ("POST", "prod"));
+        let (json, data) = (request.json(), request.json()["data"].clone());
+        assert_eq!(
+            json["type"],
+            format!("hook_signed.orders.{}", data["op"].as_str().unwrap_or(""))
+        );
+        let id = data["_id"].as_str().map_or(data["_id"].to_string(), |_| "a%20b%2F%C3%BC".into());
+        assert_eq!(request.path, format!("/in/orders?id={id}"));
+    }
+    assert_eq!(received.iter().filter(|it| it.json()["data"]["copy"] == true).count(), 50);
+    let ids: std::collections::BTreeSet<&str> = received.iter().map(Received::id).collect();
+    assert_eq!(ids.len(), received.len(), "each change has an id of its own");
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// Nothing of the position is stored, so that everything is told again after `kill -9`.
+#[tokio::test(flavor = "multi_thread")]
+async fn ids_outlive_a_kill() -> Result<()> {
+    let world = Hooked::new().await?;
+    let orders = world.collection("hook_ids.orders");
+    orders.insert_many((0..20).map(|id| doc! { "_id": id, "n": 0 })).await?;
+    let rules = "  - { namespace: hook_ids.orders, to: notify }";
+    let file = world.file_of(&world.target("/in", ""), "1h", rules)?;
+    let mut run = file.run(&[])?;
+    copied(&mut run).await?;
+    for n in 1..4 {
+        orders.update_many(doc! {}, doc! { "$set": { "n": n } }).await?;
+    }
+    orders.delete_one(doc! { "_id": 7 }).await?;
+    let is_told = |received: &[Received], since: usize| {
+        let held = held(&received[since.min(received.len())..]);
+        held.len() == 19 && held.values().all(|document| document["n"] == 3)
+    };
+    world.receiver.until(|received| is_told(received, 0)).await?;
+    run.kill().await?;
+    let before = world.receiver.received();
+
+    let run = file.run(&[])?;
+    let after = world.receiver.until(|received| is_told(received, before.len())).await?;
+    let of = |requests: &[Received]| -> BTreeMap<(String, String), String> {
+        requests
+            .iter()
+            .map(|request| {
+                let data = request.json()["data"].clone();
+                let change = (data["_id"].to_string(), data["cluster_time"].to_string());
+                (change, request.id().to_owned())
+            })
+            .collect()
+    };
+    let (before, after) = (of(&before), of(&after[before.len()..]));
+    let again: Vec<_> = after.iter().filter(|(change, _)| before.contains_key(change)).collect();
+    // The copy, and the newest change of each document at the least.
+    assert!(again.len() >= 39, "{} of {}", again.len(), after.len());
+    assert!(again.iter().all(|(change, id)| before[*change] == **id));
+    let ids: std::collections::BTreeSet<_> = before.values().chain(after.values()).collect();
+    let changes: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
+    assert_eq!(ids.len(), changes.len(), "each change has an id of its own");
+    drop(run);
+    Ok(())
+}
+
+/// Eight lanes, and every third request fails in one way or another.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_document_is_told_backwards() -> Result<()> {
+    let world = Hooked::new().await?;
+    let orders = world.collection("hook_order.orders");
+    let count = AtomicU64::new(0);
+    world.receiver.answer(move |_| match count.fetch_add(1, Ordering::Relaxed) % 12 {
+        0 => Reply::of(503),
+        3 => Reply { cut: true, ..Reply::default() },
+        6 => Reply::of(429),
+        9 => Reply::of(500),
+        _ => Reply::of(200),
+    });
+    let rules = "  - { namespace: hook_order.orders, to: notify }";
+    let file = world.file("/in", ", batch: { concurrency: 8 }", rules)?;
+    let mut run = file.run(&[])?;
+    copied(&mut run).await?;
+    for n in 0..40 {
+        let writes = (0..25).map(|id| {
+            let update = doc! { "$set": { "n": n } };
+            let orders = orders.clone();
+            async move { orders.update_one(doc! { "_id": id }, update).upsert(true).await }
+        });
+        futures_util::future::try_join_all(writes).await?;
+    }
+    orders.delete_many(doc! { "_id": { "$lt": 3 } }).await?;
+    world.caught_up(&mut run).await?;
+    let received = world.receiver.received();
+    assert_eq!(held(&received), source(&orders).await?);
+    // Of each document, no request is older than one before it, accepted or not.
+    let mut last: BTreeMap<String, (Vec<u64>, i64)> = BTreeMap::new();
+    for data in data(&received) {
+        let time = data["cluster_time"].as_str().context("a time")?;
+        let time = time.split('.').map(str::parse).collect::<Result<Vec<u64>, _>>()?;
+        let n = data["document"]["n"].as_i64().unwrap_or(i64::MAX);
+        let id = data["_id"].to_string();
+        if let Some(earlier) = last.insert(id.clone(), (time.clone(), n)) {
+            ensure!(earlier <= (time, n), "{id} goes back from {earlier:?}");
+        }
+    }
+    assert_eq!(file.dead_letters().await?.len(), 0);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// One endpoint never answers; the other is told everything, and little is held for the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_is_dead_holds_up_no_other() -> Result<()> {
+    const MEGABYTES: i32 = 100;
+    let world = Hooked::new().await?;
+    let dead = Receiver::start().await?;
+    dead.answer(|_| Reply { hang: true, ..Reply::default() });
+    let orders = world.collection("hook_dead.orders");
+    let fill = "x".repeat(20_000);
+    for part in 0..50 {
+        let ids = part * MEGABYTES..(part + 1) * MEGABYTES;
+        orders.insert_many(ids.map(|id| doc! { "_id": id, "n": 0, "fill": &fill })).await?;
+    }
+    let url = dead.url();
+    let targets = format!(
+        "{}  dead: {{ webhook: {{ url: \"{url}/in\", timeout: 1m }} }}\n",
+        world.target("/in", ", batch: { max_actions: 200, max_bytes: 4MiB }")
+    );
+    let rules = "  - { namespace: hook_dead.orders, to: [notify, dead] }";
+    let file = world.file_of(&targets, "100ms", rules)?;
+    let mut run = file.run(&[])?;
+    copied(&mut run).await?;
+    orders.update_many(doc! {}, doc! { "$inc": { "n": 1 } }).await?;
+    world.caught_up(&mut run).await?;
+    // One request a lane.
+    assert_eq!(dead.received().len(), 8);
+    let peak = run.peak_memory()?;
+    assert!(peak < 256 << 20, "{} MiB", peak >> 20);
+    let status = run.status().await.context("it answers")?;
+    assert_eq!(status["targets"]["dead"]["rules"]["hook_dead.orders"]["delivered"], 0);
+    drop(run);
+    Ok(())
+}

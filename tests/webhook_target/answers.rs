@@ -1,0 +1,150 @@
+//! What becomes of what an endpoint answers.
+
+use super::*;
+
+/// A state of the endpoint is waited for and shown, and makes no dead letter.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_that_is_not_in_order_is_waited_for() -> Result<()> {
+    let world = Hooked::new().await?;
+    let orders = world.collection("hook_waits.orders");
+    let settings = ", headers: { Authorization: \"Bearer hunter2hunter2\" }";
+    let file = world.file("/in", settings, "  - { namespace: hook_waits.orders, to: notify }")?;
+    let mut run = file.run(&[])?;
+    copied(&mut run).await?;
+    for (id, status) in
+        [401_i32, 403, 404, 408, 409, 410, 425, 429, 500, 503].into_iter().enumerate()
+    {
+        let code = u16::try_from(status)?;
+        // It says back what it was told.
+        world.receiver.answer(move |request| {
+            Reply::with(code, &format!("no: {}", request.header("authorization")))
+        });
+        let id = i32::try_from(id)?;
+        orders.insert_one(doc! { "_id": id, "n": 1 }).await?;
+        let said = format!("HTTP {status}: no: …");
+        let shown = run
+            .until("waiting", |status| {
+                let notify = &status["targets"]["notify"];
+                let error = notify["last_error"].to_string();
+                notify["state"] == "waiting" && error.contains(&said)
+            })
+            .await?;
+        ensure!(!shown.to_string().contains("hunter2"), "{shown}");
+        world.receiver.answer(|_| Reply::of(200));
+        world.caught_up(&mut run).await?;
+        assert_eq!(held(&world.receiver.received()).len(), usize::try_from(id)? + 1);
+    }
+    assert_eq!(file.dead_letters().await?.len(), 0);
+    ensure!(!run.log().contains("hunter2"), "{}", run.log());
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redirects_are_not_followed() -> Result<()> {
+    let world = Hooked::new().await?;
+    let elsewhere = Receiver::start().await?;
+    let orders = world.collection("hook_redirects.orders");
+    let location = format!("{}/other", elsewhere.url());
+    world.receiver.answer(move |_| Reply::of(307).header("location", &location));
+    let file = world.file("/in", "", "  - { namespace: hook_redirects.orders, to: notify }")?;
+    let mut run = file.run(&[])?;
+    copied(&mut run).await?;
+    orders.insert_one(doc! { "_id": 1 }).await?;
+    run.until("waiting", |status| {
+        let error = status["targets"]["notify"]["last_error"].to_string();
+        error.contains("/other, which is not followed")
+    })
+    .await?;
+    assert_eq!(elsewhere.received().len(), 0);
+    assert_eq!(file.dead_letters().await?.len(), 0);
+    Ok(())
+}
+
+/// What is refused for good is a dead letter in the endpoint's own words; a later success settles it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_does_not_hold_up_the_rest() -> Result<()> {
+    let world = Hooked::new().await?;
+    let orders = world.collection("hook_refused.orders");
+    orders.insert_many((0..30).map(|id| doc! { "_id": id, "total": id })).await?;
+    world.receiver.answer(|request| {
+        let total = request.json()["data"]["document"]["total"].as_i64();
+        match total {
+            Some(7) => {
+                let signature = request.header("x-api-key").to_owned();
+                Reply::with(422, &format!("no\n such   total: {signature}"))
+            }
+            Some(8) => Reply::of(400),
+            Some(9) => Reply::of(413),
+            _ => Reply::of(202),
+        }
+    });
+    let settings = ", headers: { X-Api-Key: hunter2hunter2 }";
+    let file = world.file("/in", settings, "  - { namespace: hook_refused.orders, to: notify }")?;
+    let mut run = file.run(&[])?;
+    copied(&mut run).await?;
+    assert_eq!(held(&world.receiver.received()).len(), 27);
+    let letters = file.dead_letters().await?;
+    let words: BTreeMap<String, &str> = letters
+        .iter()
+        .map(|letter| {
+            (letter["key_text"].to_string(), letter["words"].as_str().unwrap_or_default())
+        })
+        .collect();
+    assert_eq!(words.len(), 3, "{letters:?}");
+    ensure!(!format!("{letters:?}").contains("hunter2"), "{letters:?}");
+    let all: Vec<&str> = words.into_values().collect();
+    assert_eq!(all[0], "HTTP 422: no such total: …");
+    assert_eq!((all[1], all[2].contains("HTTP 413")), ("HTTP 400", true));
+
+    orders
+        .update_many(doc! { "total": { "$in": [7, 8] } }, doc! { "$set": { "total": 0 } })
+        .await?;
+    world.caught_up(&mut run).await?;
+    assert_eq!(file.dead_letters().await?.len(), 1);
+    // The last one is tried again once the endpoint takes it.
+    world.receiver.answer(|_| Reply::of(200));
+    let retried = file.command("dead-letters", &["retry"]).await?;
+    ensure!(retried.status.success(), "{}", String::from_utf8_lossy(&retried.stderr));
+    assert_eq!(file.dead_letters().await?.len(), 0);
+    assert_eq!(held(&world.receiver.received()), source(&orders).await?);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// Of an array, the one that is to blame is found, and the others arrive.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_array_is_halved_until_the_guilty_one_is_alone() -> Result<()> {
+    let world = Hooked::new().await?;
+    let orders = world.collection("hook_arrays.orders");
+    orders.insert_many((0..200).map(|id| doc! { "_id": id })).await?;
+    world.receiver.answer(|request| {
+        let all = request.json();
+        let bad = |one: &Value| one["data"]["_id"] == 17;
+        match all.as_array().map(Vec::as_slice).unwrap_or_default() {
+            [] => Reply::with(400, "an array was expected"),
+            all if all.iter().any(bad) => Reply::with(400, "one of them is 17"),
+            all if all.len() > 100 => Reply::of(413),
+            _ => Reply::of(200),
+        }
+    });
+    let settings = ", batch: { max_actions: 150, concurrency: 2 }, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let file = world.file("/in", settings, "  - { namespace: hook_arrays.orders, to: notify }")?;
+    let mut run = file.run(&[])?;
+    copied(&mut run).await?;
+    let received = world.receiver.received();
+    let mut ids: Vec<i64> = Vec::new();
+    for request in received.iter().filter(|request| request.is_accepted()) {
+        verified(request, SECRETS[0])?;
+        for one in request.json().as_array().context("an array")? {
+            ids.push(one["data"]["_id"].as_i64().context("a number")?);
+            ensure!(one["id"].as_str().is_some_and(|id| id.starts_with("msg_")), "{one}");
+        }
+    }
+    ids.sort_unstable();
+    assert_eq!(ids, (0..200).filter(|id| *id != 17).collect::<Vec<_>>());
+    let letters = file.dead_letters().await?;
+    assert_eq!((letters.len(), &letters[0]["words"]), (1, &json!("HTTP 400: one of them is 17")));
+    assert!(run.terminate().await?.success());
+    Ok(())
+}

@@ -1,0 +1,346 @@
+//! What is sent where: documents as resources, scripts, certificates, and what is shown instead.
+
+use std::{fs, path::Path, time::Duration};
+
+use mongosync::{
+    change::{ClusterTime, DocumentKey, Namespace, Phase},
+    rules::{self, model::TargetKind},
+    target::{
+        Action, Item, Operation, Outcome, Placed, Placing, Pressure, Request, Target,
+        webhook::WebhookTarget,
+    },
+    transform::Meta,
+};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        pki_types::{PrivateKeyDer, pem::PemObject},
+    },
+};
+
+use super::*;
+
+/// The target that a rule file would make, in this folder.
+fn target(folder: &Path, url: &str, settings: &str) -> Result<WebhookTarget> {
+    let text = format!(
+        "source: mongodb://h/?replicaSet=rs0\ntargets: {{ notify: {{ webhook: {{ url: \"{url}\"{settings} }} \
+         }} }}\nrules: [{{ namespace: shop.orders, to: notify }}]\n"
+    );
+    let loaded = rules::parse(&text, &folder.join("rules.yaml"), &|_| None)
+        .map_err(|report| anyhow::anyhow!("{}", report.render(false)))?;
+    let target = &loaded.rules.targets[0];
+    let TargetKind::Webhook(webhook) = &target.kind else { anyhow::bail!("a webhook") };
+    Ok(WebhookTarget::new(webhook, "test", &target.delivery)?)
+}
+
+/// A request with a removal of each of these.
+fn removals(target: &WebhookTarget, ids: &[i32]) -> Result<Request> {
+    let mut body = Vec::new();
+    let mut items = Vec::new();
+    let namespace = Namespace::new("shop", "orders");
+    for id in ids {
+        let key = DocumentKey::from_id(bson::RawBsonRef::Int32(*id))?;
+        let (meta, text) = (Meta::default(), id.to_string());
+        let placing = Placing {
+            namespace: &namespace,
+            key: &key,
+            id: &text,
+            op: "remove",
+            document: None,
+            meta: &meta,
+        };
+        let Placed { place, extra } =
+            target.place("shop.orders", &placing).map_err(anyhow::Error::msg)?;
+        let operation = Operation {
+            place: place.clone(),
+            action: Action::Remove,
+            time: ClusterTime(1_795_227_029 << 32),
+            extra,
+            namespace: namespace.clone(),
+            phase: Phase::Changes,
+        };
+        let start = body.len();
+        target.encode(&operation, &mut body).map_err(anyhow::Error::msg)?;
+        items.push(Item { range: start..body.len(), place });
+    }
+    Ok(Request { body: body.into(), items })
+}
+
+async fn sent(target: &WebhookTarget) -> Result<Outcome> {
+    let outcomes = target.send(&removals(target, &[1])?).await;
+    let mut outcomes = outcomes.map_err(|retry| anyhow::anyhow!("{retry:?}"))?;
+    ensure!(outcomes.len() == 1);
+    Ok(outcomes.remove(0))
+}
+
+/// Seconds or a date; delivery keeps to it, which is tested there with a clock of its own.
+#[tokio::test]
+async fn the_pause_that_an_endpoint_asks_for_is_told() -> Result<()> {
+    let receiver = Receiver::start().await?;
+    let target = target(Path::new(""), receiver.url(), "")?;
+    let hour = chrono::Utc::now() + chrono::Duration::hours(1);
+    let date = hour.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    for (status, header, least, most) in
+        [(429, "7", 7, 7), (503, "120", 120, 120), (503, date.as_str(), 3_000, 3_600)]
+    {
+        let value = header.to_owned();
+        receiver.answer(move |_| Reply::of(status).header("retry-after", &value));
+        let Outcome::Retry(retry) = sent(&target).await? else { anyhow::bail!("it passes") };
+        let after = retry.after.context("a pause")?.as_secs();
+        ensure!((least..=most).contains(&after), "{after} for {header}");
+    }
+    receiver.answer(|_| Reply::of(503));
+    let Outcome::Retry(retry) = sent(&target).await? else { anyhow::bail!("it passes") };
+    assert_eq!((retry.after, retry.pressure), (None, Pressure::Same));
+    Ok(())
+}
+
+/// What goes to another URL is another request, and one that fails takes no other with it.
+#[tokio::test]
+async fn trouble_with_one_url_leaves_the_others_alone() -> Result<()> {
+    let receiver = Receiver::start().await?;
+    let url = format!("{}/in/{{_id}}", receiver.url());
+    let settings = ", batch: { max_actions: 10 }, timeout: 5s";
+    let target = target(Path::new(""), &url, settings)?;
+    receiver.answer(|request| match request.path.as_str() {
+        "/in/1" => Reply::of(503),
+        "/in/2" => Reply { cut: true, ..Reply::default() },
+        "/in/3" => Reply::of(400),
+        _ => Reply::of(200),
+    });
+    let outcomes = target.send(&removals(&target, &[1, 2, 3, 4])?).await.expect("an answer");
+    let told: Vec<String> = outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            Outcome::Retry(retry) => retry.reason.to_owned(),
+            Outcome::Rejected(words) => words.clone(),
+            other => format!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(told, ["unavailable", "network", "HTTP 400", "Applied"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_authority_of_ones_own_is_trusted_where_the_file_says_so() -> Result<()> {
+    let folder = TempDir::new()?;
+    let mut params = CertificateParams::new([])?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+    fs::write(folder.path().join("ca.pem"), authority.pem())?;
+    let key = KeyPair::generate()?;
+    let node = CertificateParams::new(["127.0.0.1".to_owned()])?.signed_by(&key, &authority)?;
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![node.der().clone()],
+            PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes())?,
+        )?;
+    let receiver = Receiver::start_tls(TlsAcceptor::from(Arc::new(config))).await?;
+    for settings in [", tls: { ca: ca.pem }", ", tls: { insecure: true }"] {
+        let target = target(folder.path(), receiver.url(), settings)?;
+        target.reach().await.expect("it is there");
+        assert_eq!(sent(&target).await?, Outcome::Applied);
+    }
+    let stranger = target(folder.path(), receiver.url(), "")?;
+    let Outcome::Retry(retry) = sent(&stranger).await? else { anyhow::bail!("it is trusted") };
+    ensure!(retry.reason == "network" && retry.message.contains("certificate"), "{retry:?}");
+    assert_eq!(receiver.received().len(), 2);
+    Ok(())
+}
+
+/// An endpoint that holds documents as resources ends up with those of the collection, also where
+/// a document moves, or something stands in a field that means something in a URL.
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_are_put_and_deleted_where_they_are() -> Result<()> {
+    let world = Hooked::new().await?;
+    let orders = world.collection("hook_rest.orders");
+    let tenants = ["acme", "a/b", "?x=1", "#", "%2F", "ü €", "..."];
+    let tenant = |id: usize| tenants[id % tenants.len()];
+    let documents =
+        (0..70).map(|id| doc! { "_id": id, "tenant": tenant(usize::try_from(id).unwrap_or(0)) });
+    orders.insert_many(documents).await?;
+    // Neither can be a part of a path.
+    orders
+        .insert_many([doc! { "_id": 100, "tenant": ".." }, doc! { "_id": 101, "tenant": "" }])
+        .await?;
+    let settings = ", method: PUT, format: document, headers: { X-Tenant: \"{tenant}\" }";
+    let rules = "  - { namespace: hook_rest.orders, to: notify }";
+    let file = world.file("/t/{tenant}/o/{_id}", settings, rules)?;
+    let mut run = file.run(&[])?;
+    copied(&mut run).await?;
+    let letters = file.dead_letters().await?;
+    let is_place = |letter: &Value| letter["reason"] == "place";
+    ensure!(letters.len() == 2 && letters.iter().all(is_place), "{letters:?}");
+    orders.delete_many(doc! { "_id": { "$gte": 100 } }).await?;
+    orders.delete_many(doc! { "_id": { "$lt": 10 } }).await?;
+    orders
+        .update_many(doc! { "_id": { "$lt": 30 } }, doc! { "$set": { "tenant": "moved" } })
+        .await?;
+    world.caught_up(&mut run).await?;
+
+    let mut held: BTreeMap<String, Value> = BTreeMap::new();
+    for request in world.receiver.received() {
+        match request.method.as_str() {
+            "PUT" => drop(held.insert(request.path.clone(), request.json())),
+            "DELETE" => {
+                ensure!(request.body.is_empty() && request.header("content-type").is_empty());
+                held.remove(&request.path).context("it was there")?;
+            }
+            other => anyhow::bail!("{other}"),
+        }
+    }
+    let mut expected = BTreeMap::new();
+    for (id, document) in source(&orders).await? {
+        let tenant = document["tenant"].as_str().context("a text")?;
+        let mut url = reqwest::Url::parse("http://h")?;
+        // `...` is an ordinary name.
+        url.path_segments_mut().expect("a path").extend(["t", tenant, "o", &id]);
+        expected.insert(url.path().to_owned(), document);
+    }
+    let decoded = |path: &String| {
+        let url = reqwest::Url::parse(&format!("http://h{path}")).expect("a URL");
+        url.path_segments().expect("a path").map(percent_decoded).collect::<Vec<_>>()
+    };
+    let by_segments = |all: &BTreeMap<String, Value>| -> BTreeMap<Vec<String>, Value> {
+        all.iter().map(|(path, value)| (decoded(path), value.clone())).collect()
+    };
+    assert_eq!(by_segments(&held), by_segments(&expected));
+    assert_eq!(held.len(), 60);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        match (first, after) {
+            (b'%', [high, low, after @ ..]) => {
+                let digits = [*high, *low];
+                let digits = std::str::from_utf8(&digits).expect("hex digits");
+                bytes.push(u8::from_str_radix(digits, 16).expect("hex digits"));
+                rest = after;
+            }
+            _ => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).expect("text")
+}
+
+/// A script says what is sent, to which host, and the file's own headers stay with their host.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_script_sends_what_it_likes() -> Result<()> {
+    let world = Hooked::new().await?;
+    let other = Receiver::start().await?;
+    let orders = world.collection("hook_script.orders");
+    orders.insert_one(doc! { "_id": 1, "text": "a\r\nb", "name": "Zoë" }).await?;
+    orders.insert_one(doc! { "_id": 2 }).await?;
+    let url = other.url();
+    let rules = format!(
+        "  - namespace: hook_script.orders
+    transform: |
+      if \"text\" in doc {{
+        meta.url = \"{url}/chat?x=1\";
+        meta.method = \"patch\";
+        meta.headers = #{{ \"Content-Type\": \"text/plain\", \"X-Name\": doc.name }};
+        meta.body = doc.text;
+      }}
+    to: notify"
+    );
+    let settings = ", headers: { Authorization: Bearer hunter2hunter2 }";
+    let file = world.file("/in", settings, &rules)?;
+    let mut run = file.run(&[])?;
+    copied(&mut run).await?;
+    let [own] = &world.receiver.received()[..] else { anyhow::bail!("one") };
+    assert_eq!(own.header("authorization"), "Bearer hunter2hunter2");
+    let [request] = &other.received()[..] else { anyhow::bail!("one") };
+    assert_eq!((request.method.as_str(), request.path.as_str()), ("PATCH", "/chat?x=1"));
+    assert_eq!(&request.body[..], b"a\r\nb");
+    assert_eq!(request.header("content-type"), "text/plain");
+    assert_eq!((request.header("x-name"), request.header("authorization")), ("Zo%C3%AB", ""));
+    // It is removed where it was told.
+    orders.delete_one(doc! { "_id": 1 }).await?;
+    world.caught_up(&mut run).await?;
+    let received = other.received();
+    assert_eq!((received.len(), &received[1].json()["data"]["op"]), (2, &json!("remove")));
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// `try`, a dry run and `check` show what would be sent and where, and no secret.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_be_sent_is_shown_without_secrets() -> Result<()> {
+    let world = Hooked::new().await?;
+    let orders = world.collection("hook_shown.orders");
+    orders.insert_one(doc! { "_id": 1, "total": 5 }).await?;
+    let rules = "  - { namespace: hook_shown.orders, to: notify }";
+    fs::write(world.folder.path().join("token"), "hunter2hunter2")?;
+    let settings = format!(
+        ", secret: {}, headers: {{ X-Env: prod, X-Token: \"${{file:token}}\" }}",
+        SECRETS[0]
+    );
+    let file = world.file("/in/${file:token}", &settings, rules)?;
+    let text = |output: std::process::Output| {
+        let (out, err) = (output.stdout, output.stderr);
+        format!("{}{}", String::from_utf8_lossy(&out), String::from_utf8_lossy(&err))
+    };
+    let tried = text(file.command("try", &["--rule", "hook_shown.orders", "--id", "1"]).await?);
+    let dry = {
+        let run = file.run(&["--dry-run", "--copy-only"])?;
+        run.until_end().await?
+    };
+    let checked = text(file.command("check", &["--online"]).await?);
+    let head = format!("POST {}/…\ncontent-type: application/json\n", world.receiver.url());
+    for shown in [&tried, &dry] {
+        ensure!(shown.contains(&head), "{shown}");
+        ensure!(shown.contains("x-env: prod\nx-token: …\nwebhook-id: msg_"), "{shown}");
+        ensure!(shown.contains("\"document\":{\"_id\":1,\"total\":5}"), "{shown}");
+    }
+    ensure!(checked.contains(&format!("webhook at {}/…", world.receiver.url())), "{checked}");
+    ensure!(checked.contains("signed, headers x-env, x-token"), "{checked}");
+    for shown in [tried, dry, checked] {
+        ensure!(!shown.contains("hunter2") && !shown.contains("MfKQ9r8G"), "{shown}");
+    }
+    assert_eq!(world.receiver.received().len(), 0);
+
+    // An endpoint that is not there is told.
+    let nowhere = "  notify: { webhook: { url: \"http://127.0.0.1:1/in\" } }\n";
+    let file = world.file_of(nowhere, "1s", rules)?;
+    let checked = file.command("check", &["--online", "--wait", "1s"]).await?;
+    assert_eq!(checked.status.code(), Some(3), "{}", text(checked));
+    Ok(())
+}
+
+/// What eight lanes reach of what eight connections allow, for who asks: nothing is asserted of time.
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_requests_are_under_way_at_a_time() -> Result<()> {
+    let world = Hooked::new().await?;
+    let orders = world.collection("hook_speed.orders");
+    orders.insert_many((0..2_000).map(|id| doc! { "_id": id })).await?;
+    let under_way = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
+    let seen = under_way.clone();
+    world.receiver.answer(move |_| {
+        // It answers in 20 ms; the requests that are there at once are those of the last 20 ms.
+        seen.0.fetch_add(1, Ordering::Relaxed);
+        Reply { after: Duration::from_millis(20), ..Reply::of(200) }
+    });
+    let file = world.file("/in", "", "  - { namespace: hook_speed.orders, to: notify }")?;
+    let began = std::time::Instant::now();
+    let mut run = file.run(&[])?;
+    world.receiver.until(|received| received.len() >= 100).await?;
+    let first = (std::time::Instant::now(), world.receiver.received().len());
+    copied(&mut run).await?;
+    let rate = f64::from(u32::try_from(2_000 - first.1)?) / first.0.elapsed().as_secs_f64();
+    eprintln!("{rate:.0} a second of 400; {:?} in all", began.elapsed());
+    assert_eq!(held(&world.receiver.received()).len(), 2_000);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
