@@ -187,7 +187,9 @@ async fn every_document_is_told_and_signed() -> Result<()> {
             json["type"],
             format!("hook_signed.orders.{}", data["op"].as_str().unwrap_or(""))
         );
-        let id = data["_id"].as_str().map_or(data["_id"].to_string(), |_| "a%20b%2F%C3%BC".into());
+        let id = data["_id"]
+            .as_str()
+            .map_or(data["_id"].to_string(), |_| "string~a%20b%2F%C3%BC".into());
         assert_eq!(request.path, format!("/in/orders?id={id}"));
     }
     assert_eq!(received.iter().filter(|it| it.json()["data"]["copy"] == true).count(), 50);
@@ -233,8 +235,8 @@ async fn ids_outlive_a_kill() -> Result<()> {
     };
     let (before, after) = (of(&before), of(&after[before.len()..]));
     let again: Vec<_> = after.iter().filter(|(change, _)| before.contains_key(change)).collect();
-    // The copy, and the newest change of each document at the least.
-    assert!(again.len() >= 39, "{} of {}", again.len(), after.len());
+    // The newest change of each document at the least.
+    assert!(again.len() >= 20, "{} of {}", again.len(), after.len());
     assert!(again.iter().all(|(change, id)| before[*change] == **id));
     let ids: std::collections::BTreeSet<_> = before.values().chain(after.values()).collect();
     let changes: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
@@ -288,36 +290,63 @@ async fn no_document_is_told_backwards() -> Result<()> {
     Ok(())
 }
 
-/// One endpoint never answers; the other is told everything, and little is held for the first.
+/// One endpoint never answers; the other is told everything.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_is_dead_holds_up_no_other() -> Result<()> {
-    const MEGABYTES: i32 = 100;
     let world = Hooked::new().await?;
     let dead = Receiver::start().await?;
     dead.answer(|_| Reply { hang: true, ..Reply::default() });
     let orders = world.collection("hook_dead.orders");
-    let fill = "x".repeat(20_000);
-    for part in 0..50 {
-        let ids = part * MEGABYTES..(part + 1) * MEGABYTES;
-        orders.insert_many(ids.map(|id| doc! { "_id": id, "n": 0, "fill": &fill })).await?;
-    }
+    orders.insert_many((0..500).map(|id| doc! { "_id": id, "n": 0 })).await?;
     let url = dead.url();
     let targets = format!(
         "{}  dead: {{ webhook: {{ url: \"{url}/in\", timeout: 1m }} }}\n",
-        world.target("/in", ", batch: { max_actions: 200, max_bytes: 4MiB }")
+        world.target("/in", ", batch: { max_actions: 100 }")
     );
     let rules = "  - { namespace: hook_dead.orders, to: [notify, dead] }";
-    let file = world.file_of(&targets, "100ms", rules)?;
-    let mut run = file.run(&[])?;
+    let mut run = world.file_of(&targets, "100ms", rules)?.run(&[])?;
     copied(&mut run).await?;
     orders.update_many(doc! {}, doc! { "$inc": { "n": 1 } }).await?;
     world.caught_up(&mut run).await?;
     // One request a lane.
     assert_eq!(dead.received().len(), 8);
-    let peak = run.peak_memory()?;
-    assert!(peak < 256 << 20, "{} MiB", peak >> 20);
     let status = run.status().await.context("it answers")?;
     assert_eq!(status["targets"]["dead"]["rules"]["hook_dead.orders"]["delivered"], 0);
-    drop(run);
+    Ok(())
+}
+
+/// A hundred megabytes lie before an endpoint that never answers, and change while it does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_is_bounded_before_an_endpoint_that_is_dead() -> Result<()> {
+    let world = Hooked::new().await?;
+    world.receiver.answer(|_| Reply { hang: true, ..Reply::default() });
+    let orders = world.collection("hook_memory.orders");
+    let fill = "x".repeat(20_000);
+    for part in 0..50 {
+        let ids = part * 100..(part + 1) * 100;
+        orders.insert_many(ids.map(|id| doc! { "_id": id, "n": 0, "fill": &fill })).await?;
+    }
+    let rules = "  - { namespace: hook_memory.orders, to: notify }";
+    let file = world.file("/in", ", timeout: 1m", rules)?;
+    let mut run = file.run(&[])?;
+    world.receiver.until(|received| received.len() >= 8).await?;
+    orders.update_many(doc! {}, doc! { "$inc": { "n": 1 } }).await?;
+    run.until("what is read and held", |status| {
+        status["targets"]["notify"]["rules"]["hook_memory.orders"]["delivered"] == 0
+    })
+    .await?;
+    let peak = run.peak_memory()?;
+    assert!(peak < 256 << 20, "{} MiB", peak >> 20);
+    // All of it arrives once there is somebody.
+    world.receiver.answer(|_| Reply::of(200));
+    run.kill().await?;
+    let mut run = file.run(&[])?;
+    copied(&mut run).await?;
+    world.caught_up(&mut run).await?;
+    let received = world.receiver.received();
+    assert_eq!(held(&received).len(), 5_000);
+    let peak = run.peak_memory()?;
+    assert!(peak < 256 << 20, "{} MiB", peak >> 20);
+    assert!(run.terminate().await?.success());
     Ok(())
 }

@@ -104,7 +104,7 @@ async fn what_is_refused_does_not_hold_up_the_rest() -> Result<()> {
     assert_eq!(file.dead_letters().await?.len(), 1);
     // The last one is tried again once the endpoint takes it.
     world.receiver.answer(|_| Reply::of(200));
-    let retried = file.command("dead-letters", &["retry"]).await?;
+    let retried = file.command("dead-letters", &["retry", "--all"]).await?;
     ensure!(retried.status.success(), "{}", String::from_utf8_lossy(&retried.stderr));
     assert_eq!(file.dead_letters().await?.len(), 0);
     assert_eq!(held(&world.receiver.received()), source(&orders).await?);
