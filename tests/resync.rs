@@ -155,11 +155,11 @@ async fn a_collection_that_is_renamed() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_on_drop_keeps_stays_for_ever() -> Result<()> {
     let world = World::new().await?;
-    let items = world.collection("held.items");
+    let items = world.collection("stays.items");
     items.insert_many((0..10).map(|id| doc! { "_id": id, "n": 1 })).await?;
     let file = world.rule_file_with(
-        &settings("held"),
-        "  - namespace: held.items
+        &settings("stays"),
+        "  - namespace: stays.items
     on_drop: keep
     on_rule_change: resync
     to: search",
@@ -169,7 +169,7 @@ async fn what_on_drop_keeps_stays_for_ever() -> Result<()> {
     items.drop().await?;
     items.insert_many((5..15).map(|id| doc! { "_id": id, "n": 2 })).await?;
     at_rest(&mut run, &world).await?;
-    assert_eq!(hits(&world.engine, "held-items").await?.len(), 15);
+    assert_eq!(hits(&world.engine, "stays-items").await?.len(), 15);
     // What goes of the collection as it is now is still removed, by a copy too.
     items.delete_one(doc! { "_id": 14 }).await?;
     at_rest(&mut run, &world).await?;
@@ -179,7 +179,7 @@ async fn what_on_drop_keeps_stays_for_ever() -> Result<()> {
     })?;
     let mut run = file.run(&[])?;
     at_rest(&mut run, &world).await?;
-    let found = hits(&world.engine, "held-items").await?;
+    let found = hits(&world.engine, "stays-items").await?;
     assert_eq!(found.len(), 13, "{found:?}");
     assert!(!ids(&found).contains(&"13") && !ids(&found).contains(&"14"));
     let old = found.iter().filter(|hit| hit.source["n"] == 1).count();

@@ -249,6 +249,17 @@ impl Source {
         Ok(ends.map(|(first, last)| Oplog { first, last, size: None }))
     }
 
+    /// The time of the oplog's oldest entry; `None` behind a mongos, and where it may not be read.
+    ///
+    /// # Errors
+    /// Whatever else the driver returns.
+    pub async fn oplog_first(&self) -> Result<Option<ClusterTime>, Error> {
+        match self.oplog_reach().await {
+            Err(Error::Driver(error)) if namespaces::code(&error) == Some(UNAUTHORIZED) => Ok(None),
+            reach => Ok(reach?.map(|oplog| oplog.first)),
+        }
+    }
+
     /// The oplog; `None` behind a mongos, which has none.
     ///
     /// # Errors
