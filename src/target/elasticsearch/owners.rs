@@ -88,25 +88,32 @@ pub(super) async fn claim(
 /// Whether an index holds documents; yes, where that may not be asked. `None` where it can't be told
 /// now, which holds up nobody's writes.
 async fn holds_documents(nodes: &Nodes, index: &str) -> Result<Option<bool>, Retry> {
-    let found = nodes
+    match finds_documents(nodes, index).await? {
+        Some(false) => {}
+        found => return Ok(found),
+    }
+    // What was written just now is not found yet.
+    let refreshed = nodes
         .ask(|engine| async move {
             engine.indices().refresh(IndicesRefreshParts::Index(&[index])).send().await
         })
         .await?;
-    let found = match found.status {
+    match refreshed.is_success() {
+        true => finds_documents(nodes, index).await,
+        false => Ok(None),
+    }
+}
+
+async fn finds_documents(nodes: &Nodes, index: &str) -> Result<Option<bool>, Retry> {
+    let answer = nodes
+        .ask(|engine| async move {
+            let body = json!({ "size": 0, "track_total_hits": 1, "terminate_after": 1 });
+            engine.search(SearchParts::Index(&[index])).body(body).send().await
+        })
+        .await?;
+    match answer.status {
         200..300 => {
-            nodes
-                .ask(|engine| async move {
-                    let body = json!({ "size": 0, "track_total_hits": 1, "terminate_after": 1 });
-                    engine.search(SearchParts::Index(&[index])).body(body).send().await
-                })
-                .await?
-        }
-        _ => found,
-    };
-    match found.status {
-        200..300 => {
-            let found = parse(&found)?;
+            let found = parse(&answer)?;
             let total = found.get("hits").and_then(|hits| hits.pointer("/total/value"));
             Ok(Some(total.and_then(Value::as_u64) != Some(0)))
         }
