@@ -49,5 +49,8 @@ fn main() -> ExitCode {
             Command::Seek(arguments) => requests::seek(arguments, &console).await,
         }
     });
+    // Not shut down: the driver's tasks, cut off in any order, may panic on the person's screen. All
+    // that had to be finished has been waited for, and the end of the process ends the rest.
+    std::mem::forget(runtime);
     console.end(end).into()
 }

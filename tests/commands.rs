@@ -205,3 +205,35 @@ async fn a_rule_writes_to_a_target_once() -> Result<()> {
     ensure!(log.contains("this rule writes to the same target twice"), "{log}");
     Ok(())
 }
+
+/// Whoever starts it must not start it again for such a file, and nobody must find a secret in a log.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_broken_rule_file_ends_with_2() -> Result<()> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = vec!["absent.yaml".into(), "tests/rule_files".into()];
+    for entry in std::fs::read_dir(root.join("tests/rule_files/broken"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            files.push(path.strip_prefix(root)?.to_owned());
+        }
+    }
+    ensure!(files.len() > 60, "only {files:?}");
+    for file in files {
+        let ended = tokio::process::Command::new(env!("CARGO_BIN_EXE_mongosync"))
+            .args(["run", "--log-format", "text"])
+            .arg(&file)
+            .current_dir(root)
+            .env_clear()
+            .env("SECRET", "hunter2")
+            .env("MONGODB_URI", "mongodb://sync:hunter2@db.example.com/?replicaSet=rs0")
+            .env("BAD_URI", "mongodb://sync:hunter2@db.example.com:hunter2/")
+            .output()
+            .await?;
+        let said = String::from_utf8(ended.stderr)?;
+        let file = file.display().to_string();
+        assert_eq!(ended.status.code(), Some(2), "{file}\n{said}");
+        ensure!(ended.stdout.is_empty() && said.contains(&file), "{file}\n{said}");
+        ensure!(!said.contains("hunter2"), "{file}\n{said}");
+    }
+    Ok(())
+}

@@ -1,5 +1,4 @@
-//! What a user copies: the rule files in `rules/`, each run against real servers, and every piece
-//! of a rule file that the README and the documentation show.
+//! What a user copies: the rule files in `rules/`, each run against real servers.
 
 use std::{
     fs,
@@ -15,7 +14,7 @@ use crate::support::{World, checker, run::RuleFile};
 #[path = "../examples/quickstart/shop.rs"]
 mod shop;
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// The file with the servers of `world` and another database in it, in a folder with all that it
 /// names.
@@ -221,7 +220,7 @@ fn sha256(text: &str) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn variable(name: &str) -> Option<String> {
+pub fn variable(name: &str) -> Option<String> {
     let value = match name {
         "MONGODB_URI" => "mongodb://127.0.0.1:27017/?replicaSet=rs0",
         "ELASTICSEARCH_URL" => "http://127.0.0.1:9200",
@@ -251,26 +250,8 @@ async fn every_test_of_the_rule_files_passes() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn every_test_of_the_documentation_passes() -> Result<()> {
-    let folder = tempfile::TempDir::new()?;
-    let mut found = 0;
-    for page in files(&Path::new(ROOT).join("docs"), "md")? {
-        for (line, kind, block) in blocks(&fs::read_to_string(&page)?) {
-            if kind == "yaml" && block.lines().any(|line| line == "tests:") {
-                let file = folder.path().join(format!("line-{line}.yaml"));
-                fs::write(&file, block)?;
-                tests_pass(&file).await?;
-                found += 1;
-            }
-        }
-    }
-    ensure!(found > 0, "there is one in the chapter on tests");
-    Ok(())
-}
-
 /// Runs `mongosync test`, which has to find some.
-async fn tests_pass(file: &Path) -> Result<()> {
+pub async fn tests_pass(file: &Path) -> Result<()> {
     let ran = tokio::process::Command::new(env!("CARGO_BIN_EXE_mongosync"))
         .arg("test")
         .arg(file)
@@ -285,66 +266,7 @@ async fn tests_pass(file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A block is a whole file (`yaml`), an entry of `rules:` or of `targets:` (`yaml rule`,
-/// `yaml target`), or something else that nobody loads (`yaml fragment`).
-#[test]
-fn every_piece_of_yaml_in_the_documentation_loads() -> Result<()> {
-    let mut pages = files(&Path::new(ROOT).join("docs"), "md")?;
-    pages.push(Path::new(ROOT).join("README.md"));
-    let mut loaded = 0;
-    for page in pages {
-        let text = fs::read_to_string(&page)?;
-        for (line, kind, block) in blocks(&text) {
-            let place = format!("{}:{line}", page.display());
-            let file = match kind {
-                "yaml" => block,
-                "yaml rule" => format!("{SOURCE}{TARGET}rules:\n{block}"),
-                "yaml target" => format!("{SOURCE}targets:\n{block}{RULE}"),
-                "yaml top" => format!("{block}{}{TARGET}{RULE}", without(SOURCE, &block)),
-                "yaml fragment" => continue,
-                other if other.starts_with("yaml") => anyhow::bail!("{place}: what is `{other}`?"),
-                _ => continue,
-            };
-            let path = Path::new(ROOT).join("rules/shop.yaml");
-            let found = mongosync::rules::parse(&file, &path, &variable)
-                .map_err(|report| anyhow::anyhow!("{place}\n{}", report.render(false)))?;
-            let warnings = found.warnings.render(false);
-            ensure!(warnings.is_empty() || kind == "yaml target", "{place}\n{warnings}");
-            loaded += 1;
-        }
-    }
-    ensure!(loaded >= 10, "only {loaded} blocks were found");
-    Ok(())
-}
-
-const SOURCE: &str = "source: mongodb://127.0.0.1:27017/?replicaSet=rs0\n";
-const TARGET: &str = "targets:\n  search: { elasticsearch: { urls: [http://127.0.0.1:9200] } }\n";
-const RULE: &str = "rules:\n  - namespace: shop.products\n    to: search\n";
-
-/// `source`, where the block has none of its own.
-fn without<'a>(source: &'a str, block: &str) -> &'a str {
-    if block.lines().any(|line| line.starts_with("source:")) { "" } else { source }
-}
-
-/// Line, info string and text of every fenced block.
-fn blocks(text: &str) -> Vec<(usize, &str, String)> {
-    let mut found = Vec::new();
-    let mut open: Option<(usize, &str, String)> = None;
-    for (number, line) in text.lines().enumerate() {
-        match (&mut open, line.strip_prefix("```")) {
-            (None, Some(info)) => open = Some((number + 1, info.trim(), String::new())),
-            (Some(_), Some(_)) => found.extend(open.take()),
-            (Some((_, _, block)), None) => {
-                block.push_str(line);
-                block.push('\n');
-            }
-            (None, None) => {}
-        }
-    }
-    found
-}
-
-fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+pub fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -354,64 +276,4 @@ fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
-}
-
-#[test]
-fn every_function_of_transforms_is_documented() -> Result<()> {
-    let page = fs::read_to_string(Path::new(ROOT).join("docs/transforms.md"))?;
-    for function in mongosync::transform::FUNCTIONS {
-        let signature = function.signature.replace('|', "\\|");
-        ensure!(page.contains(&format!("| `{signature}` | ")), "{signature}");
-        ensure!(page.contains(&function.text.replace('|', "\\|")), "{}", function.text);
-    }
-    Ok(())
-}
-
-#[test]
-fn every_test_that_the_architecture_names_is_there() -> Result<()> {
-    let text = fs::read_to_string(Path::new(ROOT).join("ARCHITECTURE.md"))?;
-    let (_, invariants) = text.split_once("## Invariants").context("a chapter of invariants")?;
-    let (invariants, _) = invariants.split_once("\n## ").context("a chapter behind it")?;
-    let named = tests_named_in(invariants)?;
-    ensure!(named > 20, "only {named}");
-    Ok(())
-}
-
-/// Every promise names the tests that hold it.
-#[test]
-fn every_test_that_the_guarantees_name_is_there() -> Result<()> {
-    let text = fs::read_to_string(Path::new(ROOT).join("docs/guarantees.md"))?;
-    for promise in text.split("\n## ").skip(1) {
-        let (_, tests) = promise.split_once("\nTests: ").with_context(|| promise.to_owned())?;
-        ensure!(tests_named_in(tests)? > 0, "{promise}");
-    }
-    Ok(())
-}
-
-/// How many names of tests there are; each one exists.
-fn tests_named_in(text: &str) -> Result<usize> {
-    let mut code = String::new();
-    for folder in ["src", "tests"] {
-        gather(&Path::new(ROOT).join(folder), &mut code)?;
-    }
-    let is_name =
-        |name: &&str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    let named: Vec<&str> = text.split('`').skip(1).step_by(2).filter(is_name).collect();
-    for name in &named {
-        ensure!(code.contains(&format!("fn {name}(")), "there is no test {name}");
-    }
-    Ok(named.len())
-}
-
-fn gather(folder: &Path, code: &mut String) -> Result<()> {
-    for file in files(folder, "rs")? {
-        code.push_str(&fs::read_to_string(file)?);
-    }
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            gather(&entry.path(), code)?;
-        }
-    }
-    Ok(())
 }

@@ -22,6 +22,7 @@ async fn ask(file: &RuleFile, command: &str, arguments: &[&str]) -> Result<Strin
     let output = file.command(command, arguments).await?;
     let problem = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command} {arguments:?}: {problem}");
+    ensure!(!problem.contains("panicked"), "{command} {arguments:?}: {problem}");
     Ok(String::from_utf8(output.stdout)?)
 }
 
@@ -139,7 +140,13 @@ async fn dead_letters_are_shown_tried_again_and_forgotten() -> Result<()> {
     let id = letters[0]["id"].as_str().expect("an id");
     let shown = ask(&file, "dead-letters", &["show", id]).await?;
     ensure!(shown.contains("it is bad"), "{shown}");
-    assert_eq!(file.command("dead-letters", &["show", "nothing"]).await?.status.code(), Some(2));
+    for action in ["show", "retry", "purge"] {
+        let unknown = file.command("dead-letters", &[action, "nothing"]).await?;
+        assert_eq!(unknown.status.code(), Some(2), "{action}");
+        ensure!(
+            String::from_utf8_lossy(&unknown.stderr).contains("there is no dead letter nothing")
+        );
+    }
     let said = ask(&file, "dead-letters", &["retry", id]).await?;
     assert_eq!(said, "target search: 1 delivered again, 1 of them refused again\n");
 

@@ -487,7 +487,7 @@ async fn what_a_removed_rule_wrote_stays_beside_a_rule_that_is_copied_again() ->
              leaves-all, id: '{{collection}}-{{_id}}' }}] }}\n"
         )
     };
-    let both = rule("red") + &rule("blue");
+    let both = [rule("red"), rule("blue")].concat();
     let file = world.rule_file_with(&settings("leaves"), &both)?;
     let mut run = file.run(&[])?;
     run.copied().await?;

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use crate::rules::{
     model::{
-        self, CheckpointStore, Destination, Engine, EngineAuth, EnginePlace, OnDelete, OnRejected,
-        Place, Rule, RuleFile, Since, TargetKind,
+        self, CheckpointStore, Destination, Engine, EngineAuth, EnginePlace, OnDelete, OnDrop,
+        OnHistoryLost, OnRejected, OnRuleChange, Place, Rule, RuleFile, Since, TargetKind,
     },
     template::Template,
     units::written_time,
@@ -104,6 +104,12 @@ pub struct Ruled {
     pub transform: Option<Scripted>,
     /// Whether a document that is deleted in the source stays in the target.
     pub keeps_deleted: bool,
+    /// Whether a collection that is dropped in the source stays in the target.
+    pub keeps_dropped: bool,
+    /// What happens when the rule has changed, as in the file.
+    pub on_rule_change: &'static str,
+    /// What happens when the oplog no longer reaches back, as in the file.
+    pub on_history_lost: &'static str,
     /// The index that documents lie in, or a template of its name.
     pub index: String,
     /// Whether that is an alias.
@@ -223,6 +229,16 @@ fn ruled(rules: &RuleFile, rule: &Rule, destination: &Destination) -> Ruled {
             imports: script.imports().iter().map(|path| beside(&rules.path, path)).collect(),
         }),
         keeps_deleted: rule.on_delete == OnDelete::Keep,
+        keeps_dropped: rule.on_drop == OnDrop::Keep,
+        on_rule_change: match rule.on_rule_change {
+            OnRuleChange::Warn => "warn",
+            OnRuleChange::Resync => "resync",
+        },
+        on_history_lost: match rule.on_history_lost {
+            OnHistoryLost::Resync => "resync",
+            OnHistoryLost::Stop => "stop",
+            OnHistoryLost::Now => "now",
+        },
         index: index(rule, place),
         alias: place.index.alias,
         settings: place.index.settings.is_some(),

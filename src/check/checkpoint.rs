@@ -13,11 +13,11 @@ use crate::{
         lease::{self, Claim, Identity, LeaseRecord},
         mongodb::MongoStore,
         open,
-        records::{PositionRecord, RuleRecord, load, load_all},
+        records::{PausedRecord, PositionRecord, RuleRecord, load, load_all},
         store::{Store, StoreError, Table},
     },
     finding::{Finding, Part, some},
-    rules::model::{CheckpointStore, RuleFile},
+    rules::model::{CheckpointStore, OnHistoryLost, OnRuleChange, Rule, RuleFile},
     source::privileges::{Privileges, Resource},
 };
 
@@ -99,9 +99,16 @@ async fn records(
         .collect();
     let mut found = remembered(rules, &known);
     for target in &rules.targets {
+        let paused: Option<PausedRecord> = load(store, &keys::paused(&target.name)).await?;
+        found.extend(paused.map(|paused| self::paused(rules, &target.name, &paused)));
         let record: Option<PositionRecord> = load(store, &keys::position(&target.name)).await?;
         if let (Some(record), Some(oplog)) = (record, seen.and_then(|seen| seen.oplog)) {
-            found.extend(lost(&target.name, record.time, oplog.first));
+            let policies: Vec<OnHistoryLost> = rules
+                .deliveries(&target.name)
+                .filter(|(rule, _)| rule.changes.is_some())
+                .map(|(rule, _)| rule.on_history_lost)
+                .collect();
+            found.extend(lost(&target.name, &policies, record.time, oplog.first));
         }
     }
     Ok(found)
@@ -213,16 +220,7 @@ fn remembered(rules: &RuleFile, known: &[Known]) -> Vec<Finding> {
                 None => fresh.push(&rule.name),
                 Some((.., record)) if record.fingerprint != rule.fingerprint => {
                     let since = record.since.try_to_rfc3339_string().unwrap_or_default();
-                    let words = format!(
-                        "stale definition: the rule {} has changed since it was copied ({since}); what \
-                         {} holds is as the old one delivered it, until it changes",
-                        rule.name, target.name
-                    );
-                    found.push(
-                        Finding::warning("stale", part(), words).help(
-                            "to copy it anew, give the rule another `name` and another `index`",
-                        ),
-                    );
+                    found.push(stale(rules, rule, &target.name, &since));
                 }
                 Some(_) => {}
             }
@@ -256,15 +254,77 @@ fn remembered(rules: &RuleFile, known: &[Known]) -> Vec<Finding> {
     found
 }
 
+/// A rule that is not the one that was copied.
+fn stale(rules: &RuleFile, rule: &Rule, target: &str, since: &str) -> Finding {
+    let part = Part::Target(target.to_owned());
+    let words = format!(
+        "stale definition: the rule {} has changed since it was copied ({since})",
+        rule.name
+    );
+    match rule.on_rule_change {
+        OnRuleChange::Resync => {
+            Finding::warning("stale", part, format!("{words}; the next run copies it again"))
+        }
+        OnRuleChange::Warn => {
+            let words = format!(
+                "{words}; what {target} holds is as the old one delivered it, until it changes"
+            );
+            let help = match rule.copy {
+                None => {
+                    "it says `copy: false`: what changes from now on is delivered by the new one"
+                        .to_owned()
+                }
+                Some(_) => format!(
+                    "`mongosync resync {} '{}'` copies it again, and so does `on_rule_change: resync`",
+                    rules.path.display(),
+                    rule.name
+                ),
+            };
+            Finding::warning("stale", part, words).help(help)
+        }
+    }
+}
+
+/// A target that writes nothing until it is told to.
+fn paused(rules: &RuleFile, target: &str, record: &PausedRecord) -> Finding {
+    let since = record.since.try_to_rfc3339_string().unwrap_or_default();
+    let words = format!("paused since {since}: nothing is written to it");
+    let help = format!("`mongosync resume {} --target {target}`", rules.path.display());
+    Finding::warning("paused", Part::Target(target.to_owned()), words).help(help)
+}
+
 /// Where the oplog no longer reaches back to a target's position.
-fn lost(target: &str, position: ClusterTime, first: ClusterTime) -> Option<Finding> {
-    (position < first).then(|| {
-        let words = format!(
-            "the oplog begins at {first}, and the stored position is {position}: what changed in between \
-             is lost to it"
-        );
-        Finding::error("history_lost", Part::Target(target.to_owned()), words)
-            .help("begin anew, under another `name` and with other indices")
+fn lost(
+    target: &str,
+    policies: &[OnHistoryLost],
+    position: ClusterTime,
+    first: ClusterTime,
+) -> Option<Finding> {
+    if position >= first || policies.is_empty() {
+        return None;
+    }
+    let words = format!(
+        "the oplog begins at {first}, and the stored position is {position}: what changed in between \
+         is lost to it"
+    );
+    let part = Part::Target(target.to_owned());
+    let has = |policy| policies.contains(&policy);
+    Some(match (has(OnHistoryLost::Stop), has(OnHistoryLost::Now)) {
+        (true, _) => Finding::error("history_lost", part, words).help(
+            "a rule says `on_history_lost: stop`, or says nothing and does not copy: `resync` copies \
+             again, `now` goes on without what was missed",
+        ),
+        (false, false) => {
+            let words = format!("{words}; the next run copies its rules again");
+            Finding::warning("history_lost", part, words)
+        }
+        (false, true) => {
+            let words = format!(
+                "{words}; the next run goes on from now with the rules that say \
+                 `on_history_lost: now`, and copies the others again"
+            );
+            Finding::warning("history_lost", part, words)
+        }
     })
 }
 
@@ -275,10 +335,21 @@ mod tests {
 
     #[test]
     fn a_position_before_the_oplog_is_lost() {
-        let time = |seconds: u64| ClusterTime(seconds << 32);
-        assert!(lost("search", time(5), time(6)).is_some());
-        assert!(lost("search", time(6), time(6)).is_none());
-        assert!(lost("search", time(7), time(6)).is_none());
+        use OnHistoryLost::{Now, Resync, Stop};
+        let found = |policies: &[OnHistoryLost], position: u64| {
+            let time = |seconds: u64| ClusterTime(seconds << 32);
+            lost("search", policies, time(position), time(6)).map(|finding| finding.severity)
+        };
+        for (policies, expected) in [
+            (&[Resync][..], Some(Severity::Warning)),
+            (&[Now, Resync], Some(Severity::Warning)),
+            (&[Resync, Stop], Some(Severity::Error)),
+            // Nothing is followed.
+            (&[], None),
+        ] {
+            assert_eq!(found(policies, 5), expected, "{policies:?}");
+            assert_eq!((found(policies, 6), found(policies, 7)), (None, None));
+        }
     }
 
     #[test]

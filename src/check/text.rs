@@ -90,6 +90,20 @@ fn ruled(out: &mut String, rule: &Ruled) {
     }
     let deleted = if rule.keeps_deleted { "kept" } else { "removed" };
     line(out, 4, "deletes", &format!("what is deleted in the source is {deleted}"));
+    // What is usual goes without saying.
+    if rule.keeps_dropped {
+        line(out, 4, "drops", "a collection that is dropped in the source is kept");
+    }
+    if rule.on_rule_change == "resync" {
+        line(out, 4, "changed", "when the rule changes, it is copied again");
+    }
+    match (rule.on_history_lost, rule.changes) {
+        ("stop", true) => line(out, 4, "missed", "changes that can't be read any more end the run"),
+        ("now", true) => {
+            line(out, 4, "missed", "changes that can't be read any more stay missing");
+        }
+        _ => {}
+    }
 }
 
 fn index(rule: &Ruled) -> String {

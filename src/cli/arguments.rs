@@ -139,9 +139,9 @@ Examples:
   mongosync check shop.yaml --online --wait 5s
   mongosync check shop.yaml --online --json | jq '.findings[] | select(.severity == \"error\")'
 
-It changes nothing: not the source, not a target, not a position. It ends with 2 where the file is
-wrong, with 3 where a server was not reached, with 1 where a run would not do what the file says, else
-with 0, warnings or not.")]
+It changes nothing: not the source, not a target, not a position. It ends with 2 where the file
+is wrong, with 3 where a server was not reached, with 1 where a run would not do what the file
+says, else with 0, warnings or not.")]
 pub struct CheckArguments {
     /// The rule file
     #[arg(value_name = "FILE")]
@@ -202,8 +202,8 @@ Examples:
   mongosync try shop.yaml --rule products --id 64b007090102030405060708
   mongosync try shop.yaml --rule products --id '{ \"$date\": \"2026-11-21T00:00:00Z\" }'
 
-Documents are read from the source, through the rule's filter, project, pipeline and transform. What
-would be sent is printed; nothing is sent, and nothing is stored.")]
+Documents are read from the source, through the rule's filter, project, pipeline and transform.
+What would be sent is printed; nothing is sent, and nothing is stored.")]
 pub struct TryArguments {
     /// The rule file
     #[arg(value_name = "FILE")]
@@ -254,13 +254,33 @@ pub enum DeadLetterAction {
     /// Print one with all that is known of it, as JSON
     Show(ShowArguments),
     /// Deliver their documents again, as they are now
+    #[command(override_usage = "mongosync dead-letters <FILE> retry [OPTIONS] <ID>...|--all")]
+    #[command(after_help = "\
+Examples:
+  mongosync dead-letters shop.yaml retry 5eb4055cc0000f92
+  mongosync dead-letters shop.yaml retry --all
+
+The running process reads the documents anew and sends them through their rule. What is
+delivered, or is no longer in the source, is a dead letter no more; what is refused again stays
+one.")]
     Retry(LettersArguments),
     /// Forget them
+    #[command(override_usage = "mongosync dead-letters <FILE> purge [OPTIONS] <ID>...|--all")]
+    #[command(after_help = "\
+Examples:
+  mongosync dead-letters shop.yaml purge 5eb4055cc0000f92
+  mongosync dead-letters shop.yaml purge --all
+
+Nothing is delivered, and nothing is removed from the target. A document that is refused again
+becomes a dead letter again.")]
     Purge(LettersArguments),
 }
 
 /// `dead-letters show`
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  mongosync dead-letters shop.yaml show 5eb4055cc0000f92 | jq")]
 pub struct ShowArguments {
     /// The letter's id, as `list` prints it
     #[arg(value_name = "ID")]
@@ -514,6 +534,7 @@ mod tests {
             &["try"],
             &["dead-letters"],
             &["dead-letters", "list"],
+            &["dead-letters", "show"],
             &["dead-letters", "retry"],
             &["dead-letters", "purge"],
             &["resync"],

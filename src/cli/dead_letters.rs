@@ -1,6 +1,9 @@
 //! `mongosync dead-letters`: reads them from the checkpoint store, while a run goes on or not.
 
-use std::io::{self, Write};
+use std::{
+    collections::BTreeSet,
+    io::{self, IsTerminal, Write},
+};
 
 use super::{
     Error,
@@ -34,17 +37,25 @@ pub async fn run(arguments: DeadLetterArguments, console: &Console) -> Result<()
     let store = open_store(&rules).await?;
     match arguments.action {
         DeadLetterAction::List(list) => {
-            if list_to(store.as_ref(), &list, &mut io::stdout().lock()).await? {
+            let Listed { printed, more } =
+                list_to(store.as_ref(), &list, &mut io::stdout().lock()).await?;
+            if more {
                 console.notice("there are more; --limit shows them");
+            }
+            // A program that reads sees it by itself.
+            if printed == 0 && io::stdout().is_terminal() {
+                console.notice("there are no dead letters");
             }
             Ok(())
         }
         DeadLetterAction::Show(ShowArguments { id }) => show(store.as_ref(), &id).await,
         DeadLetterAction::Retry(LettersArguments { ids, wait, .. }) => {
+            known_letters(store.as_ref(), &ids).await?;
             let asked = Asked::RetryLetters { letters: ids };
             ask_and_wait(&store, asked, wait, console).await
         }
         DeadLetterAction::Purge(LettersArguments { ids, wait, .. }) => {
+            known_letters(store.as_ref(), &ids).await?;
             let asked = Asked::PurgeLetters { letters: ids };
             ask_and_wait(&store, asked, wait, console).await
         }
@@ -53,32 +64,82 @@ pub async fn run(arguments: DeadLetterArguments, console: &Console) -> Result<()
 
 /// Prints one letter.
 async fn show(store: &dyn Store, id: &str) -> Result<(), Error> {
-    let everything = RecordKey(Vec::new());
-    let mut after: Option<RecordKey> = None;
-    loop {
-        let page: Vec<(RecordKey, DeadLetterRecord)> =
-            page(store, &everything, after.as_ref(), PAGE).await?;
-        let Some((last, _)) = page.last() else {
-            return Err(Error::Usage(format!("there is no dead letter {id}")));
-        };
+    let mut pages = Pages::of(store);
+    while let Some(page) = pages.next().await? {
         if let Some((key, letter)) = page.iter().find(|(key, _)| letter_id(key) == id) {
-            let cant_write =
-                |source| Error::System { what: "can't write to standard output", source };
-            return print(key, letter, true, &mut io::stdout().lock()).map_err(cant_write);
+            return match print(key, letter, true, &mut io::stdout().lock()) {
+                Err(source) if source.kind() != io::ErrorKind::BrokenPipe => {
+                    Err(Error::System { what: "can't write to standard output", source })
+                }
+                _ => Ok(()),
+            };
         }
-        after = Some(last.clone());
+    }
+    Err(unknown(id))
+}
+
+/// Says which of the asked letters there are not.
+///
+/// # Errors
+/// `Usage`, and those of the store.
+async fn known_letters(store: &dyn Store, asked: &[String]) -> Result<(), Error> {
+    let mut missing: BTreeSet<&str> = asked.iter().map(String::as_str).collect();
+    let mut pages = Pages::of(store);
+    while !missing.is_empty()
+        && let Some(page) = pages.next().await?
+    {
+        for (key, _) in &page {
+            missing.remove(letter_id(key).as_str());
+        }
+    }
+    missing.first().map_or(Ok(()), |id| Err(unknown(id)))
+}
+
+fn unknown(id: &str) -> Error {
+    Error::Usage(format!(
+        "there is no dead letter {id}\n  `mongosync dead-letters FILE list` shows their ids"
+    ))
+}
+
+/// All dead letters, page by page.
+struct Pages<'a> {
+    store: &'a dyn Store,
+    after: Option<RecordKey>,
+}
+
+impl<'a> Pages<'a> {
+    fn of(store: &'a dyn Store) -> Self {
+        Self { store, after: None }
+    }
+
+    /// The next ones; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Vec<(RecordKey, DeadLetterRecord)>>, Error> {
+        let everything = RecordKey(Vec::new());
+        let found = page(self.store, &everything, self.after.as_ref(), PAGE).await?;
+        let Some((last, _)) = found.last() else { return Ok(None) };
+        self.after = Some(last.clone());
+        Ok(Some(found))
     }
 }
 
-/// Prints up to `limit` dead letters; answers whether there are more.
+/// What became of a list.
+pub(super) struct Listed {
+    /// How many were printed.
+    pub printed: u64,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// Prints up to `limit` dead letters.
 pub(super) async fn list_to(
     store: &dyn Store,
     list: &ListArguments,
     out: &mut impl Write,
-) -> Result<bool, Error> {
+) -> Result<Listed, Error> {
     let everything = RecordKey(Vec::new());
     let mut after: Option<RecordKey> = None;
     let mut left = usize::try_from(list.limit).unwrap_or(usize::MAX);
+    let mut printed = 0;
     loop {
         let asked = left.min(PAGE);
         // One more than is printed tells whether there are more.
@@ -86,16 +147,18 @@ pub(super) async fn list_to(
             page(store, &everything, after.as_ref(), asked + 1).await?;
         for (key, letter) in page.iter().take(asked) {
             match print(key, letter, list.json, out) {
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    return Ok(Listed { printed: printed + 1, more: false });
+                }
                 Err(source) => {
                     return Err(Error::System { what: "can't write to standard output", source });
                 }
-                Ok(()) => {}
+                Ok(()) => printed += 1,
             }
         }
         left -= asked.min(page.len());
         if page.len() <= asked || left == 0 {
-            return Ok(page.len() > asked);
+            return Ok(Listed { printed, more: page.len() > asked });
         }
         after = Some(page[asked - 1].0.clone());
     }
@@ -173,8 +236,8 @@ mod tests {
 
     async fn listed(store: &MemoryStore, json: bool, limit: u64) -> (String, bool) {
         let mut out = Vec::new();
-        let more = list_to(store, &ListArguments { json, limit }, &mut out).await.unwrap();
-        (String::from_utf8(out).unwrap(), more)
+        let listed = list_to(store, &ListArguments { json, limit }, &mut out).await.unwrap();
+        (String::from_utf8(out).unwrap(), listed.more)
     }
 
     #[tokio::test]
@@ -186,6 +249,23 @@ mod tests {
         let (json, more) = listed(&store, true, 1).await;
         assert!(more);
         insta::assert_snapshot!(json);
+    }
+
+    #[tokio::test]
+    async fn letters_that_are_not_there_are_told() {
+        let store = letters(1_200).await;
+        let (text, _) = listed(&store, true, 10_000).await;
+        let ids: Vec<String> = text
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .map(|letter| letter["id"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(ids.len(), 1_200);
+        assert!(known_letters(&store, &ids).await.is_ok());
+        assert!(known_letters(&store, &[]).await.is_ok());
+        let asked = [ids[0].clone(), "0123".to_owned()];
+        let error = known_letters(&store, &asked).await.unwrap_err().render(false);
+        assert!(error.starts_with("error: there is no dead letter 0123\n"), "{error}");
     }
 
     #[tokio::test]

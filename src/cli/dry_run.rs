@@ -57,10 +57,10 @@ fn show_to(out: &mut impl Write, target: Option<&str>, body: &[u8]) -> io::Resul
 /// See [`Error`]; none where there are some.
 pub async fn tell_letters(store: &dyn Store, console: &Console) -> Result<(), Error> {
     let mut text = Vec::new();
-    let more = list_to(store, &ListArguments { json: false, limit: SHOWN }, &mut text).await?;
+    let listed = list_to(store, &ListArguments { json: false, limit: SHOWN }, &mut text).await?;
     let text = String::from_utf8_lossy(&text);
     if !text.is_empty() {
-        let more = if more { "… and more\n" } else { "" };
+        let more = if listed.more { "… and more\n" } else { "" };
         console.notice(&format!("these would become dead letters:\n{text}{more}"));
     }
     Ok(())

@@ -25,7 +25,11 @@ pub async fn show(status: Arc<Status>, console: Console, end: CancellationToken)
     if console.live() {
         let mut bars = Bars::new(&status, &console);
         while next_look(LOOK_AT_BARS, &end).await {
-            bars.look(Instant::now(), SystemTime::now());
+            match status.stands_by() {
+                // A bar would look like a copy that does not move.
+                true => bars.clear(),
+                false => bars.look(Instant::now(), SystemTime::now()),
+            }
         }
         bars.clear();
     } else {

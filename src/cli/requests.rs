@@ -3,7 +3,7 @@
 use std::{
     io::{self, Write},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::time::Instant;
@@ -12,15 +12,12 @@ use super::{
     Error,
     arguments::{ResyncArguments, SeekArguments, TargetsArguments},
     console::Console,
-    run::{known_rules, load},
+    run::{known_rules, known_targets, load},
     store::open_store,
 };
-use crate::{
-    checkpoint::{
-        requests::{self, Asked},
-        store::Store,
-    },
-    rules::model::RuleFile,
+use crate::checkpoint::{
+    requests::{self, Asked},
+    store::Store,
 };
 
 /// How often an answer is looked for.
@@ -72,21 +69,26 @@ pub async fn seek(arguments: SeekArguments, console: &Console) -> Result<(), Err
     let rules = load(&arguments.file, console)?;
     let target = arguments.target;
     known_targets(&rules, std::slice::from_ref(&target))?;
+    is_past(arguments.to, SystemTime::now())?;
     let store = open_store(&rules).await?;
     let asked = Asked::Seek { target, to: arguments.to };
     ask_and_wait(&store, asked, arguments.wait, console).await
 }
 
-fn known_targets(rules: &RuleFile, asked: &[String]) -> Result<(), Error> {
-    let names: Vec<&str> = rules.targets.iter().map(|target| target.name.as_str()).collect();
-    match asked.iter().find(|name| !names.contains(&name.as_str())) {
-        None => Ok(()),
-        Some(unknown) => Err(Error::Usage(format!(
-            "{} has no target {unknown:?}\n  its targets are: {}",
-            rules.path.display(),
-            names.join(", ")
-        ))),
+/// By so much two clocks may differ.
+const SKEW: Duration = Duration::from_secs(60);
+
+/// From a time to come on, everything that happens until then would be passed over.
+///
+/// # Errors
+/// `Usage`.
+fn is_past(to: bson::Timestamp, now: SystemTime) -> Result<(), Error> {
+    if UNIX_EPOCH + Duration::from_secs(to.time.into()) <= now + SKEW {
+        return Ok(());
     }
+    Err(Error::Usage(
+        "that time is yet to come: what changes until then would never be delivered".to_owned(),
+    ))
 }
 
 /// Leaves a request, and prints the answer if it comes in time. One that does not is no failure: the
@@ -124,5 +126,21 @@ pub(super) async fn ask_and_wait(
             return Ok(());
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_to_come_is_refused() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_795_227_029);
+        let to = |seconds| bson::Timestamp { time: seconds, increment: 1 };
+        for (seconds, expected) in
+            [(1, true), (1_795_227_029, true), (1_795_227_089, true), (1_795_227_090, false)]
+        {
+            assert_eq!(is_past(to(seconds), now).is_ok(), expected, "{seconds}");
+        }
     }
 }

@@ -126,7 +126,19 @@ const ALIKE: f64 = 0.8;
 /// # Errors
 /// `Usage`, with the name that is near.
 pub(super) fn known_rules(rules: &RuleFile, asked: &[String]) -> Result<(), Error> {
-    let names: Vec<&str> = rules.rules.iter().map(|rule| rule.name.as_str()).collect();
+    known(rules, "rule", rules.rules.iter().map(|rule| rule.name.as_str()).collect(), asked)
+}
+
+/// Says which of the asked targets the file does not have.
+///
+/// # Errors
+/// `Usage`, with the name that is near.
+pub(super) fn known_targets(rules: &RuleFile, asked: &[String]) -> Result<(), Error> {
+    let names = rules.targets.iter().map(|target| target.name.as_str()).collect();
+    known(rules, "target", names, asked)
+}
+
+fn known(file: &RuleFile, what: &str, names: Vec<&str>, asked: &[String]) -> Result<(), Error> {
     let Some(unknown) = asked.iter().find(|name| !names.contains(&name.as_str())) else {
         return Ok(());
     };
@@ -136,9 +148,9 @@ pub(super) fn known_rules(rules: &RuleFile, asked: &[String]) -> Result<(), Erro
         .filter(|(alike, _)| *alike >= ALIKE)
         .max_by(|a, b| a.0.total_cmp(&b.0));
     let guess = alike.map(|(_, name)| format!("; did you mean {name:?}?")).unwrap_or_default();
-    let file = rules.path.display();
     Err(Error::Usage(format!(
-        "{file} has no rule {unknown:?}{guess}\n  its rules are: {}",
+        "{} has no {what} {unknown:?}{guess}\n  its {what}s are: {}",
+        file.path.display(),
         names.join(", ")
     )))
 }
@@ -149,7 +161,7 @@ mod tests {
     use crate::status::fixture;
 
     #[test]
-    fn an_unknown_rule_is_told_with_the_known_ones() {
+    fn an_unknown_name_is_told_with_the_known_ones() {
         let rules = fixture::rules();
         let check = |names: &[&str]| {
             let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -165,6 +177,12 @@ mod tests {
         assert_eq!(
             check(&["xyz"]).unwrap_err(),
             "error: shop.yaml has no rule \"xyz\"\n  its rules are: products, orders"
+        );
+        let target = known_targets(&rules, &["serch".to_owned()]).map_err(|it| it.render(false));
+        assert_eq!(
+            target.unwrap_err(),
+            "error: shop.yaml has no target \"serch\"; did you mean \"search\"?\n  \
+             its targets are: search, mirror"
         );
     }
 

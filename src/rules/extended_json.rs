@@ -53,7 +53,10 @@ pub fn value(reader: &mut Reader<'_>, node: &Node) -> Option<Bson> {
 pub fn document(reader: &mut Reader<'_>, node: &Node, what: &str) -> Option<Document> {
     let Value::Map(entries) = &node.value else {
         if !matches!(node.value, Value::Poison) {
-            reader.mismatch(node, what, "a map");
+            let error = reader.mismatch(node, what, "a map");
+            if node.scalar().is_some_and(|scalar| scalar.text.trim_start().starts_with('{')) {
+                error.help("write it without quotes: JSON is YAML too");
+            }
         }
         return None;
     };
@@ -102,6 +105,7 @@ fn scalar_value(reader: &mut Reader<'_>, node: &Node, scalar: &Scalar) -> Option
         Typed::Float(number) => Bson::Double(number),
         Typed::Text(text) => {
             warn_of_boolean(reader, node, scalar);
+            warn_of_shell(reader, node, scalar);
             Bson::String(text.to_owned())
         }
     })
@@ -121,6 +125,29 @@ fn warn_of_boolean(reader: &mut Reader<'_>, node: &Node, scalar: &Scalar) {
     reader
         .warning(&node.span, format!("this is the text {quoted}, not a boolean"))
         .help(format!("write `{boolean}` for the boolean, or {quoted} to say that text is meant"));
+}
+
+/// `ObjectId("…")` is the shell's way of writing a value, and just text here.
+fn warn_of_shell(reader: &mut Reader<'_>, node: &Node, scalar: &Scalar) {
+    const CALLS: [(&str, &str); 8] = [
+        ("ObjectId(", "{ $oid: … }"),
+        ("ISODate(", "{ $date: 2026-01-01T00:00:00Z }"),
+        ("new Date(", "{ $date: 2026-01-01T00:00:00Z }"),
+        ("NumberInt(", "{ $numberInt: … }"),
+        ("NumberLong(", "{ $numberLong: … }"),
+        ("NumberDecimal(", "{ $numberDecimal: … }"),
+        ("UUID(", "{ $uuid: … }"),
+        ("Timestamp(", "{ $timestamp: { t: …, i: … } }"),
+    ];
+    if scalar.style != Style::Plain || scalar.substituted || !scalar.text.ends_with(')') {
+        return;
+    }
+    if let Some((call, meant)) = CALLS.iter().find(|(call, _)| scalar.text.starts_with(call)) {
+        let call = call.trim_end_matches('(');
+        reader
+            .warning(&node.span, format!("this is text: `{call}(…)` is not called here"))
+            .help(format!("write `{meant}`, or quotes around it where text is meant"));
+    }
 }
 
 fn warn_of_leading_zero(reader: &mut Reader<'_>, node: &Node, scalar: &Scalar) {

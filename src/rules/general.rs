@@ -142,7 +142,9 @@ fn mongodb_store(reader: &mut Reader<'_>, node: &Node) -> Option<CheckpointStore
                 return None;
             }
             if matches!(database.as_str(), "admin" | "config" | "local") {
-                reader.error(&node.span, "this database belongs to MongoDB itself");
+                reader
+                    .error(&node.span, "this database belongs to MongoDB itself")
+                    .help("name one that is mongosync's own, such as `mongosync`");
                 return None;
             }
             Some(database)

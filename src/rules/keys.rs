@@ -48,6 +48,18 @@ pub enum Shape {
     Either(&'static [Shape]),
 }
 
+impl Shape {
+    /// Whether it is, or holds, a map with such a key.
+    fn has_key(&self, name: &str) -> bool {
+        match self {
+            Object(map) => map.has(name),
+            List(inner) => inner.has_key(name),
+            Either(shapes) => shapes.iter().any(|shape| shape.has_key(name)),
+            _ => false,
+        }
+    }
+}
+
 /// A map with keys of its own.
 #[derive(Debug)]
 pub struct Map {
@@ -99,6 +111,12 @@ impl Map {
     /// The names of its keys, for messages.
     pub fn names(&self) -> Vec<&'static str> {
         self.keys.iter().map(|key| key.name).collect()
+    }
+
+    /// The key below which one of this name would stand: `batch` for `max_bytes`.
+    pub fn owner_of(&self, name: &str) -> Option<&'static str> {
+        let owner = self.keys.iter().find(|key| key.takes.has_key(name));
+        owner.map(|key| key.name)
     }
 
     /// Whether a key of this name is one of them.

@@ -73,7 +73,12 @@ pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result
     if size > yaml::MAX_BYTES as u64 {
         return Err(fail(&format!("it is larger than {} MiB", yaml::MAX_BYTES >> 20)));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| fail(&interpolate::reason(&error)))?;
+    let bytes = std::fs::read(path).map_err(|error| fail(&interpolate::reason(&error)))?;
+    let text = String::from_utf8(bytes).map_err(|error| {
+        let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        fail(&format!("line {line} is not UTF-8 text: save the file in that encoding"))
+    })?;
     parse(&text, path, environment)
 }
 

@@ -35,7 +35,9 @@ pub fn selector(
         selector.exclude.iter().any(|exclude| exclude.matches(name))
     });
     if nothing_left {
-        reader.error(&namespace.owner, "`exclude` takes out all that `namespace` names");
+        reader
+            .error(&namespace.owner, "`exclude` takes out all that `namespace` names")
+            .help("leave something for the rule to read");
         return None;
     }
     Some(selector)

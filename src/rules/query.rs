@@ -40,6 +40,13 @@ const STAYS: &str = "`_id` has to stay: a document is found again by it. An inde
 pub fn filter(reader: &mut Reader<'_>, node: &Node, piped: bool) -> Option<RawDocumentBuf> {
     let document = extended_json::document(reader, node, "`filter`");
     refuse(reader, node, &SEARCH, "`filter`", SEARCHES);
+    for entry in node.map().unwrap_or_default() {
+        if STAGES.contains(&&*entry.key) {
+            reader
+                .error(&entry.key_span, format!("`{}` is no part of a query", entry.key))
+                .help("it is a stage: write it as an entry of `pipeline`");
+        }
+    }
     if piped {
         refuse(reader, node, &["$where"], "the `filter` of a rule with a pipeline", NO_WHERE);
     }
@@ -50,7 +57,9 @@ pub fn filter(reader: &mut Reader<'_>, node: &Node, piped: bool) -> Option<RawDo
 pub fn project(reader: &mut Reader<'_>, node: &Node) -> Option<RawDocumentBuf> {
     let document = extended_json::document(reader, node, "`project`");
     if let Some([]) = node.map() {
-        reader.error(&node.span, "`project` is empty");
+        reader
+            .error(&node.span, "`project` is empty")
+            .help("leave it out where all fields are wanted");
     }
     projection(reader, node, "`project`");
     raw(&document?)

@@ -141,7 +141,10 @@ impl Reader<'_> {
                 if let Some(near) = near {
                     error.label(format!("did you mean `{near}`?"));
                 }
-                error.help(format!("the keys here are {}", wording::list(&known)));
+                match map.owner_of(&entry.key).filter(|_| near.is_none()) {
+                    Some(owner) => error.help(format!("it belongs below `{owner}`")),
+                    None => error.help(format!("the keys here are {}", wording::list(&known))),
+                };
             }
         }
         fields.map = Some(map);

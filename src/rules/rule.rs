@@ -166,7 +166,9 @@ fn rest(reader: &mut Reader<'_>, fields: Fields<'_>) -> Option<Rest> {
     };
     if let (Some(None), Some(None), Some(entry)) = (copy, changes, fields.entry("changes")) {
         let error = reader.error(&entry.value.span, "this rule does nothing");
-        error.label("without copy and without changes");
+        error
+            .label("without copy and without changes")
+            .help("take one of the two out, or the whole rule");
         if let Some(copy) = fields.get("copy") {
             error.also(copy.span.clone(), "");
         }

@@ -15,7 +15,7 @@ use super::{
     keys,
     node::{Node, Style, Value},
     reader::Reader,
-    wording::shown_text,
+    wording::{self, shown_text},
 };
 
 /// What a script may use where the rule says nothing.
@@ -99,7 +99,10 @@ pub fn transform(reader: &mut Reader<'_>, node: &Node, limits: Limits) -> Option
     let mut gathered = BTreeMap::new();
     gather(reader, &place, &text, &mut gathered)?;
     match compile(&text, limits, reader.folder) {
-        Ok(script) => Some(Transform { script: Arc::new(script), text, imports: gathered }),
+        Ok(script) => {
+            tell_unknown_calls(reader, &place, &text, &script);
+            Some(Transform { script: Arc::new(script), text, imports: gathered })
+        }
         Err(error) => {
             tell(reader, &place, &text, &error);
             None
@@ -184,8 +187,46 @@ fn tell(reader: &mut Reader<'_>, place: &Place<'_>, script: &str, error: &Script
         return;
     }
     let span = token(script, error.line.unwrap_or(0), error.column.unwrap_or(0));
-    error_at(reader, place, script, span, "this script does not compile")
+    // A script that can't be shown line by line has another help already.
+    let is_shown = place.locate(reader.text, script, span.start).is_some();
+    let told = error_at(reader, place, script, span, "this script does not compile")
         .label(error.message.as_str());
+    if let Some(way_out) = way_out(&error.message).filter(|_| is_shown) {
+        told.help(way_out);
+    }
+}
+
+/// Functions that there are not: each document for which one is called would be a dead letter.
+fn tell_unknown_calls(reader: &mut Reader<'_>, place: &Place<'_>, text: &str, script: &Script) {
+    for call in script.unknown_calls() {
+        let span = token(text, call.line.unwrap_or(0), call.column.unwrap_or(0));
+        let located = place.locate(reader.text, text, span.start);
+        let span = match (&located, place) {
+            (Some((_, start)), _) => *start..*start + span.len(),
+            (None, Place::Inline(node)) => node.span.clone(),
+            (None, Place::File(_)) => unreachable!("a file holds its script as it is"),
+        };
+        let name = shown_text(&call.name);
+        let near = wording::near(&call.name, crate::transform::function_names());
+        let warning = reader.warning(&span, format!("there is no function {name}"));
+        warning.file = located.map_or(0, |(file, _)| file);
+        if let Some(near) = near {
+            warning.label(format!("did you mean `{near}`?"));
+        }
+        warning.help("a document for which it is called becomes a dead letter");
+    }
+}
+
+/// What is meant by what the engine says.
+fn way_out(message: &str) -> Option<&'static str> {
+    let begins = |text: &str| message.starts_with(text);
+    match () {
+        () if begins("Invalid character") => Some("text stands in \"…\" or in `…`"),
+        () if begins("Undefined variable") => {
+            Some("a script has `doc`, `event` and `meta`; all others begin with `let`")
+        }
+        () => None,
+    }
 }
 
 /// The bytes of the word or sign at a line and column, both from 1; 0 is where the engine knows

@@ -58,7 +58,9 @@ pub fn explain(text: &str, last_end: usize, open: Option<Span>, error: &ScanErro
         | ErrorKind::DocumentIndicatorInQuotedScalar => {
             let quote = text[last_end..at].find(['"', '\'']);
             let quote = quote.map_or(here, |offset| last_end + offset..last_end + offset + 1);
-            Diagnostic::error(quote, "this quote is not closed")
+            let mut error = Diagnostic::error(quote, "this quote is not closed");
+            error.help("text ends with the quote that it begins with");
+            error
         }
         ErrorKind::InvalidTrailingSingleQuotedScalar
         | ErrorKind::InvalidTrailingDoubleQuotedScalar => {
@@ -71,13 +73,14 @@ pub fn explain(text: &str, last_end: usize, open: Option<Span>, error: &ScanErro
             error.help("in '…' a backslash is just a backslash; in \"…\" it is written twice");
             error
         }
-        ErrorKind::MappingValueNotAllowed | ErrorKind::MappingKeyNotAllowed => {
-            let mut error = Diagnostic::error(here, "a `:` can't stand here");
-            error.help(
-                "text that holds `: ` needs quotes; otherwise look at the indentation of this \
-                 line and the one before",
-            );
+        ErrorKind::TabInPlainScalar => {
+            let tab = text[at..].find('\t').map_or(at, |offset| at + offset);
+            let mut error = Diagnostic::error(tab..tab + 1, "a tab can't be indentation in YAML");
+            error.label("a tab").help("indent with spaces");
             error
+        }
+        ErrorKind::MappingValueNotAllowed | ErrorKind::MappingKeyNotAllowed => {
+            colon(text, at, here)
         }
         ErrorKind::SimpleKeyExpected => {
             let mut error = Diagnostic::error(rest_of_line(text, at), "this key has no `:`");
@@ -106,6 +109,63 @@ pub fn explain(text: &str, last_end: usize, open: Option<Span>, error: &ScanErro
             error
         }
     }
+}
+
+/// A `:` where no key can be. Where it is the first of its line, the line before is most often to
+/// blame.
+fn colon(text: &str, at: usize, here: Span) -> Diagnostic {
+    let line = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+    let key = text[line..at].trim_start();
+    let before = text[..line]
+        .split_inclusive('\n')
+        .scan(0, |end, line| {
+            *end += line.len();
+            Some((*end - line.len(), line))
+        })
+        .filter(|(_, line)| !line.trim().is_empty() && !line.trim_start().starts_with('#'))
+        .last();
+    let Some((start, before)) = before.filter(|_| !key.contains([':', '"', '\''])) else {
+        return plain_colon(here);
+    };
+    let start = start + before.len() - before.trim_start().len();
+    let written = before.trim();
+    let is_name = |text: &str| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    if let Some(rest) = written.strip_prefix('-')
+        && rest.starts_with(|first: char| first.is_ascii_alphabetic())
+    {
+        let mut error = Diagnostic::error(start..start + 1, "a space is missing behind this `-`");
+        error.help("an entry of a list is written `- namespace: shop.products`");
+        return error;
+    }
+    let entry = written.trim_start_matches("- ");
+    let entry_start = start + written.len() - entry.len();
+    match entry.split_once(':') {
+        Some((name, value)) if is_name(name) && value.starts_with(|c: char| !c.is_whitespace()) => {
+            let colon = entry_start + name.len();
+            let mut error =
+                Diagnostic::error(colon..colon + 1, "a space is missing behind this `:`");
+            error.help(format!("write `{name}: …`"));
+            error
+        }
+        Some((name, value)) if is_name(name) && !value.trim().is_empty() => {
+            let message = format!("`{name}` has its value already, and nothing can lie below it");
+            let mut error = Diagnostic::error(line..line + (at - line), message);
+            error.label("indented as if it did").help("keys of one map begin in the same column");
+            error
+        }
+        _ => plain_colon(here),
+    }
+}
+
+fn plain_colon(here: Span) -> Diagnostic {
+    let mut error = Diagnostic::error(here, "a `:` can't stand here");
+    error.help(
+        "text that holds `: ` needs quotes; otherwise look at the indentation of this line and the \
+         one before",
+    );
+    error
 }
 
 /// A `*` that leads to no anchor: nearly always a pattern without quotes.
@@ -140,10 +200,11 @@ fn flow(text: &str, at: usize, here: Span, open: Option<Span>) -> Diagnostic {
         error.help(QUOTE_FLOW);
         return error;
     }
-    let mut error = Diagnostic::error(rest_of_line(text, at), "this is not expected here");
-    error.label("expected `,` or the closing bracket").help(QUOTE_FLOW);
+    let message = "a `,` or a closing bracket is missing";
+    let mut error = Diagnostic::error(rest_of_line(text, at), message);
+    error.label("before this").help(QUOTE_FLOW);
     if let Some(open) = open {
-        error.also(open.start..open.start + 1, "of this");
+        error.also(open.start..open.start + 1, "it was opened here");
     }
     error
 }

@@ -35,7 +35,9 @@ pub fn targets(reader: &mut Reader<'_>, node: &Node) -> Option<Vec<Named>> {
     let takes = "a map from a name to what it is";
     let fields = reader.any_fields(node, "`targets`", takes)?;
     if fields.entries().is_empty() {
-        reader.error(fields.owner, "`targets` is empty");
+        reader.error(fields.owner, "`targets` is empty").help(
+            "add what is written to: `search: { elasticsearch: { urls: [http://127.0.0.1:9200] } }`",
+        );
         return None;
     }
     let mut targets = Vec::new();

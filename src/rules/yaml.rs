@@ -158,7 +158,9 @@ impl Builder<'_> {
                 self.documents += 1;
                 if self.documents > 1 {
                     let mut error = Diagnostic::error(span, "a rule file is one YAML document");
-                    error.label("a second one begins here");
+                    error
+                        .label("a second one begins here")
+                        .help("take this line out, or put what follows into a file of its own");
                     return Err(Box::new(error));
                 }
             }
@@ -208,7 +210,9 @@ impl Builder<'_> {
             return Ok(());
         }
         let message = format!("lists and maps are nested deeper than {MAX_DEPTH} levels");
-        Err(Box::new(Diagnostic::error(span.clone(), message)))
+        let mut error = Diagnostic::error(span.clone(), message);
+        error.help("no rule needs that: look at the brackets and the indentation above");
+        Err(Box::new(error))
     }
 
     fn begin(
@@ -274,7 +278,9 @@ impl Builder<'_> {
 
     fn alias(&mut self, id: usize, span: Span) -> Result<(), Box<Diagnostic>> {
         let Some((node, size)) = self.anchors.get(&id).cloned() else {
-            self.found.push(Diagnostic::error(span.clone(), "an anchor can't hold its own alias"));
+            let mut error = Diagnostic::error(span.clone(), "an anchor can't hold its own alias");
+            error.help("write out here what is meant");
+            self.found.push(error);
             self.finish(poison(span), 0, Size::ONE);
             return Ok(());
         };

@@ -111,6 +111,11 @@ impl Status {
         self.standby.store(standby, Relaxed);
     }
 
+    /// Whether another process holds the lease.
+    pub fn stands_by(&self) -> bool {
+        self.standby.load(Relaxed)
+    }
+
     /// How much time lies between the oldest and the newest entry of the source's oplog.
     pub fn oplog_window(&self, window: Duration) {
         self.oplog_window.store(window.as_secs(), Relaxed);
@@ -123,7 +128,7 @@ impl Status {
     pub fn snapshot(&self, now: SystemTime) -> Snapshot {
         Snapshot {
             name: self.name.clone(),
-            state: if self.standby.load(Relaxed) { Standing::Standby } else { Standing::Active },
+            state: if self.stands_by() { Standing::Standby } else { Standing::Active },
             targets: self
                 .targets
                 .iter()

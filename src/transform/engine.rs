@@ -12,13 +12,13 @@ use std::{
 };
 
 use rhai::{
-    AST, ASTNode, Dynamic, Engine, EvalAltResult, Expr, FnPtr, ImmutableString, Module, Scope,
-    Shared, Stmt,
+    AST, ASTNode, Dynamic, Engine, EvalAltResult, Expr, FnPtr, ImmutableString, Module, Position,
+    Scope, Shared, Stmt,
     packages::{Package, StandardPackage},
 };
 
 use super::{
-    Input, Limits, Outcome, ScriptError,
+    Input, Limits, Outcome, ScriptError, UnknownCall,
     failure::refuse,
     functions, import, lookup, moves,
     outcome::{self, Ended},
@@ -43,6 +43,7 @@ pub struct Script {
     mentioned: Mentioned,
     moves: bool,
     skips: bool,
+    unknown: Vec<UnknownCall>,
 }
 
 impl fmt::Debug for Script {
@@ -71,6 +72,10 @@ impl Script {
 
     pub(super) fn skips(&self) -> bool {
         self.skips
+    }
+
+    pub(super) fn unknown(&self) -> &[UnknownCall] {
+        &self.unknown
     }
 
     pub(super) fn called(&self) -> &BTreeSet<String> {
@@ -125,7 +130,56 @@ pub(super) fn compile(
     let moves = moves::may_move(&ast);
     // What an imported function does is not looked into: it may skip.
     let skips = moves::may_skip(&ast) || !imports.is_empty();
-    Ok(Script { engine, ast, limits, imports, mentioned, moves, skips })
+    let unknown = unknown_calls(&ast);
+    Ok(Script { engine, ast, limits, imports, mentioned, moves, skips, unknown })
+}
+
+/// Calls of functions that neither the language, nor mongosync, nor the script has.
+fn unknown_calls(ast: &AST) -> Vec<UnknownCall> {
+    // A map may hold a function, and a variable may be one.
+    let mut own: BTreeSet<String> =
+        ast.iter_functions().map(|function| function.name.to_owned()).collect();
+    let mut calls: Vec<(String, Position)> = Vec::new();
+    ast.walk(&mut |path| {
+        match path.last() {
+            Some(
+                ASTNode::Expr(Expr::FnCall(call, position) | Expr::MethodCall(call, position))
+                | ASTNode::Stmt(Stmt::FnCall(call, position)),
+            ) if call.op_token.is_none() && call.namespace.is_empty() => {
+                calls.push((call.name.to_string(), *position));
+            }
+            Some(ASTNode::Expr(Expr::Property(property, _))) => {
+                own.insert(property.2.to_string());
+            }
+            Some(ASTNode::Expr(Expr::Map(map, _))) => {
+                own.extend(map.0.iter().map(|(name, _)| name.name.to_string()));
+            }
+            Some(ASTNode::Expr(Expr::DynamicConstant(value, _))) => {
+                if let Some(map) = value.read_lock::<rhai::Map>() {
+                    own.extend(map.keys().map(ToString::to_string));
+                }
+            }
+            Some(ASTNode::Stmt(Stmt::Var(definition, ..))) => {
+                own.insert(definition.0.name.to_string());
+            }
+            _ => {}
+        }
+        true
+    });
+    let is_known = |name: &str| {
+        own.contains(name)
+            || functions::standard::NAMES.contains(&name)
+            || functions::reference::FUNCTIONS.iter().any(|function| function.name == name)
+            // Names that the language makes for itself.
+            || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    calls.retain(|(name, _)| !is_known(name));
+    let place = |(name, position): (String, Position)| UnknownCall {
+        name,
+        line: position.line(),
+        column: position.position(),
+    };
+    calls.into_iter().map(place).collect()
 }
 
 /// What a script and the files that it imports mention by name.

@@ -131,6 +131,23 @@ impl Meta {
     }
 }
 
+/// The names of all functions that a script can call, the language's own among them.
+pub fn function_names() -> impl Iterator<Item = &'static str> {
+    let own = FUNCTIONS.iter().map(|function| function.name);
+    own.chain(functions::standard::NAMES)
+}
+
+/// A call of a function that nobody has: the script fails where a run comes to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UnknownCall {
+    /// What is called.
+    pub name: String,
+    /// The line, from 1.
+    pub line: Option<usize>,
+    /// The character in the line, from 1.
+    pub column: Option<usize>,
+}
+
 /// What a script decided.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Outcome {
@@ -183,6 +200,12 @@ impl Script {
     /// without arguments.
     pub fn calls(&self, name: &str) -> bool {
         self.called().contains(name)
+    }
+
+    /// Calls in the script itself, not in what it imports, of functions that there are not, as far as
+    /// names tell.
+    pub fn unknown_calls(&self) -> &[UnknownCall] {
+        self.unknown()
     }
 
     /// Whether a run may call `lookup()`. Never falsely false: such a call would be refused.

@@ -290,6 +290,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_cleared_comes_back() {
+        let status = Status::of(&crate::status::fixture::rules(), &[]);
+        let mut bars = Bars::new(&status, &Console::hidden());
+        let shown = |bars: &Bars| {
+            let copies = bars.targets.iter().flat_map(|target| &target.copies);
+            copies.filter(|copy| copy.bar.is_some()).count()
+        };
+        let copies: usize = bars.targets.iter().map(|target| target.copies.len()).sum();
+        for _ in 0..2 {
+            bars.look(Instant::now(), SystemTime::now());
+            assert_eq!(shown(&bars), copies);
+            bars.clear();
+            assert_eq!(shown(&bars), 0);
+        }
+    }
+
+    #[test]
     fn short_durations() {
         for (seconds, expected) in
             [(0, "0s"), (59, "59s"), (200, "3m 20s"), (7_500, "2h 05m"), (356_400, "4d 03h")]

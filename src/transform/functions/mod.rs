@@ -15,6 +15,7 @@ mod number;
 mod pattern;
 pub(super) mod reference;
 pub(super) mod source;
+pub(super) mod standard;
 
 use std::sync::LazyLock;
 

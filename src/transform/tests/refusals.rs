@@ -59,6 +59,31 @@ fn errors_say_where_and_what() {
 }
 
 #[test]
+fn calls_of_what_there_is_not_are_known_before_a_run() {
+    let unknown = |text: &str| -> Vec<String> {
+        let script = Script::compile(text, Limits::default(), None).expect("it compiles");
+        let shown = |call: &UnknownCall| format!("{} {:?}", call.name, call.line);
+        script.unknown_calls().iter().map(shown).collect()
+    };
+    for (text, expected) in [
+        ("doc.a = 1;\n  nope(1)", vec!["nope Some(2)"]),
+        ("doc.title.lower()", vec!["lower Some(1)"]),
+        ("doc.words = doc.title.split().map(|word| tidy(word))", vec!["tidy Some(1)"]),
+        ("fn tidy(text) { other(text) } tidy(1)", vec!["other Some(1)"]),
+        ("let f = |n| n; f.call(1); let m = #{ g: f }; m.g(1); m.h = f; m.h(1)", vec![]),
+        ("let m = #{ half: |n| n / 2 }; doc.n = m.half(doc.n)", vec![]),
+        ("fn tidy(text) { text } doc.a = tidy(doc.a); doc.b = doc.b.tidy()", vec![]),
+        ("doc.n = -doc.n + 1 * 2; doc.m = doc.n in 1..5; doc.l = [1, 2][0]", vec![]),
+        ("print(`${doc.a}`); for x in range(0, 5) { if is_def_var(\"x\") { debug(x) } }", vec![]),
+    ] {
+        assert_eq!(unknown(text), expected, "{text}");
+    }
+    for function in FUNCTIONS {
+        assert_eq!(unknown(function.example), [""; 0], "{}", function.example);
+    }
+}
+
+#[test]
 fn limits_are_named() {
     let rows = [
         ("loop {}", "limits.operations"),
