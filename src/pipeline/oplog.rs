@@ -52,7 +52,7 @@ async fn look(
         .filter_map(|target| Some((target.name().to_owned(), target.position_now()?)));
     let (near, far): (Vec<_>, Vec<_>) =
         positions.partition(|(_, position)| is_short(&oplog, *position));
-    far.iter().for_each(|(name, _)| drop(short.remove(name)));
+    short.retain(|name| !far.iter().any(|(far, _)| far == name));
     let near: Vec<_> = near.into_iter().filter(|(name, _)| !short.contains(name)).collect();
     if near.is_empty() {
         return Ok(true);
