@@ -1,10 +1,7 @@
 //! What a reader takes for true: every piece of a rule file, every test and every command that the
 //! README and the documentation show, where their links lead, and the names in ARCHITECTURE.md.
 
-use std::{
-    fs,
-    path::Path,
-};
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;

@@ -38,7 +38,10 @@ async fn an_oplog_that_forgets() -> Result<()> {
     let rule = "  - namespace: forgotten.items\n    to: search";
     let file = world.rule_file_with(&settings, rule)?;
     let strict = rule.replace("items\n", "items\n    on_history_lost: stop\n");
-    let strict = world.rule_file_with(&settings, &strict.replace("to: search", "to: [{ target: search, index: forgotten-strict }]"))?;
+    let strict = world.rule_file_with(
+        &settings,
+        &strict.replace("to: search", "to: [{ target: search, index: forgotten-strict }]"),
+    )?;
     let mut documents = Documents::new(1);
     let lost = "history lost";
 

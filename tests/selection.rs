@@ -337,7 +337,9 @@ async fn a_rule_that_is_new_in_the_file_is_copied_alone() -> Result<()> {
     assert!(run.terminate().await?.success());
 
     old.update_many(doc! { "_id": { "$lt": 20 } }, doc! { "$set": { "n": 1 } }).await?;
-    file.rewrite(|text| text.replace(rule, &format!("{rule}\n  - {{ namespace: added.new, to: search }}")))?;
+    file.rewrite(|text| {
+        text.replace(rule, &format!("{rule}\n  - {{ namespace: added.new, to: search }}"))
+    })?;
     let mut run = file.run(&[])?;
     run.copied().await?;
     run.caught_up(&world.client).await?;

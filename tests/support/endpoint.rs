@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -47,7 +47,6 @@ impl From<Option<(u16, String)>> for Play {
 
 /// A request as a script sees it.
 pub struct Asked<'a> {
-    pub method: &'a Method,
     pub path: &'a str,
     pub body: &'a [u8],
     /// Of a bulk request.
@@ -82,7 +81,6 @@ struct Shared {
     played: AtomicU64,
     bulks: AtomicU64,
     bytes: AtomicU64,
-    largest: AtomicUsize,
 }
 
 impl Endpoint {
@@ -98,7 +96,6 @@ impl Endpoint {
             played: AtomicU64::new(0),
             bulks: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            largest: AtomicUsize::new(0),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
@@ -168,11 +165,6 @@ impl Endpoint {
         self.shared.bytes.load(Ordering::Acquire)
     }
 
-    /// The largest body so far.
-    pub fn largest(&self) -> usize {
-        self.shared.largest.load(Ordering::Acquire)
-    }
-
     /// What it has seen of each document.
     pub fn history(&self) -> History {
         lock(&self.shared.history).clone()
@@ -216,14 +208,13 @@ async fn pass(
         return broken_off();
     };
     shared.bytes.fetch_add(body.len() as u64, Ordering::AcqRel);
-    shared.largest.fetch_max(body.len(), Ordering::AcqRel);
     let bulk = uri.path().ends_with("/_bulk");
     let found = if bulk { items(&body) } else { Vec::new() };
     if bulk {
         shared.bulks.fetch_add(1, Ordering::AcqRel);
         shared.keep_pace(body.len()).await;
     }
-    let asked = Asked { method: &method, path: uri.path(), body: &body, items: &found };
+    let asked = Asked { path: uri.path(), body: &body, items: &found };
     let script = lock(&shared.script).clone();
     let play = script.map_or(Play::Pass, |script| script(&asked));
     if !matches!(play, Play::Pass) {

@@ -34,8 +34,6 @@ pub struct Command {
     pub name: String,
     /// The collection, for commands that have one.
     pub collection: String,
-    /// Whose it is.
-    pub database: String,
 }
 
 impl Command {
@@ -196,7 +194,6 @@ fn parsed(body: &RawDocument) -> Result<Command> {
     Ok(Command {
         name: name.to_string(),
         collection: value.as_str().unwrap_or_default().to_owned(),
-        database: body.get_str("$db")?.to_owned(),
     })
 }
 

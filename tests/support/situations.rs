@@ -148,7 +148,8 @@ fn the_page_of_situations_is_that_of_the_tests() -> Result<()> {
     );
     for Row { name, .. } in rows() {
         let found = known.get(*name).copied().flatten();
-        let found = found.with_context(|| format!("nobody has brought about {name:?} for the page"))?;
+        let found =
+            found.with_context(|| format!("nobody has brought about {name:?} for the page"))?;
         let Found { checked, lost, stale, extra } = found;
         ensure!(checked > 0 && lost + stale + extra == 0, "{name}: {found:?}");
     }
