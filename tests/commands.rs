@@ -225,6 +225,7 @@ async fn every_broken_rule_file_ends_with_2() -> Result<()> {
             .current_dir(root)
             .env_clear()
             .env("SECRET", "hunter2")
+            .env("EMPTY", "")
             .env("MONGODB_URI", "mongodb://sync:hunter2@db.example.com/?replicaSet=rs0")
             .env("BAD_URI", "mongodb://sync:hunter2@db.example.com:hunter2/")
             .output()

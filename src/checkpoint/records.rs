@@ -229,7 +229,7 @@ pub struct KeptRecord {
     pub before: ClusterTime,
 }
 
-/// What has to be copied again, from when that is known until all of it is planned.
+/// What has to be copied again or begins elsewhere, from when that is known until all of it is planned.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct DemandRecord {
     /// Rules, by name.
@@ -241,6 +241,8 @@ pub struct DemandRecord {
     pub seen: ClusterTime,
     /// Whether the stored position is of no more use.
     pub lost: bool,
+    /// Where the stream begins instead of there.
+    pub seek: Option<Timestamp>,
 }
 
 /// One namespace of a rule that has to be copied again.

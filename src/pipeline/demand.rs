@@ -29,7 +29,12 @@ pub struct Demand {
 }
 
 impl Demand {
-    /// Whether nothing is demanded.
+    /// Whether there is nothing to store.
+    pub fn is_nothing(&self) -> bool {
+        self.is_empty() && self.seek.is_none()
+    }
+
+    /// Whether nothing has to be copied again.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty() && self.parts.is_empty() && !self.lost
     }
@@ -45,7 +50,7 @@ impl Demand {
         self.seek = other.seek.or(self.seek);
     }
 
-    /// As it is stored. Where the stream begins instead is asked for again by who asked for it.
+    /// As it is stored.
     pub fn record(&self) -> DemandRecord {
         DemandRecord {
             rules: self.rules.iter().cloned().collect(),
@@ -60,6 +65,7 @@ impl Demand {
                 .collect(),
             seen: self.seen,
             lost: self.lost,
+            seek: self.seek.map(Into::into),
         }
     }
 
@@ -76,7 +82,7 @@ impl Demand {
                 .collect(),
             seen: record.seen,
             lost: record.lost,
-            seek: None,
+            seek: record.seek.map(Into::into),
         }
     }
 

@@ -52,7 +52,9 @@ async fn look(
         .filter_map(|target| Some((target.name().to_owned(), target.position_now()?)));
     let (near, far): (Vec<_>, Vec<_>) =
         positions.partition(|(_, position)| is_short(&oplog, *position));
-    short.retain(|name| !far.iter().any(|(far, _)| far == name));
+    for (name, _) in &far {
+        short.remove(name);
+    }
     let near: Vec<_> = near.into_iter().filter(|(name, _)| !short.contains(name)).collect();
     if near.is_empty() {
         return Ok(true);

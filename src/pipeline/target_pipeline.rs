@@ -241,7 +241,7 @@ impl TargetPipeline {
                     }
                 }
                 Ended::Ordered(ordered) => {
-                    followed = self.take_up(ordered, &mut demand, stop).await?;
+                    followed = self.take_up(ordered, &mut demand, false, stop).await?;
                 }
                 Ended::Done => return Ok(summary),
                 Ended::Stopped => return Ok(Summary { stopped: true, ..summary }),
@@ -270,7 +270,7 @@ impl TargetPipeline {
                 Some(ordered) = self.orders.recv() => ordered,
                 () = stop.cancelled() => return Err(Error::Stopped),
             };
-            *followed = self.take_up(ordered, demand, stop).await?;
+            *followed = self.take_up(ordered, demand, true, stop).await?;
         }
     }
 
@@ -280,6 +280,7 @@ impl TargetPipeline {
         &self,
         Ordered { order, done }: Ordered,
         demand: &mut Demand,
+        paused: bool,
         stop: &CancellationToken,
     ) -> Result<Option<Followed>, Error> {
         let key = keys::paused(self.name());
@@ -293,11 +294,19 @@ impl TargetPipeline {
         let words = match order {
             Order::Resync(rules) => {
                 demand.rules.extend(rules);
-                "is copied again".to_owned()
+                self.remember(demand, stop).await?;
+                match paused {
+                    true => "is copied again once it is resumed".to_owned(),
+                    false => "is copied again".to_owned(),
+                }
             }
             Order::Seek(time) => {
                 demand.seek = Some(time);
-                format!("goes on from {time}")
+                self.remember(demand, stop).await?;
+                match paused {
+                    true => format!("goes on from {time} once it is resumed"),
+                    false => format!("goes on from {time}"),
+                }
             }
             Order::Pause => {
                 write(Some(PausedRecord { since: bson::DateTime::now() })).await?;
@@ -315,6 +324,22 @@ impl TargetPipeline {
         };
         tracing::info!(target = self.name(), "the target {words}");
         Ok(Some(Followed { words, done }))
+    }
+
+    /// Stores what the next start is to do, so that it outlives this process.
+    async fn remember(&self, demand: &Demand, stop: &CancellationToken) -> Result<(), Error> {
+        let key = keys::demand(self.name());
+        let mut all = match insist(stop, || load(&*self.store, &key)).await? {
+            Some(record) => Demand::of(record, &self.rule_names()),
+            None => Demand::default(),
+        };
+        all.join(demand.clone());
+        Ok(insist_on_writing(&*self.store, vec![put(key, &all.record())], stop).await?)
+    }
+
+    /// The names of all rules that write to the target.
+    fn rule_names(&self) -> BTreeSet<String> {
+        self.file.deliveries(self.name()).map(|(rule, _)| rule.name.clone()).collect()
     }
 
     /// Why an order can't be followed, if it can't.
@@ -400,11 +425,7 @@ impl TargetPipeline {
             rules: &self.rules,
             rule_status: &self.rule_status(),
             demand,
-            all_rules: self
-                .file
-                .deliveries(self.name())
-                .map(|(rule, _)| rule.name.clone())
-                .collect::<BTreeSet<_>>(),
+            all_rules: self.rule_names(),
             options: &self.options,
             stop: &read,
         }
@@ -626,6 +647,10 @@ impl TargetPipeline {
                     match ordered.order {
                         Order::RetryLetters(_) | Order::PurgeLetters(_) => {
                             self.see_to_letters(running, ordered);
+                        }
+                        Order::Resume => {
+                            // Nobody may wait for it any more.
+                            let _ = ordered.done.send(Ok("is not paused".to_owned()));
                         }
                         _ => return Ok(Ended::Ordered(ordered)),
                     }

@@ -209,7 +209,10 @@ impl Reader<'_> {
     pub fn text(&mut self, node: &Node, what: &str) -> Option<String> {
         let scalar = self.scalar(node, what, "text")?;
         if scalar.text.is_empty() {
-            self.error(&node.span, format!("{what} is empty"));
+            let error = self.error(&node.span, format!("{what} is empty"));
+            if scalar.substituted {
+                error.label("what this stands for is empty");
+            }
             return None;
         }
         if scalar.text.contains('\0') {

@@ -28,6 +28,7 @@ fn environment(name: &str) -> Option<String> {
         "MONGODB_URI" => Some("mongodb://sync:hunter2@db.example.com/?replicaSet=rs0".to_owned()),
         "BAD_URI" => Some("mongodb://sync:hunter2@db.example.com:hunter2/".to_owned()),
         "SECRET" => Some(SECRET.to_owned()),
+        "EMPTY" => Some(String::new()),
         "BROKEN_SCRIPT" => Some("../files/hunter2/../broken.rhai".to_owned()),
         _ => None,
     }

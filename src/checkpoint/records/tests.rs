@@ -140,6 +140,7 @@ fn samples() -> Map<String, Value> {
                 }],
                 seen: time,
                 lost: false,
+                seek: Some(time.into()),
             }
             .encode(),
         ),

@@ -186,7 +186,7 @@ impl Planning<'_> {
 
     /// Stores what is to be copied again.
     pub(super) async fn remember_demand(&self) -> Result<(), Error> {
-        if self.demand.is_empty() {
+        if self.demand.is_nothing() {
             return Ok(());
         }
         self.write(vec![put(keys::demand(self.name), &self.demand.record())]).await
@@ -194,12 +194,12 @@ impl Planning<'_> {
 
     /// Forgets it, as far as this run has planned it.
     pub(super) async fn forget_demand(&self) -> Result<(), Error> {
-        if self.demand.is_empty() {
+        if self.demand.is_nothing() {
             return Ok(());
         }
         let left = self.demand.left_by(&self.active());
         let key = keys::demand(self.name);
-        let write = match left.is_empty() {
+        let write = match left.is_nothing() {
             true => removal::<DemandRecord>(key),
             false => put(key, &left.record()),
         };
