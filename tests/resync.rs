@@ -632,3 +632,62 @@ async fn a_kill_at_each_write_to_the_store_while_something_is_copied_again() -> 
     }
     Ok(())
 }
+
+/// What a rule no longer reads leaves the target when the rule is copied again, though it is still in
+/// the source.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_left_a_rule_leaves_the_target_with_the_next_copy() -> Result<()> {
+    let world = World::new().await?;
+    let (stays, leaves) = (world.collection("narrow.stays"), world.collection("narrow.leaves"));
+    fill(&stays, 1, 60).await?;
+    fill(&leaves, 2, 40).await?;
+    let rules = "  - { name: all, namespace: 'narrow.*', to: search }";
+    let file = world.rule_file_with(&settings("narrow"), rules)?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    assert!(run.terminate().await?.success());
+    file.rewrite(|text| {
+        text.replace(
+            "to: search }",
+            "exclude: [narrow.leaves], on_rule_change: resync, to: search }",
+        )
+    })?;
+    let mut run = file.run(&[])?;
+    at_rest(&mut run, &world).await?;
+    assert_eq!(hits(&world.engine, "narrow-leaves").await?, []);
+    assert_eq!(compare(&stays, &world.engine, "narrow-stays").await?.none()?, 60);
+    leaves.update_one(doc! { "_id": 1 }, doc! { "$set": { "late": true } }).await?;
+    at_rest(&mut run, &world).await?;
+    assert_eq!(hits(&world.engine, "narrow-leaves").await?, []);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// A rule that writes elsewhere since it was changed, and was not copied again, has all of its
+/// documents in the old place: they stay when their neighbour there is copied again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stale_rule_wrote_elsewhere_stays() -> Result<()> {
+    let world = World::new().await?;
+    let (red, blue) = (world.collection("astray.red"), world.collection("moved.blue"));
+    fill(&red, 1, 50).await?;
+    fill(&blue, 2, 70).await?;
+    let rules = "  - { name: red, namespace: astray.red, to: [{ target: search, index: astray-all, id: 'red-{_id}' }] }
+  - { name: blue, namespace: astray.blue, to: [{ target: search, index: astray-all, id: 'blue-{_id}' }] }";
+    let file = world.rule_file_with(&settings("astray"), rules)?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    assert!(run.terminate().await?.success());
+    file.rewrite(|text| {
+        text.replace("index: astray-all, id: 'red-{_id}'", "index: astray-red, id: 'red-{_id}'")
+    })?;
+    let mut run = file.run(&[])?;
+    at_rest(&mut run, &world).await?;
+    blue.delete_one(doc! { "_id": 1 }).await?;
+    assert!(file.command("resync", &["blue"]).await?.status.success());
+    at_rest(&mut run, &world).await?;
+    let found = hits(&world.engine, "astray-all").await?;
+    let of = |color: &str| found.iter().filter(|hit| hit.id.starts_with(color)).count();
+    assert_eq!((of("red"), of("blue")), (50, 69));
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
