@@ -668,7 +668,7 @@ async fn what_has_left_a_rule_leaves_the_target_with_the_next_copy() -> Result<(
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_stale_rule_wrote_elsewhere_stays() -> Result<()> {
     let world = World::new().await?;
-    let (red, blue) = (world.collection("astray.red"), world.collection("moved.blue"));
+    let (red, blue) = (world.collection("astray.red"), world.collection("astray.blue"));
     fill(&red, 1, 50).await?;
     fill(&blue, 2, 70).await?;
     let rules = "  - { name: red, namespace: astray.red, to: [{ target: search, index: astray-all, id: 'red-{_id}' }] }

@@ -57,7 +57,7 @@ use super::{
 };
 
 /// Bytes of copied documents that may lie in memory, and as many of changed ones.
-const BUDGET: usize = 24 << 20;
+const BUDGET: usize = 16 << 20;
 /// Bytes of keys that may wait for their read.
 const PENDING: usize = 16 << 20;
 /// Pauses between plans that are made again and again.
