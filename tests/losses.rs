@@ -392,6 +392,9 @@ async fn a_stop_at_the_end_of_the_copy_with_a_backlog() -> Result<()> {
     items.update_many(doc! {}, doc! { "$set": { "title": "after" } }).await?;
     items.delete_many(doc! { "_id": { "$mod": [10, 3] } }).await?;
     run.copied().await?;
+    // So slow that the ten seconds of a clean stop do not take it all.
+    endpoint.pace(Some(128 << 10));
+    items.update_many(doc! {}, doc! { "$set": { "title": "later" } }).await?;
     assert!(run.terminate().await?.success());
     let behind = compare(&items, &world.engine, "behind-items").await?;
     ensure!(behind.stale.len() > 100, "there is no backlog: {behind}");

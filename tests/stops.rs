@@ -103,6 +103,8 @@ async fn a_stop_at_any_stage() -> Result<()> {
     }
     endpoint.pass_on();
     let mut run = file.run(&[])?;
+    // Or the second might be the first.
+    run.until("the lease", |status| status["state"] == "active").await?;
     let mut standby = file.run(&[])?;
     standby.until("standing by", |status| status["state"] == "standby").await?;
     assert!(standby.terminate().await?.success());

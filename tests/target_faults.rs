@@ -18,6 +18,7 @@ use crate::{
         checker::{body, compare, compare_shaped},
         documents::Documents,
         endpoint::{Asked, Endpoint, Play},
+        engine_kind,
         fault::{Fault, Gate, Moment},
         run::{RuleFile, Settings, cluster_time},
         situations::situation,
@@ -437,7 +438,8 @@ async fn another_target_goes_on_while_one_is_away() -> Result<()> {
         "to: [{ target: search, index: twofold-search }, { target: other, index: twofold-other }]";
     let rules = format!("  - namespace: twofold.items\n    {to}");
     let file = world.rule_file_with(&settings, &rules)?;
-    let other = format!("  other: {{ elasticsearch: {{ urls: [\"{}\"] }} }}", world.engine.url());
+    let (kind, url) = (engine_kind(), world.engine.url());
+    let other = format!("  other: {{ {kind}: {{ urls: [\"{url}\"] }} }}");
     file.rewrite(|text| text.replace("rules:\n", &format!("{other}\nrules:\n")))?;
     endpoint.refuse_bulks(503, "");
     let mut run = file.run(&[])?;

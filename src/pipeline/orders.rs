@@ -117,13 +117,11 @@ async fn carry_out(
     tracing::info!(request = ?record.asked, "a request");
     let answer = match orders(&rules, &record.asked) {
         Err(words) => Answer { done: false, words },
-        Ok(orders) => match tokio::select! {
-            outcomes = give(&pipelines, orders) => outcomes,
-            () = stop.cancelled() => None,
-        } {
-            Some(answer) => answer,
+        Ok(orders) => tokio::select! {
+            biased;
             // The next run carries it out.
-            None => return key,
+            () = stop.cancelled() => return key,
+            answer = give(&pipelines, orders) => answer,
         },
     };
     tracing::info!(done = answer.done, words = answer.words, "the request was answered");
@@ -134,8 +132,7 @@ async fn carry_out(
     key
 }
 
-/// `None` where a pipeline ended before it had an outcome.
-async fn give(pipelines: &Pipelines, orders: BTreeMap<String, Order>) -> Option<Answer> {
+async fn give(pipelines: &Pipelines, orders: BTreeMap<String, Order>) -> Answer {
     let mut outcomes = Vec::with_capacity(orders.len());
     for (target, order) in orders {
         let Some(pipeline) = pipelines.get(&target) else {
@@ -143,15 +140,20 @@ async fn give(pipelines: &Pipelines, orders: BTreeMap<String, Order>) -> Option<
             continue;
         };
         let (done, outcome) = oneshot::channel();
-        pipeline.send(Ordered { order, done }).await.ok()?;
-        outcomes.push((target, outcome.await.ok()?));
+        let outcome = match pipeline.send(Ordered { order, done }).await {
+            Ok(()) => outcome.await.ok(),
+            Err(_) => None,
+        };
+        // One that only copies ends before the others do.
+        let ended = || Err("it has come to its end".to_owned());
+        outcomes.push((target, outcome.unwrap_or_else(ended)));
     }
     let done = outcomes.iter().all(|(_, outcome)| outcome.is_ok());
     let words = outcomes.iter().map(|(target, outcome)| {
         let (Ok(words) | Err(words)) = outcome;
         format!("target {target}: {words}")
     });
-    Some(Answer { done, words: words.collect::<Vec<_>>().join("\n") })
+    Answer { done, words: words.collect::<Vec<_>>().join("\n") }
 }
 
 /// What a request comes to for each target.

@@ -340,11 +340,14 @@ async fn speed_for_now() -> Result<()> {
     let floor = 2000.0 / began.elapsed().as_secs_f64();
     let file = world.file("/in", "", "  - { namespace: hook_speed.orders, to: notify }")?;
     let mut run = file.run(&[])?;
-    world.receiver.until(|received| received.len() >= 2_200).await?;
-    let first = (std::time::Instant::now(), world.receiver.received().len());
-    world.receiver.until(|received| received.len() >= 6_500).await?;
-    let steady =
-        (world.receiver.received().len() - first.1) as f64 / first.0.elapsed().as_secs_f64();
+    while world.receiver.count() < 2_200 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let first = (std::time::Instant::now(), world.receiver.count());
+    while world.receiver.count() < 6_500 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let steady = (world.receiver.count() - first.1) as f64 / first.0.elapsed().as_secs_f64();
     copied(&mut run).await?;
     let all = (8_000 - first.1) as f64 / first.0.elapsed().as_secs_f64();
     eprintln!("client {floor:.0}, steady {steady:.0}, to the end {all:.0} a second");
