@@ -8,7 +8,9 @@ async fn an_endpoint_that_is_not_in_order_is_waited_for() -> Result<()> {
     let world = Hooked::new().await?;
     let orders = world.collection("hook_waits.orders");
     let settings = ", headers: { Authorization: \"Bearer hunter2hunter2\" }";
-    let file = world.file("/in", settings, "  - { namespace: hook_waits.orders, to: notify }")?;
+    std::fs::write(world.folder.path().join("token"), "hunter2hunter2")?;
+    let rules = "  - { namespace: hook_waits.orders, to: notify }";
+    let file = world.file("/${file:token}", settings, rules)?;
     let mut run = file.run(&[])?;
     copied(&mut run).await?;
     for (id, status) in
@@ -17,11 +19,12 @@ async fn an_endpoint_that_is_not_in_order_is_waited_for() -> Result<()> {
         let code = u16::try_from(status)?;
         // It says back what it was told.
         world.receiver.answer(move |request| {
-            Reply::with(code, &format!("no: {}", request.header("authorization")))
+            let (path, said) = (&request.path, request.header("authorization"));
+            Reply::with(code, &format!("no: {said} {path}"))
         });
         let id = i32::try_from(id)?;
         orders.insert_one(doc! { "_id": id, "n": 1 }).await?;
-        let said = format!("HTTP {status}: no: …");
+        let said = format!("HTTP {status}: no: Bearer … /…");
         let shown = run
             .until("waiting", |status| {
                 let notify = &status["targets"]["notify"];

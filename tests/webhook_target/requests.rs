@@ -1,6 +1,6 @@
 //! What is sent where: documents as resources, scripts, certificates, and what is shown instead.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
 use mongosync::{
     change::{ClusterTime, DocumentKey, Namespace, Phase},
@@ -316,40 +316,5 @@ async fn what_would_be_sent_is_shown_without_secrets() -> Result<()> {
     let file = world.file_of(nowhere, "1s", rules)?;
     let checked = file.command("check", &["--online", "--wait", "1s"]).await?;
     assert_eq!(checked.status.code(), Some(3), "{}", text(checked));
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn speed_for_now() -> Result<()> {
-    let world = Hooked::new().await?;
-    let orders = world.collection("hook_speed.orders");
-    orders.insert_many((0..6_000).map(|id| doc! { "_id": id })).await?;
-    world.receiver.answer(|_| Reply { after: Duration::from_millis(20), ..Reply::of(200) });
-    let url = format!("{}/in", world.receiver.url());
-    let client = reqwest::Client::new();
-    let began = std::time::Instant::now();
-    let loops = (0..8).map(|_| {
-        let (client, url) = (client.clone(), url.clone());
-        tokio::spawn(async move {
-            for _ in 0..250 {
-                client.post(&url).body("{}").send().await.unwrap().bytes().await.unwrap();
-            }
-        })
-    });
-    futures_util::future::join_all(loops).await;
-    let floor = 2000.0 / began.elapsed().as_secs_f64();
-    let file = world.file("/in", "", "  - { namespace: hook_speed.orders, to: notify }")?;
-    let mut run = file.run(&[])?;
-    while world.receiver.count() < 2_200 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let first = (std::time::Instant::now(), world.receiver.count());
-    while world.receiver.count() < 6_500 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let steady = (world.receiver.count() - first.1) as f64 / first.0.elapsed().as_secs_f64();
-    copied(&mut run).await?;
-    let all = (8_000 - first.1) as f64 / first.0.elapsed().as_secs_f64();
-    eprintln!("client {floor:.0}, steady {steady:.0}, to the end {all:.0} a second");
     Ok(())
 }

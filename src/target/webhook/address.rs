@@ -43,10 +43,13 @@ pub(super) fn fill_header(
     rule: &str,
     placing: &Placing<'_>,
 ) -> Result<String, String> {
-    let filled = fill_escaped(template, rule, placing, |value, out| {
-        encode(value, |byte| is_in_header(byte) && byte != b'%', out);
-    })?;
+    let filled = fill_escaped(template, rule, placing, escape_header)?;
     Ok(filled.trim().to_owned())
+}
+
+/// Appends a value to a header's.
+pub(super) fn escape_header(value: &str, out: &mut String) {
+    encode(value, |byte| is_in_header(byte) && byte != b'%', out);
 }
 
 /// A header's value that a script has set: only what no header can hold is encoded.

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use self::{
-    address::{fill_header, fill_path, header_value, whole},
+    address::{escape_header, fill_header, fill_path, header_value, whole},
     message::{message_id, write_head},
     payload::{Style, Told},
     place::{WebhookPlace, place_key, write_text},
@@ -114,7 +114,14 @@ impl WebhookTarget {
     /// # Errors
     /// As [`Self::new`].
     pub fn to_show(settings: &Webhook, delivery: &DeliverySettings) -> Result<Self, SetupError> {
-        let target = Self::new(settings, "", delivery)?;
+        let mut target = Self::new(settings, "", delivery)?;
+        let hidden = Template::parse("…").expect("it has no braces");
+        for (name, value) in &mut target.headers {
+            let header = settings.headers.iter().find(|header| header.name == *name);
+            if header.is_some_and(|header| !header.shown) {
+                *value = hidden.clone();
+            }
+        }
         let own = settings.headers.iter().filter(|header| header.is_fixed()).map(|header| {
             let value = if header.shown { header.value.known(None, None) } else { None };
             (header.name.clone(), value.unwrap_or_else(|| "…".to_owned()))
@@ -203,16 +210,23 @@ impl WebhookTarget {
     fn headers_of_a_removal(&self, place: &WebhookPlace<'_>) -> Vec<(&str, String)> {
         let Some(namespace) = Namespace::parse(&place.namespace) else { return Vec::new() };
         let value = |template: &Template| -> Option<String> {
-            let parts = template.parts().iter().map(|part| match part {
-                Part::Literal(text) => Some(text.as_str()),
-                Part::Database => Some(namespace.database()),
-                Part::Collection => Some(namespace.collection()),
-                Part::Rule => Some(place.rule.as_str()),
-                Part::Operation => Some("remove"),
-                Part::Id => Some(place.id.as_str()),
-                Part::TypedId | Part::Key(_) | Part::Field(_) => None,
-            });
-            Some(header_value(&parts.collect::<Option<String>>()?))
+            let mut out = String::new();
+            for part in template.parts() {
+                let value = match part {
+                    Part::Literal(text) => {
+                        out.push_str(text);
+                        continue;
+                    }
+                    Part::Database => namespace.database(),
+                    Part::Collection => namespace.collection(),
+                    Part::Rule => &place.rule,
+                    Part::Operation => "remove",
+                    Part::Id => &place.id,
+                    Part::TypedId | Part::Key(_) | Part::Field(_) => return None,
+                };
+                escape_header(value, &mut out);
+            }
+            Some(out.trim().to_owned())
         };
         let headers = self.headers.iter();
         headers.filter_map(|(name, template)| Some((&**name, value(template)?))).collect()

@@ -12,7 +12,10 @@ use reqwest::{
 use tokio::time::Instant;
 
 use crate::{
-    rules::model::{SigningSecret, Webhook, WebhookUrl},
+    rules::{
+        model::{SigningSecret, Webhook, WebhookUrl},
+        template::{Part, Template},
+    },
     target::{
         Outcome, Pressure, Request, Retry,
         http::{Certificates, SetupError, failure, retry_after, without_login},
@@ -63,16 +66,22 @@ impl Sender {
             .collect();
         for header in settings.headers.iter().filter(|header| header.is_fixed()) {
             let text = header.value.known(None, None).unwrap_or_default();
-            if !header.shown {
-                unspeakable.extend(text.split_whitespace().map(str::to_owned));
-            }
             let name = HeaderName::try_from(&header.name).map_err(|_| SetupError::Credentials)?;
             let mut value = HeaderValue::try_from(text).map_err(|_| SetupError::Credentials)?;
             value.set_sensitive(!header.shown);
             headers.insert(name, value);
         }
+        for header in settings.headers.iter().filter(|header| !header.shown) {
+            for text in literals(&header.value) {
+                // `Bearer` is no secret, what follows it is.
+                let scheme = usize::from(text.contains(' '));
+                unspeakable.extend(text.split(' ').skip(scheme).map(str::to_owned));
+            }
+        }
         if !settings.url.shown {
-            unspeakable.extend(settings.url.path.known(None, None));
+            let path = literals(&settings.url.path);
+            unspeakable
+                .extend(path.flat_map(|it| it.split(['/', '?', '&', '='])).map(str::to_owned));
         }
         unspeakable.retain(|text| text.len() >= SHORTEST_SECRET);
         let url = &settings.url;
@@ -232,6 +241,13 @@ impl Sender {
         }
         told
     }
+}
+
+fn literals(template: &Template) -> impl Iterator<Item = &str> {
+    template.parts().iter().filter_map(|part| match part {
+        Part::Literal(text) => Some(text.as_str()),
+        _ => None,
+    })
 }
 
 async fn read(mut response: Response) -> Result<Answer, reqwest::Error> {

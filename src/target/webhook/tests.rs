@@ -196,7 +196,8 @@ fn an_id_is_that_of_the_change() {
 #[test]
 fn nothing_secret_is_shown() {
     let yaml = "{ url: \"https://h/${SECRET}/{_id}?t=${SECRET}\", secret: [\"${KEY}\"], headers: { \
-                Authorization: \"Bearer ${SECRET}\", X-Api-Key: hunter2hunter2, X-Env: prod } }";
+                Authorization: \"Bearer ${SECRET}\", X-Api-Key: hunter2hunter2, X-Env: prod, \
+                X-Of: \"${SECRET}-{tenant}\", X-Op: \"{op}\" } }";
     let (webhook, delivery) = settings(yaml);
     let shown = WebhookTarget::to_show(&webhook, &delivery).expect("it can be shown");
     let operation = operation(&shown, &Meta::default(), Some(order()));
@@ -207,6 +208,9 @@ fn nothing_secret_is_shown() {
     for text in [request, described, format!("{webhook:?}{shown:?}{:?}", shown.meta(&operation))] {
         assert!(!text.contains("hunter2") && !text.contains(KEY), "{text}");
     }
+    let gone =
+        encoded(&shown, &self::operation(&shown, &Meta::default(), None)).expect("a message");
+    assert!(gone.contains("\nx-of: …\n") && gone.contains("\nx-op: remove\n"), "{gone}");
     // What is really sent has all of it.
     let sent = WebhookTarget::new(&webhook, "", &delivery).expect("it can be used");
     assert!(put(&sent).starts_with("POST https://h/hunter2hunter2/7?t=hunter2hunter2\n"));
