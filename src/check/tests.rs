@@ -38,6 +38,7 @@ fn shown(loaded: &Loaded) -> (String, String) {
 #[case::search("rules/search.yaml")]
 #[case::joined("rules/search-joined.yaml")]
 #[case::orders("rules/orders.yaml")]
+#[case::webhook("tests/rule_files/good/webhook.yaml")]
 fn a_file_and_what_it_means(#[case] path: &str) {
     let loaded = loaded(rules::load(Path::new(path), &environment));
     let (text, json) = shown(&loaded);
@@ -119,6 +120,20 @@ fn what_a_place_is_told(#[case] place: &str, #[case] body: &str, #[case] expecte
 #[case::not_too_large("urls: [https://es1:9200], batch: { max_bytes: 100MiB }", &[])]
 fn what_a_target_is_told(#[case] settings: &str, #[case] expected: &[&str]) {
     let target = format!("  t: {{ elasticsearch: {{ {settings} }} }}");
+    assert_eq!(codes(&target, "  - { namespace: shop.products, to: t }"), expected);
+}
+
+#[rstest]
+#[case::signed("url: https://h/x, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", &[])]
+#[case::unsigned("url: https://h/x", &["note target t unsigned"])]
+#[case::in_clear("url: http://h/x, headers: { X-Token: a }", &["warning target t login_in_clear", "note target t unsigned"])]
+#[case::nothing_secret("url: http://h/x, headers: { X-Env: a }", &["note target t unsigned"])]
+#[case::insecure("url: https://h/x, tls: { insecure: true }", &["warning target t any_certificate", "note target t unsigned"])]
+#[case::removals("url: https://h/x, format: document", &["note target t unsigned", "note target t removals"])]
+#[case::a_url_for_each("url: \"https://h/{_id}\", format: document", &["note target t unsigned"])]
+#[case::by_a_field("url: \"https://h/{tenant}\"", &["note target t unsigned", "note rule shop.products places"])]
+fn what_a_webhook_is_told(#[case] settings: &str, #[case] expected: &[&str]) {
+    let target = format!("  t: {{ webhook: {{ {settings} }} }}");
     assert_eq!(codes(&target, "  - { namespace: shop.products, to: t }"), expected);
 }
 

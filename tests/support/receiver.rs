@@ -152,11 +152,6 @@ impl Receiver {
         lock(&self.shared.received).clone()
     }
 
-    /// How many requests there have been.
-    pub fn count(&self) -> usize {
-        lock(&self.shared.received).len()
-    }
-
     /// Waits until requests are as `wanted` says, looked at whenever one was answered.
     pub async fn until(&self, wanted: impl Fn(&[Received]) -> bool) -> Result<Vec<Received>> {
         let mut count = self.shared.count.subscribe();
