@@ -435,8 +435,12 @@ async fn a_change_whose_event_is_over_16_mib_and_those_behind_it() -> Result<()>
     for id in 0..200 {
         let by_id = doc! { "_id": id };
         match id % 10 {
-            0 => drop(items.delete_one(by_id).await?),
-            _ => drop(items.update_one(by_id, doc! { "$set": { "n": id } }).await?),
+            0 => {
+                items.delete_one(by_id).await?;
+            }
+            _ => {
+                items.update_one(by_id, doc! { "$set": { "n": id } }).await?;
+            }
         }
     }
     let (time, increment) = before;

@@ -215,3 +215,27 @@ async fn a_target_that_has_come_to_its_end_is_named_in_the_answer() -> Result<()
     assert!(run.terminate().await?.success());
     Ok(())
 }
+
+/// Requests that were left one after the other while nothing ran are carried out in that order.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_carried_out_in_their_order() -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("queued.items");
+    fill(&items, 1, 20).await?;
+    let file = world.rule_file_with(&settings(), "  - { namespace: queued.items, to: search }")?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    assert!(run.terminate().await?.success());
+    // More than can be right by chance.
+    for _ in 0..6 {
+        for command in ["pause", "resume"] {
+            assert!(file.command(command, &["--wait", "1ms"]).await?.status.success());
+        }
+    }
+    items.delete_one(doc! { "_id": 1 }).await?;
+    let mut run = file.run(&[])?;
+    run.caught_up(&world.client).await?;
+    assert_eq!(compare(&items, &world.engine, "queued-items").await?.none()?, 19);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}

@@ -474,21 +474,21 @@ async fn only_what_is_refused_for_good_becomes_a_dead_letter() -> Result<()> {
     let items = world.collection("unfit.items");
     items.insert_many((0..1_000).map(|id| doc! { "_id": id, "n": id })).await?;
     let is_unfit = |id: &str| id.parse::<u32>().is_ok_and(|id| id % 97 == 5);
-    let turn = Mutex::new(0);
+    let turn = Mutex::new(0_usize);
     endpoint.play(move |asked: &Asked<'_>| {
         if !asked.is_bulk() {
             return Play::Pass;
         }
         let mut turn = turn.lock().expect("no panic");
         *turn += 1;
-        if *turn % 4 == 0 {
+        if (*turn).is_multiple_of(4) {
             return Play::Answer(503, String::new());
         }
         let refused = asked.items.iter().enumerate().filter_map(|(place, item)| {
             if is_unfit(&item.place.id) {
                 Some((place, Refusal::UNFIT))
             } else {
-                ((place + *turn) % 5 == 0).then_some((place, Refusal::BUSY))
+                (place + *turn).is_multiple_of(5).then_some((place, Refusal::BUSY))
             }
         });
         Play::Refuse(refused.collect())

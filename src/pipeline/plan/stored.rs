@@ -23,6 +23,8 @@ use super::{Planned, Planning};
 /// Records read at once.
 const PAGE: usize = 500;
 
+/// The names of a rule and of a namespace, as they are stored.
+type Part = (Vec<u8>, Vec<u8>);
 /// Of every rule that has copies, by name: its copies.
 pub(super) type StoredCopies = BTreeMap<String, BTreeMap<Namespace, Planned>>;
 
@@ -30,7 +32,7 @@ impl Planning<'_> {
     /// The plans of all copies into the target, and how far they are.
     pub(super) async fn stored_copies(&self) -> Result<StoredCopies, Error> {
         let prefix = keys::all_copies(self.name);
-        let mut stored: BTreeMap<(Vec<u8>, Vec<u8>), (Option<_>, Option<_>)> = BTreeMap::new();
+        let mut stored: BTreeMap<Part, (Option<_>, Option<_>)> = BTreeMap::new();
         let mut after: Option<RecordKey> = None;
         loop {
             let page = self
