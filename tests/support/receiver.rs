@@ -1,7 +1,7 @@
 //! What webhooks are sent to: it remembers every request, and answers as a test says.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -84,6 +84,12 @@ impl Reply {
         self.headers.push((name, value.to_owned()));
         self
     }
+}
+
+/// What is left for one who remembers ids: of each message the first request.
+pub fn first_of_each(received: &[Received]) -> Vec<Received> {
+    let mut known = BTreeSet::new();
+    received.iter().filter(|request| known.insert(request.id())).cloned().collect()
 }
 
 type Script = dyn Fn(&Received) -> Reply + Send + Sync;

@@ -226,6 +226,30 @@ impl Run {
         Ok(())
     }
 
+    /// Waits until so many events of a kind (`update`) have been read, of all targets together.
+    pub async fn until_read(&mut self, op: &str, count: u64) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut look = interval(Duration::from_millis(50));
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let op = format!("op=\"{op}\"");
+        loop {
+            look.tick().await;
+            if let Some(status) = self.child.try_wait()? {
+                bail!("ended with {status} before {op} was read\n{}", self.log());
+            }
+            let metrics = self.get("/metrics").await.unwrap_or_default().1;
+            let own =
+                |line: &&str| line.starts_with("mongosync_events_total{") && line.contains(&op);
+            let read: Vec<&str> = metrics.lines().filter(own).collect();
+            let number =
+                |line: &&str| line.rsplit(' ').next().and_then(|it| it.parse::<u64>().ok());
+            if read.iter().filter_map(number).sum::<u64>() >= count {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "no {count} of {op}: {read:?}\n{}", self.log());
+        }
+    }
+
     /// Waits until everything that the source has acknowledged by now is settled.
     pub async fn caught_up(&mut self, source: &Client) -> Result<()> {
         let time = cluster_time(source).await?;

@@ -51,8 +51,8 @@ const METHODS: [&str; 4] = ["POST", "PUT", "PATCH", "DELETE"];
 ///
 /// # Contract, beside that of [`Target`]
 /// - Writes are not idempotent by themselves: an endpoint that does not look at `webhook-id` sees a
-///   message again after a lost answer or a restart. It never sees an older state of a document after
-///   a newer one, but for what is told again after a restart.
+///   message again after a lost answer, a restart, or where the change stream is opened anew. It never
+///   sees an older state of a document after a newer one, but for what is told again after a restart.
 /// - [`Operation::extra`] is what a script or a header's template adds to one message.
 pub struct WebhookTarget {
     sender: Sender,
