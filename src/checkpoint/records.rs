@@ -263,6 +263,14 @@ pub struct OwnerRecord {
     pub id: Uuid,
 }
 
+/// A container that is filled anew beside the one that is read, from when that is planned until it is
+/// swapped in.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ReplacementRecord {
+    /// Of this replacement alone; the target marks with it what it fills.
+    pub id: Uuid,
+}
+
 /// A target that somebody paused.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct PausedRecord {
@@ -374,6 +382,11 @@ impl Record for DemandRecord {
 impl Record for OwnerRecord {
     const TABLE: Table = Table::Facts;
     const KIND: &'static str = "the owner of what is written";
+}
+
+impl Record for ReplacementRecord {
+    const TABLE: Table = Table::Facts;
+    const KIND: &'static str = "what is filled beside what is read";
 }
 
 impl Record for PausedRecord {
