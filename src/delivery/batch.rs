@@ -183,7 +183,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::target::{Outcome, Placed, Placing, Retry};
+    use crate::{
+        change::Cause,
+        target::{Outcome, Placed, Placing, Retry},
+    };
 
     /// Encodes an operation as its time.
     struct Times;
@@ -239,6 +242,7 @@ mod tests {
                 place: PlaceKey(Bytes::from_static(b"place")),
                 action: Action::Remove,
                 time,
+                cause: Cause::Event(time),
                 extra: Bytes::new(),
                 namespace,
                 phase,

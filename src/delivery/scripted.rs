@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     change::{
-        Change, ClusterTime, Document, DocumentKey, Namespace, Phase, RuleIndex, State,
+        Cause, Change, ClusterTime, Document, DocumentKey, Namespace, Phase, RuleIndex, State,
         id::{IdType, IdTypes},
     },
     checkpoint::{
@@ -346,6 +346,7 @@ pub fn change(id: i64, state: State, claims: Vec<Claim>) -> Change {
         namespace: namespace(),
         key: key(id),
         time: ClusterTime(7),
+        cause: Cause::Event(ClusterTime(7)),
         read: ClusterTime(9),
         since: None,
         phase: Phase::Changes,

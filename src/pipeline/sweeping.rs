@@ -28,7 +28,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 
 use crate::{
-    change::{ClusterTime, DocumentKey, Namespace, Phase},
+    change::{Cause, ClusterTime, DocumentKey, Namespace, Phase},
     checkpoint::{
         keys,
         records::{DeadLetterRecord, PlacesRecord, ReplacementRecord, page, removal},
@@ -528,6 +528,7 @@ impl Sweeping {
                     place,
                     action: Action::Remove,
                     time,
+                    cause: Cause::Copy(copy.plan.id),
                     extra: Bytes::new(),
                     namespace: copy.namespace.clone(),
                     phase: Phase::Copy,

@@ -20,6 +20,7 @@ mod webhook;
 
 pub use webhook::{
     Header, SigningSecret, SigningSecretError, Webhook, WebhookFormat, WebhookUrl, header_fault,
+    is_step,
 };
 
 /// A whole rule file.

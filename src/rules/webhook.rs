@@ -9,7 +9,7 @@ use super::{
     keys,
     model::{
         DeliverySettings, Header, OnRejected, SigningSecret, TargetKind, Tls, Webhook,
-        WebhookFormat, WebhookUrl, header_fault,
+        WebhookFormat, WebhookUrl, header_fault, is_step,
     },
     node::{Entry, Node, Value},
     reader::{Reader, shown_key},
@@ -30,6 +30,9 @@ const DELIVERY: DeliverySettings = DeliverySettings {
     give_up_after: None,
     on_rejected: OnRejected::DeadLetter,
 };
+
+/// `headers:` that there may be, and as many again of a script: an endpoint takes no more.
+const MOST_HEADERS: usize = 100;
 
 /// Reads one.
 pub fn webhook(reader: &mut Reader<'_>, node: &Node) -> Option<(TargetKind, DeliverySettings)> {
@@ -148,10 +151,7 @@ fn url(reader: &mut Reader<'_>, node: &Node) -> Option<WebhookUrl> {
         return None;
     }
     let folders = path.split('?').next().unwrap_or_default();
-    let step = |folder: &str| {
-        matches!(folder.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..")
-    };
-    if folders.split('/').any(step) {
+    if folders.split('/').any(is_step) {
         reader
             .error(&node.span, "`url` holds the folder `.` or `..`")
             .help("write the path that they lead to");
@@ -171,6 +171,12 @@ fn headers(reader: &mut Reader<'_>, node: &Node) -> Option<Vec<Header>> {
     let fields = reader.any_fields(node, "`headers`", "a map from names to values")?;
     if fields.entries().is_empty() {
         reader.error(fields.owner, "`headers` is empty");
+        return None;
+    }
+    if fields.entries().len() > MOST_HEADERS {
+        reader
+            .error(fields.owner, format!("`headers` holds more than {MOST_HEADERS}"))
+            .help("no endpoint takes so many");
         return None;
     }
     let mut headers: Vec<Header> = Vec::new();

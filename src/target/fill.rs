@@ -37,25 +37,37 @@ pub fn fill_escaped(
     for part in template.parts() {
         match part {
             Part::Literal(text) => out.push_str(text),
-            Part::Database => escape(placing.namespace.database(), &mut out),
-            Part::Collection => escape(placing.namespace.collection(), &mut out),
-            Part::Rule => escape(rule, &mut out),
-            Part::Operation => escape(placing.op, &mut out),
-            Part::Id => escape(placing.id, &mut out),
-            Part::TypedId => escape(&id::typed(placing.key), &mut out),
-            Part::Key(path) => {
-                let value = key_field(placing.key.raw(), path);
-                escape(&text(value, "document key", path)?, &mut out);
-            }
-            Part::Field(path) => {
-                let document = placing.document.ok_or_else(|| {
-                    format!("the template {} needs a document", template.as_str())
-                })?;
-                escape(&text(nested(document, path), "document", path)?, &mut out);
-            }
+            part => escape(&filled(part, rule, placing)?, &mut out),
         }
     }
     Ok(out)
+}
+
+/// The text that one part of a template stands for.
+///
+/// # Errors
+/// As [`fill`].
+pub fn filled<'a>(
+    part: &'a Part,
+    rule: &'a str,
+    placing: &Placing<'a>,
+) -> Result<Cow<'a, str>, String> {
+    Ok(match part {
+        Part::Literal(text) => text.into(),
+        Part::Database => placing.namespace.database().into(),
+        Part::Collection => placing.namespace.collection().into(),
+        Part::Rule => rule.into(),
+        Part::Operation => placing.op.into(),
+        Part::Id => placing.id.into(),
+        Part::TypedId => id::typed(placing.key).into(),
+        Part::Key(path) => text(key_field(placing.key.raw(), path), "document key", path)?,
+        Part::Field(path) => {
+            let document = placing.document.ok_or_else(|| {
+                format!("the field {} is one of a document, and there is none", path.join("."))
+            })?;
+            text(nested(document, path), "document", path)?
+        }
+    })
 }
 
 /// A document key holds dotted shard key fields under their whole path.

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 
 use super::{Secret, Tls};
-use crate::rules::template::Template;
+use crate::rules::template::{Part, Template};
 
 /// `webhook:`
 #[derive(Clone, Debug)]
@@ -35,6 +35,28 @@ pub struct WebhookUrl {
     pub path: Template,
     /// Whether the path may be shown: it stands in the rule file as it is.
     pub shown: bool,
+}
+
+impl WebhookUrl {
+    /// Whether the path is that of one document alone, so that a `DELETE` of it takes away no other:
+    /// its `_id` is in it. (A query is no name of a thing.)
+    pub fn is_of_one_document(&self) -> bool {
+        for part in self.path.parts() {
+            match part {
+                Part::Literal(text) if text.contains('?') => return false,
+                Part::Id | Part::TypedId => return true,
+                Part::Key(path) if path.as_slice() == ["_id"] => return true,
+                _ => {}
+            }
+        }
+        false
+    }
+}
+
+/// Whether a segment of a path is `.` or `..`, which lead to another folder, also as those read them
+/// who decode first.
+pub fn is_step(segment: &str) -> bool {
+    matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..")
 }
 
 /// As it may be shown: without the query, and without a path that came from a variable.
@@ -180,5 +202,36 @@ impl SigningSecret {
     /// As it is written, for the one place that keeps it out of what others say.
     pub fn expose(&self) -> &str {
         self.text.expose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where a `DELETE` can't take away the thing of another document.
+    #[test]
+    fn a_url_is_of_one_document_where_its_id_is_in_the_path() {
+        for (path, expected) in [
+            ("", false),
+            ("/orders", false),
+            ("/orders/{_id}", true),
+            ("/orders/{_id:typed}", true),
+            ("/orders/{key._id}", true),
+            ("/{tenant}/orders/{_id}/parts?x=1", true),
+            // Several documents have one of each of these.
+            ("/customers/{customer}/orders", false),
+            ("/regions/{key.region}", false),
+            ("/orders/{key._id.tenant}", false),
+            ("/{db}/{collection}/{rule}", false),
+            // What lies at the path is not what the query says.
+            ("/orders?id={_id}", false),
+            ("?id={_id}", false),
+            ("/orders?x=1&id={key._id}", false),
+        ] {
+            let path = Template::parse(path).expect("a template");
+            let url = WebhookUrl { origin: "https://h".to_owned(), path, shown: true };
+            assert_eq!(url.is_of_one_document(), expected, "{url:?}");
+        }
     }
 }
