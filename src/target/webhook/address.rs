@@ -1,37 +1,152 @@
 //! The URL that a document is told to, and what of a document may stand in a URL or a header: every
 //! value is encoded, so that it can't end the segment, the query or the line that it stands in.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use reqwest::Url;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    rules::template::Template,
-    target::{Placing, fill::fill_escaped},
+    rules::{
+        model::{WebhookUrl, is_step},
+        template::{Part, Template},
+    },
+    target::{
+        Placing,
+        fill::{fill_escaped, filled},
+    },
 };
 
-/// Path and query of a document.
-///
-/// # Errors
-/// Where a value is missing or empty, or would be a step to another folder.
-pub(super) fn fill_path(
-    template: &Template,
-    rule: &str,
-    placing: &Placing<'_>,
-) -> Result<String, String> {
-    let mut empty = false;
-    let path = fill_escaped(template, rule, placing, |value, out| {
-        empty |= value.is_empty();
-        encode(value, is_unreserved, out);
-    })?;
-    if empty {
-        return Err("a value in the URL is empty, and the URL would be another one's".to_owned());
+/// A longer URL is none that servers take, in bytes as it is sent.
+const LONGEST: usize = 16 << 10;
+
+/// What is told of a document, and where, as far as that is its own: whatever else stands in the URL
+/// is the rule file's, and may change.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Address {
+    /// A whole URL that a script chose.
+    Whole(String),
+    /// What fills the rule file's `url`, by the names that templates have for it.
+    Filled(BTreeMap<String, String>),
+}
+
+impl Address {
+    /// What of a document the template asks for.
+    ///
+    /// # Errors
+    /// Where a value is missing.
+    pub fn of(template: &Template, rule: &str, placing: &Placing<'_>) -> Result<Self, String> {
+        let mut values = BTreeMap::new();
+        for part in template.parts() {
+            if let Some(name) = name(part) {
+                values.insert(name, filled(part, rule, placing)?.into_owned());
+            }
+        }
+        Ok(Self::Filled(values))
     }
-    let (folders, _) = path.split_once('?').unwrap_or((&path, ""));
-    if folders.split('/').any(is_step) {
-        return Err("a value in the URL is `.` or `..`, which leads to another folder".to_owned());
+
+    /// A URL that a script has set, as it is sent.
+    ///
+    /// # Errors
+    /// Where it is none that a webhook can have.
+    pub fn whole(url: &str) -> Result<Self, String> {
+        let parsed = Url::parse(url).map_err(|error| format!("`meta.url` is no URL: {error}"))?;
+        if !matches!(parsed.scheme(), "http" | "https") || !parsed.has_host() {
+            return Err("`meta.url` has to begin with http:// or https://".to_owned());
+        }
+        if !parsed.username().is_empty() || parsed.password().is_some() {
+            return Err("`meta.url` can't hold a login: set a header".to_owned());
+        }
+        not_too_long(parsed.as_str())?;
+        Ok(Self::Whole(parsed.into()))
     }
-    Ok(path)
+
+    /// The URL that is sent to.
+    ///
+    /// # Errors
+    /// Where a value is missing or empty, would be a step to another folder, or makes the URL too long.
+    pub fn url(&self, url: &WebhookUrl, rule: &str, namespace: &str) -> Result<String, String> {
+        let values = match self {
+            Self::Whole(url) => return Ok(url.clone()),
+            Self::Filled(values) => values,
+        };
+        let (database, collection) = namespace.split_once('.').unwrap_or((namespace, ""));
+        let mut path = String::new();
+        for part in url.path.parts() {
+            let value = match part {
+                Part::Literal(text) => {
+                    path.push_str(text);
+                    continue;
+                }
+                Part::Database => database,
+                Part::Collection => collection,
+                Part::Rule => rule,
+                part => name(part).and_then(|name| values.get(&name)).ok_or_else(|| {
+                    let asked = &url.path;
+                    format!("what is known of where this lies does not say what {asked} asks for")
+                })?,
+            };
+            if value.is_empty() {
+                let words = "a value in the URL is empty, and the URL would be another one's";
+                return Err(words.to_owned());
+            }
+            encode(value, is_unreserved, &mut path);
+        }
+        let (folders, _) = path.split_once('?').unwrap_or((&path, ""));
+        if folders.split('/').any(is_step) {
+            let words = "a value in the URL is `.` or `..`, which leads to another folder";
+            return Err(words.to_owned());
+        }
+        let whole = format!("{}{path}", url.origin);
+        not_too_long(&whole)?;
+        Ok(whole)
+    }
+
+    /// Whether it is at another host than the rule file's URL, scheme and port included.
+    pub fn is_foreign(&self, url: &WebhookUrl) -> bool {
+        match self {
+            Self::Whole(whole) => origin(whole) != url.origin,
+            Self::Filled(_) => false,
+        }
+    }
+
+    /// What of it may be another one when the document is.
+    pub fn moving(&self) -> impl Iterator<Item = (&str, &str)> {
+        let (whole, values) = match self {
+            Self::Whole(url) => (Some(("", url.as_str())), None),
+            Self::Filled(values) => (None, Some(values)),
+        };
+        let of_key =
+            |name: &str| matches!(name, "_id" | "_id:typed") || name.starts_with("key.");
+        let fields = values.into_iter().flatten().map(|(name, value)| (&**name, &**value));
+        whole.into_iter().chain(fields.filter(move |(name, _)| !of_key(name)))
+    }
+}
+
+/// Scheme, host and port: what of any URL may be shown.
+pub(super) fn origin(url: &str) -> String {
+    Url::parse(url).map_or_else(|_| String::new(), |url| url.origin().ascii_serialization())
+}
+
+/// What templates call a part that follows from the document or its key; none of the others.
+fn name(part: &Part) -> Option<String> {
+    match part {
+        Part::Id => Some("_id".to_owned()),
+        Part::TypedId => Some("_id:typed".to_owned()),
+        Part::Key(path) => Some(format!("key.{}", path.join("."))),
+        Part::Field(path) => Some(path.join(".")),
+        Part::Literal(_) | Part::Database | Part::Collection | Part::Rule | Part::Operation => None,
+    }
+}
+
+fn not_too_long(url: &str) -> Result<(), String> {
+    match url.len() {
+        length if length > LONGEST => {
+            Err(format!("the URL has {length} bytes, and servers take {LONGEST} at the most"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A header's value from a template.
@@ -57,21 +172,6 @@ pub(super) fn header_value(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
     encode(value, is_in_header, &mut out);
     out.trim().to_owned()
-}
-
-/// A URL that a script has set, as it is sent.
-///
-/// # Errors
-/// Where it is none that a webhook can have.
-pub(super) fn whole(url: &str) -> Result<String, String> {
-    let parsed = Url::parse(url).map_err(|error| format!("`meta.url` is no URL: {error}"))?;
-    if !matches!(parsed.scheme(), "http" | "https") || !parsed.has_host() {
-        return Err("`meta.url` has to begin with http:// or https://".to_owned());
-    }
-    if !parsed.username().is_empty() || parsed.password().is_some() {
-        return Err("`meta.url` can't hold a login: set a header".to_owned());
-    }
-    Ok(parsed.into())
 }
 
 /// Text as one segment of a path: `/`, `?`, `#`, `%` and whatever else means something are encoded.
@@ -100,11 +200,6 @@ fn is_in_header(byte: u8) -> bool {
     byte == b' ' || byte.is_ascii_graphic()
 }
 
-/// `.` and `..`, also as URL parsers read them.
-fn is_step(segment: &str) -> bool {
-    matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..")
-}
-
 #[cfg(test)]
 mod tests {
     use bson::{RawDocumentBuf, rawdoc};
@@ -128,9 +223,18 @@ mod tests {
         read(&placing)
     }
 
+    fn url_of(path: &str) -> WebhookUrl {
+        let path = Template::parse(path).expect("a template");
+        WebhookUrl { origin: "https://host:8443".to_owned(), path, shown: true }
+    }
+
+    /// Path and query.
     fn path(template: &str, value: &str) -> Result<String, String> {
-        let template = Template::parse(template).expect("a template");
-        with(&rawdoc! { "t": value }, |placing| fill_path(&template, "r", placing))
+        let url = url_of(template);
+        let document = rawdoc! { "t": value };
+        let address = with(&document, |placing| Address::of(&url.path, "r", placing))?;
+        let filled = address.url(&url, "r", "shop.or?ders")?;
+        Ok(filled.strip_prefix("https://host:8443").expect("the host").to_owned())
     }
 
     /// Whatever a document holds, the URL has the segments, the query and the host of its template.
@@ -212,10 +316,66 @@ mod tests {
 
     #[test]
     fn a_url_of_a_script_is_one_that_can_be_sent_to() {
-        assert_eq!(whole("https://h/a b"), Ok("https://h/a%20b".to_owned()));
-        for url in ["ftp://h/", "h/x", "https://u:p@h/", "https://u@h/", "mailto:a@b", ""] {
-            let words = whole(url).expect_err(url);
-            assert!(!words.contains("u:p"), "{words}");
+        let whole = Address::whole("https://h/a b");
+        assert_eq!(whole, Ok(Address::Whole("https://h/a%20b".to_owned())));
+        let long = format!("https://h/{}", "ü".repeat(3_000));
+        for url in ["ftp://h/", "h/x", "https://u:p@h/", "https://u@h/", "mailto:a@b", "", &long] {
+            let words = Address::whole(url).expect_err(url);
+            assert!(!words.contains("u:p") && words.len() < 100, "{words}");
         }
+    }
+
+    #[test]
+    fn a_url_that_no_server_takes_is_refused() {
+        assert!(path("/{t}", &"x".repeat(16_000)).is_ok());
+        for value in ["x".repeat(17_000), "ü".repeat(3_000)] {
+            let words = path("/a?t={t}", &value).expect_err("it is too long");
+            assert!(words.contains("servers take 16384"), "{words}");
+        }
+    }
+
+    /// What is remembered of a document is its own; the rest is as the rule file says today.
+    #[test]
+    fn an_address_follows_the_rule_file() {
+        let document = rawdoc! { "t": "a b", "u": 7 };
+        let old = url_of("/SECRET/{rule}/{t}/{_id}");
+        let address = with(&document, |it| Address::of(&old.path, "r", it)).expect("an address");
+        let kept = serde_json::to_string(&address).expect("JSON");
+        assert_eq!(kept, r#"{"_id":"a/b","t":"a b"}"#);
+        for (path, expected) in [
+            ("/SECRET/{rule}/{t}/{_id}", Ok("https://host:8443/SECRET/r/a%20b/a%2Fb")),
+            ("/new/{_id}?t={t}", Ok("https://host:8443/new/a%2Fb?t=a%20b")),
+            ("/{collection}", Ok("https://host:8443/or%3Fders")),
+            (
+                "/{t}/{u}",
+                Err("what is known of where this lies does not say what /{t}/{u} asks for"),
+            ),
+        ] {
+            let url = address.url(&url_of(path), "r", "shop.or?ders");
+            assert_eq!(url.as_deref(), expected.map_err(str::to_owned).as_deref(), "{path}");
+        }
+    }
+
+    #[test]
+    fn another_port_or_scheme_is_another_host() {
+        let url = WebhookUrl { origin: "https://h".to_owned(), ..url_of("/x") };
+        for (whole, foreign) in [
+            ("https://h/y", false),
+            ("https://H:443/", false),
+            ("http://h/x", true),
+            ("https://h:8443/x", true),
+            ("https://h.evil/x", true),
+        ] {
+            let address = Address::whole(whole).expect("a URL");
+            assert_eq!(address.is_foreign(&url), foreign, "{whole}");
+        }
+    }
+
+    #[test]
+    fn what_moves_is_what_follows_from_the_document() {
+        let document = rawdoc! { "t": "a", "key": "b", "_idx": 1 };
+        let url = url_of("/{_id}/{_id:typed}/{key._id}/{t}/{key}/{_idx}");
+        let address = with(&document, |it| Address::of(&url.path, "r", it)).expect("an address");
+        assert_eq!(address.moving().collect::<Vec<_>>(), [("_idx", "1"), ("key", "b"), ("t", "a")]);
     }
 }

@@ -7,25 +7,38 @@
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use crate::{change::ClusterTime, target::PlaceKey};
+use super::place::WebhookPlace;
+use crate::change::Cause;
 
 /// The last line of a head.
 const ID: &str = "webhook-id";
 
-/// A message's id: the same whenever this state of the document is told by this rule, at every retry
-/// and after every restart; another one for every other state, document, rule, target and file.
+/// A message's id: the same whenever what this change (or this copy) has made of the document is told
+/// by this rule, at every retry and after every restart; another one for every other change, copy,
+/// document, rule, target and file, and for a removal.
 ///
-/// It is made from the time of the change and not from what is told: the present state may have
-/// changed when a change is delivered for the second time, and then a later change brings it with an
-/// id of its own, so that a receiver who drops what he knows loses nothing. What is told of one change
-/// is told in several places only where the document has moved between them.
-pub(super) fn message_id(owner: &str, place: &PlaceKey, time: ClusterTime) -> String {
+/// It is made from what brought the message about and not from what is told: the present state may
+/// have changed when a change is delivered for the second time, and then a later change brings it with
+/// an id of its own, so that a receiver who drops what he knows loses nothing. Of the URL it knows what
+/// follows from the document: one change may be told in several places. What else stands in it, such as
+/// a token that is replaced, makes no difference.
+pub(super) fn message_id(owner: &str, place: &WebhookPlace<'_>, op: &str, cause: Cause) -> String {
     let mut hash = Sha256::new();
-    for part in [owner.as_bytes(), &place.0] {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
+    let mut part = |bytes: &[u8]| {
+        hash.update((bytes.len() as u64).to_le_bytes());
+        hash.update(bytes);
+    };
+    for text in [owner, &place.rule, &place.namespace, &place.id, place.id_json.get(), op] {
+        part(text.as_bytes());
     }
-    hash.update(time.0.to_le_bytes());
+    match cause {
+        Cause::Event(time) => part(&time.0.to_le_bytes()),
+        Cause::Copy(plan) => part(&plan.bytes()),
+    }
+    for (name, value) in place.address.moving() {
+        part(name.as_bytes());
+        part(value.as_bytes());
+    }
     id_of(hash)
 }
 
@@ -99,7 +112,15 @@ impl<'a> Message<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::BTreeSet;
+
+    use bson::Uuid;
+
+    use super::{
+        super::{address::Address, place::place_key},
+        *,
+    };
+    use crate::{change::ClusterTime, target::PlaceKey};
 
     #[test]
     fn a_message_is_read_as_it_was_written() {
@@ -118,18 +139,36 @@ mod tests {
     /// Whoever has seen an id before a restart or an update has to know it after.
     #[test]
     fn ids_do_not_change() {
-        let place = |text: &'static str| PlaceKey(Bytes::from_static(text.as_bytes()));
+        let place = |rule: &str, id: &str, address: Address| {
+            place_key(rule, "shop.orders", (id, b"7"), &address)
+        };
+        let filled = |values: &[(&str, &str)]| {
+            let owned = values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            Address::Filled(owned.collect())
+        };
+        let id = |owner: &str, place: &PlaceKey, op: &str, cause: Cause| {
+            message_id(owner, &WebhookPlace::decode(place).expect("a place"), op, cause)
+        };
         let time = ClusterTime(7_710_508_021_874_655_233);
-        let id = message_id("shop 1", &place("a"), time);
-        assert_eq!(id, "msg_f69b2b5e5d9266f9d80b89ffe601ce42");
-        assert_eq!(id, message_id("shop 1", &place("a"), time));
-        for other in [
-            message_id("shop 2", &place("a"), time),
-            message_id("shop 1", &place("b"), time),
-            message_id("shop 1a", &place(""), time),
-            message_id("shop 1", &place("a"), ClusterTime(time.0 + 1)),
-        ] {
-            assert_ne!(id, other);
-        }
+        let (event, fixed) = (Cause::Event(time), place("r", "7", filled(&[("_id", "7")])));
+        let first = id("shop 1", &fixed, "put", event);
+        assert_eq!(first, "msg_00000000000000000000000000000000");
+        // What a place holds of the key is no more than the key.
+        assert_eq!(first, id("shop 1", &place("r", "7", filled(&[])), "put", event));
+        let whole = Address::Whole("https://h/x".to_owned());
+        let others = [
+            id("shop 2", &fixed, "put", event),
+            id("shop 1", &place("q", "7", filled(&[])), "put", event),
+            id("shop 1", &place("r", "8", filled(&[])), "put", event),
+            id("shop 1", &fixed, "remove", event),
+            id("shop 1", &fixed, "put", Cause::Event(ClusterTime(time.0 + 1))),
+            id("shop 1", &fixed, "put", Cause::Copy(Uuid::from_bytes([1; 16]))),
+            id("shop 1", &fixed, "put", Cause::Copy(Uuid::from_bytes([2; 16]))),
+            id("shop 1", &place("r", "7", filled(&[("tenant", "a")])), "put", event),
+            id("shop 1", &place("r", "7", filled(&[("tenant", "b")])), "put", event),
+            id("shop 1", &place("r", "7", whole), "put", event),
+        ];
+        let all: BTreeSet<_> = others.iter().chain([&first]).collect();
+        assert_eq!(all.len(), others.len() + 1, "{others:?}");
     }
 }

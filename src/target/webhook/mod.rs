@@ -1,8 +1,8 @@
 //! Webhooks: each document is told to a URL, as JSON and signed.
 //!
 //! Its place is behind `delivery`, which decides what is sent when, and again. Here a message is made
-//! (`payload` in a `message`, to an `address`), signed at each try (`sign`), sent once (`send`), and the
-//! answer read (`answer`). It decides nothing about retries, order or how much goes into a request.
+//! (`payload` in a `message`, to an `address`, with what is `extra`), signed at each try (`sign`), sent once
+//! (`send`, in requests as `group` says), and the answer read (`answer`) without what is `unspeakable`. It decides nothing about retries, order or how much goes into a request.
 //!
 //! An endpoint holds nothing that could be listed, and compares no versions: what makes a message that
 //! arrives twice or late harmless is its id, which a receiver can know again, and the cluster time in
@@ -10,31 +10,34 @@
 
 mod address;
 mod answer;
+mod extra;
+mod group;
 mod message;
 mod payload;
 mod place;
 mod send;
 mod sign;
+mod unspeakable;
 
 use std::fmt;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use self::{
-    address::{escape_header, fill_header, fill_path, header_value, whole},
+    address::Address,
+    extra::Extra,
     message::{message_id, write_head},
     payload::{Style, Told},
     place::{WebhookPlace, place_key, write_text},
     send::Sender,
 };
 use crate::{
-    change::{ClusterTime, DocumentKey, Namespace, Phase},
+    change::{Cause, ClusterTime, DocumentKey, Namespace, Phase},
     rules::{
         model::{DeliverySettings, Header, Webhook, WebhookFormat, WebhookUrl},
-        template::{Part, Template},
+        template::Template,
     },
     target::{
         Action, Listing, Operation, Outcome, PlaceKey, Placed, Placing, Request, Retry, Target,
@@ -44,15 +47,14 @@ use crate::{
     transform::Meta,
 };
 
-/// Methods that a script may choose. `DELETE` says that a document is gone.
-const METHODS: [&str; 4] = ["POST", "PUT", "PATCH", "DELETE"];
-
 /// One webhook.
 ///
 /// # Contract, beside that of [`Target`]
 /// - Writes are not idempotent by themselves: an endpoint that does not look at `webhook-id` sees a
-///   message again after a lost answer, a restart, or where the change stream is opened anew. It never
-///   sees an older state of a document after a newer one, but for what is told again after a restart.
+///   message again after a lost answer, a restart, or where the change stream is opened anew. Messages
+///   of one document are sent one after the other, the older first. What was given up for want of an
+///   answer may still be worked on when the next one comes: only the endpoint can tell, by the cluster
+///   time in the message.
 /// - [`Operation::extra`] is what a script or a header's template adds to one message.
 pub struct WebhookTarget {
     sender: Sender,
@@ -62,17 +64,8 @@ pub struct WebhookTarget {
     /// Those that are made from the document.
     headers: Vec<(String, Template)>,
     style: Style,
-    /// Of a target that is only shown: what is sent beside each message, without what is secret.
+    /// Of a target that is only shown: the rule file's own headers, without what is secret.
     shown: Option<Vec<(String, String)>>,
-}
-
-/// See [`Operation::extra`].
-#[derive(Default, PartialEq, Debug, Serialize, Deserialize)]
-struct Extra {
-    method: Option<String>,
-    /// Names in lower case.
-    headers: Vec<(String, String)>,
-    body: Option<String>,
 }
 
 impl WebhookTarget {
@@ -126,66 +119,54 @@ impl WebhookTarget {
             let value = if header.shown { header.value.known(None, None) } else { None };
             (header.name.clone(), value.unwrap_or_else(|| "…".to_owned()))
         });
-        let kind = ("content-type".to_owned(), target.style.content_type().to_owned());
-        let own: Vec<_> = own.collect();
-        let shown = match own.iter().any(|(name, _)| *name == kind.0) {
-            true => own,
-            false => [kind].into_iter().chain(own).collect(),
-        };
-        Ok(Self { shown: Some(shown), ..target })
+        Ok(Self { shown: Some(own.collect()), ..target })
     }
 
     /// The URL of a place, as it is sent to.
-    fn url(&self, place: &WebhookPlace<'_>) -> String {
-        match place.address.starts_with(['/', '?']) || place.address.is_empty() {
-            true => format!("{}{}", self.url.origin, place.address),
-            false => place.address.clone(),
-        }
+    fn url(&self, place: &WebhookPlace<'_>) -> Result<String, String> {
+        place.address.url(&self.url, &place.rule, &place.namespace)
     }
 
     fn shown_url(&self, place: &WebhookPlace<'_>) -> String {
-        match self.url(place) {
-            url if self.url.shown || url == place.address => without_query(&url).to_owned(),
+        match (&place.address, self.url(place)) {
+            (Address::Whole(_), Ok(url)) => without_query(&url).to_owned(),
+            (_, Ok(url)) if self.url.shown => without_query(&url).to_owned(),
             _ => format!("{}/…", self.url.origin),
         }
     }
 
     fn try_encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
         let place = WebhookPlace::decode(&operation.place).map_err(|error| error.to_string())?;
-        let extra = Extra::decode(&operation.extra);
-        let id = message_id(&self.owner, &operation.place, operation.time);
+        let mut extra = Extra::decode(&operation.extra);
         let document = match &operation.action {
             Action::Put(document) => Some(document),
             Action::Remove => None,
         };
-        let removal = document.is_none() && self.style.format == WebhookFormat::Document;
-        if removal && !self.tells_which() {
-            return Err("neither the URL nor the body would tell which document is gone".to_owned());
+        let (time, op) = (time_of(operation), if document.is_some() { "put" } else { "remove" });
+        let id = message_id(&self.owner, &place, op, operation.cause);
+        let told =
+            Told { id: &id, place: &place, document, time, copy: operation.phase == Phase::Copy };
+        let delete = document.is_none() && self.style.format == WebhookFormat::Document;
+        let filled = matches!(place.address, Address::Filled(_));
+        if delete && !(filled && self.url.is_of_one_document()) {
+            let words = "no document has this URL for itself: to delete it could delete others";
+            return Err(words.to_owned());
         }
-        let told = Told {
-            id: &id,
-            place: &place,
-            document,
-            time: operation.time,
-            copy: operation.phase == Phase::Copy,
-        };
+        let foreign = place.address.is_foreign(&self.url);
+        if document.is_none() && foreign {
+            extra.headers.clear();
+        }
         let method = match &extra.method {
             Some(method) => method.as_str(),
-            None if removal => "DELETE",
+            None if delete => "DELETE",
             None => &self.method,
         };
-        let url = if self.shown.is_some() { self.shown_url(&place) } else { self.url(&place) };
-        let mut headers: Vec<(&str, &str)> = Vec::new();
-        let of_removals;
-        if document.is_none() {
-            of_removals = self.headers_of_a_removal(&place);
-            headers.extend(of_removals.iter().map(|(name, value)| (*name, value.as_str())));
-        }
-        headers.extend(extra.headers.iter().map(|(name, value)| (&**name, &**value)));
+        let url = self.url(&place)?;
+        let url = if self.shown.is_some() { self.shown_url(&place) } else { url };
+        let mut headers: Vec<(&str, &str)> =
+            extra.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
         if let Some(shown) = &self.shown {
-            let own = |(name, _): &&(String, String)| !headers.iter().any(|(it, _)| it == name);
-            let more: Vec<_> = shown.iter().filter(own).map(|(a, b)| (&**a, &**b)).collect();
-            headers.splice(0..0, more);
+            self.show(shown.iter().filter(|_| !foreign), delete, &mut headers);
         }
         write_head((method, &url), headers.into_iter(), &id, body);
         match &extra.body {
@@ -201,79 +182,28 @@ impl WebhookTarget {
         Ok(())
     }
 
-    /// Whether the URL of a document is its own.
-    fn tells_which(&self) -> bool {
-        self.url.path.depends_on_key() || self.url.path.depends_on_document()
-    }
-
-    /// The headers that can be made without the document.
-    fn headers_of_a_removal(&self, place: &WebhookPlace<'_>) -> Vec<(&str, String)> {
-        let Some(namespace) = Namespace::parse(&place.namespace) else { return Vec::new() };
-        let value = |template: &Template| -> Option<String> {
-            let mut out = String::new();
-            for part in template.parts() {
-                let value = match part {
-                    Part::Literal(text) => {
-                        out.push_str(text);
-                        continue;
-                    }
-                    Part::Database => namespace.database(),
-                    Part::Collection => namespace.collection(),
-                    Part::Rule => &place.rule,
-                    Part::Operation => "remove",
-                    Part::Id => &place.id,
-                    Part::TypedId | Part::Key(_) | Part::Field(_) => return None,
-                };
-                escape_header(value, &mut out);
-            }
-            Some(out.trim().to_owned())
-        };
-        let headers = self.headers.iter();
-        headers.filter_map(|(name, template)| Some((&**name, value(template)?))).collect()
-    }
-
-    /// What a script and the templates of headers add to a message.
-    fn extra(&self, rule: &str, placing: &Placing<'_>) -> Result<Bytes, String> {
-        if placing.document.is_none() {
-            return Ok(Bytes::new());
+    /// Puts what every request has before the headers of one message.
+    fn show<'a>(
+        &self,
+        own: impl Iterator<Item = &'a (String, String)>,
+        empty: bool,
+        headers: &mut Vec<(&'a str, &'a str)>,
+    ) {
+        let mut all: Vec<(&str, &str)> = own.map(|(name, value)| (&**name, &**value)).collect();
+        all.retain(|(name, _)| !headers.iter().any(|(other, _)| other == name));
+        let typed = all.iter().chain(&*headers).any(|(name, _)| *name == "content-type");
+        if !empty && !typed {
+            all.insert(0, ("content-type", self.style.content_type()));
         }
-        let meta = placing.meta;
-        let mut extra = Extra { body: meta.body.clone(), ..Extra::default() };
-        if let Some(method) = &meta.method {
-            let method = method.to_ascii_uppercase();
-            if !METHODS.contains(&method.as_str()) {
-                return Err(format!("`meta.method` is one of {}", METHODS.join(", ")));
-            }
-            extra.method = Some(method);
-        }
-        for (name, template) in &self.headers {
-            if !meta.headers.contains_key(name) {
-                extra.headers.push((name.clone(), fill_header(template, rule, placing)?));
-            }
-        }
-        for (name, value) in &meta.headers {
-            if let Some(fault) = crate::rules::model::header_fault(name) {
-                return Err(format!("`meta.headers` can't set {name:?}: {fault}"));
-            }
-            extra.headers.push((name.to_owned(), header_value(value)));
-        }
-        Ok(extra.encode())
+        headers.splice(0..0, all);
     }
 }
 
-impl Extra {
-    fn encode(&self) -> Bytes {
-        match *self == Self::default() {
-            true => Bytes::new(),
-            false => serde_json::to_vec(self).expect("texts make JSON").into(),
-        }
-    }
-
-    fn decode(bytes: &Bytes) -> Self {
-        if bytes.is_empty() {
-            return Self::default();
-        }
-        serde_json::from_slice(bytes).expect("only `place` makes what goes with an operation")
+/// The time that a message bears: of its event, and of a copied document when the copy began.
+fn time_of(operation: &Operation) -> ClusterTime {
+    match operation.cause {
+        Cause::Event(time) => time,
+        Cause::Copy(_) => operation.time,
     }
 }
 
@@ -289,9 +219,11 @@ fn without_query(url: &str) -> &str {
 impl Target for WebhookTarget {
     fn place(&self, rule: &str, placing: &Placing<'_>) -> Result<Placed, String> {
         let address = match &placing.meta.url {
-            Some(url) => whole(url)?,
-            None => fill_path(&self.url.path, rule, placing)?,
+            Some(url) => Address::whole(url)?,
+            None => Address::of(&self.url.path, rule, placing)?,
         };
+        let namespace = placing.namespace.as_str();
+        address.url(&self.url, rule, namespace)?;
         let mut id_json = Vec::new();
         let id = match &placing.meta.id {
             Some(id) => {
@@ -312,12 +244,25 @@ impl Target for WebhookTarget {
                 placing.id
             }
         };
-        let place = place_key(rule, placing.namespace.as_str(), (id, &id_json), &address);
-        Ok(Placed { place, extra: self.extra(rule, placing)? })
+        let place = place_key(rule, namespace, (id, &id_json), &address);
+        if placing.document.is_none() {
+            let extra = self.removal(rule, &place, placing);
+            return Ok(Placed { place, extra });
+        }
+        // A script may choose another host, which is not to learn what the first one is told.
+        let own = if address.is_foreign(&self.url) { &[] } else { &*self.headers };
+        Ok(Placed { place, extra: Extra::of_put(own, rule, placing)?.encode() })
     }
 
     fn place_is_fixed(&self, _rule: &str) -> bool {
         !self.url.path.depends_on_document()
+    }
+
+    fn removal(&self, rule: &str, place: &PlaceKey, placing: &Placing<'_>) -> Bytes {
+        let Ok(place) = WebhookPlace::decode(place) else { return Bytes::new() };
+        // A script may have told of it under another one.
+        let placing = Placing { id: &place.id, ..*placing };
+        Extra::of_removal(&self.headers, rule, &placing).encode()
     }
 
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {

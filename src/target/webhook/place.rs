@@ -1,10 +1,12 @@
-//! Where a document of a rule lies behind a webhook: which document it is, and the URL that is told
-//! of it. Kept by the checkpoint store where it depends on the document, so it holds all that a
-//! removal needs.
+//! Where a document of a rule lies behind a webhook: which document it is, and what of the URL that is
+//! told of it is its own. Kept by the checkpoint store where it depends on the document, so it holds
+//! what a removal needs of the document, and nothing of the rule file: that may be a secret, and may
+//! be another one tomorrow, when the removal is to go there.
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
+use super::address::Address;
 use crate::target::PlaceKey;
 
 /// A place, taken apart.
@@ -18,8 +20,8 @@ pub(super) struct WebhookPlace<'a> {
     pub id: String,
     /// The id as JSON, as a document would hold it.
     pub id_json: &'a RawValue,
-    /// Path and query behind the host of the rule file, or a whole URL that a script chose.
-    pub address: String,
+    /// Where it is told.
+    pub address: Address,
 }
 
 /// The bytes are no place of a webhook: another kind of target wrote them.
@@ -32,9 +34,9 @@ pub(super) fn place_key(
     rule: &str,
     namespace: &str,
     (id, id_json): (&str, &[u8]),
-    address: &str,
+    address: &Address,
 ) -> PlaceKey {
-    let mut bytes = Vec::with_capacity(64 + id_json.len() + address.len());
+    let mut bytes = Vec::with_capacity(128 + id_json.len());
     let mut separator = b'[';
     for text in [rule, namespace, id] {
         bytes.push(separator);
@@ -44,7 +46,7 @@ pub(super) fn place_key(
     bytes.push(b',');
     bytes.extend_from_slice(id_json);
     bytes.push(b',');
-    write_text(address, &mut bytes);
+    serde_json::to_writer(&mut bytes, address).expect("writing to memory does not fail");
     bytes.push(b']');
     PlaceKey(Bytes::from(bytes))
 }
@@ -72,13 +74,20 @@ mod tests {
 
     #[test]
     fn a_place_is_what_it_was_made_from() {
-        let key = place_key("r \"1\"", "shop.a\u{1}b", ("\u{0}x", b"{\"a\":1}"), "/h?x=%20");
-        let place = WebhookPlace::decode(&key).unwrap();
-        assert_eq!(
-            (place.rule.as_str(), place.namespace.as_str(), place.id.as_str()),
-            ("r \"1\"", "shop.a\u{1}b", "\u{0}x")
-        );
-        assert_eq!((place.id_json.get(), place.address.as_str()), ("{\"a\":1}", "/h?x=%20"));
+        for address in [
+            Address::Whole("https://h?x=%20".to_owned()),
+            Address::Filled([("a.b".to_owned(), "\u{0}\"".to_owned())].into()),
+            Address::Filled([].into()),
+        ] {
+            let id = ("\u{0}x", &b"{\"a\":1}"[..]);
+            let key = place_key("r \"1\"", "shop.a\u{1}b", id, &address);
+            let place = WebhookPlace::decode(&key).unwrap();
+            assert_eq!(
+                (place.rule.as_str(), place.namespace.as_str(), place.id.as_str()),
+                ("r \"1\"", "shop.a\u{1}b", "\u{0}x")
+            );
+            assert_eq!((place.id_json.get(), place.address), ("{\"a\":1}", address));
+        }
     }
 
     #[test]

@@ -6,50 +6,62 @@ use std::{collections::HashMap, time::Duration};
 use bytes::Bytes;
 use chrono::Utc;
 use reqwest::{
-    Method, Response, Url,
+    Method, RequestBuilder, Response, Url,
     header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT},
 };
 use tokio::time::Instant;
 
 use crate::{
-    rules::{
-        model::{SigningSecret, Webhook, WebhookUrl},
-        template::{Part, Template},
-    },
+    rules::model::{SigningSecret, Webhook, WebhookUrl},
     target::{
-        Outcome, Pressure, Request, Retry,
+        Outcome, PlaceKey, Pressure, Request, Retry,
         http::{Certificates, SetupError, failure, retry_after, without_login},
     },
 };
 
 use super::{
-    answer::{Answer, Sent, outcome, words},
+    address::origin,
+    answer::{Answer, heard, outcome, words},
+    group::grouped,
     message::{Message, request_id},
     payload::Style,
+    place::WebhookPlace,
     sign::signature,
+    unspeakable::Unspeakable,
 };
 
 /// So much of an answer is read. Of one that is longer the connection is given up.
 const MAX_ANSWER: usize = 64 << 10;
-/// A text that is shorter is no secret, and may be a part of any other word.
-const SHORTEST_SECRET: usize = 6;
+/// So long an endpoint may take to answer nothing but that it is there. Whether a connection can be
+/// made shows before.
+const REACH_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Sends messages.
 pub(super) struct Sender {
     client: reqwest::Client,
+    /// For hosts that a script chose: it shows nobody the rule file's certificate.
+    elsewhere: reqwest::Client,
     /// The rule file's own headers, and where they are sent.
     headers: HeaderMap,
     origin: String,
     secrets: Vec<SigningSecret>,
     style: Style,
     timeout: Duration,
-    /// What an endpoint might say back, and nobody is to read.
-    unspeakable: Vec<String>,
+    unspeakable: Unspeakable,
 }
 
-/// Messages that make one HTTP request, by their place among the items.
-struct Group<'a> {
-    messages: Vec<(usize, Message<'a>)>,
+/// Which document a message is about, as its receiver knows it.
+#[derive(PartialEq, Eq, Hash)]
+struct Subject {
+    namespace: String,
+    id: String,
+}
+
+impl Subject {
+    fn of(place: &PlaceKey) -> Self {
+        let place = WebhookPlace::decode(place).expect("what is sent has a place of a webhook");
+        Self { namespace: place.namespace, id: place.id }
+    }
 }
 
 impl Sender {
@@ -59,11 +71,6 @@ impl Sender {
     /// Where a setting or a file that it names can't be used.
     pub fn new(settings: &Webhook, style: Style, timeout: Duration) -> Result<Self, SetupError> {
         let mut headers = HeaderMap::new();
-        let mut unspeakable: Vec<String> = settings
-            .secrets
-            .iter()
-            .map(|secret| secret.expose().trim_start_matches("whsec_").to_owned())
-            .collect();
         for header in settings.headers.iter().filter(|header| header.is_fixed()) {
             let text = header.value.known(None, None).unwrap_or_default();
             let name = HeaderName::try_from(&header.name).map_err(|_| SetupError::Credentials)?;
@@ -71,55 +78,67 @@ impl Sender {
             value.set_sensitive(!header.shown);
             headers.insert(name, value);
         }
-        for header in settings.headers.iter().filter(|header| !header.shown) {
-            for text in literals(&header.value) {
-                // `Bearer` is no secret, what follows it is.
-                let scheme = usize::from(text.contains(' '));
-                unspeakable.extend(text.split(' ').skip(scheme).map(str::to_owned));
-            }
-        }
-        if !settings.url.shown {
-            let path = literals(&settings.url.path);
-            unspeakable
-                .extend(path.flat_map(|it| it.split(['/', '?', '&', '='])).map(str::to_owned));
-        }
-        unspeakable.retain(|text| text.len() >= SHORTEST_SECRET);
         let url = &settings.url;
         let address = Url::parse(&url.origin).map_err(|error| SetupError::Address {
             url: url.origin.clone(),
             reason: error.to_string(),
         })?;
         let agent = concat!("mongosync/", env!("CARGO_PKG_VERSION"));
-        let always = [(USER_AGENT, HeaderValue::from_static(agent))].into_iter().collect();
+        let always: HeaderMap = [(USER_AGENT, HeaderValue::from_static(agent))].into_iter().collect();
+        let mut certificates = Certificates::read(&settings.tls)?;
+        let client = certificates.client(always.clone(), timeout, &address)?;
+        certificates.client = None;
         Ok(Self {
-            client: Certificates::read(&settings.tls)?.client(always, timeout, &address)?,
+            client,
+            elsewhere: certificates.client(always, timeout, &address)?,
             headers,
             origin: url.origin.clone(),
             secrets: settings.secrets.clone(),
             style,
             timeout,
-            unspeakable,
+            unspeakable: Unspeakable::of(settings),
         })
     }
 
-    /// Whether anything answers where messages are sent, be it with a refusal. Sends none.
+    /// Whether a connection can be made to where messages are sent. Sends none, and what is answered to
+    /// this (or is not) makes no difference: an endpoint need not know such a request.
     pub async fn reach(&self, url: &WebhookUrl) -> Result<(), Retry> {
         let path = url.path.known(None, None).unwrap_or_else(|| "/".to_owned());
         let asked = self.client.request(Method::OPTIONS, format!("{}{path}", url.origin));
-        let asked = asked.headers(self.headers.clone());
-        let answer = self.answer(asked, &url.origin).await?;
-        match answer.status {
-            429 | 502..=504 => Err(retry("unavailable", self.told(&url.origin, &words(&answer)))),
+        let asked = asked.headers(self.headers.clone()).timeout(REACH_TIMEOUT);
+        match asked.send().await {
+            Err(error) if error.is_connect() => Err(self.failed(&url.origin, &error)),
             _ => Ok(()),
         }
     }
 
     /// What became of each message, in order. Each HTTP request is tried once, and none is begun when
-    /// the time for one is over.
+    /// the time for one is over. What comes behind a message of the same document that has not gone
+    /// through is not sent.
     pub async fn send(&self, request: &Request) -> Vec<Outcome> {
         let began = Instant::now();
-        let mut outcomes: Vec<Option<Outcome>> = vec![None; request.items.len()];
-        for group in self.groups(request) {
+        let messages: Vec<Message<'_>> = request
+            .items
+            .iter()
+            .map(|item| Message::read(&request.body, item.range.clone()))
+            .collect();
+        let head = |message: &Message<'_>| {
+            (self.style.array && !message.payload.is_empty()).then_some(message.head)
+        };
+        let groups = grouped(
+            messages.iter().zip(&request.items).map(|(it, item)| (head(it), Subject::of(&item.place))),
+        );
+        let mut outcomes: Vec<Option<Outcome>> = vec![None; messages.len()];
+        let mut waited_for: HashMap<Subject, Retry> = HashMap::new();
+        for mut group in groups {
+            group.retain(|&at| {
+                let earlier = waited_for.get(&Subject::of(&request.items[at].place));
+                outcomes[at] = earlier.map(|retry| Outcome::Retry(retry.clone()));
+                earlier.is_none()
+            });
+            if group.is_empty() {
+                continue;
+            }
             let left = self.timeout.saturating_sub(began.elapsed());
             let outcome = match left.is_zero() {
                 // They are sent in smaller requests, without a pause.
@@ -127,37 +146,23 @@ impl Sender {
                     pressure: Pressure::Split,
                     ..retry("timeout", "no time was left for the rest of the request".to_owned())
                 }),
-                false => self.send_group(&request.body, &group, left).await,
+                false => {
+                    let group: Vec<_> = group.iter().map(|&at| &messages[at]).collect();
+                    self.send_group(&request.body, &group, left).await
+                }
             };
-            for (at, _) in group.messages {
+            for at in group {
+                if let Outcome::Retry(retry) = &outcome {
+                    waited_for.insert(Subject::of(&request.items[at].place), retry.clone());
+                }
                 outcomes[at] = Some(outcome.clone());
             }
         }
         outcomes.into_iter().map(|it| it.expect("every message is in a group")).collect()
     }
 
-    /// Messages with the same head, where an array may hold them.
-    fn groups<'a>(&self, request: &'a Request) -> Vec<Group<'a>> {
-        let mut groups: Vec<Group<'a>> = Vec::new();
-        let mut by_head: HashMap<&str, usize> = HashMap::new();
-        for (at, item) in request.items.iter().enumerate() {
-            let message = Message::read(&request.body, item.range.clone());
-            let joins = self.style.array && !message.payload.is_empty();
-            let known = by_head.get(message.head).filter(|_| joins);
-            if let Some(&group) = known {
-                groups[group].messages.push((at, message));
-                continue;
-            }
-            if joins {
-                by_head.insert(message.head, groups.len());
-            }
-            groups.push(Group { messages: vec![(at, message)] });
-        }
-        groups
-    }
-
-    async fn send_group(&self, body: &Bytes, group: &Group<'_>, left: Duration) -> Outcome {
-        let (_, first) = &group.messages[0];
+    async fn send_group(&self, body: &Bytes, group: &[&Message<'_>], left: Duration) -> Outcome {
+        let first = group[0];
         let (method, url) = first.address();
         let empty = first.payload.is_empty();
         let (id, payload) = match self.style.array && !empty {
@@ -167,33 +172,31 @@ impl Sender {
         // The time of this try: receivers refuse what was signed long ago.
         let timestamp = Utc::now().timestamp().to_string();
         let method = Method::from_bytes(method.as_bytes()).expect("a method was checked");
-        let delete = method == Method::DELETE;
-        let shown = shown(url);
+        let shown = origin(url);
+        // A script may choose another host, which is not to learn what the first one is told, nor to
+        // be able to repeat it there in our name.
+        let own = shown == self.origin;
         let mut headers = HeaderMap::new();
         if !empty {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.style.content_type()));
         }
-        // A script may choose another host, which is not to learn what the first one is told.
-        if shown == self.origin {
+        if own {
             headers.extend(self.headers.clone());
         }
-        let signature = signature(&self.secrets, &id, &timestamp, &payload);
-        let own = [("webhook-id", &*id), ("webhook-timestamp", &*timestamp)];
+        let secrets = if own { &*self.secrets } else { &[] };
+        let signature = signature(secrets, &id, &timestamp, &payload);
+        let made = [("webhook-id", &*id), ("webhook-timestamp", &*timestamp)];
         let signed = signature.as_deref().map(|signature| ("webhook-signature", signature));
-        for (name, value) in first.headers().chain(own).chain(signed) {
+        for (name, value) in first.headers().chain(made).chain(signed) {
             let name = HeaderName::try_from(name).expect("a header's name was checked");
             let value = HeaderValue::try_from(value).expect("a header's value was encoded");
             headers.insert(name, value);
         }
-        let asked = self.client.request(method, url).headers(headers).timeout(left).body(payload);
-        let sent = match (group.messages.len(), delete) {
-            (2.., _) => Sent::Array,
-            (_, true) => Sent::Delete,
-            (_, false) => Sent::One,
-        };
+        let client = if own { &self.client } else { &self.elsewhere };
+        let asked = client.request(method, url).headers(headers).timeout(left).body(payload);
         match self.answer(asked, &shown).await {
-            Err(retry) => Outcome::Retry(retry),
-            Ok(answer) => match outcome(&answer, sent) {
+            Err(outcome) => outcome,
+            Ok(answer) => match outcome(&answer, group.len() > 1) {
                 Outcome::Retry(retry) => {
                     Outcome::Retry(Retry { message: self.told(&shown, &retry.message), ..retry })
                 }
@@ -204,8 +207,8 @@ impl Sender {
     }
 
     /// The payloads as one array, and its id.
-    fn array(&self, body: &Bytes, group: &Group<'_>) -> (String, Bytes) {
-        let messages = || group.messages.iter().map(|(_, message)| message);
+    fn array(&self, body: &Bytes, group: &[&Message<'_>]) -> (String, Bytes) {
+        let messages = || group.iter();
         let size: usize = messages().map(|message| message.payload.len() + 1).sum();
         let mut array = Vec::with_capacity(size + 2);
         let mut separator = b'[';
@@ -218,56 +221,47 @@ impl Sender {
         (request_id(messages().map(|message| message.id)), array.into())
     }
 
-    async fn answer(
-        &self,
-        request: reqwest::RequestBuilder,
-        address: &str,
-    ) -> Result<Answer, Retry> {
-        let answer = async { read(request.send().await?).await };
-        answer.await.map_err(|error| {
-            let retry = failure(&error);
-            Retry { message: self.told(address, &retry.message), ..retry }
+    async fn answer(&self, request: RequestBuilder, address: &str) -> Result<Answer, Outcome> {
+        let answer = async { self.read(request.send().await?).await };
+        answer.await.map_err(|error| match error.is_builder() {
+            // It is refused here, however often it is tried.
+            true => {
+                let words = failure(&error).message;
+                Outcome::Rejected(self.told("", &format!("the request can't be made: {words}")))
+            }
+            false => Outcome::Retry(self.failed(address, &error)),
         })
+    }
+
+    async fn read(&self, mut response: Response) -> Result<Answer, reqwest::Error> {
+        let text = |name| response.headers().get(name).and_then(|it: &HeaderValue| it.to_str().ok());
+        let after = text(RETRY_AFTER).and_then(|value| retry_after(value, Utc::now()));
+        let location = text(LOCATION).map(without_login);
+        let location = location.map(|location| heard(location.as_bytes(), true, &self.unspeakable));
+        let status = response.status().as_u16();
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            body.extend_from_slice(&chunk);
+            if body.len() > MAX_ANSWER {
+                break;
+            }
+        }
+        let said = heard(&body, body.len() <= MAX_ANSWER, &self.unspeakable);
+        Ok(Answer { status, after, location, said })
+    }
+
+    fn failed(&self, address: &str, error: &reqwest::Error) -> Retry {
+        let retry = failure(error);
+        Retry { message: self.told(address, &retry.message), ..retry }
     }
 
     /// Words with the address before them, and without what is secret.
     fn told(&self, address: &str, words: &str) -> String {
-        let mut told = match address {
+        self.unspeakable.left_out(&match address {
             "" => words.to_owned(),
             address => format!("{address}: {words}"),
-        };
-        for text in &self.unspeakable {
-            told = told.replace(text, "…");
-        }
-        told
+        })
     }
-}
-
-fn literals(template: &Template) -> impl Iterator<Item = &str> {
-    template.parts().iter().filter_map(|part| match part {
-        Part::Literal(text) => Some(text.as_str()),
-        _ => None,
-    })
-}
-
-async fn read(mut response: Response) -> Result<Answer, reqwest::Error> {
-    let text = |name| response.headers().get(name).and_then(|it: &HeaderValue| it.to_str().ok());
-    let after = text(RETRY_AFTER).and_then(|value| retry_after(value, Utc::now()));
-    let location = text(LOCATION).map(without_login);
-    let mut answer =
-        Answer { status: response.status().as_u16(), after, location, body: Vec::new() };
-    while let Some(chunk) = response.chunk().await? {
-        answer.body.extend_from_slice(&chunk);
-        if answer.body.len() > MAX_ANSWER {
-            break;
-        }
-    }
-    Ok(answer)
-}
-
-/// Scheme and host: a path may be a secret.
-fn shown(url: &str) -> String {
-    Url::parse(url).map_or_else(|_| String::new(), |url| url.origin().ascii_serialization())
 }
 
 fn retry(reason: &'static str, message: String) -> Retry {
