@@ -161,7 +161,7 @@ async fn every_document_is_told_and_signed() -> Result<()> {
     orders.insert_many((0..50).map(|id| doc! { "_id": id, "n": 0, "name": "ü\n" })).await?;
     let settings =
         format!(", secret: [{}, \"{}\"], headers: {{ X-Env: prod }}", SECRETS[0], SECRETS[1]);
-    let rules = "  - { namespace: hook_signed.orders, filter: { n: { $lt: 5 } }, to: notify }";
+    let rules = "  - { delivery: documents, namespace: hook_signed.orders, filter: { n: { $lt: 5 } }, to: notify }";
     let file = world.file("/in/{collection}?id={_id}", &settings, rules)?;
     let mut run = file.run(&[])?;
     copied(&mut run).await?;
@@ -217,7 +217,7 @@ async fn ids_outlive_a_kill() -> Result<()> {
     let world = Hooked::new().await?;
     let orders = world.collection("hook_ids.orders");
     orders.insert_many((0..20).map(|id| doc! { "_id": id, "n": 0 })).await?;
-    let rules = "  - { namespace: hook_ids.orders, to: notify }";
+    let rules = "  - { delivery: documents, namespace: hook_ids.orders, to: notify }";
     let file = world.file_of(&world.target("/in", ""), "1h", rules)?;
     let mut run = file.run(&[])?;
     // What the copy's end has to store is stored before that is said.
@@ -273,7 +273,7 @@ async fn no_document_is_told_backwards() -> Result<()> {
         9 => Reply::of(500),
         _ => Reply::of(200),
     });
-    let rules = "  - { namespace: hook_order.orders, to: notify }";
+    let rules = "  - { delivery: documents, namespace: hook_order.orders, to: notify }";
     let file = world.file("/in", ", batch: { concurrency: 8 }", rules)?;
     let mut run = file.run(&[])?;
     copied(&mut run).await?;
@@ -318,7 +318,7 @@ async fn an_endpoint_that_is_dead_holds_up_no_other() -> Result<()> {
         "{}  dead: {{ webhook: {{ url: \"{url}/in\", timeout: 1m }} }}\n",
         world.target("/in", ", batch: { max_actions: 100 }")
     );
-    let rules = "  - { namespace: hook_dead.orders, to: [notify, dead] }";
+    let rules = "  - { delivery: documents, namespace: hook_dead.orders, to: [notify, dead] }";
     let mut run = world.file_of(&targets, "100ms", rules)?.run(&[])?;
     copied(&mut run).await?;
     orders.update_many(doc! {}, doc! { "$inc": { "n": 1 } }).await?;
@@ -345,7 +345,7 @@ async fn memory_is_bounded_before_an_endpoint_that_is_dead() -> Result<()> {
         let ids = part * 100..(part + 1) * 100;
         orders.insert_many(ids.map(|id| doc! { "_id": id, "n": 0, "fill": &fill })).await?;
     }
-    let rules = "  - { namespace: hook_memory.orders, to: notify }";
+    let rules = "  - { delivery: documents, namespace: hook_memory.orders, to: notify }";
     let file = world.file("/in", ", timeout: 1m", rules)?;
     let mut run = file.run(&[])?;
     world.receiver.until(|received| received.len() >= 8).await?;

@@ -10,7 +10,7 @@ use crate::{
     finding::{Finding, Part},
     rules::{
         model::{
-            Destination, Engine, EngineAuth, EnginePlace, NamespacePattern, Place, Rule, RuleFile,
+            Destination, Engine, EngineAuth, EnginePlace, NamespacePattern, OnDrop, Place, Rule, RuleFile,
             Target, TargetKind, Tls, Webhook, WebhookFormat,
         },
         template::{Part as Piece, Template},
@@ -112,16 +112,12 @@ fn told(webhook: &Webhook, part: impl Fn() -> Part, found: &mut Vec<Finding>) {
                 .help("add a `secret`, and let the receiver verify `webhook-signature`"),
         );
     }
-    let path = &webhook.url.path;
-    if webhook.format == WebhookFormat::Document
-        && !path.depends_on_key()
-        && !path.depends_on_document()
-    {
-        let words = "with `format: document` and one URL for all, nothing is sent of a document that \
-                     is gone: nothing would tell which one";
+    if webhook.format == WebhookFormat::Document && !webhook.url.is_of_one_document() {
+        let words = "with `format: document` and a URL that several documents share, nothing is sent of \
+                     a document that is gone: a `DELETE` could take others away";
         found.push(
             Finding::note("removals", part(), words)
-                .help("put `{_id}` into the `url`, or take another `format`"),
+                .help("put `{_id}` into the path of the `url`, or take another `format`"),
         );
     }
 }
@@ -224,7 +220,20 @@ fn scripted(rule: &Rule, found: &mut Vec<Finding>) {
 /// Where a rule's documents lie.
 fn placed(rule: &Rule, target: &Target, destination: &Destination, found: &mut Vec<Finding>) {
     let part = || Part::Rule(rule.name.clone());
-    if places_are_kept(rule, target, destination) {
+    let kept = places_are_kept(rule, target, destination);
+    let drops = rule.on_drop == OnDrop::Remove && rule.changes.is_some();
+    if destination.place == Place::Webhook && drops && !kept {
+        let words = format!(
+            "where a collection is dropped or renamed away, {} is not told that its documents are gone: \
+             nobody knows which ones it was told of",
+            destination.target
+        );
+        found.push(
+            Finding::note("dropped", part(), words)
+                .help("`on_drop: keep` says as much; a document that is deleted is told of as ever"),
+        );
+    }
+    if kept {
         let words = format!(
             "in {} a document can move: where each one lies is kept in the checkpoint store, a record \
              a document",

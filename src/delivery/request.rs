@@ -1,7 +1,7 @@
 //! Delivers one batch: sends it, in parts where the target can take no more, again where it may
 //! pass, and settles it once the fate of every item is known.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -14,7 +14,7 @@ use crate::{
 
 use super::{
     Halt,
-    batch::{Batch, Entry, Origin},
+    batch::{Batch, Entry, Origin, lettered},
     dead_letters::{Letter, Stage},
     places::Trim,
     retry::{Backoff, pause},
@@ -86,11 +86,27 @@ impl Limits {
     }
 }
 
+/// What one batch of a lane learns for the next.
+#[derive(Clone, Copy, Debug)]
+pub struct Course {
+    /// How much a request may hold.
+    pub limits: Limits,
+    /// Since when nothing has gone through, whatever was given up meanwhile.
+    stuck: Option<Instant>,
+}
+
+impl Course {
+    /// Of a lane that has sent nothing yet.
+    pub fn new(settings: &DeliverySettings) -> Self {
+        Self { limits: Limits::new(settings), stuck: None }
+    }
+}
+
 /// A batch of which every item is applied, superseded, or a durable dead letter.
 #[derive(Debug)]
 pub struct Delivered {
     /// What the next batch begins with.
-    pub limits: Limits,
+    pub course: Course,
     /// Not yet written, by the task that also loads places: a trim under way beside a load would
     /// take away what the load has not seen.
     trims: Vec<Trim>,
@@ -117,13 +133,20 @@ impl Delivered {
 pub async fn deliver(
     context: Arc<Context>,
     mut batch: Batch,
-    mut limits: Limits,
+    mut course: Course,
 ) -> Result<Delivered, Halt> {
-    let mut letters = std::mem::take(&mut batch.letters);
+    let mut refused = std::mem::take(&mut batch.letters);
     if let Some((request, entries)) = batch.seal() {
-        let mut through = Vec::with_capacity(entries.len());
-        send_all(&context, &request, &entries, &mut limits, &mut through, &mut letters).await?;
+        let mut fates = Fates::default();
+        send_all(&context, &request, &entries, &mut course, &mut fates).await?;
+        let Fates { mut through, letters, given_up } = fates;
+        refused.extend(letters);
+        // What has become a letter already is no success of its document: part of it went through.
+        let given_up: HashSet<_> =
+            given_up.into_iter().map(|index| lettered(&entries[index].origin)).collect();
         let origins = through.iter().map(|&index| &*entries[index].origin);
+        let origins =
+            origins.filter(|origin| given_up.is_empty() || !given_up.contains(&lettered(origin)));
         context.dead_letters.settle(origins, &context.stop).await?;
         through.sort_unstable();
         for (index, entry) in entries.iter().enumerate().filter(|(_, entry)| entry.removes) {
@@ -135,27 +158,39 @@ pub async fn deliver(
     }
     let gone = batch.gone.iter().map(|origin| &**origin);
     context.dead_letters.settle(gone, &context.stop).await?;
+    bury(&context, refused).await?;
+    Ok(Delivered { course, trims: batch.places, claims: batch.claims })
+}
+
+async fn bury(context: &Context, letters: Vec<Letter>) -> Result<(), Halt> {
     for letter in &letters {
         let origin = letter.origin();
         context.rules[usize::from(origin.rule.0)].count(origin.phase, Settled::DeadLetter, 1);
     }
-    context.dead_letters.bury(letters, &context.stop).await?;
-    Ok(Delivered { limits, trims: batch.places, claims: batch.claims })
+    context.dead_letters.bury(letters, &context.stop).await
+}
+
+/// What has become of the entries of a batch.
+#[derive(Default)]
+struct Fates {
+    /// Which went through.
+    through: Vec<usize>,
+    /// Of those that were refused.
+    letters: Vec<Letter>,
+    /// Whose letters are stored already.
+    given_up: Vec<usize>,
 }
 
 async fn send_all(
     context: &Context,
     request: &Request,
     entries: &[Entry],
-    limits: &mut Limits,
-    through: &mut Vec<usize>,
-    letters: &mut Vec<Letter>,
+    Course { limits, stuck }: &mut Course,
+    fates: &mut Fates,
 ) -> Result<(), Halt> {
     let settings = &context.settings;
     let mut backoff = Backoff::new(settings.retry_initial, settings.retry_max);
     let mut outstanding: Vec<usize> = (0..entries.len()).collect();
-    // Since when nothing has gone through.
-    let mut stuck: Option<Instant> = None;
     while !outstanding.is_empty() {
         let part = limits.part(request, &outstanding).to_vec();
         let sent = request.only(&part);
@@ -166,8 +201,8 @@ async fn send_all(
             Ok(outcomes) => {
                 for (&index, outcome) in part.iter().zip(outcomes) {
                     match conclude(context, &entries[index], outcome, part.len()) {
-                        Conclusion::Through => through.push(index),
-                        Conclusion::Refused(letter) => letters.push(letter),
+                        Conclusion::Through => fates.through.push(index),
+                        Conclusion::Refused(letter) => fates.letters.push(letter),
                         Conclusion::Again(retry) => {
                             again.push(index);
                             trouble = Some(worse(trouble, retry));
@@ -176,7 +211,7 @@ async fn send_all(
                 }
             }
             Err(retry) if retry.pressure == Pressure::TooLarge && part.len() == 1 => {
-                letters.push(refused(context, &entries[part[0]], retry.message));
+                fates.letters.push(refused(context, &entries[part[0]], retry.message));
             }
             Err(retry) => {
                 again.clone_from(&part);
@@ -185,7 +220,7 @@ async fn send_all(
         }
         let progress = again.len() < part.len();
         if progress || trouble.is_none() {
-            stuck = None;
+            *stuck = None;
         }
         let mut given_up = false;
         if let (Some(retry), Some(limit)) = (&trouble, settings.give_up_after)
@@ -193,8 +228,11 @@ async fn send_all(
             && stuck.get_or_insert_with(Instant::now).elapsed() >= limit
         {
             let words = format!("given up after {}: {}", written_time(limit), retry.message);
-            letters.extend(again.drain(..).map(|at| refused(context, &entries[at], words.clone())));
-            (trouble, stuck, given_up) = (None, None, true);
+            let letters = again.iter().map(|&at| refused(context, &entries[at], words.clone()));
+            // What comes next is tried no longer than once, as long as nothing goes through.
+            bury(context, letters.collect()).await?;
+            fates.given_up.append(&mut again);
+            (trouble, given_up) = (None, true);
             context.status.retry(GIVEN_UP);
         }
         // What is to be sent again goes first: it is the older.

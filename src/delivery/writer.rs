@@ -25,7 +25,7 @@ use super::{
     ids::Ids,
     lane::{Lane, Subject},
     places::{Places, RulePlace},
-    request::{Delivered, Limits, deliver},
+    request::{Course, Delivered, deliver},
     shape::Shaper,
     slice::{Settling, ShapedSlice, Slice},
 };
@@ -74,21 +74,21 @@ pub struct Writer {
     /// When the batch got its first change, and whether a request was under way then.
     begun: Option<(Instant, bool)>,
     under_way: JoinSet<Result<Delivered, Halt>>,
-    limits: Limits,
+    course: Course,
     types: Option<(Namespace, IdTypes)>,
 }
 
 impl Writer {
     /// A writer for one lane.
     pub fn new(lane: Arc<Lane>, context: Arc<Context>) -> Self {
-        let limits = Limits::new(&context.settings);
+        let course = Course::new(&context.settings);
         Self {
             lane,
             context,
             batch: Batch::default(),
             begun: None,
             under_way: JoinSet::new(),
-            limits,
+            course,
             types: None,
         }
     }
@@ -103,7 +103,7 @@ impl Writer {
         'work: loop {
             while !self.is_full() {
                 // Not more than a request takes: what a batch holds is settled together.
-                let room = self.limits.actions().saturating_sub(self.batch.len());
+                let room = self.course.limits.actions().saturating_sub(self.batch.len());
                 let changes = self.lane.try_output(SLICE.min(room.max(1)));
                 if changes.is_empty() {
                     break;
@@ -140,13 +140,13 @@ impl Writer {
         done: Result<Result<Delivered, Halt>, JoinError>,
     ) -> Result<(), Halt> {
         let delivered = ended(done)?;
-        self.limits = delivered.limits;
+        self.course = delivered.course;
         delivered.settle(&self.context).await
     }
 
     fn is_full(&self) -> bool {
-        self.batch.len() >= self.limits.actions()
-            || self.batch.bytes() >= self.limits.bytes()
+        self.batch.len() >= self.course.limits.actions()
+            || self.batch.bytes() >= self.course.limits.bytes()
             || self.batch.claims.len() >= QUIET
             || self.batch.letters.len() >= LETTERS
     }
@@ -173,7 +173,7 @@ impl Writer {
         let next = Batch::after(&self.batch);
         let batch = std::mem::replace(&mut self.batch, next);
         self.begun = None;
-        self.under_way.spawn(deliver(self.context.clone(), batch, self.limits));
+        self.under_way.spawn(deliver(self.context.clone(), batch, self.course));
     }
 
     async fn gather(&mut self, changes: Vec<Change>) -> Result<(), Halt> {

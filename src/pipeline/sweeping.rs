@@ -40,7 +40,7 @@ use crate::{
         batch::{Batch, Origin},
         insist, insist_on_writing,
         lane::Subject,
-        request::{Limits, deliver},
+        request::{Course, deliver},
         retry::{Backoff, pause},
         writer::Context,
     },
@@ -519,7 +519,8 @@ impl Sweeping {
         let time = started.before();
         let mut places = places.into_iter().peekable();
         while places.peek().is_some() {
-            let limits = Limits::new(&self.context.settings);
+            let course = Course::new(&self.context.settings);
+            let limits = course.limits;
             let mut batch = Batch::default();
             while batch.len() < limits.actions() && batch.bytes() < limits.bytes() {
                 let Some(place) = places.next() else { break };
@@ -535,7 +536,7 @@ impl Sweeping {
                 };
                 batch.push(&*self.context.target, &operation, &origin);
             }
-            deliver(self.context.clone(), batch, limits).await?.settle(&self.context).await?;
+            deliver(self.context.clone(), batch, course).await?.settle(&self.context).await?;
         }
         Ok(())
     }

@@ -479,6 +479,11 @@ pub static RULE: Map = Map {
         key("exclude", Either(&[Text, List(&Text)]), "What of it is not read.")
             .example("[\"shop.tmp_*\"]"),
         key(
+            "delivery",
+            Words(&["documents"]),
+            "What is delivered: each document as it is now. For a webhook it has to be said.",
+        ),
+        key(
             "copy",
             Either(&[Bool, Object(&COPY)]),
             "Whether what is there at the first run is copied, and how it is read.",

@@ -9,6 +9,7 @@
 //! Nothing here connects to anything: what only a server knows is left to it.
 
 mod checks;
+mod delivery;
 mod destination;
 pub mod diagnostic;
 mod extended_json;

@@ -19,6 +19,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Idle connections are closed by us before the usual 60 s of proxies, which then reset them under
 /// the next request.
 const IDLE: Duration = Duration::from_secs(50);
+/// A connection of HTTP/2, which many requests share, is given up where a ping is not answered: one
+/// that a middlebox has forgotten would fail each of them until then.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The settings of a target can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
@@ -47,7 +52,7 @@ pub enum SetupError {
         expected: &'static str,
     },
     /// A password, key or token holds what no HTTP header may.
-    #[error("the engine's `auth` holds characters that can't be sent")]
+    #[error("a login or a header holds characters that can't be sent")]
     Credentials,
     /// The HTTP client can't be made of these settings.
     #[error("no connection can be made with these `tls` settings")]
@@ -120,6 +125,9 @@ impl Certificates {
             .connect_timeout(CONNECT_TIMEOUT)
             .pool_idle_timeout(IDLE)
             .tcp_keepalive(IDLE)
+            .http2_keep_alive_interval(PING_EVERY)
+            .http2_keep_alive_timeout(PING_TIMEOUT)
+            .http2_keep_alive_while_idle(true)
             .timeout(timeout)
             // An answer is a few kilobytes: not worth the other side's time to compress it.
             .no_gzip()

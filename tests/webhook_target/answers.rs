@@ -9,7 +9,7 @@ async fn an_endpoint_that_is_not_in_order_is_waited_for() -> Result<()> {
     let orders = world.collection("hook_waits.orders");
     let settings = ", headers: { Authorization: \"Bearer hunter2hunter2\" }";
     std::fs::write(world.folder.path().join("token"), "hunter2hunter2")?;
-    let rules = "  - { namespace: hook_waits.orders, to: notify }";
+    let rules = "  - { delivery: documents, namespace: hook_waits.orders, to: notify }";
     let file = world.file("/${file:token}", settings, rules)?;
     let mut run = file.run(&[])?;
     copied(&mut run).await?;
@@ -50,7 +50,7 @@ async fn redirects_are_not_followed() -> Result<()> {
     let orders = world.collection("hook_redirects.orders");
     let location = format!("{}/other", elsewhere.url());
     world.receiver.answer(move |_| Reply::of(307).header("location", &location));
-    let file = world.file("/in", "", "  - { namespace: hook_redirects.orders, to: notify }")?;
+    let file = world.file("/in", "", "  - { delivery: documents, namespace: hook_redirects.orders, to: notify }")?;
     let mut run = file.run(&[])?;
     copied(&mut run).await?;
     orders.insert_one(doc! { "_id": 1 }).await?;
@@ -83,7 +83,7 @@ async fn what_is_refused_does_not_hold_up_the_rest() -> Result<()> {
         }
     });
     let settings = ", headers: { X-Api-Key: hunter2hunter2 }";
-    let file = world.file("/in", settings, "  - { namespace: hook_refused.orders, to: notify }")?;
+    let file = world.file("/in", settings, "  - { delivery: documents, namespace: hook_refused.orders, to: notify }")?;
     let mut run = file.run(&[])?;
     copied(&mut run).await?;
     assert_eq!(held(&world.receiver.received()).len(), 27);
@@ -132,7 +132,7 @@ async fn an_array_is_halved_until_the_guilty_one_is_alone() -> Result<()> {
         }
     });
     let settings = ", batch: { max_actions: 150, concurrency: 2 }, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-    let file = world.file("/in", settings, "  - { namespace: hook_arrays.orders, to: notify }")?;
+    let file = world.file("/in", settings, "  - { delivery: documents, namespace: hook_arrays.orders, to: notify }")?;
     let mut run = file.run(&[])?;
     copied(&mut run).await?;
     let received = world.receiver.received();

@@ -26,7 +26,7 @@ use super::*;
 fn target(folder: &Path, url: &str, settings: &str) -> Result<WebhookTarget> {
     let text = format!(
         "source: mongodb://h/?replicaSet=rs0\ntargets: {{ notify: {{ webhook: {{ url: \"{url}\"{settings} }} \
-         }} }}\nrules: [{{ namespace: shop.orders, to: notify }}]\n"
+         }} }}\nrules: [{{ namespace: shop.orders, delivery: documents, to: notify }}]\n"
     );
     let loaded = rules::parse(&text, &folder.join("rules.yaml"), &|_| None)
         .map_err(|report| anyhow::anyhow!("{}", report.render(false)))?;
@@ -168,7 +168,7 @@ async fn documents_are_put_and_deleted_where_they_are() -> Result<()> {
         .insert_many([doc! { "_id": 100, "tenant": ".." }, doc! { "_id": 101, "tenant": "" }])
         .await?;
     let settings = ", method: PUT, format: document, headers: { X-Tenant: \"{tenant}\" }";
-    let rules = "  - { namespace: hook_rest.orders, to: notify }";
+    let rules = "  - { delivery: documents, namespace: hook_rest.orders, to: notify }";
     let file = world.file("/t/{tenant}/o/{_id}", settings, rules)?;
     let mut run = file.run(&[])?;
     copied(&mut run).await?;
@@ -250,6 +250,7 @@ async fn a_script_sends_what_it_likes() -> Result<()> {
     let url = other.url();
     let rules = format!(
         "  - namespace: hook_script.orders
+    delivery: documents
     transform: |
       if \"text\" in doc {{
         meta.url = \"{url}/chat?x=1\";
@@ -285,7 +286,7 @@ async fn what_would_be_sent_is_shown_without_secrets() -> Result<()> {
     let world = Hooked::new().await?;
     let orders = world.collection("hook_shown.orders");
     orders.insert_one(doc! { "_id": 1, "total": 5 }).await?;
-    let rules = "  - { namespace: hook_shown.orders, to: notify }";
+    let rules = "  - { delivery: documents, namespace: hook_shown.orders, to: notify }";
     fs::write(world.folder.path().join("token"), "hunter2hunter2")?;
     let settings = format!(
         ", secret: {}, headers: {{ X-Env: prod, X-Token: \"${{file:token}}\" }}",

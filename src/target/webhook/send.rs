@@ -122,12 +122,10 @@ impl Sender {
             .iter()
             .map(|item| Message::read(&request.body, item.range.clone()))
             .collect();
-        let head = |message: &Message<'_>| {
-            (self.style.array && !message.payload.is_empty()).then_some(message.head)
-        };
-        let groups = grouped(
-            messages.iter().zip(&request.items).map(|(it, item)| (head(it), Subject::of(&item.place))),
-        );
+        let groups = grouped(messages.iter().zip(&request.items).map(|(message, item)| {
+            let joins = self.style.array && !message.payload.is_empty();
+            (joins.then_some(message.head), Subject::of(&item.place))
+        }));
         let mut outcomes: Vec<Option<Outcome>> = vec![None; messages.len()];
         let mut waited_for: HashMap<Subject, Retry> = HashMap::new();
         for mut group in groups {
