@@ -20,6 +20,7 @@ use mongodb::{
     bson::{Document, doc},
 };
 use mongosync_servers::MongoDb;
+use rstest::rstest;
 use serde_json::{Value, json};
 use sha2::Sha256;
 use tempfile::TempDir;
@@ -101,6 +102,14 @@ async fn copied(run: &mut Run) -> Result<()> {
 /// The messages of the format `standard`, one a request.
 fn data(received: &[Received]) -> Vec<Value> {
     received.iter().map(|request| request.json()["data"].clone()).collect()
+}
+
+/// One or several of a request.
+fn messages(request: &Received) -> Vec<Value> {
+    match request.json() {
+        Value::Array(messages) => messages,
+        message => vec![message],
+    }
 }
 
 /// What a receiver holds that does as it is told, by `_id`.
@@ -211,12 +220,14 @@ async fn every_document_is_told_and_signed() -> Result<()> {
 }
 
 /// No position is stored behind the copy's end, so that all that changed since is told again after
-/// `kill -9`.
+/// `kill -9`. The copy of another rule, which is new by then, makes no difference.
 #[tokio::test(flavor = "multi_thread")]
 async fn ids_outlive_a_kill() -> Result<()> {
     let world = Hooked::new().await?;
     let orders = world.collection("hook_ids.orders");
+    let others = world.collection("hook_ids.others");
     orders.insert_many((0..20).map(|id| doc! { "_id": id, "n": 0 })).await?;
+    others.insert_many((0..20).map(|id| doc! { "_id": format!("o{id}"), "n": 0 })).await?;
     let rules = "  - { delivery: documents, namespace: hook_ids.orders, to: notify }";
     let file = world.file_of(&world.target("/in", ""), "1h", rules)?;
     let mut run = file.run(&[])?;
@@ -231,55 +242,69 @@ async fn ids_outlive_a_kill() -> Result<()> {
     run.kill().await?;
     let before = world.receiver.received();
 
-    let change = |request: &Received| {
-        let data = &request.json()["data"];
-        (data["_id"].to_string(), data["cluster_time"].to_string())
+    // Several changes of a document may be told as one: the newest stands for all of them. Nothing
+    // else of a message says which change it is, so that the id can't follow from what is compared.
+    let newest = |requests: &[Received]| -> BTreeMap<String, String> {
+        let requests = requests.iter();
+        requests.map(|it| (it.json()["data"]["_id"].to_string(), it.id().to_owned())).collect()
     };
-    let of = |requests: &[Received]| -> BTreeMap<(String, String), String> {
-        requests.iter().map(|request| (change(request), request.id().to_owned())).collect()
-    };
-    // Several changes of a document may be told as one, and then it is the newest.
-    let newest: BTreeMap<_, _> = before[told..].iter().map(change).collect();
+    let (count, newest) = (before.len(), newest(&before[told..]));
     assert_eq!(newest.len(), 20);
-    let (count, before) = (before.len(), of(&before));
+    file.rewrite(|text| {
+        let other = rules.replace("hook_ids.orders", "hook_ids.others");
+        format!("{text}{other}\n")
+    })?;
     let run = file.run(&[])?;
     let after = world
         .receiver
         .until(|received| {
-            let after = of(&received[count..]);
-            newest.clone().into_iter().all(|change| after.contains_key(&change))
+            let ids: BTreeSet<&str> = received[count..].iter().map(Received::id).collect();
+            newest.values().all(|id| ids.contains(id.as_str()))
         })
         .await?;
-    let after = of(&after[count..]);
-    let again = after.iter().filter(|(change, _)| before.contains_key(change));
-    again.for_each(|(change, id)| assert_eq!(before[change], *id));
-    let ids: BTreeSet<_> = before.values().chain(after.values()).collect();
-    let changes: BTreeSet<_> = before.keys().chain(after.keys()).collect();
-    assert_eq!(ids.len(), changes.len(), "each change has an id of its own");
+    // What is told under the id of the newest change is what that change left.
+    for request in &after[count..] {
+        let data = &request.json()["data"];
+        let id = data["_id"].to_string();
+        if newest.get(&id).is_some_and(|newest| newest == request.id()) {
+            assert_eq!(data["op"], if id == "7" { "remove" } else { "put" });
+            ensure!(id == "7" || data["document"]["n"] == 3, "{data}");
+            assert_eq!(data["copy"], false);
+        }
+    }
     drop(run);
     Ok(())
 }
 
-/// Eight lanes, and every third request fails in one way or another.
+/// Every request of the documents' own may fail in one way or another; the documents move between
+/// two URLs and back, and one of both can be waited for in vain.
+#[rstest]
+#[case::one_by_one("hook_order", "concurrency: 8")]
+#[case::in_arrays("hook_order_arrays", "concurrency: 4, max_actions: 5")]
 #[tokio::test(flavor = "multi_thread")]
-async fn no_document_is_told_backwards() -> Result<()> {
+async fn no_document_is_told_backwards(#[case] database: &str, #[case] batch: &str) -> Result<()> {
     let world = Hooked::new().await?;
-    let orders = world.collection("hook_order.orders");
+    let orders = world.collection(&format!("{database}.orders"));
     let count = AtomicU64::new(0);
-    world.receiver.answer(move |_| match count.fetch_add(1, Ordering::Relaxed) % 12 {
-        0 => Reply::of(503),
-        3 => Reply { cut: true, ..Reply::default() },
-        6 => Reply::of(429),
-        9 => Reply::of(500),
-        _ => Reply::of(200),
+    world.receiver.answer(move |_| match count.fetch_add(1, Ordering::Relaxed) % 60 {
+        7 => Reply { hang: true, ..Reply::default() },
+        n => match n % 12 {
+            0 => Reply::of(503),
+            3 => Reply { cut: true, ..Reply::default() },
+            6 => Reply::of(429),
+            9 => Reply::of(500),
+            _ => Reply::of(200),
+        },
     });
-    let rules = "  - { delivery: documents, namespace: hook_order.orders, to: notify }";
-    let file = world.file("/in", ", batch: { concurrency: 8 }", rules)?;
+    let rules =
+        format!("  - {{ delivery: documents, namespace: {database}.orders, to: notify }}");
+    let settings = format!(", timeout: 3s, batch: {{ {batch} }}");
+    let file = world.file("/in/{at}", &settings, &rules)?;
     let mut run = file.run(&[])?;
     copied(&mut run).await?;
     for n in 0..40 {
         let writes = (0..25).map(|id| {
-            let update = doc! { "$set": { "n": n } };
+            let update = doc! { "$set": { "n": n, "at": if (n + id) % 3 == 0 { "a" } else { "b" } } };
             let orders = orders.clone();
             async move { orders.update_one(doc! { "_id": id }, update).upsert(true).await }
         });
@@ -288,18 +313,46 @@ async fn no_document_is_told_backwards() -> Result<()> {
     orders.delete_many(doc! { "_id": { "$lt": 3 } }).await?;
     world.caught_up(&mut run).await?;
     let received = world.receiver.received();
-    assert_eq!(held(&received), source(&orders).await?);
-    // Of each document, no request is older than one before it, accepted or not.
+    // What each URL holds.
+    let mut held: BTreeMap<(String, String), Value> = BTreeMap::new();
+    // Of each document, no message is older than one before it, accepted or not.
     let mut last: BTreeMap<String, (Vec<u64>, i64)> = BTreeMap::new();
-    for data in data(&received) {
-        let time = data["cluster_time"].as_str().context("a time")?;
-        let time = time.split('.').map(str::parse).collect::<Result<Vec<u64>, _>>()?;
-        let n = data["document"]["n"].as_i64().unwrap_or(i64::MAX);
-        let id = data["_id"].to_string();
-        if let Some(earlier) = last.insert(id.clone(), (time.clone(), n)) {
-            ensure!(earlier <= (time, n), "{id} goes back from {earlier:?}");
+    for request in &received {
+        for message in messages(request) {
+            let data = &message["data"];
+            let time = data["cluster_time"].as_str().context("a time")?;
+            let time = time.split('.').map(str::parse).collect::<Result<Vec<u64>, _>>()?;
+            let id = data["_id"].to_string();
+            let (before, newest) = last.entry(id.clone()).or_default();
+            let n = data["document"]["n"].as_i64().unwrap_or(*newest);
+            ensure!((&*before, *newest) <= (&time, n), "{id} goes back from {before:?} {newest}");
+            (*before, *newest) = (time, n);
+            if !request.is_accepted() {
+                continue;
+            }
+            let place = (request.path.clone(), id.clone());
+            match data["op"] == "put" {
+                true => {
+                    ensure!(
+                        !held.keys().any(|(path, other)| *other == id && *path != request.path),
+                        "{id} is told at {} before it has left the other one",
+                        request.path
+                    );
+                    held.insert(place, data["document"].clone());
+                }
+                false => drop(held.remove(&place)),
+            }
         }
     }
+    let expected: BTreeMap<_, _> = source(&orders)
+        .await?
+        .into_iter()
+        .map(|(id, document)| {
+            let at = document["at"].as_str().unwrap_or_default();
+            ((format!("/in/{at}"), id), document)
+        })
+        .collect();
+    assert_eq!(held, expected);
     assert_eq!(file.dead_letters().await?.len(), 0);
     assert!(run.terminate().await?.success());
     Ok(())
@@ -349,9 +402,12 @@ async fn memory_is_bounded_before_an_endpoint_that_is_dead() -> Result<()> {
     let file = world.file("/in", ", timeout: 1m", rules)?;
     let mut run = file.run(&[])?;
     world.receiver.until(|received| received.len() >= 8).await?;
+    // As much of it as there will ever be.
+    run.until_full().await?;
     orders.update_many(doc! {}, doc! { "$inc": { "n": 1 } }).await?;
     // All of it is known, and none of it has gone anywhere.
     run.until_read("update", 5_000).await?;
+    run.until_full().await?;
     let status = run.status().await.context("it answers")?;
     assert_eq!(status["targets"]["notify"]["rules"]["hook_memory.orders"]["delivered"], 0);
     let peak = run.peak_memory()?;

@@ -104,6 +104,8 @@ pub struct Receiver {
 struct Shared {
     received: Mutex<Vec<Received>>,
     script: Mutex<Arc<Script>>,
+    /// For what asks whether anybody is there.
+    asked: Mutex<Reply>,
     count: watch::Sender<usize>,
 }
 
@@ -133,6 +135,7 @@ impl Receiver {
         let shared = Arc::new(Shared {
             received: Mutex::default(),
             script: Mutex::new(Arc::new(|_: &Received| Reply::of(204))),
+            asked: Mutex::new(Reply::of(204)),
             count: watch::Sender::new(0),
         });
         let router = Router::new()
@@ -151,6 +154,11 @@ impl Receiver {
     /// asked about.
     pub fn answer(&self, script: impl Fn(&Received) -> Reply + Send + Sync + 'static) {
         *lock(&self.shared.script) = Arc::new(script);
+    }
+
+    /// From now on this is what becomes of a request that asks whether anybody is there (`OPTIONS`).
+    pub fn answer_who_asks(&self, reply: Reply) {
+        *lock(&self.shared.asked) = reply;
     }
 
     /// Every request so far, in the order in which they came.
@@ -192,7 +200,14 @@ async fn receive(State(shared): State<Arc<Shared>>, request: Request<Body>) -> R
     let (head, body) = request.into_parts();
     let Ok(body) = axum::body::to_bytes(body, usize::MAX).await else { return cut() };
     if head.method == "OPTIONS" {
-        return Response::builder().status(204).body(Body::empty()).expect("a status");
+        let reply = lock(&shared.asked).clone();
+        if reply.hang {
+            std::future::pending::<()>().await;
+        }
+        if reply.cut {
+            return cut();
+        }
+        return Response::builder().status(reply.status).body(Body::empty()).expect("a status");
     }
     let text = |value: &axum::http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into();
     let received = Received {

@@ -250,6 +250,28 @@ impl Run {
         }
     }
 
+    /// Waits until something lies in the buffers, and no more comes or goes for two seconds.
+    pub async fn until_full(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut look = interval(Duration::from_millis(100));
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut last, mut still) = (String::new(), 0);
+        while still < 20 {
+            look.tick().await;
+            if let Some(status) = self.child.try_wait()? {
+                bail!("ended with {status}\n{}", self.log());
+            }
+            let metrics = self.get("/metrics").await.unwrap_or_default().1;
+            let buffered = |line: &&str| line.starts_with("mongosync_buffer_bytes{");
+            let now: String = metrics.lines().filter(buffered).collect();
+            let something = !now.is_empty() && !now.ends_with(" 0");
+            still = if something && now == last { still + 1 } else { 0 };
+            last = now;
+            ensure!(Instant::now() < deadline, "it never stands still: {last}\n{}", self.log());
+        }
+        Ok(())
+    }
+
     /// Waits until everything that the source has acknowledged by now is settled.
     pub async fn caught_up(&mut self, source: &Client) -> Result<()> {
         let time = cluster_time(source).await?;

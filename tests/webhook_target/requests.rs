@@ -2,8 +2,9 @@
 
 use std::{fs, path::Path};
 
+use bson::rawdoc;
 use mongosync::{
-    change::{ClusterTime, DocumentKey, Namespace, Phase},
+    change::{Cause, ClusterTime, DocumentKey, Namespace, Phase},
     rules::{self, model::TargetKind},
     target::{
         Action, Item, Operation, Outcome, Placed, Placing, Pressure, Request, Target,
@@ -15,8 +16,9 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
-        ServerConfig,
+        RootCertStore, ServerConfig,
         pki_types::{PrivateKeyDer, pem::PemObject},
+        server::WebPkiClientVerifier,
     },
 };
 
@@ -35,28 +37,50 @@ fn target(folder: &Path, url: &str, settings: &str) -> Result<WebhookTarget> {
     Ok(WebhookTarget::new(webhook, "test", &target.delivery)?)
 }
 
-/// A request with a removal of each of these.
-fn removals(target: &WebhookTarget, ids: &[i32]) -> Result<Request> {
+/// What is told of one document.
+struct Message<'a> {
+    id: i32,
+    /// Whose place it is at.
+    tenant: &'a str,
+    /// What a script chose.
+    meta: Meta,
+    removes: bool,
+}
+
+fn message(id: i32, tenant: &str, removes: bool) -> Message<'_> {
+    Message { id, tenant, meta: Meta::default(), removes }
+}
+
+/// A request with all of these.
+fn request(target: &WebhookTarget, messages: &[Message<'_>]) -> Result<Request> {
     let mut body = Vec::new();
     let mut items = Vec::new();
     let namespace = Namespace::new("shop", "orders");
-    for id in ids {
+    for Message { id, tenant, meta, removes } in messages {
         let key = DocumentKey::from_id(bson::RawBsonRef::Int32(*id))?;
-        let (meta, text) = (Meta::default(), id.to_string());
+        let text = id.to_string();
+        let document = rawdoc! { "_id": *id, "tenant": *tenant };
         let placing = Placing {
             namespace: &namespace,
             key: &key,
             id: &text,
-            op: "remove",
-            document: None,
-            meta: &meta,
+            op: "put",
+            document: Some(&document),
+            meta,
         };
         let Placed { place, extra } =
             target.place("shop.orders", &placing).map_err(anyhow::Error::msg)?;
+        let gone = Placing { op: "remove", document: None, ..placing };
+        let (action, extra) = match removes {
+            true => (Action::Remove, target.removal("shop.orders", &place, &gone)),
+            false => (Action::Put(document.clone().into()), extra),
+        };
+        let time = ClusterTime(1_795_227_029 << 32);
         let operation = Operation {
             place: place.clone(),
-            action: Action::Remove,
-            time: ClusterTime(1_795_227_029 << 32),
+            action,
+            time,
+            cause: Cause::Event(time),
             extra,
             namespace: namespace.clone(),
             phase: Phase::Changes,
@@ -66,6 +90,20 @@ fn removals(target: &WebhookTarget, ids: &[i32]) -> Result<Request> {
         items.push(Item { range: start..body.len(), place });
     }
     Ok(Request { body: body.into(), items })
+}
+
+/// A request with a removal of each of these.
+fn removals(target: &WebhookTarget, ids: &[i32]) -> Result<Request> {
+    let messages: Vec<_> = ids.iter().map(|id| message(*id, "acme", true)).collect();
+    request(target, &messages)
+}
+
+/// What becomes of one message that a script sends elsewhere.
+async fn sent_to(target: &WebhookTarget, url: &str) -> Result<Outcome> {
+    let meta = Meta { url: Some(url.to_owned()), ..Meta::default() };
+    let message = Message { meta, ..message(1, "acme", false) };
+    let outcomes = target.send(&request(target, &[message])?).await;
+    Ok(outcomes.map_err(|retry| anyhow::anyhow!("{retry:?}"))?.remove(0))
 }
 
 async fn sent(target: &WebhookTarget) -> Result<Outcome> {
@@ -122,24 +160,112 @@ async fn trouble_with_one_url_leaves_the_others_alone() -> Result<()> {
     Ok(())
 }
 
+/// A document that leaves one URL for another is told to the second only behind the first.
 #[tokio::test]
-async fn an_authority_of_ones_own_is_trusted_where_the_file_says_so() -> Result<()> {
+async fn what_is_told_of_a_document_waits_for_what_was_told_before() -> Result<()> {
+    let receiver = Receiver::start().await?;
+    let url = format!("{}/in/{{tenant}}", receiver.url());
+    let target = target(Path::new(""), &url, ", batch: { max_actions: 10 }")?;
+    let told = || -> Vec<(String, Vec<Value>)> {
+        let of = |request: &Received| messages(request).iter().map(|it| it["data"]["_id"].clone()).collect();
+        receiver.received().iter().map(|request| (request.path.clone(), of(request))).collect()
+    };
+    // The second one leaves a place in whose stead another has come to lie earlier.
+    let both = [message(2, "b", false), message(1, "a", true), message(1, "b", false)];
+    let outcomes = target.send(&request(&target, &both)?).await.expect("an answer");
+    assert_eq!(outcomes, [Outcome::Applied, Outcome::Applied, Outcome::Applied]);
+    let path = |at: &str| format!("/in/{at}");
+    let in_order = [
+        (path("b"), vec![json!(2)]),
+        (path("a"), vec![json!(1)]),
+        (path("b"), vec![json!(1)]),
+    ];
+    assert_eq!(told(), in_order);
+
+    receiver.answer(|request| Reply::of(if request.path == "/in/a" { 503 } else { 200 }));
+    let outcomes = target.send(&request(&target, &both)?).await.expect("an answer");
+    let again = |outcome: &Outcome| matches!(outcome, Outcome::Retry(it) if it.reason == "unavailable");
+    ensure!(outcomes[0] == Outcome::Applied && outcomes[1..].iter().all(again), "{outcomes:?}");
+    assert_eq!(told()[3..], in_order[..2]);
+    Ok(())
+}
+
+/// An endpoint that a script chose gets nothing by which it could pass for us, or know us.
+#[tokio::test]
+async fn another_host_gets_no_header_signature_or_certificate() -> Result<()> {
     let folder = TempDir::new()?;
+    let authority = authority(folder.path())?;
+    let key = KeyPair::generate()?;
+    let own = CertificateParams::new(["mongosync".to_owned()])?.signed_by(&key, &authority)?;
+    fs::write(folder.path().join("own.pem"), own.pem())?;
+    fs::write(folder.path().join("own.key"), key.serialize_pem())?;
+    let receiver = Receiver::start_tls(acceptor(&authority, true)?).await?;
+    let other = Receiver::start_tls(acceptor(&authority, false)?).await?;
+    let strict = Receiver::start_tls(acceptor(&authority, true)?).await?;
+    let settings = format!(
+        ", tls: {{ ca: ca.pem, cert: own.pem, key: own.key }}, secret: {}, headers: {{ Authorization: Bearer \
+         hunter2hunter2, X-Of: \"hunter2-{{tenant}}\" }}",
+        SECRETS[0]
+    );
+    let target = target(folder.path(), receiver.url(), &settings)?;
+    assert_eq!(sent_to(&target, &format!("{}/x", receiver.url())).await?, Outcome::Applied);
+    assert_eq!(sent_to(&target, &format!("{}/x", other.url())).await?, Outcome::Applied);
+    let [told] = &receiver.received()[..] else { anyhow::bail!("one") };
+    verified(told, SECRETS[0])?;
+    assert_eq!(
+        (told.header("authorization"), told.header("x-of")),
+        ("Bearer hunter2hunter2", "hunter2-acme")
+    );
+    let [told] = &other.received()[..] else { anyhow::bail!("one") };
+    assert_eq!(told.header("webhook-signature"), "");
+    ensure!(!told.id().is_empty() && !format!("{told:?}").contains("hunter2"), "{told:?}");
+    // One that asks for a certificate is shown none.
+    let Outcome::Retry(retry) = sent_to(&target, &format!("{}/x", strict.url())).await? else {
+        anyhow::bail!("it has seen a certificate")
+    };
+    assert_eq!((retry.reason, strict.received().len()), ("network", 0));
+    Ok(())
+}
+
+/// An authority, which a rule file in this folder can name as `ca.pem`.
+fn authority(folder: &Path) -> Result<CertifiedIssuer<'static, KeyPair>> {
     let mut params = CertificateParams::new([])?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-    fs::write(folder.path().join("ca.pem"), authority.pem())?;
+    fs::write(folder.join("ca.pem"), authority.pem())?;
+    Ok(authority)
+}
+
+/// An endpoint's TLS, with or without asking for a certificate.
+fn acceptor(authority: &CertifiedIssuer<'static, KeyPair>, asks: bool) -> Result<TlsAcceptor> {
     let key = KeyPair::generate()?;
-    let node = CertificateParams::new(["127.0.0.1".to_owned()])?.signed_by(&key, &authority)?;
+    let node = CertificateParams::new(["127.0.0.1".to_owned()])?.signed_by(&key, authority)?;
     let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(
-            vec![node.der().clone()],
-            PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes())?,
-        )?;
-    let receiver = Receiver::start_tls(TlsAcceptor::from(Arc::new(config))).await?;
+    let config = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()?;
+    let config = match asks {
+        true => {
+            let mut roots = RootCertStore::empty();
+            roots.add(authority.der().clone())?;
+            let roots = Arc::new(roots);
+            config.with_client_cert_verifier(
+                WebPkiClientVerifier::builder_with_provider(roots, provider).build()?,
+            )
+        }
+        false => config.with_no_client_auth(),
+    };
+    let config = config.with_single_cert(
+        vec![node.der().clone()],
+        PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes())?,
+    )?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+#[tokio::test]
+async fn an_authority_of_ones_own_is_trusted_where_the_file_says_so() -> Result<()> {
+    let folder = TempDir::new()?;
+    let authority = authority(folder.path())?;
+    let receiver = Receiver::start_tls(acceptor(&authority, false)?).await?;
     for settings in [", tls: { ca: ca.pem }", ", tls: { insecure: true }"] {
         let target = target(folder.path(), receiver.url(), settings)?;
         target.reach().await.expect("it is there");
@@ -187,8 +313,13 @@ async fn documents_are_put_and_deleted_where_they_are() -> Result<()> {
     for request in world.receiver.received() {
         match request.method.as_str() {
             "PUT" => {
+                let document = request.json();
+                let elsewhere = held.iter().find(|(path, held)| {
+                    **path != request.path && held["_id"] == document["_id"]
+                });
+                ensure!(elsewhere.is_none(), "{document} has not left {elsewhere:?} before");
                 known.insert(request.path.clone());
-                held.insert(request.path.clone(), request.json());
+                held.insert(request.path.clone(), document);
             }
             "DELETE" => {
                 ensure!(request.body.is_empty() && request.header("content-type").is_empty());
@@ -260,22 +391,29 @@ async fn a_script_sends_what_it_likes() -> Result<()> {
       }}
     to: notify"
     );
-    let settings = ", headers: { Authorization: Bearer hunter2hunter2 }";
-    let file = world.file("/in", settings, &rules)?;
+    let settings = format!(
+        ", secret: {}, headers: {{ Authorization: Bearer hunter2hunter2, X-Of: \"{{_id}}\" }}",
+        SECRETS[0]
+    );
+    let file = world.file("/in", &settings, &rules)?;
     let mut run = file.run(&[])?;
     copied(&mut run).await?;
     let [own] = &first_of_each(&world.receiver.received())[..] else { anyhow::bail!("one") };
     assert_eq!(own.header("authorization"), "Bearer hunter2hunter2");
+    assert_eq!(own.header("x-of"), "2");
+    verified(own, SECRETS[0])?;
     let [request] = &first_of_each(&other.received())[..] else { anyhow::bail!("one") };
     assert_eq!((request.method.as_str(), request.path.as_str()), ("PATCH", "/chat?x=1"));
     assert_eq!(&request.body[..], b"a\r\nb");
     assert_eq!(request.header("content-type"), "text/plain");
     assert_eq!((request.header("x-name"), request.header("authorization")), ("Zo%C3%AB", ""));
+    assert_eq!((request.header("x-of"), request.header("webhook-signature")), ("", ""));
     // It is removed where it was told.
     orders.delete_one(doc! { "_id": 1 }).await?;
     world.caught_up(&mut run).await?;
     let received = first_of_each(&other.received());
     assert_eq!((received.len(), &received[1].json()["data"]["op"]), (2, &json!("remove")));
+    assert_eq!((received[1].header("x-of"), received[1].header("webhook-signature")), ("", ""));
     assert!(run.terminate().await?.success());
     Ok(())
 }
