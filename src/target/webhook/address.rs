@@ -82,10 +82,12 @@ impl Address {
                 Part::Database => database,
                 Part::Collection => collection,
                 Part::Rule => rule,
-                part => name(part).and_then(|name| values.get(&name)).ok_or_else(|| {
-                    let asked = &url.path;
-                    format!("what is known of where this lies does not say what {asked} asks for")
-                })?,
+                part => {
+                    let asked = name(part).unwrap_or_default();
+                    values.get(&asked).map(String::as_str).ok_or_else(|| {
+                        format!("what is known of where this lies has no {asked}, which `url` asks for")
+                    })?
+                }
             };
             if value.is_empty() {
                 let words = "a value in the URL is empty, and the URL would be another one's";
@@ -346,10 +348,7 @@ mod tests {
             ("/SECRET/{rule}/{t}/{_id}", Ok("https://host:8443/SECRET/r/a%20b/a%2Fb")),
             ("/new/{_id}?t={t}", Ok("https://host:8443/new/a%2Fb?t=a%20b")),
             ("/{collection}", Ok("https://host:8443/or%3Fders")),
-            (
-                "/{t}/{u}",
-                Err("what is known of where this lies does not say what /{t}/{u} asks for"),
-            ),
+            ("/{t}/{u}", Err("what is known of where this lies has no u, which `url` asks for")),
         ] {
             let url = address.url(&url_of(path), "r", "shop.or?ders");
             assert_eq!(url.as_deref(), expected.map_err(str::to_owned).as_deref(), "{path}");

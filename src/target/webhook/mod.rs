@@ -250,7 +250,7 @@ impl Target for WebhookTarget {
             return Ok(Placed { place, extra });
         }
         // A script may choose another host, which is not to learn what the first one is told.
-        let own = if address.is_foreign(&self.url) { &[] } else { &*self.headers };
+        let own: &[_] = if address.is_foreign(&self.url) { &[] } else { &self.headers };
         Ok(Placed { place, extra: Extra::of_put(own, rule, placing)?.encode() })
     }
 
