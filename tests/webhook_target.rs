@@ -296,15 +296,15 @@ async fn no_document_is_told_backwards(#[case] database: &str, #[case] batch: &s
             _ => Reply::of(200),
         },
     });
-    let rules =
-        format!("  - {{ delivery: documents, namespace: {database}.orders, to: notify }}");
+    let rules = format!("  - {{ delivery: documents, namespace: {database}.orders, to: notify }}");
     let settings = format!(", timeout: 3s, batch: {{ {batch} }}");
     let file = world.file("/in/{at}", &settings, &rules)?;
     let mut run = file.run(&[])?;
     copied(&mut run).await?;
     for n in 0..40 {
         let writes = (0..25).map(|id| {
-            let update = doc! { "$set": { "n": n, "at": if (n + id) % 3 == 0 { "a" } else { "b" } } };
+            let update =
+                doc! { "$set": { "n": n, "at": if (n + id) % 3 == 0 { "a" } else { "b" } } };
             let orders = orders.clone();
             async move { orders.update_one(doc! { "_id": id }, update).upsert(true).await }
         });

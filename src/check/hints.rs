@@ -10,8 +10,8 @@ use crate::{
     finding::{Finding, Part},
     rules::{
         model::{
-            Destination, Engine, EngineAuth, EnginePlace, NamespacePattern, OnDrop, Place, Rule, RuleFile,
-            Target, TargetKind, Tls, Webhook, WebhookFormat,
+            Destination, Engine, EngineAuth, EnginePlace, NamespacePattern, OnDrop, Place, Rule,
+            RuleFile, Target, TargetKind, Tls, Webhook, WebhookFormat,
         },
         template::{Part as Piece, Template},
         units::written_size,
@@ -229,8 +229,9 @@ fn placed(rule: &Rule, target: &Target, destination: &Destination, found: &mut V
             destination.target
         );
         found.push(
-            Finding::note("dropped", part(), words)
-                .help("`on_drop: keep` says as much; a document that is deleted is told of as ever"),
+            Finding::note("dropped", part(), words).help(
+                "`on_drop: keep` says as much; a document that is deleted is told of as ever",
+            ),
         );
     }
     if kept {

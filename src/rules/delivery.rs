@@ -1,6 +1,11 @@
 //! `delivery:` of a rule.
 
-use super::{destination::Placed, diagnostic::Span, model::Place, reader::{Fields, Reader}};
+use super::{
+    destination::Placed,
+    diagnostic::Span,
+    model::Place,
+    reader::{Fields, Reader},
+};
 
 const HELP: &str = "write `delivery: documents`: each document as it is now, several changes of it \
                     perhaps as one. To be told of every single change (`events`) will be what a webhook \
@@ -15,7 +20,8 @@ pub fn holds(
     placed: Option<&[Placed]>,
 ) -> Option<()> {
     let Some(node) = fields.get("delivery") else {
-        let told = placed.unwrap_or_default().iter().find(|it| it.destination.place == Place::Webhook);
+        let told =
+            placed.unwrap_or_default().iter().find(|it| it.destination.place == Place::Webhook);
         let told = told.filter(|_| fields.lacks("delivery"));
         let Some(told) = told else { return Some(()) };
         reader

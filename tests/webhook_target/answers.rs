@@ -26,7 +26,9 @@ async fn an_endpoint_that_is_not_in_order_is_waited_for() -> Result<()> {
         let id = i32::try_from(id)?;
         match id % 3 {
             0 => drop(orders.insert_one(doc! { "_id": id, "n": 1 }).await?),
-            1 => drop(orders.update_one(doc! { "_id": id - 1 }, doc! { "$inc": { "n": 1 } }).await?),
+            1 => {
+                drop(orders.update_one(doc! { "_id": id - 1 }, doc! { "$inc": { "n": 1 } }).await?)
+            }
             _ => drop(orders.delete_one(doc! { "_id": id - 2 }).await?),
         }
         let said = format!("HTTP {status}: no: Bearer … /…");
@@ -58,7 +60,11 @@ async fn redirects_are_not_followed() -> Result<()> {
     let orders = world.collection("hook_redirects.orders");
     let location = format!("{}/other", elsewhere.url());
     world.receiver.answer(move |_| Reply::of(307).header("location", &location));
-    let file = world.file("/in", "", "  - { delivery: documents, namespace: hook_redirects.orders, to: notify }")?;
+    let file = world.file(
+        "/in",
+        "",
+        "  - { delivery: documents, namespace: hook_redirects.orders, to: notify }",
+    )?;
     let mut run = file.run(&[])?;
     copied(&mut run).await?;
     orders.insert_one(doc! { "_id": 1 }).await?;
@@ -91,7 +97,11 @@ async fn what_is_refused_does_not_hold_up_the_rest() -> Result<()> {
         }
     });
     let settings = ", headers: { X-Api-Key: hunter2hunter2 }";
-    let file = world.file("/in", settings, "  - { delivery: documents, namespace: hook_refused.orders, to: notify }")?;
+    let file = world.file(
+        "/in",
+        settings,
+        "  - { delivery: documents, namespace: hook_refused.orders, to: notify }",
+    )?;
     let mut run = file.run(&[])?;
     copied(&mut run).await?;
     assert_eq!(held(&world.receiver.received()).len(), 27);
@@ -140,7 +150,11 @@ async fn an_array_is_halved_until_the_guilty_one_is_alone() -> Result<()> {
         }
     });
     let settings = ", batch: { max_actions: 150, concurrency: 2 }, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-    let file = world.file("/in", settings, "  - { delivery: documents, namespace: hook_arrays.orders, to: notify }")?;
+    let file = world.file(
+        "/in",
+        settings,
+        "  - { delivery: documents, namespace: hook_arrays.orders, to: notify }",
+    )?;
     let mut run = file.run(&[])?;
     copied(&mut run).await?;
     let received = world.receiver.received();

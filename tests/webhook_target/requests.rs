@@ -167,7 +167,9 @@ async fn what_is_told_of_a_document_waits_for_what_was_told_before() -> Result<(
     let url = format!("{}/in/{{tenant}}", receiver.url());
     let target = target(Path::new(""), &url, ", batch: { max_actions: 10 }")?;
     let told = || -> Vec<(String, Vec<Value>)> {
-        let of = |request: &Received| messages(request).iter().map(|it| it["data"]["_id"].clone()).collect();
+        let of = |request: &Received| {
+            messages(request).iter().map(|it| it["data"]["_id"].clone()).collect()
+        };
         receiver.received().iter().map(|request| (request.path.clone(), of(request))).collect()
     };
     // The second one leaves a place in whose stead another has come to lie earlier.
@@ -175,16 +177,14 @@ async fn what_is_told_of_a_document_waits_for_what_was_told_before() -> Result<(
     let outcomes = target.send(&request(&target, &both)?).await.expect("an answer");
     assert_eq!(outcomes, [Outcome::Applied, Outcome::Applied, Outcome::Applied]);
     let path = |at: &str| format!("/in/{at}");
-    let in_order = [
-        (path("b"), vec![json!(2)]),
-        (path("a"), vec![json!(1)]),
-        (path("b"), vec![json!(1)]),
-    ];
+    let in_order =
+        [(path("b"), vec![json!(2)]), (path("a"), vec![json!(1)]), (path("b"), vec![json!(1)])];
     assert_eq!(told(), in_order);
 
     receiver.answer(|request| Reply::of(if request.path == "/in/a" { 503 } else { 200 }));
     let outcomes = target.send(&request(&target, &both)?).await.expect("an answer");
-    let again = |outcome: &Outcome| matches!(outcome, Outcome::Retry(it) if it.reason == "unavailable");
+    let again =
+        |outcome: &Outcome| matches!(outcome, Outcome::Retry(it) if it.reason == "unavailable");
     ensure!(outcomes[0] == Outcome::Applied && outcomes[1..].iter().all(again), "{outcomes:?}");
     assert_eq!(told()[3..], in_order[..2]);
     Ok(())
@@ -314,9 +314,9 @@ async fn documents_are_put_and_deleted_where_they_are() -> Result<()> {
         match request.method.as_str() {
             "PUT" => {
                 let document = request.json();
-                let elsewhere = held.iter().find(|(path, held)| {
-                    **path != request.path && held["_id"] == document["_id"]
-                });
+                let elsewhere = held
+                    .iter()
+                    .find(|(path, held)| **path != request.path && held["_id"] == document["_id"]);
                 ensure!(elsewhere.is_none(), "{document} has not left {elsewhere:?} before");
                 known.insert(request.path.clone());
                 held.insert(request.path.clone(), document);

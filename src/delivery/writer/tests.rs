@@ -126,7 +126,10 @@ async fn what_waits_behind_what_was_given_up_is_tried_once() {
     assert!(completion.is_done());
     assert_eq!(bench.letters().await.len(), 9);
     let sent = bench.target.sent();
-    assert_eq!(sent[sent.len() - 4..], [vec!["p3=3", "p4=4"], vec!["p5=5", "p6=6"], vec!["p7=7", "p8=8"], vec!["p9=9"]]);
+    assert_eq!(
+        sent[sent.len() - 4..],
+        [vec!["p3=3", "p4=4"], vec!["p5=5", "p6=6"], vec!["p7=7", "p8=8"], vec!["p9=9"]]
+    );
     writer.abort();
 }
 

@@ -85,7 +85,9 @@ impl Address {
                 part => {
                     let asked = name(part).unwrap_or_default();
                     values.get(&asked).map(String::as_str).ok_or_else(|| {
-                        format!("what is known of where this lies has no {asked}, which `url` asks for")
+                        format!(
+                            "what is known of where this lies has no {asked}, which `url` asks for"
+                        )
                     })?
                 }
             };
@@ -119,8 +121,7 @@ impl Address {
             Self::Whole(url) => (Some(("", url.as_str())), None),
             Self::Filled(values) => (None, Some(values)),
         };
-        let of_key =
-            |name: &str| matches!(name, "_id" | "_id:typed") || name.starts_with("key.");
+        let of_key = |name: &str| matches!(name, "_id" | "_id:typed") || name.starts_with("key.");
         let fields = values.into_iter().flatten().map(|(name, value)| (&**name, &**value));
         whole.into_iter().chain(fields.filter(move |(name, _)| !of_key(name)))
     }

@@ -111,13 +111,12 @@ mod tests {
             (&[500, 501, 502, 503, 504, 507, 599], same("unavailable")),
         ] {
             for &status in statuses {
-                let found =
-                    [false, true].map(|several| match outcome(&answer(status), several) {
-                        Outcome::Applied => "applied".to_owned(),
-                        Outcome::Superseded => "superseded".to_owned(),
-                        Outcome::Rejected(_) => "rejected".to_owned(),
-                        Outcome::Retry(it) => retry(it.reason, it.pressure),
-                    });
+                let found = [false, true].map(|several| match outcome(&answer(status), several) {
+                    Outcome::Applied => "applied".to_owned(),
+                    Outcome::Superseded => "superseded".to_owned(),
+                    Outcome::Rejected(_) => "rejected".to_owned(),
+                    Outcome::Retry(it) => retry(it.reason, it.pressure),
+                });
                 assert_eq!(found, expected, "{status}");
             }
         }

@@ -65,7 +65,9 @@ impl Extra {
     pub fn of_removal(own: &[(String, Template)], rule: &str, placing: &Placing<'_>) -> Self {
         let headers = own
             .iter()
-            .filter_map(|(name, value)| Some((name.clone(), fill_header(value, rule, placing).ok()?)))
+            .filter_map(|(name, value)| {
+                Some((name.clone(), fill_header(value, rule, placing).ok()?))
+            })
             .collect();
         Self { headers, ..Self::default() }
     }
@@ -81,6 +83,7 @@ impl Extra {
         if bytes.is_empty() {
             return Self::default();
         }
-        serde_json::from_slice(bytes).expect("only `place` and `removal` make what goes with an operation")
+        serde_json::from_slice(bytes)
+            .expect("only `place` and `removal` make what goes with an operation")
     }
 }

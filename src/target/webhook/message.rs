@@ -143,7 +143,8 @@ mod tests {
             place_key(rule, "shop.orders", (id, b"7"), &address)
         };
         let filled = |values: &[(&str, &str)]| {
-            let owned = values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            let owned =
+                values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
             Address::Filled(owned.collect())
         };
         let id = |owner: &str, place: &PlaceKey, op: &str, cause: Cause| {

@@ -84,7 +84,8 @@ impl Sender {
             reason: error.to_string(),
         })?;
         let agent = concat!("mongosync/", env!("CARGO_PKG_VERSION"));
-        let always: HeaderMap = [(USER_AGENT, HeaderValue::from_static(agent))].into_iter().collect();
+        let always: HeaderMap =
+            [(USER_AGENT, HeaderValue::from_static(agent))].into_iter().collect();
         let mut certificates = Certificates::read(&settings.tls)?;
         let client = certificates.client(always.clone(), timeout, &address)?;
         certificates.client = None;
@@ -232,7 +233,8 @@ impl Sender {
     }
 
     async fn read(&self, mut response: Response) -> Result<Answer, reqwest::Error> {
-        let text = |name| response.headers().get(name).and_then(|it: &HeaderValue| it.to_str().ok());
+        let text =
+            |name| response.headers().get(name).and_then(|it: &HeaderValue| it.to_str().ok());
         let after = text(RETRY_AFTER).and_then(|value| retry_after(value, Utc::now()));
         let location = text(LOCATION).map(without_login);
         let location = location.map(|location| heard(location.as_bytes(), true, &self.unspeakable));

@@ -131,10 +131,13 @@ fn a_document_alone_tells_of_no_removal_without_a_url_of_its_own() {
         assert_eq!(line, deleted, "{path}");
         // Nobody knows whose the URL is that a script chose.
         let meta = Meta { url: Some("https://h/shared".to_owned()), ..Meta::default() };
-        encoded(&target, &remembered(&target, &place(&target, &meta))).expect_err("nothing is sent");
+        encoded(&target, &remembered(&target, &place(&target, &meta)))
+            .expect_err("nothing is sent");
     }
     let one_for_all = target("{ url: https://h/x, format: document }");
-    assert!(removal(&one_for_all).expect_err("nothing is sent").contains("no document has this URL"));
+    assert!(
+        removal(&one_for_all).expect_err("nothing is sent").contains("no document has this URL")
+    );
     let mut body = b"before".to_vec();
     let gone = operation(&one_for_all, &Meta::default(), None);
     one_for_all.encode(&gone, &mut body).unwrap_err();
