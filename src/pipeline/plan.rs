@@ -28,7 +28,9 @@ use crate::{
         store::{Store, StoreError, Write},
     },
     delivery::{insist, insist_on_writing},
-    rules::model::{CopySettings, DeliverySettings, NamespacePattern, OnDrop, OnRuleChange, Rule, Since},
+    rules::model::{
+        CopySettings, DeliverySettings, NamespacePattern, OnDrop, OnRuleChange, Rule, Since,
+    },
     source::{
         chunks,
         error::Error as SourceError,
@@ -45,8 +47,8 @@ use super::{
 };
 
 pub use again::PartId;
-pub use replacing::Replacements;
 use again::{Part, Wanted, choose};
+pub use replacing::Replacements;
 
 /// Where a target's run begins.
 pub struct Plan {
@@ -370,27 +372,26 @@ impl Planning<'_> {
             let (index, namespace) = &part.id;
             let name = &self.rules.get(*index).rule().name;
             let demanded = self.demand.parts.get(&(name.clone(), namespace.clone()));
-            let again = self.demand.rules.contains(name)
-                && self.rules.get(*index).rule().copy.is_some();
-            let why = if demanded.is_none()
-                && self.has_ended(*index, copies, &found, &ids, namespace)
-            {
-                if !self.demand.lost {
-                    // The stream is still to show how it ended: nothing is swept before that.
-                    part.copies = false;
-                    continue;
-                }
-                Wanted::Keep
-            } else if again {
-                Wanted::Again
-            } else {
-                match demanded {
-                    Some(OnDrop::Remove) => Wanted::Again,
-                    Some(OnDrop::Keep) => Wanted::Keep,
-                    None if fresh.contains(index) && copies_now(index) => Wanted::First,
-                    None => continue,
-                }
-            };
+            let again =
+                self.demand.rules.contains(name) && self.rules.get(*index).rule().copy.is_some();
+            let why =
+                if demanded.is_none() && self.has_ended(*index, copies, &found, &ids, namespace) {
+                    if !self.demand.lost {
+                        // The stream is still to show how it ended: nothing is swept before that.
+                        part.copies = false;
+                        continue;
+                    }
+                    Wanted::Keep
+                } else if again {
+                    Wanted::Again
+                } else {
+                    match demanded {
+                        Some(OnDrop::Remove) => Wanted::Again,
+                        Some(OnDrop::Keep) => Wanted::Keep,
+                        None if fresh.contains(index) && copies_now(index) => Wanted::First,
+                        None => continue,
+                    }
+                };
             wanted.insert(part.id.clone(), why);
         }
         for index in fresh.iter().filter(|index| copies_now(index)) {

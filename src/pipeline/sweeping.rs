@@ -439,11 +439,10 @@ impl Sweeping {
         let Some(started) = group.copies.iter().map(|copy| copy.plan.started).min() else {
             return Ok(());
         };
-        let kept = insist(&self.reading.stop, || {
-            containers::kept(&*self.store, &self.name, container)
-        })
-        .await?
-        .unwrap_or_default();
+        let kept =
+            insist(&self.reading.stop, || containers::kept(&*self.store, &self.name, container))
+                .await?
+                .unwrap_or_default();
         let written = kept.max(FIRST)..started;
         if kept > FIRST {
             self.leave(

@@ -89,7 +89,9 @@ impl Source {
         };
         let id = |entry: &Document| {
             let name = Namespace::new(database, entry.get_str("name").ok()?);
-            let Bson::Binary(id) = entry.get_document("info").ok()?.get("uuid")? else { return None };
+            let Bson::Binary(id) = entry.get_document("info").ok()?.get("uuid")? else {
+                return None;
+            };
             Some((name, id.to_uuid().ok()?))
         };
         Ok(listed.iter().filter_map(id).collect())

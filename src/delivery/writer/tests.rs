@@ -389,10 +389,7 @@ async fn a_document_that_comes_back_leaves_first_and_lies_there_then() {
 async fn a_batch_in_parts_is_finished_when_it_is_to_end() {
     let bench = with(DeliverySettings { max_actions: 4, ..settings() }).await;
     let gate = Arc::new(Notify::new());
-    bench.target.answers([
-        Answer::All(retry(Pressure::Split)),
-        Answer::Gate(gate.clone()),
-    ]);
+    bench.target.answers([Answer::All(retry(Pressure::Split)), Answer::Gate(gate.clone())]);
     let completion = bench.put((1..=4).map(|id| (id, value(id))));
     let writer = bench.write();
     sleep(Duration::from_millis(10)).await;

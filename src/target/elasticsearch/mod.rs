@@ -48,8 +48,8 @@ use crate::{
     finding::Finding,
     rules::model::{Engine, EngineFlavor},
     target::{
-        Listing, Look, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Replaceable, Request,
-        Retry, Target, json::Mode,
+        Listing, Look, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Replaceable,
+        Request, Retry, Target, json::Mode,
     },
     transform::Meta,
 };
@@ -239,10 +239,7 @@ impl Target for EngineTarget {
         let way = self.indices.way(place.index);
         let line = Line {
             require_alias: way.alias,
-            place: EnginePlaceKey {
-                index: way.instead.as_deref().unwrap_or(place.index),
-                ..place
-            },
+            place: EnginePlaceKey { index: way.instead.as_deref().unwrap_or(place.index), ..place },
             time: operation.time,
             pipeline: &operation.extra,
         };

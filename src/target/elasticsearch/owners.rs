@@ -15,12 +15,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use tracing::info;
 
-use super::{
-    answer::refusal,
-    filling::parse,
-    indices::change_aliases,
-    nodes::Nodes,
-};
+use super::{answer::refusal, filling::parse, indices::change_aliases, nodes::Nodes};
 use crate::target::Retry;
 
 const PREFIX: &str = "mongosync-owner-";
@@ -152,11 +147,7 @@ async fn look(nodes: &Nodes, name: &str) -> Result<Looked, Retry> {
 
 /// Why what is old under this name may not be removed by the owner of the mark; `None` where it may,
 /// or there is nothing.
-pub(super) async fn others(
-    nodes: &Nodes,
-    name: &str,
-    mark: &str,
-) -> Result<Option<String>, Retry> {
+pub(super) async fn others(nodes: &Nodes, name: &str, mark: &str) -> Result<Option<String>, Retry> {
     let found = match look(nodes, name).await? {
         Looked::Found(found) => found,
         Looked::Nothing => return Ok(None),

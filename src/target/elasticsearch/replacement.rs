@@ -115,8 +115,7 @@ pub(super) async fn replaceable(
             None => Some(format!("{index} is not one that mongosync made behind the alias")),
             Some(_) => {
                 let mark = owners::mark(owner, name);
-                owners::judge(&owners::owners_in(about), &mark)
-                    .map(|why| format!("{index}: {why}"))
+                owners::judge(&owners::owners_in(about), &mark).map(|why| format!("{index}: {why}"))
             }
         },
         _ => Some("several indices are behind the alias".to_owned()),
@@ -171,9 +170,8 @@ pub(super) async fn find_or_make(
     let settings = plan.and_then(|plan| plan.settings.clone());
     let own = (alias, json!({ "is_write_index": true }));
     let aliases = [own, owners::alias(&mark)].into_iter().collect();
-    let made = create(nodes, &index, aliases, settings, Some(mappings))
-        .await
-        .map_err(Trouble::Request)?;
+    let made =
+        create(nodes, &index, aliases, settings, Some(mappings)).await.map_err(Trouble::Request)?;
     if !made.is_success() {
         return Err(trouble(name, &made));
     }
@@ -261,7 +259,13 @@ pub(super) async fn swap(nodes: &Nodes, name: &str, id: &str, owner: &str) -> Re
         return Err(refusal(&again));
     }
     let reason = refusal(&swapped).message;
-    warn!(alias = name, index = new.index, left = names, reason, "index swapped in, the old one stays");
+    warn!(
+        alias = name,
+        index = new.index,
+        left = names,
+        reason,
+        "index swapped in, the old one stays"
+    );
     Ok(())
 }
 
