@@ -351,7 +351,7 @@ async fn memory_is_bounded_before_an_endpoint_that_is_dead() -> Result<()> {
     world.receiver.until(|received| received.len() >= 8).await?;
     orders.update_many(doc! {}, doc! { "$inc": { "n": 1 } }).await?;
     // All of it is known, and none of it has gone anywhere.
-    run.until_read("update", 5_000).await?;
+    run.metric_reaches("mongosync_events_total", &["op=\"update\""], 5_000.0).await?;
     let status = run.status().await.context("it answers")?;
     assert_eq!(status["targets"]["notify"]["rules"]["hook_memory.orders"]["delivered"], 0);
     let peak = run.peak_memory()?;
