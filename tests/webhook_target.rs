@@ -406,7 +406,7 @@ async fn memory_is_bounded_before_an_endpoint_that_is_dead() -> Result<()> {
     run.until_full().await?;
     orders.update_many(doc! {}, doc! { "$inc": { "n": 1 } }).await?;
     // All of it is known, and none of it has gone anywhere.
-    run.until_read("update", 5_000).await?;
+    run.metric_reaches("mongosync_events_total", &["op=\"update\""], 5_000.0).await?;
     run.until_full().await?;
     let status = run.status().await.context("it answers")?;
     assert_eq!(status["targets"]["notify"]["rules"]["hook_memory.orders"]["delivered"], 0);

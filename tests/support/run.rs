@@ -226,27 +226,36 @@ impl Run {
         Ok(())
     }
 
-    /// Waits until so many events of a kind (`update`) have been read, of all targets together.
-    pub async fn until_read(&mut self, op: &str, count: u64) -> Result<()> {
+    /// The value of a metric, all its labels together; `None` where it is not there.
+    pub async fn metric(&self, name: &str, labels: &[&str]) -> Option<f64> {
+        let (_, text) = self.get("/metrics").await?;
+        let mut found = None;
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let Some((series, value)) = line.rsplit_once(' ') else { continue };
+            if series.split('{').next() == Some(name)
+                && labels.iter().all(|label| series.contains(label))
+            {
+                *found.get_or_insert(0.0) += value.parse::<f64>().ok()?;
+            }
+        }
+        found
+    }
+
+    /// Waits until a metric is at least so much.
+    pub async fn metric_reaches(&mut self, name: &str, labels: &[&str], least: f64) -> Result<()> {
         let deadline = Instant::now() + PATIENCE;
         let mut look = interval(Duration::from_millis(50));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let op = format!("op=\"{op}\"");
         loop {
             look.tick().await;
             if let Some(status) = self.child.try_wait()? {
-                bail!("ended with {status} before {op} was read\n{}", self.log());
+                bail!("ended with {status} before {name} was {least}\n{}", self.log());
             }
-            let metrics = self.get("/metrics").await.unwrap_or_default().1;
-            let own =
-                |line: &&str| line.starts_with("mongosync_events_total{") && line.contains(&op);
-            let read: Vec<&str> = metrics.lines().filter(own).collect();
-            let number =
-                |line: &&str| line.rsplit(' ').next().and_then(|it| it.parse::<u64>().ok());
-            if read.iter().filter_map(number).sum::<u64>() >= count {
+            let value = self.metric(name, labels).await;
+            if value.is_some_and(|value| value >= least) {
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "no {count} of {op}: {read:?}\n{}", self.log());
+            ensure!(Instant::now() < deadline, "{name} is {value:?}\n{}", self.log());
         }
     }
 
