@@ -264,19 +264,17 @@ impl Run {
         let deadline = Instant::now() + PATIENCE;
         let mut look = interval(Duration::from_millis(100));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut last, mut still) = (String::new(), 0);
+        let (mut last, mut still) = (None, 0);
         while still < 20 {
             look.tick().await;
             if let Some(status) = self.child.try_wait()? {
                 bail!("ended with {status}\n{}", self.log());
             }
-            let metrics = self.get("/metrics").await.unwrap_or_default().1;
-            let buffered = |line: &&str| line.starts_with("mongosync_buffer_bytes{");
-            let now: String = metrics.lines().filter(buffered).collect();
-            let something = !now.is_empty() && !now.ends_with(" 0");
-            still = if something && now == last { still + 1 } else { 0 };
+            let now = self.metric("mongosync_buffer_bytes", &[]).await.filter(|now| *now > 0.0);
+            let now = now.map(|now| now.to_string());
+            still = if now.is_some() && now == last { still + 1 } else { 0 };
             last = now;
-            ensure!(Instant::now() < deadline, "it never stands still: {last}\n{}", self.log());
+            ensure!(Instant::now() < deadline, "it never stands still: {last:?}\n{}", self.log());
         }
         Ok(())
     }
