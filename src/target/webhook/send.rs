@@ -21,7 +21,7 @@ use crate::{
 
 use super::{
     address::origin,
-    answer::{Answer, heard, outcome, words},
+    answer::{Answer, heard, outcome},
     group::grouped,
     message::{Message, request_id},
     payload::Style,

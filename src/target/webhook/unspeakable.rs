@@ -112,7 +112,7 @@ fn with_small_digits(encoded: &str) -> String {
     let first = pieces.next().unwrap_or_default().to_owned();
     pieces.fold(first, |out, piece| {
         let (digits, rest) = piece.split_at(2);
-        out + "%" + &digits.to_ascii_lowercase() + rest
+        format!("{out}%{}{rest}", digits.to_ascii_lowercase())
     })
 }
 
