@@ -71,8 +71,8 @@ fn remembered(target: &WebhookTarget, place: &PlaceKey) -> Operation {
     let placing =
         Placing { namespace: &namespace, key: &key, id: "7", op: "remove", document, meta: &meta };
     let extra = target.removal("orders", place, &placing);
-    let put = operation(target, &meta, Some(order()));
-    Operation { place: place.clone(), action: Action::Remove, extra, ..put }
+    let (place, action, cause) = (place.clone(), Action::Remove, Cause::Event(TIME));
+    Operation { place, action, time: TIME, cause, extra, namespace, phase: Phase::Changes }
 }
 
 /// The first line and the headers.
