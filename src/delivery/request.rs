@@ -136,18 +136,13 @@ pub async fn deliver(
     mut course: Course,
 ) -> Result<Delivered, Halt> {
     let mut refused = std::mem::take(&mut batch.letters);
+    let mut settled: Vec<Arc<Origin>> = Vec::new();
     if let Some((request, entries)) = batch.seal() {
         let mut fates = Fates::default();
         send_all(&context, &request, &entries, &mut course, &mut fates).await?;
         let Fates { mut through, letters, given_up } = fates;
         refused.extend(letters);
-        // What has become a letter already is no success of its document: part of it went through.
-        let given_up: HashSet<_> =
-            given_up.into_iter().map(|index| lettered(&entries[index].origin)).collect();
-        let origins = through.iter().map(|&index| &*entries[index].origin);
-        let origins =
-            origins.filter(|origin| given_up.is_empty() || !given_up.contains(&lettered(origin)));
-        context.dead_letters.settle(origins, &context.stop).await?;
+        settled.extend(through.iter().map(|&index| entries[index].origin.clone()));
         through.sort_unstable();
         for (index, entry) in entries.iter().enumerate().filter(|(_, entry)| entry.removes) {
             if through.binary_search(&index).is_err() {
@@ -155,9 +150,14 @@ pub async fn deliver(
                 batch.places.iter_mut().for_each(|trim| trim.keep(namespace, key, &entry.place));
             }
         }
+        settled.append(&mut batch.gone);
+        // What has become a letter already is no success of its document: only a part went through.
+        let given_up: HashSet<_> =
+            given_up.into_iter().map(|index| lettered(&entries[index].origin)).collect();
+        settled.retain(|origin| given_up.is_empty() || !given_up.contains(&lettered(origin)));
     }
-    let gone = batch.gone.iter().map(|origin| &**origin);
-    context.dead_letters.settle(gone, &context.stop).await?;
+    settled.append(&mut batch.gone);
+    context.dead_letters.settle(settled.iter().map(|origin| &**origin), &context.stop).await?;
     bury(&context, refused).await?;
     Ok(Delivered { course, trims: batch.places, claims: batch.claims })
 }
