@@ -34,6 +34,9 @@ pub fn holds(
     if reader.word(node, "`delivery`", &words)? {
         return Some(());
     }
-    reader.error(&node.span, "`delivery: events` can't be done yet").help(HELP);
+    reader.error(&node.span, "`delivery: events` can't be done yet").help(
+        "`delivery: documents` is what there is: each document as it is now, several changes of it \
+         perhaps as one",
+    );
     None
 }

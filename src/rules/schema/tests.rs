@@ -99,7 +99,7 @@ fn file_with(path: &[&str], set: Option<&Value>) -> Value {
     let mut file = serde_json::json!({
         "source": "mongodb://h/?replicaSet=rs0",
         "targets": { "search": { "elasticsearch": { "urls": ["http://127.0.0.1:9200"] } } },
-        "rules": [{ "namespace": "shop.products", "to": "search" }],
+        "rules": [{ "namespace": "shop.products", "delivery": "documents", "to": "search" }],
     });
     put(&mut file, &FILE, &[], path, set);
     file

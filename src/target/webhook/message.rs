@@ -153,7 +153,7 @@ mod tests {
         let time = ClusterTime(7_710_508_021_874_655_233);
         let (event, fixed) = (Cause::Event(time), place("r", "7", filled(&[("_id", "7")])));
         let first = id("shop 1", &fixed, "put", event);
-        assert_eq!(first, "msg_00000000000000000000000000000000");
+        assert_eq!(first, "msg_5a626ee7ad54a7a15f2c64e917a2ba87");
         // What a place holds of the key is no more than the key.
         assert_eq!(first, id("shop 1", &place("r", "7", filled(&[])), "put", event));
         let whole = Address::Whole("https://h/x".to_owned());
