@@ -282,9 +282,12 @@ async fn a_clean_stop_with_a_backlog_tells_nothing_twice() -> Result<()> {
     let slow = || Reply { after: std::time::Duration::from_millis(20), ..Reply::of(200) };
     world.receiver.answer(move |_| slow());
     let rules = "  - { delivery: documents, namespace: hook_backlog.orders, to: notify }";
-    // A position is stored at the stop alone.
+    // A position is stored at the stop alone, and passes what came in one reply of the stream together.
     let target = world.target("/in", ", ordering: total");
     let file = world.file_of(&target, "1h", rules)?;
+    let uri = world.mongo.uri();
+    let by_one = format!("source: {{ uri: \"{uri}\", batch_size: 1 }}\n");
+    file.rewrite(|text| text.replace(&format!("source: {uri}\n"), &by_one))?;
     let mut run = file.run(&[])?;
     run.until("following", |status| status["targets"]["notify"]["state"] == "following").await?;
     for id in 0..300 {
