@@ -274,7 +274,8 @@ async fn an_endpoint_that_answers_no_other_request_is_told() -> Result<()> {
     Ok(())
 }
 
-/// What was accepted before a clean stop is not told again after it, and nothing is lost.
+/// What was accepted before a clean stop is not told again after it, but for what the position can't
+/// tell apart, and nothing is lost.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clean_stop_with_a_backlog_tells_nothing_twice() -> Result<()> {
     let world = Hooked::new().await?;
@@ -304,8 +305,8 @@ async fn a_clean_stop_with_a_backlog_tells_nothing_twice() -> Result<()> {
     assert_eq!(held(&received), source(&orders).await?);
     let again: Vec<_> =
         held(&received[count..]).into_keys().filter(|id| before.contains_key(id)).collect();
-    // The stream begins at the time of the position, which is that of the last event.
-    ensure!(again.len() <= 1, "{again:?}");
+    // A position never covers the last event that a reply has shown, and the stream begins at it.
+    ensure!(again.len() <= 2, "{again:?}");
     assert!(run.terminate().await?.success());
     Ok(())
 }
