@@ -25,11 +25,15 @@ async fn an_endpoint_that_is_not_in_order_is_waited_for() -> Result<()> {
         // Inserts, updates and deletes in turn.
         let id = i32::try_from(id)?;
         match id % 3 {
-            0 => drop(orders.insert_one(doc! { "_id": id, "n": 1 }).await?),
-            1 => {
-                drop(orders.update_one(doc! { "_id": id - 1 }, doc! { "$inc": { "n": 1 } }).await?)
+            0 => {
+                orders.insert_one(doc! { "_id": id, "n": 1 }).await?;
             }
-            _ => drop(orders.delete_one(doc! { "_id": id - 2 }).await?),
+            1 => {
+                orders.update_one(doc! { "_id": id - 1 }, doc! { "$inc": { "n": 1 } }).await?;
+            }
+            _ => {
+                orders.delete_one(doc! { "_id": id - 2 }).await?;
+            }
         }
         let said = format!("HTTP {status}: no: Bearer … /…");
         let shown = run
