@@ -446,7 +446,6 @@ impl TargetPipeline {
             demand,
             all_rules: self.rule_names(),
             options: &self.options,
-            settings: &self.target().delivery,
             stop: &read,
         }
         .make()
