@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use super::place::EnginePlaceKey;
+use super::{event, place::EnginePlaceKey};
 use crate::{
     change::ClusterTime,
     target::{
@@ -24,7 +24,7 @@ pub(super) const MAX_INDEX: usize = 255;
 pub(super) struct Line<'a> {
     /// Where.
     pub place: EnginePlaceKey<'a>,
-    /// The external version.
+    /// The external version; of an event, its time.
     pub time: ClusterTime,
     /// The name of an ingest pipeline; empty for none.
     pub pipeline: &'a Bytes,
@@ -57,9 +57,11 @@ fn try_write_lines(
     let EnginePlaceKey { index, id, routing } = line.place;
     refuse_id(id)?;
     refuse_index(index)?;
-    let (name, document) = match action {
-        Action::Put(document) => ("index", Some(document)),
-        Action::Remove => ("delete", None),
+    let name = match action {
+        Action::Put(_) => "index",
+        Action::Remove => "delete",
+        // A data stream takes nothing else, and what is there already is what was to be appended.
+        Action::Append(_) => "create",
     };
     body.extend_from_slice(b"{\"");
     body.extend_from_slice(name.as_bytes());
@@ -71,7 +73,7 @@ fn try_write_lines(
         body.extend_from_slice(b",\"routing\":");
         write_text(routing, body);
     }
-    if document.is_some() && !line.pipeline.is_empty() {
+    if !matches!(action, Action::Remove) && !line.pipeline.is_empty() {
         let pipeline = str::from_utf8(line.pipeline)
             .map_err(|_| "the name of the ingest pipeline is not text".to_owned())?;
         body.extend_from_slice(b",\"pipeline\":");
@@ -80,18 +82,26 @@ fn try_write_lines(
     if line.require_alias {
         body.extend_from_slice(b",\"require_alias\":true");
     }
-    body.extend_from_slice(b",\"version\":");
-    body.extend_from_slice(itoa::Buffer::new().format(line.time.version()).as_bytes());
-    body.extend_from_slice(b",\"version_type\":\"external_gte\"}}\n");
-    if let Some(document) = document {
-        write_document(document.raw(), Options { mode, skip_id: true }, body)
-            .map_err(|error| error.to_string())?;
-        body.push(b'\n');
+    if let Action::Append(_) = action {
+        body.extend_from_slice(b"}}\n");
+    } else {
+        body.extend_from_slice(b",\"version\":");
+        body.extend_from_slice(itoa::Buffer::new().format(line.time.version()).as_bytes());
+        body.extend_from_slice(b",\"version_type\":\"external_gte\"}}\n");
     }
+    match action {
+        Action::Put(document) => {
+            write_document(document.raw(), Options { mode, skip_id: true }, body)
+                .map_err(|error| error.to_string())?;
+        }
+        Action::Append(told) => event::write(told, line.time, mode, body)?,
+        Action::Remove => return Ok(()),
+    }
+    body.push(b'\n');
     Ok(())
 }
 
-fn write_text(text: &str, body: &mut Vec<u8>) {
+pub(super) fn write_text(text: &str, body: &mut Vec<u8>) {
     serde_json::to_writer(body, text).expect("writing to memory does not fail");
 }
 

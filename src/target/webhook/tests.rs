@@ -51,6 +51,7 @@ fn operation(target: &WebhookTarget, meta: &Meta, document: Option<RawDocumentBu
         id: "7",
         op,
         document: document.as_deref(),
+        event: None,
         meta,
     };
     let Placed { place, extra } = target.place("orders", &placing).expect("a place");
@@ -68,8 +69,15 @@ fn key() -> DocumentKey {
 fn remembered(target: &WebhookTarget, place: &PlaceKey) -> Operation {
     let (key, namespace, meta) = (key(), Namespace::new("shop", "orders"), Meta::default());
     let document = None;
-    let placing =
-        Placing { namespace: &namespace, key: &key, id: "7", op: "remove", document, meta: &meta };
+    let placing = Placing {
+        namespace: &namespace,
+        key: &key,
+        id: "7",
+        op: "remove",
+        document,
+        event: None,
+        meta: &meta,
+    };
     let extra = target.removal("orders", place, &placing);
     let (place, action, cause) = (place.clone(), Action::Remove, Cause::Event(TIME));
     Operation { place, action, time: TIME, cause, extra, namespace, phase: Phase::Changes }
@@ -187,8 +195,15 @@ fn what_a_script_can_not_choose_refuses_the_document() {
         let namespace = Namespace::new("shop", "orders");
         let document = order();
         let document = Some(&*document);
-        let placing =
-            Placing { namespace: &namespace, key: &key, id: "7", op: "put", document, meta: &meta };
+        let placing = Placing {
+            namespace: &namespace,
+            key: &key,
+            id: "7",
+            op: "put",
+            document,
+            event: None,
+            meta: &meta,
+        };
         target.place("orders", &placing).expect_err("it is refused")
     };
     let header = |name: &str| Meta {
@@ -297,10 +312,12 @@ fn a_removal_has_the_headers_that_follow_from_the_key() {
                 id: "7",
                 op: "put",
                 document: Some(&order()),
+                event: None,
                 meta: &Meta::default(),
             },
         );
-        let place = place_key("orders", "shop.orders", ("7", b"7"), &address.expect("an address"));
+        let place =
+            place_key("orders", "shop.orders", ("7", b"7"), &address.expect("an address"), None);
         let gone = encoded(&target, &remembered(&target, &place)).expect("a message");
         let expected = "\nx-r: eu\nx-t: number~7\nx-op: remove\nwebhook-id: ";
         assert!(head(&gone).contains(expected), "{gone}");
