@@ -186,7 +186,12 @@ pub fn event_rule(target: &str, rule: &str) -> RecordKey {
 
 /// What is remembered of all `events` rules for a target: the rule follows.
 pub fn event_rules(target: &str) -> RecordKey {
-    RecordKey::text(&["event_rule", target])
+    all_event_rules().with(target)
+}
+
+/// What is remembered of all `events` rules, for all targets: the target and the rule follow.
+pub fn all_event_rules() -> RecordKey {
+    RecordKey::text(&["event_rule"])
 }
 
 /// Whose what is written to a target is.
