@@ -113,7 +113,9 @@ async fn a_reply_that_never_comes_is_not_waited_for() -> Result<()> {
     let swallow = |name: &'static str, which: usize, gate: &Arc<Gate>| {
         let (seen, fault) = (AtomicUsize::new(0), Fault::Hold(Moment::Before, gate.clone()));
         move |command: &Command| {
-            let is_it = command.name == name && seen.fetch_add(1, Ordering::AcqRel) == which;
+            let is_of_items = command.name == "getMore" || command.collection == "items";
+            let is_it =
+                command.name == name && is_of_items && seen.fetch_add(1, Ordering::AcqRel) == which;
             is_it.then(|| fault.clone())
         }
     };
