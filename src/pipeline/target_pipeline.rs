@@ -110,6 +110,8 @@ enum Ended {
     Again(Demand),
     /// It is told to do something else.
     Ordered(Ordered),
+    /// The target can take no more in this run.
+    Closed,
 }
 
 /// An order that has been followed once the pipeline has started again.
@@ -135,6 +137,7 @@ struct Running {
     settling: JoinSet<Result<(), Halt>>,
     copying: watch::Receiver<bool>,
     dead_letters: Arc<DeadLetters>,
+    target: Arc<dyn Target>,
     read: CancellationToken,
     drain: CancellationToken,
     drained: CancellationToken,
@@ -245,7 +248,9 @@ impl TargetPipeline {
                     followed = self.take_up(ordered, &mut demand, false, stop).await?;
                 }
                 Ended::Done => return Ok(summary),
-                Ended::Stopped => return Ok(Summary { stopped: true, ..summary }),
+                Ended::Stopped | Ended::Closed => {
+                    return Ok(Summary { stopped: true, ..summary });
+                }
             }
         }
     }
@@ -511,6 +516,7 @@ impl TargetPipeline {
             settling,
             copying: copies_run,
             dead_letters,
+            target,
             read,
             drain,
             drained,
@@ -661,6 +667,10 @@ impl TargetPipeline {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(Ended::Stopped),
+                () = running.target.closed() => {
+                    tracing::info!(target = self.name(), "nobody reads any more");
+                    return Ok(Ended::Closed);
+                }
                 Some(ordered) = self.orders.recv() => {
                     if let Some(why) = self.refusal(&ordered.order).await {
                         // Nobody may wait for it any more.
