@@ -218,7 +218,7 @@ fn template(reader: &mut Reader<'_>, entry: Option<&Entry>) -> Option<Option<Tem
 }
 
 /// `id: {_id}`, which YAML reads as a map.
-fn unquoted(reader: &mut Reader<'_>, entry: &Entry, entries: &[Entry]) {
+pub(super) fn unquoted(reader: &mut Reader<'_>, entry: &Entry, entries: &[Entry]) {
     let what = format!("`{}`", entry.key);
     let error = match entries {
         [only] if lone(only) => {

@@ -3,14 +3,14 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    destination::template_error,
+    destination::{template_error, unquoted},
     diagnostic::Span,
     keys,
     model::{
         DeliverySettings, LineFile, NamespacePattern, OnRejected, Place, Stdout, TargetKind,
         is_step,
     },
-    node::Node,
+    node::{Node, Value},
     reader::{Fields, Reader},
     rule::Read,
     targets::{Keys, Named, delivery},
@@ -40,8 +40,14 @@ const TABLES: Keys = Keys { batch: &keys::BATCH, retry: &keys::LOCAL_RETRY };
 /// Reads `file:`.
 pub fn file(reader: &mut Reader<'_>, node: &Node) -> Option<(TargetKind, DeliverySettings)> {
     let fields = reader.fields(node, "`file`", &keys::LINE_FILE)?;
-    let path = match fields.get("path") {
-        Some(node) => path(reader, node),
+    let path = match fields.entry("path") {
+        Some(entry) => match &entry.value.value {
+            Value::Map(entries) => {
+                unquoted(reader, entry, entries);
+                None
+            }
+            _ => path(reader, &entry.value),
+        },
         None => {
             if fields.lacks("path") {
                 reader

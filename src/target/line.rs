@@ -5,6 +5,7 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 
 use crate::{
+    change::Phase,
     rules::model::WebhookFormat,
     target::{
         Action, Operation, PlaceKey, Placing,
@@ -17,8 +18,6 @@ use crate::{
     },
     transform::Meta,
 };
-
-use crate::change::Phase;
 
 /// What every line begins with: by this a line that was torn is known to be mongosync's own.
 pub(super) const BEGINNING: &[u8] = b"{\"id\":\"msg_";

@@ -43,7 +43,9 @@ pub fn open<'a>(
         TargetKind::Webhook(webhook) => {
             Ok(Arc::new(WebhookTarget::new(webhook, owner, &target.delivery)?))
         }
-        TargetKind::File(file) => Ok(Arc::new(FileTarget::new(file, owner))),
+        TargetKind::File(file) => {
+            Ok(Arc::new(FileTarget::new(file, owner, target.delivery.timeout)))
+        }
         TargetKind::Stdout(stdout) => {
             let opened = StdoutTarget::new(stdout, owner);
             Ok(Arc::new(opened.map_err(|source| SetupError::Unreadable {

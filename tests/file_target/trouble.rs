@@ -62,7 +62,7 @@ async fn a_folder_that_can_not_be_written_to_is_waited_for() -> Result<()> {
     let file = world.file("path: out/orders.ndjson", rules)?;
     let mut run = file.run(&[])?;
     let words = waiting(&mut run).await?;
-    ensure!(words.contains("out can't be written to: Not a directory"), "{words}");
+    ensure!(words.contains("out can't be written to: not a directory"), "{words}");
     fs::remove_file(world.path("out"))?;
     copied(&mut run).await?;
     // The folder goes away under its files.

@@ -11,13 +11,16 @@ mod handles;
 mod open_file;
 mod path;
 
-use std::{io::ErrorKind, ops::Range, path::PathBuf};
+use std::{io::ErrorKind, ops::Range, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use rustix::fs::{Access, access};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
 
 use self::{
     handles::Handles,
@@ -50,6 +53,9 @@ pub struct FileTarget {
     lines: Lines,
     path: FilePath,
     rotate: Option<u64>,
+    /// How long a request may take before no more files of it are begun, so that it is answered in
+    /// time however many there are.
+    patience: Duration,
     handles: Handles,
     slots: Semaphore,
     /// Of a target that is only shown: each line behind one that names its file.
@@ -58,11 +64,12 @@ pub struct FileTarget {
 
 impl FileTarget {
     /// Opens nothing yet. `owner` is text that nobody else uses: it makes the ids of lines one's own.
-    pub fn new(settings: &model::LineFile, owner: &str) -> Self {
+    pub fn new(settings: &model::LineFile, owner: &str, timeout: Duration) -> Self {
         Self {
             lines: Lines::new(owner, settings.extended_json),
             path: FilePath::new(&settings.folder, &settings.path, settings.rotate.is_some()),
             rotate: settings.rotate,
+            patience: timeout / 2,
             handles: Handles::new(OPEN),
             slots: Semaphore::new(AT_ONCE),
             shown: false,
@@ -71,13 +78,24 @@ impl FileTarget {
 
     /// The same, to show what would be written and not to write it.
     pub fn to_show(settings: &model::LineFile) -> Self {
-        Self { shown: true, ..Self::new(settings, "") }
+        Self { shown: true, ..Self::new(settings, "", Duration::MAX) }
     }
 
-    /// Appends the lines of one file, and says what became of each.
-    async fn append(&self, path: PathBuf, body: &Bytes, lines: Vec<Range<usize>>) -> Vec<Outcome> {
+    /// Appends the lines of one file of a request, and says what became of each.
+    async fn append(
+        &self,
+        begun: Instant,
+        path: PathBuf,
+        body: &Bytes,
+        lines: Vec<Range<usize>>,
+    ) -> Vec<Outcome> {
         let count = lines.len();
         let _turn = self.slots.acquire().await.expect("it is never closed");
+        if begun.elapsed() > self.patience {
+            let words = "so many files take longer than half of `timeout`".to_owned();
+            let retry = Retry { pressure: Pressure::Less, ..retry("timeout", words) };
+            return vec![Outcome::Retry(retry); count];
+        }
         // Kept by the task, so that nobody else writes while it does, though nobody waits for it.
         let slot = self.handles.of(&path);
         let mut held = slot.lock_owned().await;
@@ -183,9 +201,10 @@ impl Target for FileTarget {
                 Err(words) => outcomes[index] = Some(Outcome::Rejected(words)),
             }
         }
+        let begun = Instant::now();
         let appending = files.into_iter().map(|(path, indices)| async move {
             let lines = indices.iter().map(|&index| request.items[index].range.clone()).collect();
-            let fates = self.append(self.path.resolve(&path), &request.body, lines).await;
+            let fates = self.append(begun, self.path.resolve(&path), &request.body, lines).await;
             (indices, fates)
         });
         let mut appending = stream::iter(appending).buffer_unordered(AT_ONCE);

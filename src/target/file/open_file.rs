@@ -211,6 +211,9 @@ pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
         }
         // It may be there, or in the making by another lane.
         Err(_) if folder.is_dir() => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            Err(ErrorKind::NotADirectory.into())
+        }
         Err(error) => Err(error),
     }
 }

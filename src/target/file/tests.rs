@@ -24,7 +24,7 @@ fn target(folder: &Path, settings: &str) -> FileTarget {
     let loaded = parse(&text, &folder.join("rules.yaml"), &|_| None);
     let target = loaded.unwrap_or_else(|report| panic!("{report}")).rules.targets.remove(0);
     let TargetKind::File(file) = target.kind else { panic!("a file") };
-    FileTarget::new(&file, "shop 1")
+    FileTarget::new(&file, "shop 1", target.delivery.timeout)
 }
 
 fn operation(target: &FileTarget, id: i32, document: Option<RawDocumentBuf>) -> Operation {
@@ -141,6 +141,22 @@ async fn lanes_that_write_to_one_file_do_not_mix() {
     ids.sort_unstable();
     let expected: Vec<i64> = (0..2000).filter(|id| id % 100 < 50).collect();
     assert_eq!(ids, expected);
+}
+
+/// More files than can be made durable in time: some are, and the next request is smaller.
+#[tokio::test]
+async fn a_request_that_takes_too_long_is_answered_in_part() {
+    let folder = TempDir::new().expect("a folder");
+    let target = target(folder.path(), "{ path: \"{_id}.ndjson\", timeout: 2ms }");
+    let operations: Vec<_> = (0..2_000).map(|id| operation(&target, id, order(id, "a"))).collect();
+    let outcomes = target.send(&request(&target, &operations)).await.expect("an answer");
+    let applied = outcomes.iter().filter(|outcome| **outcome == Outcome::Applied).count();
+    assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), applied);
+    let less = |outcome: &&Outcome| {
+        matches!(outcome, Outcome::Retry(Retry { pressure: Pressure::Less, .. }))
+    };
+    let put_off = outcomes.iter().filter(less).count();
+    assert!(put_off > 0 && put_off + applied == 2_000, "{put_off} and {applied}");
 }
 
 #[tokio::test]
