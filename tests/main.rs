@@ -8,6 +8,7 @@ mod documentation;
 mod edges;
 mod engine_target;
 mod events;
+mod file_target;
 mod ids;
 mod kill;
 mod kill_points;

@@ -36,6 +36,7 @@ pub fn hints(rules: &RuleFile) -> Vec<Finding> {
                     rules.deliveries(&target.name).any(|(rule, _)| rule.events.is_none());
                 told(webhook, documents, part, &mut found);
             }
+            TargetKind::File(_) | TargetKind::Stdout(_) => {}
         }
         let engine = matches!(target.kind, TargetKind::Engine(_));
         if engine && target.delivery.max_bytes > MOST_BYTES {
@@ -244,7 +245,8 @@ fn placed(rule: &Rule, target: &Target, destination: &Destination, found: &mut V
     let part = || Part::Rule(rule.name.clone());
     let kept = places_are_kept(rule, target, destination);
     let drops = rule.on_drop == OnDrop::Remove && rule.changes.is_some() && rule.events.is_none();
-    if destination.place == Place::Webhook && drops && !kept {
+    let forgets = matches!(destination.place, Place::Webhook | Place::File | Place::Stdout);
+    if forgets && drops && !kept {
         let words = format!(
             "where a collection is dropped or renamed away, {} is not told that its documents are gone: \
              nobody knows which ones it was told of",
@@ -308,7 +310,8 @@ fn templates<'a>(
             let headers = webhook.headers.iter().map(|header| ("headers", &header.value));
             [("url", &webhook.url.path)].into_iter().chain(headers).collect()
         }
-        (Place::Webhook, _) => Vec::new(),
+        (Place::File, TargetKind::File(file)) => vec![("path", &file.path)],
+        (Place::Webhook | Place::File | Place::Stdout, _) => Vec::new(),
     }
 }
 

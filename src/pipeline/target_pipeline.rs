@@ -49,6 +49,7 @@ use super::{
     following::{Answering, Following, Lanes},
     letters::Letters,
     lookups::SourceLookup,
+    newcomers::Newcomers,
     orders::{Order, Ordered, Outcome},
     plan::{Plan, Planning},
     reading::Reading,
@@ -117,6 +118,8 @@ enum Ended {
     Again(Demand),
     /// It is told to do something else.
     Ordered(Ordered),
+    /// The target can take no more in this run.
+    Closed,
 }
 
 /// An order that has been followed once the pipeline has started again.
@@ -142,6 +145,7 @@ pub(super) struct Running {
     pub settling: JoinSet<Result<(), Halt>>,
     pub copying: watch::Receiver<bool>,
     pub dead_letters: Arc<DeadLetters>,
+    pub target: Arc<dyn Target>,
     pub read: CancellationToken,
     pub drain: CancellationToken,
     pub drained: CancellationToken,
@@ -272,7 +276,9 @@ impl TargetPipeline {
                     followed = self.take_up(ordered, &mut demand, false, stop).await?;
                 }
                 Ended::Done => return Ok(summary),
-                Ended::Stopped => return Ok(Summary { stopped: true, ..summary }),
+                Ended::Stopped | Ended::Closed => {
+                    return Ok(Summary { stopped: true, ..summary });
+                }
             }
         }
     }
@@ -590,6 +596,7 @@ impl TargetPipeline {
             settling,
             copying: copies_run,
             dead_letters,
+            target: target.clone(),
             read,
             drain,
             drained,
@@ -684,7 +691,14 @@ impl TargetPipeline {
                 target: self.name().to_owned(),
                 status: status.clone(),
                 rule_status: self.rule_status(),
-                planned: plan.planned,
+                newcomers: Newcomers::new(
+                    reading.clone(),
+                    self.rules.clone(),
+                    context.target.clone(),
+                    self.name().to_owned(),
+                    self.store.clone(),
+                    plan.planned,
+                ),
             };
             tasks.spawn(following.run(plan.start, copying));
         }
@@ -752,6 +766,10 @@ impl TargetPipeline {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(Ended::Stopped),
+                () = running.target.closed() => {
+                    tracing::info!(target = self.name(), "nobody reads any more");
+                    return Ok(Ended::Closed);
+                }
                 Some(ordered) = self.orders.recv() => {
                     if let Some(why) = self.refusal(&ordered.order).await {
                         // Nobody may wait for it any more.

@@ -39,7 +39,7 @@ pub fn delivery(
         return None;
     }
     let placed = placed.unwrap_or_default();
-    let told = |it: &&Placed| it.destination.place == Place::Webhook;
+    let told = |it: &&Placed| matches!(it.destination.place, Place::Webhook | Place::Stdout);
     match (placed.iter().find(told), placed.iter().find(|it| !told(it))) {
         (Some(told), Some(held)) => {
             reader

@@ -7,8 +7,6 @@ use std::{sync::Arc, time::Duration};
 
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, doc, rawdoc};
 use bytes::Bytes;
-use futures_util::StreamExt;
-use mongodb::raw_batch_cursor::RawBatchCursor;
 
 use crate::{
     change::{
@@ -24,6 +22,7 @@ use super::{
     error::Error,
     event_fields::Fields,
     event_filter,
+    replies::Replies,
     reply::Reply,
     stream::{Scope, cstr, frontier, namespace_of, selection},
 };
@@ -144,7 +143,7 @@ pub struct EventBatch {
 /// An open stream.
 pub struct EventStream<'a> {
     query: &'a EventQuery,
-    cursor: RawBatchCursor,
+    cursor: Replies,
     budget: Arc<Budget>,
     sharded: bool,
     opened: bool,

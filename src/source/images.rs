@@ -4,7 +4,7 @@ use bson::{Bson, doc, rawdoc};
 
 use crate::change::Namespace;
 
-use super::{Source, error::Error, namespaces, soon};
+use super::{Patience, Source, error::Error, namespaces};
 
 /// The server's codes for a collection that is not there, and for a view.
 const NOT_A_COLLECTION: [i32; 2] = [26, 166];
@@ -43,7 +43,8 @@ impl Source {
         };
         // A write: no read preference of the source's URI is for it.
         let database = self.client.database(namespace.database());
-        let changed = soon("collMod", async { Ok(database.run_command(command).await?) }).await;
+        let change = async { Ok(database.run_command(command).await?) };
+        let changed = Patience::FIRST.wait("collMod", change).await;
         match changed {
             Err(Error::Driver(error))
                 if namespaces::code(&error)

@@ -23,7 +23,7 @@ use super::{
         Error,
         demand::Demand,
         following::{COPY_AWAIT, Lanes, changed, history_lost},
-        reading::{Reading, source_backoff},
+        reading::{Reading, SourceBackoff},
         rule_set::RuleSet,
         settling::Place,
     },
@@ -134,12 +134,12 @@ impl EventFollowing {
             extent: Extent::Whole,
             count: 0,
         };
-        let mut backoff = source_backoff();
+        let mut backoff = SourceBackoff::default();
         let stop = self.reading.stop.clone();
         loop {
             let copies = *copying.borrow_and_update();
             let max_await = copies.then_some(COPY_AWAIT);
-            let source = &self.reading.source;
+            let source = self.reading.source.patient(backoff.patience);
             let extent = (copies, course.extent);
             let opened = tokio::select! {
                 opened = source.watch_events(&self.query, &course.from, extent, max_await, &self.budget) => opened,

@@ -148,9 +148,10 @@ impl TargetPipeline {
         }
         let (read, drain, drained, now) =
             (read.clone(), drain.clone(), drained.clone(), now.clone());
-        let reading = reading.clone();
+        let (reading, target) = (reading.clone(), target.clone());
         Ok(Running {
             reading,
+            target,
             lanes,
             sources,
             writers,
