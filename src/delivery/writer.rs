@@ -193,7 +193,7 @@ impl Writer {
     }
 
     fn is_full(&self) -> bool {
-        let alone = self.context.grouping == Grouping::One && self.batch.len() >= 1;
+        let alone = self.context.grouping == Grouping::One && matches!(self.batch.len(), 1..);
         alone
             || self.waits
             || self.batch.len() >= self.course.limits.actions()

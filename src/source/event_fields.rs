@@ -206,7 +206,7 @@ mod tests {
         let stage = Fields::stage(&rawdoc! { "name": 1 });
         let stage = stage.get_document("$project").expect("a stage");
         for name in ["_id", "ns", "documentKey", "updateDescription", "fullDocument._id"] {
-            assert_eq!(stage.get_i32(name), Ok(1), "{name}");
+            assert_eq!(stage.get_i32(name).ok(), Some(1), "{name}");
         }
     }
 }
