@@ -30,6 +30,7 @@ async fn what_is_refused_holds_its_event_and_is_told_again() -> Result<()> {
     let mut run = file.run(&[])?;
     following(&mut run).await?;
     orders.insert_one(doc! { "_id": 1, "n": 0 }).await?;
+    world.caught_up(&mut run).await?;
     for n in 1..=4 {
         orders.update_one(doc! { "_id": 1 }, doc! { "$set": { "n": n, "was": n - 1 } }).await?;
         // Each is looked up before the next one.
