@@ -191,6 +191,48 @@ mod tests {
     }
 
     #[test]
+    fn an_event_is_appended_and_never_written_over() {
+        use crate::{
+            change::{
+                DocumentKey, Namespace,
+                event::{Happened, Op},
+            },
+            target::Appended,
+        };
+        let event = Happened {
+            id: "e1".into(),
+            op: Op::Update,
+            copy: false,
+            raw: None,
+            document: None,
+            before: Some(rawdoc! { "_id": 1, "n": 1 }.into()),
+            updated: Some(rawdoc! { "n": 2 }.into()),
+            removed: vec!["a.b".to_owned()],
+            truncated: Vec::new(),
+            lacks: None,
+        };
+        let told = Action::Append(Box::new(Appended {
+            id: "e1".to_owned(),
+            namespace: Namespace::new("shop", "orders"),
+            key: DocumentKey::from_document_key(&rawdoc! { "_id": 1 }).unwrap(),
+            document_id: "1".to_owned(),
+            wall_time: Some(bson::DateTime::from_millis(1_795_227_029_007)),
+            event: event.into(),
+            document: None,
+        }));
+        let mut body = Vec::new();
+        let none = Bytes::new();
+        write_lines(&line("log", "e1", &none), &told, Mode::Plain, &mut body).unwrap();
+        assert_eq!(
+            String::from_utf8(body).unwrap(),
+            "{\"create\":{\"_index\":\"log\",\"_id\":\"e1\"}}\n\
+             {\"@timestamp\":\"2026-11-21T02:10:29.007Z\",\"op\":\"update\",\"ns\":\"shop.orders\",\
+             \"id\":\"1\",\"cluster_time\":\"1795227029.1\",\"copy\":false,\"document\":null,\
+             \"before\":{\"_id\":1,\"n\":1},\"updated\":{\"n\":2},\"removed\":[\"a.b\"],\"truncated\":[]}\n"
+        );
+    }
+
+    #[test]
     fn a_removal_has_no_source_and_no_pipeline() {
         let mut body = Vec::new();
         let pipeline = Bytes::from_static(b"clean");
