@@ -102,24 +102,12 @@ async fn records(
     for target in &rules.targets {
         let paused: Option<PausedRecord> = load(store, &keys::paused(&target.name)).await?;
         found.extend(paused.map(|paused| self::paused(rules, &target.name, &paused)));
-        let followed = || {
-            let all = rules.deliveries(&target.name).map(|(rule, _)| rule);
-            all.filter(|rule| rule.changes.is_some())
-        };
-        // The documents rules share a stream, each events rule has its own.
-        let events = followed().filter(|rule| rule.events.is_some());
-        let streams = std::iter::once(None).chain(events.map(|rule| Some(rule.name.as_str())));
-        for events_of in streams {
+        for (events_of, own) in rules.pipelines(&target.name) {
             let key = keys::Stream::new(&target.name, events_of).position();
             let record: Option<PositionRecord> = load(store, &key).await?;
             if let (Some(record), Some(oplog)) = (record, seen.and_then(|seen| seen.oplog)) {
-                let policies: Vec<OnHistoryLost> = followed()
-                    .filter(|rule| match events_of {
-                        Some(name) => rule.name == name,
-                        None => rule.events.is_none(),
-                    })
-                    .map(|rule| rule.on_history_lost)
-                    .collect();
+                let followed = own.iter().filter(|rule| rule.changes.is_some());
+                let policies: Vec<_> = followed.map(|rule| rule.on_history_lost).collect();
                 found.extend(lost(&target.name, &policies, record.time, oplog.first));
             }
         }

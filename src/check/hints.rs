@@ -50,9 +50,12 @@ pub fn hints(rules: &RuleFile) -> Vec<Finding> {
                  `http.max_content_length` in the engine",
             ));
         }
-        let followed = rules.deliveries(&target.name).filter(|(rule, _)| rule.changes.is_some());
-        let mut selectors = followed.map(|(rule, _)| &rule.namespaces).peekable();
-        if selectors.peek().is_some() && Scope::of(selectors) == Scope::Deployment {
+        let whole = |own: &Vec<&Rule>| {
+            let followed = own.iter().filter(|rule| rule.changes.is_some());
+            let mut selectors = followed.map(|rule| &rule.namespaces).peekable();
+            selectors.peek().is_some() && Scope::of(selectors) == Scope::Deployment
+        };
+        if rules.pipelines(&target.name).iter().any(|(_, own)| whole(own)) {
             let words = "its rules read several databases, so that it follows the changes of the whole \
                          deployment";
             found.push(Finding::note("whole_deployment", part(), words).help(

@@ -239,9 +239,10 @@ async fn work_on_targets(
             rules.deliveries(name).any(|(own, _)| own.name == rule && own.events.is_some())
         };
         events::forget_removed_rules(store, name, tells, stopping).await?;
-        let sets: Vec<_> = parts(rules, name)
+        let sets: Vec<_> = rules
+            .pipelines(name)
             .into_iter()
-            .map(|events_of| {
+            .map(|(events_of, _)| {
                 let set = RuleSet::new(
                     rules,
                     name,
@@ -250,14 +251,14 @@ async fn work_on_targets(
                         let selected = options.rules.is_empty()
                             || options.rules.iter().any(|selected| selected == rule);
                         selected
-                            && match &events_of {
+                            && match events_of {
                                 Some(own) => own == rule,
                                 None => !tells(rule),
                             }
                     },
                     |namespace| views.contains(namespace),
                 );
-                (events_of, set)
+                (events_of.map(str::to_owned), set)
             })
             .filter(|(_, set)| !set.is_empty())
             .collect();
@@ -294,12 +295,6 @@ async fn work_on_targets(
         orders::attend(rules.clone(), store.clone(), orders, ended.clone()),
     );
     summary
-}
-
-/// The pipelines of a target: one for all its `documents` rules, one for each `events` rule, by name.
-fn parts(rules: &RuleFile, target: &str) -> Vec<Option<String>> {
-    let events = rules.deliveries(target).filter(|(rule, _)| rule.events.is_some());
-    std::iter::once(None).chain(events.map(|(rule, _)| Some(rule.name.clone()))).collect()
 }
 
 /// What a pipeline has for documents where a target has many.

@@ -59,6 +59,16 @@ impl RuleFile {
             rule.to.iter().filter(move |to| to.target == target).map(move |to| (rule, to))
         })
     }
+
+    /// The rules of each pipeline of `target`: those that deliver documents share one, each that delivers
+    /// events has its own, with its name. None is empty.
+    pub fn pipelines<'a>(&'a self, target: &'a str) -> Vec<(Option<&'a str>, Vec<&'a Rule>)> {
+        let all = self.deliveries(target).map(|(rule, _)| rule);
+        let (events, documents): (Vec<_>, Vec<_>) = all.partition(|rule| rule.events.is_some());
+        let shared = Some((None, documents)).filter(|(_, rules)| !rules.is_empty());
+        let own = events.into_iter().map(|rule| (Some(rule.name.as_str()), vec![rule]));
+        shared.into_iter().chain(own).collect()
+    }
 }
 
 /// Text that is never shown: `Debug` prints dots.
