@@ -149,6 +149,11 @@ pub fn id_types(namespace: &str) -> RecordKey {
     all_id_types().with(namespace)
 }
 
+/// What the holder of the name last said of itself.
+pub fn report() -> RecordKey {
+    RecordKey::text(&["report"])
+}
+
 /// Who holds the name.
 pub fn lease() -> RecordKey {
     RecordKey::text(&["lease"])
@@ -181,6 +186,7 @@ mod tests {
                 demand("n"),
                 replacement("n", "r"),
                 owner("n"),
+                report(),
             ],
             vec![lease(), requests().with("1")],
         ];

@@ -20,7 +20,7 @@ mod tests;
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
@@ -28,12 +28,14 @@ use std::{
 
 use ::metrics::Gauge;
 
-use crate::rules::model::RuleFile;
+use crate::{change::ClusterTime, rules::model::RuleFile};
 
-pub use http::{ListenError, Server};
+pub use http::{Asked, Commands, ListenError, Outcome, Server};
 pub use rule::{Copied, EventKind, RuleStatus, Settled};
 pub use secrets::masked;
-pub use snapshot::{CopySnapshot, READY_LAG, RuleSnapshot, Snapshot, Standing, TargetSnapshot};
+pub use snapshot::{
+    CopySnapshot, Holder, READY_LAG, RuleSnapshot, Snapshot, Standing, TargetSnapshot,
+};
 pub use target::{State, TargetStatus};
 
 /// What a pipeline is doing. Made from the rule file before anything is reached, so that a target
@@ -49,7 +51,10 @@ pub struct Status {
     targets: Vec<Arc<TargetStatus>>,
     /// In seconds; `UNKNOWN` until it has been measured.
     oplog_window: AtomicU64,
+    /// The time of the oldest entry; `UNKNOWN` until it has been read.
+    oplog_first: AtomicU64,
     oplog_gauge: OnceLock<Gauge>,
+    holder: Mutex<Option<Holder>>,
     metrics: Arc<metrics::Metrics>,
 }
 
@@ -84,7 +89,9 @@ impl Status {
             standby: AtomicBool::new(false),
             targets,
             oplog_window: AtomicU64::new(UNKNOWN),
+            oplog_first: AtomicU64::new(UNKNOWN),
             oplog_gauge: OnceLock::new(),
+            holder: Mutex::default(),
             metrics,
         })
     }
@@ -111,6 +118,11 @@ impl Status {
         self.standby.store(standby, Relaxed);
     }
 
+    /// Who holds the lease, this process or another.
+    pub fn held_by(&self, holder: Holder) {
+        *self.holder.lock().expect("nothing panics while it holds the lock") = Some(holder);
+    }
+
     /// Whether another process holds the lease.
     pub fn stands_by(&self) -> bool {
         self.standby.load(Relaxed)
@@ -124,15 +136,26 @@ impl Status {
             .set(window.as_secs_f64());
     }
 
+    /// The time of the oldest entry of the source's oplog.
+    pub fn oplog_reaches_to(&self, first: ClusterTime) {
+        self.oplog_first.store(first.0, Relaxed);
+    }
+
     /// The object of `GET /api/status`. `now` is what lag is measured against.
     pub fn snapshot(&self, now: SystemTime) -> Snapshot {
+        let oplog = Some(self.oplog_first.load(Relaxed)).filter(|&first| first != UNKNOWN);
+        let holder = self.holder.lock().expect("nothing panics while it holds the lock").clone();
         Snapshot {
             name: self.name.clone(),
             state: if self.stands_by() { Standing::Standby } else { Standing::Active },
+            age_seconds: Some(0.0),
+            holder,
             targets: self
                 .targets
                 .iter()
-                .map(|target| (target.name().to_owned(), target.snapshot(now)))
+                .map(|target| {
+                    (target.name().to_owned(), target.snapshot(now, oplog.map(ClusterTime)))
+                })
                 .collect(),
             oplog_window_seconds: Some(self.oplog_window.load(Relaxed))
                 .filter(|&seconds| seconds != UNKNOWN),
