@@ -186,7 +186,8 @@ mod tests {
         let json = Some("application/json; charset=utf-8");
         let targets = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
         type Query<'a> = &'a [(&'a str, &'a str)];
-        let rows: Vec<(Verb, Query, Option<&str>, &str, Result<Asked, u16>)> = vec![
+        type Row<'a> = (Verb, Query<'a>, Option<&'a str>, &'a str, Result<Asked, u16>);
+        let rows: Vec<Row> = vec![
             (Pause, &[], None, "", Ok(Asked::Pause { targets: targets(&[]) })),
             (
                 Pause,

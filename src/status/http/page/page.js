@@ -19,8 +19,7 @@ function make(name, attributes = {}, ...children) {
   const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
     if (value === false || value === null || value === undefined) continue;
-    if (key === "on") element.addEventListener("click", value);
-    else element.setAttribute(key, value === true ? "" : value);
+    element.setAttribute(key, value === true ? "" : value);
   }
   element.append(...children.filter((child) => child !== null));
   return element;
@@ -30,6 +29,29 @@ function drawn(name, attributes) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
   return element;
+}
+
+/**
+ * Makes what is shown like what was made anew, in place: a button that is being pressed, a text that is
+ * being marked and a place that is being read stay what they are.
+ */
+function settle(shown, fresh) {
+  if (shown.nodeName !== fresh.nodeName) return shown.replaceWith(fresh);
+  if (shown.nodeType === Node.TEXT_NODE) {
+    if (shown.data !== fresh.data) shown.data = fresh.data;
+    return undefined;
+  }
+  for (const { name } of [...shown.attributes]) if (!fresh.hasAttribute(name)) shown.removeAttribute(name);
+  for (const { name, value } of fresh.attributes) {
+    if (shown.getAttribute(name) !== value) shown.setAttribute(name, value);
+  }
+  const children = [...fresh.childNodes];
+  while (shown.childNodes.length > children.length) shown.lastChild.remove();
+  children.forEach((child, index) => {
+    if (index < shown.childNodes.length) settle(shown.childNodes[index], child);
+    else shown.append(child);
+  });
+  return undefined;
 }
 
 const number = (value) => Math.round(value).toLocaleString("en-US");
@@ -99,7 +121,7 @@ function chart(kind, title, samples, value, shown) {
   const most = Math.max(0, ...known.map(value));
   const top = roundUp(most);
   const now = known.length ? value(known.at(-1)) : null;
-  const said = now === null ? "nothing known yet" : `now ${shown(now)}, at most ${shown(most)}`;
+  const said = now === null ? "nothing known yet" : `${shown(now)} last, at most ${shown(most)}`;
   const svg = drawn("svg", {
     viewBox: "0 0 300 100", preserveAspectRatio: "none", role: "img", "aria-label": `${title}: ${said}`,
   });
@@ -124,7 +146,7 @@ function chart(kind, title, samples, value, shown) {
     make("figcaption", {}, make("span", {}, title), make("span", {}, `top ${shown(top)}`)),
     svg,
     make("div", { class: "ends", "aria-hidden": "true" },
-      make("span", {}, `${span((end - begin) / 1000)} ago`), make("span", {}, "now")));
+      make("span", {}, `${span((end - begin) / 1000)} ago`), make("span", {}, "last")));
 }
 
 function roundUp(value) {
@@ -147,8 +169,8 @@ function card(name, target, can, window) {
       make("div", { class: "title" },
         make("h2", {}, name), make("span", { class: `badge ${target.state}` }, target.state)),
       make("button", {
-        type: "button", disabled: !can, "data-key": `${verb} ${name}`,
-        on: () => confirm(verb, name),
+        type: "button", disabled: !can, "data-verb": verb, "data-name": name,
+        "aria-label": `${paused ? "Resume" : "Pause"} ${name}`,
       }, paused ? "Resume" : "Pause")),
     target.last_error === null ? null : make("p", { class: "error" }, target.last_error),
     make("dl", { class: "numbers" },
@@ -161,14 +183,14 @@ function card(name, target, can, window) {
       chart("lag", "Lag", samples, (sample) => sample.lag, span)),
     make("div", { class: "scroll" }, make("table", {},
       make("thead", {}, make("tr", {},
-        make("th", { scope: "col" }, "Rule"), make("th", { scope: "col" }, "Copy"),
+        make("th", { scope: "col" }, "Rule"), make("th", { scope: "col", class: "copy" }, "Copy"),
         ...["Delivered", "Removed", "Superseded", "Dead letters"].map((head) =>
           make("th", { scope: "col", class: "number" }, head)),
         make("th", { scope: "col", class: "last" }, "Ask for"))),
-      make("tbody", {}, ...Object.entries(target.rules).map(([rule, of]) => row(name, rule, of, can))))));
+      make("tbody", {}, ...Object.entries(target.rules).map(([rule, of]) => row(rule, of, can))))));
 }
 
-function row(target, name, rule, can) {
+function row(name, rule, can) {
   const { documents, expected, complete } = rule.copy;
   const words = complete ? "complete"
     : expected === null ? `${number(documents)} so far`
@@ -185,12 +207,12 @@ function row(target, name, rule, can) {
     count("Superseded", rule.superseded),
     count("Dead letters", rule.dead_letters, rule.dead_letters > 0 ? "some" : ""),
     make("td", { class: "last" }, make("button", {
-      type: "button", disabled: !can, "data-key": `resync ${target} ${name}`,
-      "aria-label": `Copy ${name} again`, on: () => confirm("resync", name),
+      type: "button", disabled: !can, "data-verb": "resync", "data-name": name,
+      "aria-label": `Copy ${name} again`,
     }, "Copy again")));
 }
 
-/** Draws all of it anew; what has the focus keeps it. */
+/** Shows what was heard last. */
 function draw() {
   const silent = heardAt !== null && Date.now() - heardAt > 2 * EVERY + 1000;
   const standing = byId("standing");
@@ -204,7 +226,7 @@ function draw() {
   standing.className = `badge ${silent ? "silent" : last.state}`;
   const { holder } = last;
   const facts = [];
-  if (holder) facts.push(`process ${holder.pid} on ${holder.host}`);
+  if (holder && last.state === "active") facts.push(`process ${holder.pid} on ${holder.host}`);
   if (last.oplog_window_seconds !== null) facts.push(`the oplog reaches back ${span(last.oplog_window_seconds)}`);
   byId("facts").textContent = facts.join(" · ");
   const say = (kind, words) => {
@@ -219,13 +241,11 @@ function draw() {
     say("", `This process stands by. ${who} holds the name and does the work; its own page tells how far it is, and so does “mongosync status”. When it ends, this one takes over.`);
   }
   const targets = byId("targets");
-  targets.className = silent ? "old" : "";
-  const focused = document.activeElement?.getAttribute("data-key");
   const cards = last.state === "standby" ? []
     : Object.entries(last.targets).map(([name, target]) => card(name, target, can, last.oplog_window_seconds));
-  targets.replaceChildren(...cards);
-  if (focused) [...targets.querySelectorAll("[data-key]")].find((it) => it.getAttribute("data-key") === focused)?.focus();
-  byId("heard").textContent = silent ? "" : `as of ${clock(new Date(heardAt))}, asked every ${EVERY / 1000} s`;
+  settle(targets, make("div", { id: "targets", class: silent ? "old" : null }, ...cards));
+  byId("heard").textContent = silent ? ""
+    : `As of ${clock(new Date(heardAt))}. Documents are counted since the process began.`;
 }
 
 function login(words) {
@@ -327,6 +347,10 @@ byId("login").addEventListener("submit", (event) => {
   sessionStorage.setItem(TOKEN, token);
   byId("token").value = "";
   ask();
+});
+byId("targets").addEventListener("click", ({ target }) => {
+  const button = target.closest("button");
+  if (button) confirm(button.dataset.verb, button.dataset.name);
 });
 byId("ask-no").addEventListener("click", () => byId("ask").close());
 ask();
