@@ -8,6 +8,7 @@ mod demand;
 mod following;
 mod letters;
 mod lookups;
+mod newcomers;
 mod oplog;
 mod orders;
 mod plan;

@@ -48,6 +48,7 @@ use super::{
     following::{Answering, Following, Lanes},
     letters::Letters,
     lookups::SourceLookup,
+    newcomers::Newcomers,
     orders::{Order, Ordered, Outcome},
     plan::{Plan, Planning},
     reading::Reading,
@@ -593,7 +594,14 @@ impl TargetPipeline {
                 target: self.name().to_owned(),
                 status: status.clone(),
                 rule_status: self.rule_status(),
-                planned: plan.planned,
+                newcomers: Newcomers::new(
+                    reading.clone(),
+                    self.rules.clone(),
+                    context.target.clone(),
+                    self.name().to_owned(),
+                    self.store.clone(),
+                    plan.planned,
+                ),
             };
             tasks.spawn(following.run(plan.start, copying));
         }
