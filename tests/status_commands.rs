@@ -119,7 +119,10 @@ async fn of_a_process(database: &str, top: &str) -> Result<()> {
     ensure!(said.contains("target search: following, up to date, all settled up to 20"), "{said}");
     let row = said.lines().find(|line| line.trim_start().starts_with("items")).context("a row")?;
     let cells: Vec<_> = row.split_whitespace().collect();
-    assert_eq!(cells, ["items", "complete", "500", "0", "0", "1"], "{said}");
+    // The stream may show again what the copy has read; the letter in the store is one.
+    let [_, copy, delivered, _, _, letters] = cells[..] else { anyhow::bail!("{said}") };
+    assert_eq!((copy, letters), ("complete", "1"), "{said}");
+    ensure!(delivered.replace(',', "").parse::<u64>()? >= 500, "{said}");
 
     // Another one stands by, and whoever asks is told of the one that works.
     let mut second = file.run(&[])?;
@@ -144,15 +147,21 @@ async fn of_a_process(database: &str, top: &str) -> Result<()> {
     assert_eq!((&dead["state"], paused(&dead)), (&json!("stopped"), true), "{dead:#}");
     ensure!(dead["age_seconds"].is_number());
     assert_eq!(dead["targets"]["search"]["lag_seconds"], Value::Null);
-    assert_eq!(dead["targets"]["search"]["rules"]["items"]["dead_letters"], 1);
+    let letters = &dead["targets"]["search"]["rules"]["items"]["dead_letters"];
+    ensure!(letters.as_u64() >= Some(1), "{dead:#}");
     let said = text(&file).await?;
     ensure!(said.contains("no process holds the name"), "{said}");
     ensure!(said.contains("it did not end by itself"), "{said}");
     ensure!(said.contains("target search: was paused"), "{said}");
 
+    // A target that stays paused over a restart falls behind; that is told too.
     let mut run = file.run(&[])?;
-    run.until("the pause after a restart", paused).await?;
-    until(&file, "the new process", |told| told["state"] == "active" && paused(told)).await?;
+    let behind = |status: &Value| {
+        let search = &status["targets"]["search"];
+        paused(status) && search["lag_seconds"].is_number() && search["position"].is_string()
+    };
+    run.until("the pause after a restart", behind).await?;
+    until(&file, "the new process", |told| told["state"] == "active" && behind(told)).await?;
     assert!(run.terminate().await?.success());
     let said = text(&file).await?;
     ensure!(said.contains("gave it back"), "{said}");

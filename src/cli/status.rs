@@ -1,7 +1,5 @@
 //! `mongosync status`: what the process that holds the name says of itself, from the checkpoint
-//! store.
-//!
-//! It reads, and leaves nothing behind.
+//! store. It only reads.
 
 mod look;
 mod text;
@@ -10,8 +8,6 @@ use std::{
     io::{self, IsTerminal, Write},
     time::{Duration, SystemTime},
 };
-
-use tokio_util::sync::CancellationToken;
 
 use self::look::{Look, Looking};
 use super::{
@@ -23,8 +19,8 @@ use crate::checkpoint::store::StoreError;
 /// How often `--watch` looks.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Takes the cursor home and clears what was there.
-const CLEAR: &str = "\u{1b}[H\u{1b}[2J\u{1b}[3J";
+/// Takes the cursor home and clears the screen, not what has been scrolled off it.
+const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 
 /// Runs the command; with `--watch` until a signal, or until nobody reads it any more.
 ///
@@ -39,20 +35,12 @@ pub async fn run(arguments: StatusArguments, console: &Console) -> Result<(), Er
         out.show(&looking.look(SystemTime::now()).await?)?;
         return Ok(());
     }
-    let signals = Signals::listen()
+    let mut signals = Signals::listen()
         .map_err(|source| Error::System { what: "can't listen to signals", source })?;
-    let (stop, end) = (CancellationToken::new(), CancellationToken::new());
-    let watch = async {
-        let watched = tokio::select! {
-            watched = watch(&mut looking, &mut out, console) => watched,
-            () = stop.cancelled() => Ok(()),
-        };
-        end.cancel();
-        watched
-    };
-    let (watched, ()) =
-        tokio::join!(watch, signals.watch(stop.clone(), end.clone(), console.clone()));
-    watched
+    tokio::select! {
+        watched = watch(&mut looking, &mut out, console) => watched,
+        () = signals.first() => Ok(()),
+    }
 }
 
 async fn watch(looking: &mut Looking<'_>, out: &mut Out, console: &Console) -> Result<(), Error> {

@@ -85,6 +85,11 @@ fn line_of(look: &Look, target: &TargetSnapshot, colour: bool) -> String {
     }
     if let Some(left) = target.oplog_left_seconds {
         line += &format!(", oplog time left {}", span(left));
+        let short = look.snapshot.oplog_window_seconds.is_some_and(|window| left < window / 4);
+        if short && target.lag_seconds.is_some_and(|lag| lag >= 1.0) {
+            let words = " (less than a quarter)";
+            line += &style(words).force_styling(colour).red().to_string();
+        }
     }
     line
 }

@@ -176,7 +176,7 @@ function card(name, target, can, window) {
     make("dl", { class: "numbers" },
       fact("Lag", target.lag_seconds === null ? "not known" : span(target.lag_seconds)),
       fact("Throughput", rate(speed)),
-      fact("Oplog time left", span(left), low ? "low" : null),
+      fact("Oplog time left", span(left) + (low ? ", less than a quarter" : ""), low ? "low" : null),
       fact("All settled up to", time(target.position), "small")),
     make("div", { class: "charts" },
       chart("speed", "Documents a second", samples, (sample) => sample.rate, rate),
