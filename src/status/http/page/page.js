@@ -80,6 +80,8 @@ function rate(value) {
 
 function headers() {
   const token = sessionStorage.getItem(TOKEN);
+  // A link has no header to send.
+  byId("links").hidden = token !== null;
   return token ? { Authorization: `Bearer ${token}` } : {};
 }
 
@@ -255,6 +257,7 @@ function login(words) {
   byId("standing").textContent = "token needed";
   byId("standing").className = "badge waiting";
   byId("heard").textContent = "";
+  byId("links").hidden = true;
   byId("wrong").hidden = words === null;
   byId("wrong").textContent = words ?? "";
   last = null;
