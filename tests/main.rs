@@ -25,6 +25,7 @@ mod selection;
 mod size;
 mod source_faults;
 mod status;
+mod status_commands;
 mod stops;
 mod store_faults;
 mod swaps;

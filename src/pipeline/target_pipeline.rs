@@ -20,7 +20,7 @@ use crate::{
     checkpoint::{
         keys,
         lease::Validity,
-        records::{OwnerRecord, PausedRecord, load, put, removal},
+        records::{OwnerRecord, PausedRecord, PositionRecord, load, put, removal},
         store::{RecordKey, Store},
         tracker::Tracker,
     },
@@ -296,7 +296,16 @@ impl TargetPipeline {
             if paused.is_none() {
                 return Ok(());
             }
-            self.target_status().set_state(State::Paused);
+            let status = self.target_status();
+            status.set_state(State::Paused);
+            // After a restart nothing else tells how far it falls behind, which is what to mind.
+            if status.position_now().is_none() {
+                let key = keys::Stream::new(self.name(), self.events_of.as_deref()).position();
+                let stored = insist(stop, || load::<PositionRecord>(&*self.store, &key)).await?;
+                if let Some(stored) = stored {
+                    status.position(stored.time);
+                }
+            }
             if let Some(followed) = followed.take() {
                 followed.done();
             }
