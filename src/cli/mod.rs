@@ -10,6 +10,7 @@ pub mod dead_letters;
 mod dry_run;
 pub mod exit;
 mod extended_json;
+pub mod init;
 pub mod progress;
 pub mod requests;
 pub mod run;
@@ -18,6 +19,7 @@ pub mod signals;
 pub mod store;
 pub mod test_rules;
 pub mod try_rule;
+pub mod verify;
 
 pub use exit::{Error, Exit};
 

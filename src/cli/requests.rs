@@ -1,17 +1,15 @@
 //! `resync`, `pause`, `resume`, `seek`: requests to the process that holds the rule file's name.
 
 use std::{
-    io::{self, Write},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-
-use tokio::time::Instant;
 
 use super::{
     Error,
     arguments::{ResyncArguments, SeekArguments, TargetsArguments},
     console::Console,
+    print,
     run::{known_rules, known_targets, load},
     store::open_store,
 };
@@ -19,9 +17,6 @@ use crate::checkpoint::{
     requests::{self, Asked},
     store::Store,
 };
-
-/// How often an answer is looked for.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// `resync`
 ///
@@ -103,29 +98,16 @@ pub(super) async fn ask_and_wait(
     console: &Console,
 ) -> Result<(), Error> {
     let key = requests::ask(&**store, asked).await?;
-    let deadline = Instant::now() + wait;
-    loop {
-        if let Some(answer) = requests::answer_to(&**store, &key).await? {
-            requests::forget(&**store, &key).await?;
-            return match answer.done {
-                true => match writeln!(io::stdout().lock(), "{}", answer.words) {
-                    Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                        let what = "can't write to standard output";
-                        Err(Error::System { what, source: error })
-                    }
-                    _ => Ok(()),
-                },
-                false => Err(Error::Refused(answer.words)),
-            };
-        }
-        if Instant::now() + LOOK > deadline {
-            console.notice(
-                "no answer yet: the request stays, and is carried out by the process that runs the \
-                 rule file, or by the next one that does",
-            );
-            return Ok(());
-        }
-        tokio::time::sleep(LOOK).await;
+    let Some(answer) = requests::wait_for_answer(&**store, &key, wait).await? else {
+        console.notice(
+            "no answer yet: the request stays, and is carried out by the process that runs the \
+             rule file, or by the next one that does",
+        );
+        return Ok(());
+    };
+    match answer.done {
+        true => print(&format!("{}\n", answer.words)),
+        false => Err(Error::Refused(answer.words)),
     }
 }
 

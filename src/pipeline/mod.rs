@@ -8,6 +8,7 @@ mod demand;
 mod following;
 mod letters;
 mod lookups;
+mod mending;
 mod oplog;
 mod orders;
 mod plan;
@@ -18,6 +19,7 @@ mod settling;
 mod sweeping;
 mod target_pipeline;
 mod targets;
+mod verifying;
 
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
@@ -46,6 +48,9 @@ use crate::{
 };
 
 pub use sampling::{Chosen, Fate, Sample, sample};
+pub use verifying::{
+    Difference, Kind as DifferenceKind, Progress, Report, RuleReport, TargetReport, Verify, verify,
+};
 
 use rule_set::RuleSet;
 use target_pipeline::TargetPipeline;

@@ -48,6 +48,7 @@ use super::{
     following::{Answering, Following, Lanes},
     letters::Letters,
     lookups::SourceLookup,
+    mending::{Mend, Mending},
     orders::{Order, Ordered, Outcome},
     plan::{Plan, Planning},
     reading::Reading,
@@ -129,6 +130,7 @@ impl Followed {
 struct Running {
     reading: Arc<Reading>,
     lanes: Arc<Lanes>,
+    context: Arc<Context>,
     /// The stream, the lookups, the copies, the sweep, and dead letters that are tried again.
     sources: JoinSet<Result<Option<Demand>, Error>>,
     writers: JoinSet<Result<(), Halt>>,
@@ -328,7 +330,7 @@ impl TargetPipeline {
                 write(None).await?;
                 "goes on".to_owned()
             }
-            Order::RetryLetters(_) | Order::PurgeLetters(_) => {
+            Order::RetryLetters(_) | Order::PurgeLetters(_) | Order::Mend(_) => {
                 // Nobody may wait for it any more.
                 let _ = done.send(Err("it is paused".to_owned()));
                 return Ok(None);
@@ -395,6 +397,25 @@ impl TargetPipeline {
                 Err(Halt::Stopped) => {}
                 // Nobody may wait for it any more.
                 outcome => drop(ordered.done.send(outcome?)),
+            }
+            Ok(None)
+        });
+    }
+
+    /// Has what `verify` found mended beside everything else.
+    fn mend(&self, running: &mut Running, mend: Arc<Mend>, done: oneshot::Sender<Outcome>) {
+        let mending = Mending {
+            reading: running.reading.clone(),
+            rules: self.rules.clone(),
+            lanes: running.lanes.clone(),
+            context: running.context.clone(),
+            stop: running.read.clone(),
+        };
+        running.sources.spawn(async move {
+            match mending.carry_out(&mend).await {
+                Err(Halt::Stopped) => {}
+                // Nobody may wait for it any more.
+                outcome => drop(done.send(outcome?)),
             }
             Ok(None)
         });
@@ -506,6 +527,7 @@ impl TargetPipeline {
         Ok(Running {
             reading,
             lanes,
+            context,
             sources,
             writers,
             settling,
@@ -671,6 +693,7 @@ impl TargetPipeline {
                         Order::RetryLetters(_) | Order::PurgeLetters(_) => {
                             self.see_to_letters(running, ordered);
                         }
+                        Order::Mend(mend) => self.mend(running, mend, ordered.done),
                         Order::Resume => {
                             // Nobody may wait for it any more.
                             let _ = ordered.done.send(Ok("is not paused".to_owned()));

@@ -12,6 +12,7 @@ pub mod lookup;
 pub mod namespaces;
 pub mod privileges;
 pub mod reply;
+mod sample;
 pub mod scan;
 pub mod selection;
 pub mod stream;
