@@ -234,4 +234,46 @@ mod tests {
         forget(&store, &first).await.unwrap();
         assert_eq!(answer_to(&store, &first).await.unwrap(), None);
     }
+
+    #[tokio::test]
+    async fn every_request_is_read_as_it_was_written() {
+        let names = || vec!["a".to_owned()];
+        let time = Timestamp { time: 1_795_227_029, increment: 7 };
+        for asked in [
+            Asked::Resync { rules: names() },
+            Asked::Pause { targets: names() },
+            Asked::Resume { targets: Vec::new() },
+            Asked::Seek { target: "a".into(), to: time },
+            Asked::RetryLetters { letters: names() },
+            Asked::PurgeLetters { letters: Vec::new() },
+            Asked::Redeliver { target: "a".into(), namespace: "b.c".into(), keys: names() },
+            Asked::Remove {
+                target: "a".into(),
+                rule: "r".into(),
+                places: vec![OldPlace { place: "AQ==".into(), written: time }],
+            },
+        ] {
+            let store = MemoryStore::new("shop");
+            ask(&store, asked.clone()).await.unwrap();
+            assert_eq!(pending(&store).await.unwrap()[0].1.asked, asked);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_waited_for_and_taken_out() {
+        let store = MemoryStore::new("shop");
+        let key = ask(&store, Asked::Pause { targets: vec![] }).await.unwrap();
+        let wait = Duration::from_secs(1);
+        assert_eq!(wait_for_answer(&store, &key, wait).await.unwrap(), None);
+        let (_, record) = pending(&store).await.unwrap().remove(0);
+        let done = Answer { done: true, words: "is paused".into() };
+        let later = async {
+            tokio::time::sleep(wait / 2).await;
+            answer(&store, key.clone(), record, done.clone()).await
+        };
+        let (answered, left) = tokio::join!(wait_for_answer(&store, &key, wait), later);
+        left.unwrap();
+        assert_eq!(answered.unwrap(), Some(done));
+        assert_eq!(answer_to(&store, &key).await.unwrap(), None);
+    }
 }

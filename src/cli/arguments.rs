@@ -24,7 +24,7 @@ Exit codes:
   0  done
   1  failed
   2  the arguments or the rule file are wrong
-  3  the source (with --copy-only or --online a target too) was not reached
+  3  the source (with --copy-only, --online or `verify` a target too) was not reached
   4  `test` or `verify` found differences
   5  the oplog no longer reaches back to the stored position
   6  --copy-only ended with dead letters"

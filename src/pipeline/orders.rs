@@ -253,6 +253,22 @@ mod tests {
         for (asked, expected) in [
             (Asked::Resync { rules: names(&["x"]) }, "the running rule file has no rule x"),
             (Asked::Pause { targets: names(&["x"]) }, "the running rule file has no target x"),
+            (
+                Asked::Redeliver {
+                    target: "x".to_owned(),
+                    namespace: "shop.products".to_owned(),
+                    keys: Vec::new(),
+                },
+                "the running rule file has no target x",
+            ),
+            (
+                Asked::Redeliver {
+                    target: target.clone(),
+                    namespace: "shop".to_owned(),
+                    keys: Vec::new(),
+                },
+                "\"shop\" is no namespace",
+            ),
         ] {
             assert_eq!(orders(&rules, &asked).unwrap_err(), expected);
         }

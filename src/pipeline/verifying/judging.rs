@@ -18,7 +18,7 @@ use crate::{
     checkpoint::{
         keys,
         lease::{self, Claim, Identity},
-        records::{PositionRecord, load},
+        records::{PositionRecord, ReplacementRecord, load, load_all},
         store::Table,
     },
     delivery::insist,
@@ -113,7 +113,7 @@ impl Verifying<'_> {
         for _ in 0..ROUNDS {
             let position = if follows { Some(self.position(part).await?) } else { None };
             let after = position.unwrap_or_default();
-            let suspects = self.suspects(part, keys, after, &mut judged).await?;
+            let (suspects, read) = self.suspects(part, keys, after, &mut judged).await?;
             if suspects.is_empty() {
                 return Ok(judged);
             }
@@ -127,7 +127,8 @@ impl Verifying<'_> {
                 self.conclude(part, suspects, &mut judged).await?;
                 return Ok(judged);
             };
-            let until = self.now().await?;
+            // Another member may lag behind the one that was read.
+            let until = self.now().await?.max(read);
             let changed = self.changed(part, &suspects, (position, until)).await?;
             let (changed, settled): (Vec<_>, Vec<_>) =
                 suspects.into_iter().partition(|suspect| changed.contains(&id_of(&suspect.key)));
@@ -145,19 +146,21 @@ impl Verifying<'_> {
         Ok(judged)
     }
 
-    /// Those of some documents that are not as they should be now.
+    /// Those of some documents that are not as they should be now; and a time that nothing which was
+    /// read of the source is newer than.
     async fn suspects(
         &self,
         part: &Part,
         mut keys: Vec<DocumentKey>,
         after: ClusterTime,
         judged: &mut Judged,
-    ) -> Result<Vec<Suspect>, Error> {
-        let mut suspects = Vec::new();
+    ) -> Result<(Vec<Suspect>, ClusterTime), Error> {
+        let (mut suspects, mut read) = (Vec::new(), after);
         while !keys.is_empty() {
             let asked: Vec<_> = keys.drain(..keys.len().min(KEYS)).collect();
             let (page, unread) = self.fetch(part, asked, after).await?;
             keys.extend(unread);
+            read = read.max(page.read);
             // As the change stream delivers them; what the copy delivers has been looked at before.
             let wanted = self.shape(part, page, Phase::Changes).await?;
             let verdicts = self.look(&wanted).await?;
@@ -168,7 +171,7 @@ impl Verifying<'_> {
                 suspects.extend(suspect);
             }
         }
-        Ok(suspects)
+        Ok((suspects, read))
     }
 
     /// No change makes up for these: they are in the dead letters, or they differ.
@@ -178,6 +181,11 @@ impl Verifying<'_> {
         suspects: Vec<Suspect>,
         judged: &mut Judged,
     ) -> Result<(), Error> {
+        // A copy that has begun meanwhile may go elsewhere, and changes with it.
+        if !suspects.is_empty() && self.is_copied(part.rule, &part.namespace).await? {
+            judged.waiting += suspects.iter().map(|suspect| suspect.wrong.len() as u64).sum::<u64>();
+            return Ok(());
+        }
         let rule = self.set.get(part.rule).rule();
         let letters: Vec<_> = suspects
             .iter()
@@ -279,6 +287,14 @@ impl Verifying<'_> {
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Whether something is filled beside what is read: changes go there, and not to what is read.
+    pub(super) async fn is_replaced(&self) -> Result<bool, Error> {
+        let prefix = keys::replacements(self.name);
+        let stop = &self.reading.stop;
+        let all = insist(stop, || load_all::<ReplacementRecord>(&*self.store, &prefix)).await?;
+        Ok(!all.is_empty())
     }
 
     /// Whether somebody may hold the name.

@@ -49,7 +49,10 @@ impl Verifying<'_> {
         own.dead_letters += lettered;
         // What is refused, or changes again, is as little mended as what still differs.
         let mut unmended = waiting + lettered;
-        for Wrong { key, place, kind } in &judged.wrong {
+        let known: HashSet<&PlaceKey> = judged.wrong.iter().map(|wrong| &wrong.place).collect();
+        let others = left.iter().flat_map(|left| &left.wrong);
+        let others = others.filter(|wrong| !known.contains(&wrong.place));
+        for Wrong { key, place, kind } in judged.wrong.iter().chain(others) {
             let differs = still.contains(place);
             match (differs, kind) {
                 (true, Kind::Missing) => own.missing += 1,
