@@ -49,6 +49,7 @@ use super::{
     letters::Letters,
     lookups::SourceLookup,
     mending::{Mend, Mending},
+    newcomers::Newcomers,
     orders::{Order, Ordered, Outcome},
     plan::{Plan, Planning},
     reading::Reading,
@@ -111,6 +112,8 @@ enum Ended {
     Again(Demand),
     /// It is told to do something else.
     Ordered(Ordered),
+    /// The target can take no more in this run.
+    Closed,
 }
 
 /// An order that has been followed once the pipeline has started again.
@@ -137,6 +140,7 @@ struct Running {
     settling: JoinSet<Result<(), Halt>>,
     copying: watch::Receiver<bool>,
     dead_letters: Arc<DeadLetters>,
+    target: Arc<dyn Target>,
     read: CancellationToken,
     drain: CancellationToken,
     drained: CancellationToken,
@@ -247,7 +251,9 @@ impl TargetPipeline {
                     followed = self.take_up(ordered, &mut demand, false, stop).await?;
                 }
                 Ended::Done => return Ok(summary),
-                Ended::Stopped => return Ok(Summary { stopped: true, ..summary }),
+                Ended::Stopped | Ended::Closed => {
+                    return Ok(Summary { stopped: true, ..summary });
+                }
             }
         }
     }
@@ -533,6 +539,7 @@ impl TargetPipeline {
             settling,
             copying: copies_run,
             dead_letters,
+            target,
             read,
             drain,
             drained,
@@ -615,7 +622,14 @@ impl TargetPipeline {
                 target: self.name().to_owned(),
                 status: status.clone(),
                 rule_status: self.rule_status(),
-                planned: plan.planned,
+                newcomers: Newcomers::new(
+                    reading.clone(),
+                    self.rules.clone(),
+                    context.target.clone(),
+                    self.name().to_owned(),
+                    self.store.clone(),
+                    plan.planned,
+                ),
             };
             tasks.spawn(following.run(plan.start, copying));
         }
@@ -683,6 +697,10 @@ impl TargetPipeline {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(Ended::Stopped),
+                () = running.target.closed() => {
+                    tracing::info!(target = self.name(), "nobody reads any more");
+                    return Ok(Ended::Closed);
+                }
                 Some(ordered) = self.orders.recv() => {
                     if let Some(why) = self.refusal(&ordered.order).await {
                         // Nobody may wait for it any more.
