@@ -141,21 +141,21 @@ fn urlencoded(text: &str) -> String {
 async fn what_is_on_its_way_is_no_difference() -> Result<()> {
     let world = World::new().await?;
     let items = world.collection("stirred.items");
-    let quiet = 3_000;
+    let quiet = 2_000;
     fill(&items, 1, quiet).await?;
     let file = world.rule_file_with(&settings(), "  - { namespace: stirred.items, to: search }")?;
     let mut run = file.run(&[])?;
     run.copied().await?;
-    let mut writers = Writers::new(&world.client, &items, 7, quiet, 30_000);
+    let mut writers = Writers::new(&world.client, &items, 7, quiet, 12_000);
     for round in 1..=3 {
-        writers.release(round * 6_000);
+        writers.release(round * 3_000);
         let report = verify(&file, &[]).await?;
         assert_eq!(report["differ"], 0, "{report:#}");
     }
     // Documents that the writers leave alone.
     items.insert_many((-20_i64..0).map(|id| doc! { "_id": id, "n": id })).await?;
     run.caught_up(&world.client).await?;
-    writers.release(24_000);
+    writers.release(11_000);
     for id in -3..0 {
         delete(&world, &format!("/stirred-items/_doc/{id}")).await?;
     }
@@ -414,22 +414,22 @@ async fn what_cannot_be_compared_is_said() -> Result<()> {
 async fn many_documents_are_compared_page_by_page() -> Result<()> {
     let world = World::new().await?;
     let items: Collection<Document> = world.collection("paged.items");
-    fill(&items, 3, 12_000).await?;
+    fill(&items, 3, 6_000).await?;
     let file = world.rule_file_with(&settings(), "  - { namespace: paged.items, to: search }")?;
     let mut run = file.run(&[])?;
     run.copied().await?;
     run.caught_up(&world.client).await?;
-    for id in (0..12_000).step_by(11) {
+    for id in (0..6_000).step_by(17) {
         delete(&world, &format!("/paged-items/_doc/{id}")).await?;
     }
     let report = verify(&file, &[]).await?;
-    let missing = 12_000_u64.div_ceil(11);
+    let missing = 6_000_u64.div_ceil(17);
     assert_eq!(counts(&report), [("missing", missing)], "{report:#}");
     let rule = &report["targets"]["search"]["rules"]["paged.items"];
-    assert_eq!(rule["equal"], 12_000 - missing);
+    assert_eq!(rule["equal"], 6_000 - missing);
     let report = verify(&file, &["--repair"]).await?;
     assert_eq!(counts(&report), [("repaired", missing)], "{report:#}");
-    assert_eq!(compare(&items, &world.engine, "paged-items").await?.none()?, 12_000);
+    assert_eq!(compare(&items, &world.engine, "paged-items").await?.none()?, 6_000);
     assert!(run.terminate().await?.success());
     Ok(())
 }

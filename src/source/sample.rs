@@ -1,11 +1,10 @@
 //! A few documents of a collection, drawn by the server.
 
 use bson::{RawDocument, rawdoc};
-use futures_util::StreamExt;
 
 use crate::change::Namespace;
 
-use super::{CursorCommand, Source, error::Error, reply::Reply};
+use super::{CursorCommand, Patience, Source, error::Error, reply::Reply};
 
 /// Bytes after which no further reply is asked for.
 const MOST_BYTES: usize = 64 << 20;
@@ -31,7 +30,9 @@ impl Source {
             "allowDiskUse": true,
             "comment": "mongosync",
         };
-        let mut cursor = self
+        // Of a large part of a collection all of it is read.
+        let patient = self.patient(Patience::LONGEST);
+        let mut cursor = patient
             .cursor(CursorCommand {
                 database: &database,
                 command,

@@ -34,7 +34,7 @@ use super::{
     comparing::{Verdict, Wanted},
     report::Kind,
 };
-use crate::pipeline::reading::source_backoff;
+use crate::pipeline::reading::SourceBackoff;
 
 /// How often a document that changes all the time is looked at.
 const ROUNDS: usize = 8;
@@ -183,7 +183,8 @@ impl Verifying<'_> {
     ) -> Result<(), Error> {
         // A copy that has begun meanwhile may go elsewhere, and changes with it.
         if !suspects.is_empty() && self.is_copied(part.rule, &part.namespace).await? {
-            judged.waiting += suspects.iter().map(|suspect| suspect.wrong.len() as u64).sum::<u64>();
+            judged.waiting +=
+                suspects.iter().map(|suspect| suspect.wrong.len() as u64).sum::<u64>();
             return Ok(());
         }
         let rule = self.set.get(part.rule).rule();
@@ -331,13 +332,14 @@ impl<'a> Events<'a> {
     /// The next documents that changed, perhaps none; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<(Namespace, DocumentKey)>>, Error> {
         let Verifying { reading, set, .. } = self.verifying;
-        let mut backoff = source_backoff();
+        let mut backoff = SourceBackoff::default();
         while !self.ended {
             let tried = async {
                 if self.stream.is_none() {
                     let (scope, selectors) = (set.scope(), set.followed());
                     let from = Start::At(self.from);
-                    let opened = reading.source.watch(&scope, &selectors, &from, Some(AWAIT));
+                    let source = reading.source.patient(backoff.patience);
+                    let opened = source.watch(&scope, &selectors, &from, Some(AWAIT));
                     self.stream = Some(opened.await?);
                 }
                 self.stream.as_mut().expect("it was opened just now").next().await

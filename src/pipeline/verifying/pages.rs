@@ -14,7 +14,7 @@ use crate::{
 };
 
 use super::{Error, Part, Verifying};
-use crate::pipeline::reading::{Fetched, source_backoff};
+use crate::pipeline::reading::{Fetched, SourceBackoff};
 
 /// Some documents, each as the rule reads it.
 pub(super) struct Page {
@@ -35,6 +35,7 @@ pub(super) struct Pages<'a> {
     looks_up: bool,
     /// Keys of the last page that were not reached.
     unread: Vec<DocumentKey>,
+    backoff: SourceBackoff,
     ended: bool,
 }
 
@@ -52,6 +53,7 @@ impl<'a> Pages<'a> {
             last: None,
             looks_up: !part.view && (projected || !rule.read.pipeline.is_empty()),
             unread: Vec::new(),
+            backoff: SourceBackoff::default(),
             ended: false,
         }
     }
@@ -63,7 +65,6 @@ impl<'a> Pages<'a> {
             return self.look_up(keys).await.map(Some);
         }
         let reading = &self.verifying.reading;
-        let mut backoff = source_backoff();
         while !self.ended {
             let error = match self.scanned().await {
                 Ok(None) => {
@@ -71,6 +72,7 @@ impl<'a> Pages<'a> {
                     break;
                 }
                 Ok(Some((documents, read))) => {
+                    self.backoff.reset();
                     if self.looks_up {
                         let keys = self.keys(&documents)?;
                         drop(documents);
@@ -89,7 +91,7 @@ impl<'a> Pages<'a> {
             match error.remedy() {
                 // A view is read by one cursor, which can't go on where it was.
                 Remedy::Retry if !self.part.view || self.last.is_none() => {
-                    let held = reading.hold_back("verify", &error, &mut backoff).await;
+                    let held = reading.hold_back("verify", &error, &mut self.backoff).await;
                     held.map_err(|()| Error::Stopped)?;
                 }
                 // A document on which the rule's filter or projection fails: by key it is found.
@@ -132,17 +134,16 @@ impl<'a> Pages<'a> {
         let Verifying { reading, set, budget, .. } = self.verifying;
         let Part { rule, namespace, batch, .. } = self.part;
         let rule = set.get(*rule);
-        let budget = budget.clone();
+        let (budget, source) = (budget.clone(), reading.source.patient(self.backoff.patience));
         if self.part.view {
             let disk = rule.rule().copy.is_some_and(|copy| copy.allow_disk_use);
-            let view =
-                reading.source.scan_view(namespace, &rule.read, self.after, *batch, disk, budget);
+            let view = source.scan_view(namespace, &rule.read, self.after, *batch, disk, budget);
             return view.await;
         }
         let keys = Read::keys(self.part.shape.paths());
         let read = if self.looks_up { &keys } else { &rule.read };
         let range = Range { from: self.from.clone(), to: None };
-        reading.source.scan(namespace, read, &range, self.after, *batch, budget).await
+        source.scan(namespace, read, &range, self.after, *batch, budget).await
     }
 
     fn keys(&self, documents: &[Document]) -> Result<Vec<DocumentKey>, Error> {
