@@ -12,6 +12,7 @@ use crate::{
     support::{
         World,
         checker::{compare, hits},
+        fail_command::FailCommand,
         receiver::Receiver,
         run::{RuleFile, Settings},
         writers::Writers,
@@ -431,5 +432,37 @@ async fn many_documents_are_compared_page_by_page() -> Result<()> {
     assert_eq!(counts(&report), [("repaired", missing)], "{report:#}");
     assert_eq!(compare(&items, &world.engine, "paged-items").await?.none()?, 6_000);
     assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// A cursor that is lost is opened again behind what it has shown: each document counts once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_cursor_is_opened_again_where_it_was() -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("resumed.items");
+    fill(&items, 5, 6_000).await?;
+    let settings = Settings { source: "&appName=verified-source".into(), ..settings() };
+    let rules = "  - { name: plain, namespace: resumed.items, to: search }
+  - name: piped
+    namespace: resumed.items
+    pipeline: [{ $set: { seen: true } }]
+    to: [{ target: search, index: resumed-piped }]";
+    let file = world.rule_file_with(&settings, rules)?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    run.caught_up(&world.client).await?;
+    assert!(run.terminate().await?.success());
+    delete(&world, "/resumed-items/_doc/2999").await?;
+    let data = doc! { "failCommands": ["getMore"], "errorCode": 43 };
+    let point = FailCommand::times(&world.client, 2, "verified-source", data).await?;
+    let report = verify(&file, &[]).await?;
+    point.end().await?;
+    let rules = &report["targets"]["search"]["rules"];
+    for (name, equal, missing) in [("plain", 5_999, 1), ("piped", 6_000, 0)] {
+        let own = &rules[name];
+        assert_eq!(own["documents"], 6_000, "{report:#}");
+        assert_eq!((&own["equal"], &own["missing"]), (&equal.into(), &missing.into()), "{name}");
+    }
+    assert_eq!(report["differ"], 1, "{report:#}");
     Ok(())
 }
