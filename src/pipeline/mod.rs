@@ -9,6 +9,7 @@ mod events;
 mod following;
 mod letters;
 mod lookups;
+mod mending;
 mod newcomers;
 mod oplog;
 mod orders;
@@ -21,6 +22,7 @@ mod settling;
 mod sweeping;
 mod target_pipeline;
 mod targets;
+mod verifying;
 
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
@@ -53,6 +55,9 @@ use crate::{
 };
 
 pub use sampling::{Chosen, Fate, Sample, sample};
+pub use verifying::{
+    Difference, Kind as DifferenceKind, Progress, Report, RuleReport, TargetReport, Verify, verify,
+};
 
 use rule_set::RuleSet;
 use target_pipeline::{BUDGET, TargetPipeline};

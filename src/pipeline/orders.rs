@@ -23,6 +23,8 @@ use crate::{
     rules::model::RuleFile,
 };
 
+use super::mending::Mend;
+
 /// How often requests are looked for.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -41,6 +43,8 @@ pub enum Order {
     RetryLetters(BTreeSet<String>),
     /// Forget dead letters; all where none are named.
     PurgeLetters(BTreeSet<String>),
+    /// Mend what `verify` found.
+    Mend(Arc<Mend>),
 }
 
 /// What became of an order, in words: done, or refused.
@@ -138,7 +142,16 @@ type Told = Vec<(String, oneshot::Receiver<Outcome>)>;
 /// # Errors
 /// What is wrong with it, for a person.
 async fn tell(rules: &RuleFile, pipelines: &Pipelines, asked: &Asked) -> Result<Told, String> {
-    tracing::info!(request = ?asked, "a request");
+    match asked {
+        // Their keys and places say nothing to a person.
+        Asked::Redeliver { target, namespace, keys } => {
+            tracing::info!(target, namespace, documents = keys.len(), "asked to deliver again");
+        }
+        Asked::Remove { target, places, .. } => {
+            tracing::info!(target, documents = places.len(), "asked to remove what should not be");
+        }
+        asked => tracing::info!(request = ?asked, "a request"),
+    }
     let mut told = Vec::new();
     for (target, order) in orders(rules, asked)? {
         let all = pipelines.get(&target).map(Vec::as_slice).unwrap_or_default();
@@ -246,6 +259,14 @@ fn orders(rules: &RuleFile, asked: &Asked) -> Result<BTreeMap<String, Order>, St
         }
         Asked::RetryLetters { letters } => each(all().collect(), Order::RetryLetters(set(letters))),
         Asked::PurgeLetters { letters } => each(all().collect(), Order::PurgeLetters(set(letters))),
+        Asked::Redeliver { target, namespace, keys } => {
+            let mend = Mend::documents(namespace, keys)?;
+            each(named(std::slice::from_ref(target))?, Order::Mend(mend.into()))
+        }
+        Asked::Remove { target, rule, places } => {
+            let mend = Mend::places(rule, places)?;
+            each(named(std::slice::from_ref(target))?, Order::Mend(mend.into()))
+        }
     })
 }
 
@@ -265,6 +286,22 @@ mod tests {
         for (asked, expected) in [
             (Asked::Resync { rules: names(&["x"]) }, "the running rule file has no rule x"),
             (Asked::Pause { targets: names(&["x"]) }, "the running rule file has no target x"),
+            (
+                Asked::Redeliver {
+                    target: "x".to_owned(),
+                    namespace: "shop.products".to_owned(),
+                    keys: Vec::new(),
+                },
+                "the running rule file has no target x",
+            ),
+            (
+                Asked::Redeliver {
+                    target: target.clone(),
+                    namespace: "shop".to_owned(),
+                    keys: Vec::new(),
+                },
+                "\"shop\" is no namespace",
+            ),
         ] {
             assert_eq!(orders(&rules, &asked).unwrap_err(), expected);
         }

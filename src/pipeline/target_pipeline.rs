@@ -49,6 +49,7 @@ use super::{
     following::{Answering, Following, Lanes},
     letters::Letters,
     lookups::SourceLookup,
+    mending::{Mend, Mending},
     newcomers::Newcomers,
     orders::{Order, Ordered, Outcome},
     plan::{Plan, Planning},
@@ -139,6 +140,7 @@ impl Followed {
 pub(super) struct Running {
     pub reading: Arc<Reading>,
     pub lanes: Arc<Lanes>,
+    pub context: Arc<Context>,
     /// The stream, the lookups, the copies, the sweep, and dead letters that are tried again.
     pub sources: JoinSet<Result<Option<Demand>, Error>>,
     pub writers: JoinSet<Result<(), Halt>>,
@@ -370,7 +372,7 @@ impl TargetPipeline {
                 write(None).await?;
                 "goes on".to_owned()
             }
-            Order::RetryLetters(_) | Order::PurgeLetters(_) => {
+            Order::RetryLetters(_) | Order::PurgeLetters(_) | Order::Mend(_) => {
                 // Nobody may wait for it any more.
                 let _ = done.send(Err("it is paused".to_owned()));
                 return Ok(None);
@@ -460,6 +462,25 @@ impl TargetPipeline {
                 _ => return Ok(None),
             };
             answered(outcome, ordered.done)
+        });
+    }
+
+    /// Has what `verify` found mended beside everything else.
+    fn mend(&self, running: &mut Running, mend: Arc<Mend>, done: oneshot::Sender<Outcome>) {
+        let mending = Mending {
+            reading: running.reading.clone(),
+            rules: self.rules.clone(),
+            lanes: running.lanes.clone(),
+            context: running.context.clone(),
+            stop: running.read.clone(),
+        };
+        running.sources.spawn(async move {
+            match mending.carry_out(&mend).await {
+                Err(Halt::Stopped) => {}
+                // Nobody may wait for it any more.
+                outcome => drop(done.send(outcome?)),
+            }
+            Ok(None)
         });
     }
 
@@ -600,6 +621,7 @@ impl TargetPipeline {
         Ok(Running {
             reading: reading.clone(),
             lanes,
+            context,
             sources,
             writers,
             settling,
@@ -789,6 +811,7 @@ impl TargetPipeline {
                         Order::RetryLetters(_) | Order::PurgeLetters(_) => {
                             self.see_to_letters(running, ordered);
                         }
+                        Order::Mend(mend) => self.mend(running, mend, ordered.done),
                         Order::Resume => {
                             // Nobody may wait for it any more.
                             let _ = ordered.done.send(Ok("is not paused".to_owned()));

@@ -247,6 +247,24 @@ pub enum Listing {
     NotOurs(String),
 }
 
+/// What a place holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// As JSON; `None` where the target keeps what it was sent in no form that can be compared.
+    pub content: Option<Vec<u8>>,
+    /// The time that it was written with, or what an engine counts where somebody else wrote it.
+    pub written: ClusterTime,
+}
+
+/// What places hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// One entry a place, in order; `None` where it holds nothing.
+    Held(Vec<Option<Held>>),
+    /// The target can't be read. Why, for a person.
+    Unreadable(String),
+}
+
 /// A place that is written to.
 ///
 /// # Contract
@@ -330,6 +348,20 @@ pub trait Target: Send + Sync + 'static {
         _found: &mpsc::Sender<Vec<PlaceKey>>,
     ) -> Result<Listing, Retry> {
         Ok(Listing::NotOurs("the target can't list what it holds".to_owned()))
+    }
+
+    /// What a place holds once a put is done, as JSON, to be compared with what [`read`](Self::read)
+    /// finds there. `None` where that can't be told beforehand, as behind an ingest pipeline.
+    ///
+    /// # Errors
+    /// As those of `encode`.
+    fn expected(&self, _operation: &Operation) -> Result<Option<Vec<u8>>, String> {
+        Ok(None)
+    }
+
+    /// What lies in these places now, with whatever was acknowledged before.
+    async fn read(&self, _places: &[PlaceKey]) -> Result<Contents, Retry> {
+        Ok(Contents::Unreadable("what it was sent can't be read back".to_owned()))
     }
 
     /// Whether a container of a rule can be filled anew beside the one that is read, and then swapped
