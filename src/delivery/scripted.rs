@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Halt,
-    dead_letters::DeadLetters,
+    dead_letters::{DeadLetters, PAGE},
     ids::{Ids, Probe},
     lane::Lane,
     places::Places,
