@@ -300,7 +300,7 @@ impl Bench {
         let dead_letters = DeadLetters::load(
             store.clone(),
             "search",
-            RecordKey::text(&["search"]),
+            PAGE,
             names.clone(),
             settings.on_rejected,
             &stop,
