@@ -52,8 +52,8 @@ async fn all_that_happened(
     let last = format!("the last one {}", crate::support::unique());
     collection.insert_one(doc! { "_id": &last }).await?;
     collection.delete_one(doc! { "_id": &last }).await?;
-    let stream = collection.clone_with_type::<Document>().watch();
-    let mut stream = stream.start_at_operation_time(since).await?.with_type::<Document>();
+    let stream = collection.watch().start_at_operation_time(since).await?;
+    let mut stream = stream.with_type::<Document>();
     let mut all = Vec::new();
     while let Some(event) = stream.next().await {
         let event = event?;

@@ -97,33 +97,37 @@ const MOST_WORDS: usize = 4_096;
 /// How often the log tells of letters.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Records read at once at the start.
-const PAGE: usize = 1_000;
+pub const PAGE: usize = 1_000;
+/// The same where each may hold an event of 8 MiB.
+pub const PAGE_OF_EVENTS: usize = 16;
 
 impl DeadLetters {
-    /// Reads which dead letters there are under `prefix`.
+    /// Reads which dead letters there are of these rules; `page` records at once.
     ///
     /// # Errors
     /// See [`Halt`].
     pub async fn load(
         store: Arc<dyn Store>,
         target: &str,
-        prefix: RecordKey,
+        page: usize,
         rules: Vec<Arc<str>>,
         policy: OnRejected,
         stop: &CancellationToken,
     ) -> Result<Self, Halt> {
         let hasher = RandomState::new();
         let mut known = HashSet::new();
-        let mut after = None;
-        loop {
-            let page =
-                insist(stop, || store.scan(Table::DeadLetters, &prefix, after.as_ref(), PAGE))
-                    .await?;
-            let complete = page.len() < PAGE;
-            after = page.last().map(|(key, _)| key.clone());
-            known.extend(page.into_iter().map(|(key, _)| hasher.hash_one(key)));
-            if complete {
-                break;
+        for rule in &rules {
+            let prefix = keys::dead_letters(target, rule);
+            let mut after = None;
+            loop {
+                let scan = || store.scan(Table::DeadLetters, &prefix, after.as_ref(), page);
+                let found = insist(stop, scan).await?;
+                let complete = found.len() < page;
+                after = found.last().map(|(key, _)| key.clone());
+                known.extend(found.into_iter().map(|(key, _)| hasher.hash_one(key)));
+                if complete {
+                    break;
+                }
             }
         }
         Ok(Self {

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Halt,
-    dead_letters::DeadLetters,
+    dead_letters::{DeadLetters, PAGE},
     ids::{Ids, Probe},
     lane::Lane,
     places::Places,
@@ -300,7 +300,7 @@ impl Bench {
         let dead_letters = DeadLetters::load(
             store.clone(),
             "search",
-            RecordKey::text(&["search"]),
+            PAGE,
             names.clone(),
             settings.on_rejected,
             &stop,

@@ -21,12 +21,12 @@ use crate::{
         keys,
         lease::Validity,
         records::{OwnerRecord, PausedRecord, PositionRecord, load, put, removal},
-        store::{RecordKey, Store},
+        store::Store,
         tracker::Tracker,
     },
     delivery::{
         Halt,
-        dead_letters::DeadLetters,
+        dead_letters::{DeadLetters, PAGE, PAGE_OF_EVENTS},
         ids::Ids,
         insist, insist_on_writing,
         places::Places,
@@ -640,10 +640,10 @@ impl TargetPipeline {
         stop: &CancellationToken,
     ) -> Result<Arc<DeadLetters>, Error> {
         let rules = self.rules.iter().map(|(_, rule)| rule.rule().name.as_str().into()).collect();
+        let page = if self.events_of.is_some() { PAGE_OF_EVENTS } else { PAGE };
         let policy = self.target().delivery.on_rejected;
         let letters =
-            DeadLetters::load(self.store.clone(), self.name(), self.letters(), rules, policy, stop)
-                .await?;
+            DeadLetters::load(self.store.clone(), self.name(), page, rules, policy, stop).await?;
         if letters.stored() > 0 {
             tracing::warn!(
                 target = self.name(),
@@ -652,14 +652,6 @@ impl TargetPipeline {
             );
         }
         Ok(Arc::new(letters))
-    }
-
-    /// Under which keys its dead letters are.
-    fn letters(&self) -> RecordKey {
-        match &self.events_of {
-            None => keys::of_target(self.name()),
-            Some(rule) => keys::dead_letters(self.name(), rule),
-        }
     }
 
     fn lookup(&self) -> Option<Arc<dyn Lookup>> {

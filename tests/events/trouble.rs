@@ -219,7 +219,7 @@ async fn a_lost_history_stops_goes_on_or_is_copied_again() -> Result<()> {
     let copied = told.iter().filter(|told| told.data["copy"] == true);
     assert_eq!(
         copied.map(|told| told.document.as_str()).collect::<BTreeSet<_>>(),
-        ["1", "2"].into()
+        BTreeSet::from(["1", "2"])
     );
     assert!(run.terminate().await?.success());
     Ok(())
