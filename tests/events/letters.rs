@@ -53,7 +53,7 @@ async fn what_is_refused_holds_its_event_and_is_told_again() -> Result<()> {
     refuses.store(false, Ordering::SeqCst);
     let answer = file.command("dead-letters", &["retry"]).await?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let words = text(&answer.stdout) + &text(&answer.stderr);
+    let words = format!("{}{}", text(&answer.stdout), text(&answer.stderr));
     assert!(answer.status.success(), "{words}");
     ensure!(words.contains("2 told again, 0 of them refused again"), "{words}");
     let again: BTreeMap<String, Value> = told(&world.receiver.received())
