@@ -52,8 +52,8 @@ async fn what_is_refused_holds_its_event_and_is_told_again() -> Result<()> {
     // The document has changed since; what is told again is what happened then.
     refuses.store(false, Ordering::SeqCst);
     let answer = file.command("dead-letters", &["retry"]).await?;
-    let words = String::from_utf8_lossy(&answer.stdout).into_owned()
-        + &String::from_utf8_lossy(&answer.stderr);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let words = format!("{}{}", text(&answer.stdout), text(&answer.stderr));
     assert!(answer.status.success(), "{words}");
     ensure!(words.contains("2 told again, 0 of them refused again"), "{words}");
     let again: BTreeMap<String, Value> = told(&world.receiver.received())
