@@ -2,6 +2,7 @@
 //! it delays no other and no other delays it. What it shares with the pipeline of the `documents` rules
 //! (lanes, writers, the copy, storing what is settled) stands in `target_pipeline`.
 
+mod course;
 mod following;
 mod images;
 mod letters;
