@@ -62,6 +62,8 @@ pub struct EventQuery {
     /// Behind that.
     stages: Vec<RawDocumentBuf>,
     settings: EventSettings,
+    /// Whether there is a filter, which takes no update without its document.
+    filtered: bool,
     fields: Option<Fields>,
     /// The rule's name, which ids are made of.
     rule: String,
@@ -179,6 +181,7 @@ impl EventQuery {
             scope,
             stages,
             settings: settings.clone(),
+            filtered: rule.filter.is_some(),
             fields: rule.project.as_deref().map(Fields::of),
             rule: rule.name.clone(),
         }
@@ -296,6 +299,9 @@ impl EventQuery {
                 Some(Lack::PreImage)
             }
             ((Op::Update, false, _), _, FullDocument::Required) => Some(Lack::PostImage),
+            ((Op::Update, false, _), _, FullDocument::WhenAvailable) if self.filtered => {
+                Some(Lack::Filtered)
+            }
             _ => None,
         };
         // Asked for while documents are copied; nobody else has to do with it.
@@ -362,8 +368,8 @@ impl EventQuery {
         }
     }
 
-    /// An event that was kept to be told again ([`Happened::record`]), with the id that it had. `None`
-    /// where it can't be read.
+    /// An event that was kept to be told again ([`Happened::record`]), with the id that it had, and without
+    /// what the rule leaves out by now. `None` where it can't be read.
     pub fn kept(&self, record: &RawDocument) -> Option<Seen> {
         let id = record.get_str("id").ok()?;
         let copy = record.get_bool("copy").ok()?;
@@ -375,6 +381,12 @@ impl EventQuery {
             return None;
         };
         seen.event.copy = copy;
+        if let Some(fields) = &self.fields {
+            for document in [&mut seen.event.document, &mut seen.event.before] {
+                let of = |document: Document| Document::from(fields.of_updated(document.raw()));
+                *document = document.take().map(of);
+            }
+        }
         // Whoever asks for it again takes it as it is.
         seen.event.lacks = None;
         Some(*seen)

@@ -111,7 +111,7 @@ impl TargetPipeline {
             .run(drained.clone(), now.clone()),
         );
         // Before any window is opened: what an earlier run settled will not be shown again.
-        lanes.advance(position.time().before());
+        position.told(&lanes);
         let mut sources = JoinSet::new();
         if self.rules.get(RULE).follows() {
             let following = EventFollowing {

@@ -153,6 +153,14 @@ impl EventPlanning<'_> {
                 planned.insert(namespace.clone(), Planned { namespace, plan, progress: None });
             }
         }
+        if copies_at_all && !fresh && !again && planned.is_empty() {
+            tracing::info!(
+                target = self.name,
+                rule = self.rule().name,
+                "nothing is copied, though `copy` is on: the rule has run before, and nothing was copied \
+                 then. `mongosync resync` copies what is there"
+            );
+        }
         // One that this run does not copy is still new to the next.
         if !fresh || !copies_at_all || !self.options.changes_only {
             let record = RuleRecord {

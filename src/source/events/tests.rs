@@ -72,9 +72,23 @@ fn an_event_is_read_with_all_that_it_says() {
 #[test]
 fn what_a_rule_leaves_out_is_in_no_part_of_an_event() {
     let query = query(EventSettings::new(), Some(rawdoc! { "secret": 0 }));
-    let Happened { updated, removed, .. } = read(&query, update()).event;
-    assert_eq!(updated, Some(rawdoc! { "n": 1 }.into()));
-    assert_eq!(removed, ["old"]);
+    let seen = read(&query, update());
+    let Happened { updated, removed, .. } = &seen.event;
+    assert_eq!(*updated, Some(rawdoc! { "n": 1 }.into()));
+    assert_eq!(*removed, ["old"]);
+    let kept = seen.event.record(&seen.namespace, &seen.key, seen.time, seen.wall_time);
+    assert!(!format!("{kept:?}").contains("secret"), "{kept:?}");
+}
+
+#[test]
+fn what_a_rule_leaves_out_by_now_is_in_no_event_that_was_kept() {
+    let seen = read(&query(EventSettings::new(), None), update());
+    let kept = seen.event.record(&seen.namespace, &seen.key, seen.time, seen.wall_time);
+    let again = query(EventSettings::new(), Some(rawdoc! { "n": 0 })).kept(&kept);
+    let event = again.expect("it can be read").event;
+    let bare = || Some(rawdoc! { "_id": 5 }.into());
+    assert_eq!((event.document, event.before), (bare(), bare()));
+    assert_eq!(event.updated, Some(rawdoc! { "secret.pin": 7 }.into()));
 }
 
 #[test]
@@ -110,7 +124,9 @@ fn what_is_required_is_missed() {
     for (settings, expected) in [
         (required(PreImage::Required, FullDocument::Off), Some(Lack::PreImage)),
         (required(PreImage::Off, FullDocument::Required), Some(Lack::PostImage)),
-        (required(PreImage::WhenAvailable, FullDocument::WhenAvailable), None),
+        (required(PreImage::WhenAvailable, FullDocument::UpdateLookup), None),
+        // The rule has a filter.
+        (required(PreImage::WhenAvailable, FullDocument::WhenAvailable), Some(Lack::Filtered)),
     ] {
         assert_eq!(read(&query(settings, None), bare()).event.lacks, expected);
     }
