@@ -11,6 +11,7 @@ mod dry_run;
 pub mod exit;
 mod extended_json;
 mod http_commands;
+pub mod init;
 pub mod progress;
 pub mod requests;
 pub mod run;
@@ -20,6 +21,7 @@ pub mod status;
 pub mod store;
 pub mod test_rules;
 pub mod try_rule;
+pub mod verify;
 
 pub use exit::{Error, Exit};
 

@@ -5,8 +5,6 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::time::Instant;
-
 use super::{
     Error,
     arguments::{ResyncArguments, SeekArguments, TargetsArguments},
@@ -19,9 +17,6 @@ use crate::checkpoint::{
     requests::{self, Answer, Asked},
     store::{Store, StoreError},
 };
-
-/// How often an answer is looked for.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// `resync`
 ///
@@ -127,17 +122,7 @@ pub(super) async fn ask(
     wait: Duration,
 ) -> Result<Option<Answer>, StoreError> {
     let key = requests::ask(store, asked).await?;
-    let deadline = Instant::now() + wait;
-    loop {
-        if let Some(answer) = requests::answer_to(store, &key).await? {
-            requests::forget(store, &key).await?;
-            return Ok(Some(answer));
-        }
-        if Instant::now() + LOOK > deadline {
-            return Ok(None);
-        }
-        tokio::time::sleep(LOOK).await;
-    }
+    requests::wait_for_answer(store, &key, wait).await
 }
 
 #[cfg(test)]

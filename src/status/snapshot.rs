@@ -131,6 +131,36 @@ impl Snapshot {
 }
 
 impl TargetSnapshot {
+    /// Two pipelines of one target as one: what asks for attention counts, and what is furthest behind.
+    pub(super) fn join(&mut self, other: Self) {
+        let rank = |state: State| match state {
+            State::Failed => 4,
+            State::Paused => 3,
+            State::Waiting => 2,
+            State::Copying => 1,
+            State::Following => 0,
+        };
+        if rank(other.state) > rank(self.state) {
+            self.state = other.state;
+            self.last_error = other.last_error.or(self.last_error.take());
+        } else {
+            self.last_error = self.last_error.take().or(other.last_error);
+        }
+        // What follows nothing has neither.
+        (self.lag_seconds, self.position) = match (self.follows, other.follows) {
+            (true, true) => (
+                self.lag_seconds.zip(other.lag_seconds).map(|(one, two)| one.max(two)),
+                self.position.zip(other.position).map(|(one, two)| one.min(two)),
+            ),
+            (false, true) => (other.lag_seconds, other.position),
+            _ => (self.lag_seconds, self.position),
+        };
+        self.oplog_left_seconds =
+            self.oplog_left_seconds.into_iter().chain(other.oplog_left_seconds).min();
+        self.follows |= other.follows;
+        self.rules.extend(other.rules);
+    }
+
     fn unready(&self, name: &str) -> Vec<String> {
         let mut reasons = Vec::new();
         if self.state == State::Failed {
