@@ -54,7 +54,11 @@ const NARROW: &[(&str, &str, &[&str])] = &[
     // What a script set for one delivery; running it is not the target's business.
     ("target", "transform", &["transform::Meta"]),
     // `mongosync test` runs a rule on what the file gives, with no pipeline around it.
-    ("cli", "delivery", &["delivery::trial::Made", "delivery::trial::Trial"]),
+    (
+        "cli",
+        "delivery",
+        &["delivery::trial::Made", "delivery::trial::Put", "delivery::trial::Trial"],
+    ),
     ("cli", "target", &["target::open"]),
     ("cli", "transform", &["transform::Reads"]),
 ];

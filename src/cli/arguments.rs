@@ -74,6 +74,8 @@ pub enum Command {
     Test(TestArguments),
     /// Take one document or a few through a rule, and send nothing
     Try(TryArguments),
+    /// Show what each rule and target is doing, from any machine that reaches the positions
+    Status(StatusArguments),
     /// Show what targets and transforms refused for good, deliver it again, or forget it
     DeadLetters(DeadLetterArguments),
     /// Copy rules again, and remove from the target what is gone from the source
@@ -230,6 +232,28 @@ pub struct TryArguments {
     /// How long the source may take to be reached
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub wait: Duration,
+}
+
+/// `status`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mongosync status shop.yaml
+  mongosync status shop.yaml --watch
+  mongosync status shop.yaml --json | jq '.targets[].lag_seconds'
+
+It reads what the running process leaves in the checkpoint store every few seconds; where no process
+runs, the last words of the one that did. Ctrl-C ends --watch.")]
+pub struct StatusArguments {
+    /// The rule file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Again every two seconds, until it is ended
+    #[arg(long)]
+    pub watch: bool,
+    /// The object of `GET /api/status`, on one line
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `dead-letters`
@@ -601,6 +625,7 @@ mod tests {
             &["check"],
             &["test"],
             &["try"],
+            &["status"],
             &["dead-letters"],
             &["dead-letters", "list"],
             &["dead-letters", "show"],

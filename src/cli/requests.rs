@@ -14,8 +14,8 @@ use super::{
     store::open_store,
 };
 use crate::checkpoint::{
-    requests::{self, Asked},
-    store::Store,
+    requests::{self, Answer, Asked},
+    store::{Store, StoreError},
 };
 
 /// `resync`
@@ -97,18 +97,32 @@ pub(super) async fn ask_and_wait(
     wait: Duration,
     console: &Console,
 ) -> Result<(), Error> {
-    let key = requests::ask(&**store, asked).await?;
-    let Some(answer) = requests::wait_for_answer(&**store, &key, wait).await? else {
-        console.notice(
-            "no answer yet: the request stays, and is carried out by the process that runs the \
-             rule file, or by the next one that does",
-        );
-        return Ok(());
-    };
-    match answer.done {
-        true => print(&format!("{}\n", answer.words)),
-        false => Err(Error::Refused(answer.words)),
+    match ask(&**store, asked, wait).await? {
+        Some(Answer { done: true, words }) => print(&format!("{words}\n")),
+        Some(Answer { done: false, words }) => Err(Error::Refused(words)),
+        None => {
+            console.notice(NO_ANSWER);
+            Ok(())
+        }
     }
+}
+
+/// What is said where nobody has answered in time.
+pub(super) const NO_ANSWER: &str = "no answer yet: the request stays, and is carried out by the \
+                                    process that runs the rule file, or by the next one that does";
+
+/// Leaves a request, and waits so long for its answer. Where it is dropped, or none comes, the request
+/// stays.
+///
+/// # Errors
+/// Those of the store.
+pub(super) async fn ask(
+    store: &dyn Store,
+    asked: Asked,
+    wait: Duration,
+) -> Result<Option<Answer>, StoreError> {
+    let key = requests::ask(store, asked).await?;
+    requests::wait_for_answer(store, &key, wait).await
 }
 
 #[cfg(test)]

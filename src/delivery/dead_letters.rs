@@ -100,18 +100,18 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 const PAGE: usize = 1_000;
 
 impl DeadLetters {
-    /// Reads which dead letters there are.
+    /// Reads which dead letters there are under `prefix`.
     ///
     /// # Errors
     /// See [`Halt`].
     pub async fn load(
         store: Arc<dyn Store>,
         target: &str,
+        prefix: RecordKey,
         rules: Vec<Arc<str>>,
         policy: OnRejected,
         stop: &CancellationToken,
     ) -> Result<Self, Halt> {
-        let prefix = RecordKey::text(&[target]);
         let hasher = RandomState::new();
         let mut known = HashSet::new();
         let mut after = None;
@@ -149,16 +149,18 @@ impl DeadLetters {
     }
 
     fn key(&self, origin: &Origin) -> RecordKey {
-        keys::dead_letter(
-            &self.target,
-            &self.rules[usize::from(origin.rule.0)],
-            origin.namespace.as_str(),
-            origin.key.canonical(),
-        )
+        let rule = &self.rules[usize::from(origin.rule.0)];
+        let (namespace, document) = (origin.namespace.as_str(), origin.key.canonical());
+        match &origin.event {
+            None => keys::dead_letter(&self.target, rule, namespace, document),
+            Some(event) => {
+                keys::dead_event(&self.target, rule, namespace, document, event.id.as_bytes())
+            }
+        }
     }
 
-    /// Stores letters durably. A second letter of the same document and rule takes the stead of the
-    /// first and counts its tries.
+    /// Stores letters durably. A second letter of the same document and rule, or of the same event,
+    /// takes the stead of the first and counts its tries.
     ///
     /// # Errors
     /// `TooManyRejected` where the target's policy says so, once the letters are stored.
@@ -228,7 +230,7 @@ impl DeadLetters {
         now: bson::DateTime,
     ) -> DeadLetterRecord {
         let origin = &letter.origin;
-        DeadLetterRecord {
+        let mut record = DeadLetterRecord {
             target: self.target.clone(),
             rule: self.rules[usize::from(origin.rule.0)].to_string(),
             namespace: origin.namespace.to_string(),
@@ -242,7 +244,17 @@ impl DeadLetters {
             attempts: earlier.map_or(0, |record| record.attempts).saturating_add(1),
             cluster_time: origin.time,
             event: None,
+        };
+        if let Some(event) = &origin.event
+            && !event.is_partial()
+        {
+            let (time, since) = (origin.time, origin.since);
+            let kept = event.record(&origin.namespace, &origin.key, time, since);
+            if !record.keep_event(&kept) {
+                record.words.push_str(" (the event itself is too large to be kept)");
+            }
         }
+        record
     }
 
     /// Forgets the letters of documents that have gone through.

@@ -188,6 +188,7 @@ impl Mending {
             phase: Phase::Changes,
             time,
             since: None,
+            event: None,
         }
     }
 }

@@ -59,8 +59,30 @@ pub struct Ordered {
     pub done: oneshot::Sender<Outcome>,
 }
 
-/// The way to each target's pipeline, by the target's name.
-pub type Pipelines = BTreeMap<String, mpsc::Sender<Ordered>>;
+/// The way to one pipeline.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// Its `events` rule; `None` for that of the `documents` rules.
+    pub events_of: Option<String>,
+    /// Takes orders.
+    pub give: mpsc::Sender<Ordered>,
+}
+
+impl Pipeline {
+    /// What an order for the target means here; `None` where it means nothing.
+    fn own(&self, order: &Order, rules: &RuleFile) -> Option<Order> {
+        let Order::Resync(names) = order else { return Some(order.clone()) };
+        let is_own = |name: &&String| match &self.events_of {
+            Some(own) => own == *name,
+            None => !rules.rules.iter().any(|rule| rule.name == **name && rule.events.is_some()),
+        };
+        let own: BTreeSet<String> = names.iter().filter(is_own).cloned().collect();
+        (!own.is_empty()).then_some(Order::Resync(own))
+    }
+}
+
+/// The way to each target's pipelines, by the target's name.
+pub type Pipelines = BTreeMap<String, Vec<Pipeline>>;
 
 /// Carries out requests until it is stopped.
 pub async fn attend(
@@ -132,13 +154,24 @@ async fn tell(rules: &RuleFile, pipelines: &Pipelines, asked: &Asked) -> Result<
     }
     let mut told = Vec::new();
     for (target, order) in orders(rules, asked)? {
-        let (done, outcome) = oneshot::channel();
-        match pipelines.get(&target) {
+        let all = pipelines.get(&target).map(Vec::as_slice).unwrap_or_default();
+        let before = told.len();
+        for pipeline in all {
+            let Some(order) = pipeline.own(&order, rules) else { continue };
+            let (done, outcome) = oneshot::channel();
             // One that only copies ends before the others do: nobody answers then.
-            Some(pipeline) => drop(pipeline.send(Ordered { order, done }).await),
-            None => drop(done.send(Err("it is not part of this run".to_owned()))),
+            drop(pipeline.give.send(Ordered { order, done }).await);
+            let name = match &pipeline.events_of {
+                Some(rule) if all.len() > 1 => format!("{target} ({rule})"),
+                _ => target.clone(),
+            };
+            told.push((name, outcome));
         }
-        told.push((target, outcome));
+        if told.len() == before {
+            let (done, outcome) = oneshot::channel();
+            drop(done.send(Err("it is not part of this run".to_owned())));
+            told.push((target, outcome));
+        }
     }
     Ok(told)
 }

@@ -619,6 +619,7 @@ impl Sweeping {
             phase: Phase::Copy,
             time,
             since: None,
+            event: None,
         }
     }
 }

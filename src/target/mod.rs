@@ -6,6 +6,7 @@
 
 pub mod dry_run;
 pub mod elasticsearch;
+pub mod event;
 pub mod file;
 pub mod fill;
 pub mod http;
@@ -15,7 +16,7 @@ pub mod open;
 pub mod stdout;
 pub mod webhook;
 
-use std::{collections::BTreeMap, ops::Range, time::Duration};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bson::{RawDocument, Uuid};
@@ -23,7 +24,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use crate::{
-    change::{Cause, ClusterTime, Document, DocumentKey, Namespace, Phase},
+    change::{Cause, ClusterTime, Document, DocumentKey, Namespace, Phase, event::Happened},
     finding::Finding,
     transform::Meta,
 };
@@ -52,6 +53,28 @@ pub enum Action {
     Put(Document),
     /// The place holds nothing from now on.
     Remove,
+    /// This has happened: it is told, or appended, under the id that it has at every try. The place is
+    /// the event's own, and of no other.
+    Append(Box<Appended>),
+}
+
+/// What is told of an event (`events` delivery).
+#[derive(Clone, Debug)]
+pub struct Appended {
+    /// The same at every try and after every restart; of nothing else that the rule tells.
+    pub id: String,
+    /// Where the document lives in the source.
+    pub namespace: Namespace,
+    /// Of which document.
+    pub key: DocumentKey,
+    /// The document's default id: `_id` as text that no other `_id` of the namespace has.
+    pub document_id: String,
+    /// The server's clock at the event; `None` in the copy.
+    pub wall_time: Option<bson::DateTime>,
+    /// What happened.
+    pub event: Arc<Happened>,
+    /// The document, as it was shaped; `None` where there is none.
+    pub document: Option<Document>,
 }
 
 /// What a place is made from.
@@ -63,10 +86,13 @@ pub struct Placing<'a> {
     pub key: &'a DocumentKey,
     /// The default id: `_id` as text that no other `_id` of the namespace has.
     pub id: &'a str,
-    /// `put` or `remove`, for templates.
+    /// `put` or `remove`, or what has happened, for templates.
     pub op: &'a str,
-    /// The shaped document; `None` for a removal, which only a fixed place can be made for.
+    /// The shaped document; `None` for a removal, which only a fixed place can be made for, and for an
+    /// event without one.
     pub document: Option<&'a RawDocument>,
+    /// The id of what is told of an event, which has its place for itself.
+    pub event: Option<&'a str>,
     /// What the transform set for this one delivery.
     pub meta: &'a Meta,
 }
@@ -200,6 +226,17 @@ impl Request {
     }
 }
 
+/// See [`Target::keeps_order`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepsOrder {
+    /// Any item may be done while one before it is not.
+    OfNothing,
+    /// The items of one document keep theirs.
+    OfDocuments,
+    /// All items do.
+    OfAll,
+}
+
 /// What became of listing a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listing {
@@ -255,6 +292,12 @@ pub trait Target: Send + Sync + 'static {
     /// ([`Operation::extra`]). `placing` has no document.
     fn removal(&self, _rule: &str, _place: &PlaceKey, _placing: &Placing<'_>) -> Bytes {
         Bytes::new()
+    }
+
+    /// Whose items keep their order within a request, also where some are to be sent again: what comes
+    /// behind such a one is not done either. It decides how many events stand in a request together.
+    fn keeps_order(&self) -> KeepsOrder {
+        KeepsOrder::OfNothing
     }
 
     /// Appends the bytes of one operation to a request's body. `Err` refuses the operation for

@@ -9,6 +9,7 @@
 
 mod answer;
 mod encode;
+mod event;
 mod filling;
 mod health;
 mod indices;

@@ -40,8 +40,8 @@ use crate::{
         template::Template,
     },
     target::{
-        Action, Listing, Operation, Outcome, PlaceKey, Placed, Placing, Request, Retry, Target,
-        http::SetupError, json::Mode,
+        Action, KeepsOrder, Listing, Operation, Outcome, PlaceKey, Placed, Placing, Request, Retry,
+        Target, http::SetupError, json::Mode,
     },
     transform::Meta,
 };
@@ -137,22 +137,26 @@ impl WebhookTarget {
     fn try_encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
         let place = WebhookPlace::decode(&operation.place).map_err(|error| error.to_string())?;
         let mut extra = Extra::decode(&operation.extra);
-        let document = match &operation.action {
-            Action::Put(document) => Some(document),
-            Action::Remove => None,
+        let (document, event) = match &operation.action {
+            Action::Put(document) => (Some(document), None),
+            Action::Remove => (None, None),
+            Action::Append(told) => (told.document.as_ref(), Some(&*told.event)),
         };
-        let (time, op) = (operation.told_time(), if document.is_some() { "put" } else { "remove" });
+        let removal = matches!(operation.action, Action::Remove);
+        let (time, copy) = (operation.told_time(), operation.phase == Phase::Copy);
         let subject = place.subject();
-        let id = message_id(&self.owner, subject, place.address.moving(), op, operation.cause);
-        let told = Told { id: &id, subject, document, time, copy: operation.phase == Phase::Copy };
-        let delete = document.is_none() && self.style.format == WebhookFormat::Document;
+        let mut told = Told { id: "", subject, document, time, copy, event };
+        let cause = (operation.cause, place.event.as_deref());
+        let id = message_id(&self.owner, subject, place.address.moving(), told.op(), cause);
+        told.id = &id;
+        let delete = removal && self.style.format == WebhookFormat::Document;
         let filled = matches!(place.address, Address::Filled(_));
         if delete && !(filled && self.url.is_of_one_document()) {
             let words = "no document has this URL for itself: to delete it could delete others";
             return Err(words.to_owned());
         }
         let foreign = place.address.is_foreign(&self.url);
-        if document.is_none() && foreign {
+        if removal && foreign {
             extra.headers.clear();
         }
         let method = match &extra.method {
@@ -216,8 +220,8 @@ impl Target for WebhookTarget {
         let namespace = placing.namespace.as_str();
         address.url(&self.url, rule, namespace)?;
         let (id, id_json) = id_of(placing, self.style.mode)?;
-        let place = place_key(rule, namespace, (id, &id_json), &address);
-        if placing.document.is_none() {
+        let place = place_key(rule, namespace, (id, &id_json), &address, placing.event);
+        if placing.document.is_none() && placing.event.is_none() {
             let extra = self.removal(rule, &place, placing);
             return Ok(Placed { place, extra });
         }
@@ -228,6 +232,11 @@ impl Target for WebhookTarget {
 
     fn place_is_fixed(&self, _rule: &str) -> bool {
         !self.url.path.depends_on_document()
+    }
+
+    /// What comes behind a message of the same document that was not taken waits for it.
+    fn keeps_order(&self) -> KeepsOrder {
+        KeepsOrder::OfDocuments
     }
 
     fn removal(&self, rule: &str, place: &PlaceKey, placing: &Placing<'_>) -> Bytes {
