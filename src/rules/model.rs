@@ -19,8 +19,8 @@ use super::template::Template;
 mod webhook;
 
 pub use webhook::{
-    Header, SigningSecret, SigningSecretError, Webhook, WebhookFormat, WebhookUrl, header_fault,
-    is_step,
+    Header, MOST_HEADERS, SigningSecret, SigningSecretError, Webhook, WebhookFormat, WebhookUrl,
+    header_fault, is_step,
 };
 
 /// A whole rule file.

@@ -47,6 +47,14 @@ impl Target for DryRunTarget {
         self.target.removal(rule, place, placing)
     }
 
+    fn thing(&self, place: &PlaceKey) -> PlaceKey {
+        self.target.thing(place)
+    }
+
+    fn is_scripted(&self, place: &PlaceKey) -> bool {
+        self.target.is_scripted(place)
+    }
+
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
         self.target.encode(operation, body)
     }

@@ -30,7 +30,7 @@ use self::{
     extra::Extra,
     message::{message_id, write_head},
     payload::{Style, Told},
-    place::{WebhookPlace, place_key, write_text},
+    place::{WebhookPlace, place_key},
     send::Sender,
 };
 use crate::{
@@ -124,7 +124,7 @@ impl WebhookTarget {
 
     /// The URL of a place, as it is sent to.
     fn url(&self, place: &WebhookPlace<'_>) -> Result<String, String> {
-        place.address.url(&self.url, &place.rule, &place.namespace)
+        place.address.url(&self.url, &place.rule, (&place.namespace, &place.id))
     }
 
     fn shown_url(&self, place: &WebhookPlace<'_>) -> String {
@@ -136,7 +136,13 @@ impl WebhookTarget {
     }
 
     fn try_encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
-        let place = WebhookPlace::decode(&operation.place).map_err(|error| error.to_string())?;
+        let removes = matches!(operation.action, Action::Remove);
+        let place = match WebhookPlace::decode(&operation.place) {
+            Err(error) if !removes => return Err(error.to_string()),
+            // Nothing of it was ever told here.
+            Err(_) => return Ok(()),
+            Ok(place) => place,
+        };
         let mut extra = Extra::decode(&operation.extra);
         let document = match &operation.action {
             Action::Put(document) => Some(document),
@@ -148,9 +154,9 @@ impl WebhookTarget {
             Told { id: &id, place: &place, document, time, copy: operation.phase == Phase::Copy };
         let delete = document.is_none() && self.style.format == WebhookFormat::Document;
         let filled = matches!(place.address, Address::Filled(_));
+        // Where no document has the URL for itself, to delete it could take others away.
         if delete && !(filled && self.url.is_of_one_document()) {
-            let words = "no document has this URL for itself: to delete it could delete others";
-            return Err(words.to_owned());
+            return Ok(());
         }
         let foreign = place.address.is_foreign(&self.url);
         if document.is_none() && foreign {
@@ -223,28 +229,22 @@ impl Target for WebhookTarget {
             None => Address::of(&self.url.path, rule, placing)?,
         };
         let namespace = placing.namespace.as_str();
-        address.url(&self.url, rule, namespace)?;
+        address.url(&self.url, rule, (namespace, placing.id))?;
+        if placing.meta.id.is_some() {
+            return Err("`meta.id` is for an index: what a webhook is told is told of the \
+                        document's own `_id`; set `meta.url` or a field"
+                .to_owned());
+        }
+        // A script may have made another document of it, with an `_id` of its own.
+        let own = placing.document.and_then(|document| document.get("_id").ok().flatten());
+        let own = own.filter(|own| {
+            DocumentKey::from_id(*own)
+                .is_ok_and(|own| DocumentKey::from_id(placing.key.id()).is_ok_and(|key| key != own))
+        });
         let mut id_json = Vec::new();
-        let id = match &placing.meta.id {
-            Some(id) => {
-                write_text(id, &mut id_json);
-                id
-            }
-            None => {
-                // A script may have made another document of it, with an `_id` of its own.
-                let own = placing.document.and_then(|document| document.get("_id").ok().flatten());
-                let own = own.filter(|own| {
-                    DocumentKey::from_id(*own).is_ok_and(|own| {
-                        DocumentKey::from_id(placing.key.id()).is_ok_and(|key| key != own)
-                    })
-                });
-                let id = own.unwrap_or(placing.key.id());
-                write_value(id, self.style.mode, &mut id_json)
-                    .map_err(|error| error.to_string())?;
-                placing.id
-            }
-        };
-        let place = place_key(rule, namespace, (id, &id_json), &address);
+        write_value(own.unwrap_or(placing.key.id()), self.style.mode, &mut id_json)
+            .map_err(|error| error.to_string())?;
+        let place = place_key(rule, namespace, (placing.id, &id_json), &address);
         if placing.document.is_none() {
             let extra = self.removal(rule, &place, placing);
             return Ok(Placed { place, extra });
@@ -263,6 +263,24 @@ impl Target for WebhookTarget {
         // A script may have told of it under another one.
         let placing = Placing { id: &place.id, ..*placing };
         Extra::of_removal(&self.headers, rule, &placing).encode()
+    }
+
+    fn thing(&self, place: &PlaceKey) -> PlaceKey {
+        let known = WebhookPlace::decode(place).ok();
+        let url = known.as_ref().and_then(|known| self.url(known).ok());
+        match (known, url) {
+            // A receiver knows a document by namespace and id, and where it is told.
+            (Some(known), Some(url)) => {
+                let id = (&*known.id, known.id_json.get().as_bytes());
+                place_key("", &known.namespace, id, &Address::Whole(url))
+            }
+            _ => place.clone(),
+        }
+    }
+
+    fn is_scripted(&self, place: &PlaceKey) -> bool {
+        let place = WebhookPlace::decode(place);
+        place.is_ok_and(|place| matches!(place.address, Address::Whole(_)))
     }
 
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
