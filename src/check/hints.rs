@@ -31,6 +31,7 @@ pub fn hints(rules: &RuleFile) -> Vec<Finding> {
         match &target.kind {
             TargetKind::Engine(engine) => connection(engine, part, &mut found),
             TargetKind::Webhook(webhook) => told(webhook, part, &mut found),
+            TargetKind::File(_) | TargetKind::Stdout(_) => {}
         }
         let engine = matches!(target.kind, TargetKind::Engine(_));
         if engine && target.delivery.max_bytes > MOST_BYTES {
@@ -123,10 +124,10 @@ fn told(webhook: &Webhook, part: impl Fn() -> Part, found: &mut Vec<Finding>) {
     } else {
         let words = "with `format: document` and a URL that several documents share, nothing is sent of \
                      a document that is gone: a `DELETE` could take others away";
-        found.push(
-            Finding::note("removals", part(), words)
-                .help("put `{_id}` into the path of the `url`, or take another `format`"),
-        );
+        found.push(Finding::note("removals", part(), words).help(
+            "put `{_id}` into the path of the `url`, beside no other value of the document, or \
+                     take another `format`",
+        ));
     }
 }
 
@@ -227,7 +228,8 @@ fn placed(rule: &Rule, target: &Target, destination: &Destination, found: &mut V
     let part = || Part::Rule(rule.name.clone());
     let kept = places_are_kept(rule, target, destination);
     let drops = rule.on_drop == OnDrop::Remove && rule.changes.is_some();
-    if destination.place == Place::Webhook && drops && !kept {
+    let forgets = matches!(destination.place, Place::Webhook | Place::File | Place::Stdout);
+    if forgets && drops && !kept {
         let words = format!(
             "where a collection is dropped or renamed away, {} is not told that its documents are gone: \
              nobody knows which ones it was told of",
@@ -291,7 +293,8 @@ fn templates<'a>(
             let headers = webhook.headers.iter().map(|header| ("headers", &header.value));
             [("url", &webhook.url.path)].into_iter().chain(headers).collect()
         }
-        (Place::Webhook, _) => Vec::new(),
+        (Place::File, TargetKind::File(file)) => vec![("path", &file.path)],
+        (Place::Webhook | Place::File | Place::Stdout, _) => Vec::new(),
     }
 }
 

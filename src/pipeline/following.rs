@@ -32,7 +32,7 @@ use super::{
     Error,
     demand::Demand,
     newcomers::Newcomers,
-    reading::{Fetched, Reading, source_backoff},
+    reading::{Fetched, Reading, SourceBackoff},
     rule_set::RuleSet,
 };
 
@@ -193,13 +193,14 @@ impl Following {
         tracing::info!(target = self.target, ?scope, from = %start, "following changes");
         let mut reached = start;
         let mut from = Start::At(start);
-        let mut backoff = source_backoff();
+        let mut backoff = SourceBackoff::default();
         let stop = self.reading.stop.clone();
         loop {
             let copies = *copying.borrow_and_update();
             let max_await = copies.then_some(COPY_AWAIT);
+            let source = self.reading.source.patient(backoff.patience);
             let opened = tokio::select! {
-                opened = self.reading.source.watch(&scope, &selectors, &from, max_await) => opened,
+                opened = source.watch(&scope, &selectors, &from, max_await) => opened,
                 () = stop.cancelled() => return Ok(None),
             };
             let before = reached;

@@ -111,6 +111,8 @@ enum Ended {
     Again(Demand),
     /// It is told to do something else.
     Ordered(Ordered),
+    /// The target can take no more in this run.
+    Closed,
 }
 
 /// An order that has been followed once the pipeline has started again.
@@ -136,6 +138,7 @@ struct Running {
     settling: JoinSet<Result<(), Halt>>,
     copying: watch::Receiver<bool>,
     dead_letters: Arc<DeadLetters>,
+    target: Arc<dyn Target>,
     read: CancellationToken,
     drain: CancellationToken,
     drained: CancellationToken,
@@ -246,7 +249,9 @@ impl TargetPipeline {
                     followed = self.take_up(ordered, &mut demand, false, stop).await?;
                 }
                 Ended::Done => return Ok(summary),
-                Ended::Stopped => return Ok(Summary { stopped: true, ..summary }),
+                Ended::Stopped | Ended::Closed => {
+                    return Ok(Summary { stopped: true, ..summary });
+                }
             }
         }
     }
@@ -512,6 +517,7 @@ impl TargetPipeline {
             settling,
             copying: copies_run,
             dead_letters,
+            target,
             read,
             drain,
             drained,
@@ -669,6 +675,10 @@ impl TargetPipeline {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(Ended::Stopped),
+                () = running.target.closed() => {
+                    tracing::info!(target = self.name(), "nobody reads any more");
+                    return Ok(Ended::Closed);
+                }
                 Some(ordered) = self.orders.recv() => {
                     if let Some(why) = self.refusal(&ordered.order).await {
                         // Nobody may wait for it any more.

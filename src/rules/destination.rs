@@ -76,16 +76,29 @@ fn destination(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) 
                 (None, node.span.clone())
             }
         };
-        if let Some(Place::Webhook) = target.as_deref().and_then(|name| alone(name, targets)) {
+        let place = target.as_deref().and_then(|name| alone(name, targets));
+        let says = match place {
+            Some(Place::Webhook) => {
+                Some(("a webhook", "where a document is told to is said by the target's `url`"))
+            }
+            Some(Place::File) => {
+                Some(("a file", "which file a document goes to is said by the target's `path`"))
+            }
+            Some(Place::Stdout) => {
+                Some(("standard output", "the name of the target is all there is to say"))
+            }
+            _ => None,
+        };
+        if let (Some(place), Some((what, help))) = (place, says) {
             let mut others = fields.entries().iter().filter(|entry| &*entry.key != "target");
             let other = others.find(|entry| keys::TO.has(&entry.key));
             if let Some(other) = other {
                 reader
-                    .error(&other.key_span, format!("`{}` means nothing to a webhook", other.key))
-                    .help("where a document is told to is said by the target's `url`");
+                    .error(&other.key_span, format!("`{}` means nothing to {what}", other.key))
+                    .help(help);
                 return None;
             }
-            return Some(simple(target?, target_span, Place::Webhook));
+            return Some(simple(target?, target_span, place));
         }
         let id = template(reader, fields.entry("id"));
         let routing = template(reader, fields.entry("routing"));
@@ -139,6 +152,8 @@ fn alone(name: &str, targets: Option<&[Named]>) -> Option<Place> {
     Some(match &named.target.as_ref()?.kind {
         TargetKind::Engine(_) => Place::Engine(EnginePlace::default()),
         TargetKind::Webhook(_) => Place::Webhook,
+        TargetKind::File(_) => Place::File,
+        TargetKind::Stdout(_) => Place::Stdout,
     })
 }
 
@@ -203,7 +218,7 @@ fn template(reader: &mut Reader<'_>, entry: Option<&Entry>) -> Option<Option<Tem
 }
 
 /// `id: {_id}`, which YAML reads as a map.
-fn unquoted(reader: &mut Reader<'_>, entry: &Entry, entries: &[Entry]) {
+pub(super) fn unquoted(reader: &mut Reader<'_>, entry: &Entry, entries: &[Entry]) {
     let what = format!("`{}`", entry.key);
     let error = match entries {
         [only] if lone(only) => {

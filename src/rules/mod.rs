@@ -18,6 +18,7 @@ mod general;
 mod imports;
 mod interpolate;
 mod keys;
+mod lines;
 pub mod model;
 mod namespace;
 mod node;
@@ -201,6 +202,7 @@ fn rules(
     let rules: Vec<_> = nodes.iter().filter_map(|node| rule::read(reader, node, targets)).collect();
     checks::all(reader, &rules, targets.unwrap_or_default());
     if let Some(targets) = targets {
+        lines::shared(reader, targets, &rules);
         checks::unused(reader, nodes, targets);
     }
     (rules.len() == nodes.len()).then_some(rules)

@@ -16,8 +16,10 @@ use crate::{
 
 use super::template::Template;
 
+mod lines;
 mod webhook;
 
+pub use lines::{LineFile, Stdout};
 pub use webhook::{
     Header, MOST_HEADERS, SigningSecret, SigningSecretError, Webhook, WebhookFormat, WebhookUrl,
     header_fault, is_step,
@@ -169,6 +171,10 @@ pub enum TargetKind {
     Engine(Engine),
     /// `webhook:`
     Webhook(Webhook),
+    /// `file:`
+    File(LineFile),
+    /// `stdout:`
+    Stdout(Stdout),
 }
 
 /// The settings that every target has.
@@ -459,6 +465,10 @@ pub enum Place {
     Engine(EnginePlace),
     /// Behind a webhook, whose target says where.
     Webhook,
+    /// In files, whose target says which.
+    File,
+    /// On standard output.
+    Stdout,
 }
 
 /// `to:` of an engine.

@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use super::{
     diagnostic::Span,
     keys::{self, Map},
+    lines,
     model::{
         DeliverySettings, Engine, EngineAuth, EngineFlavor, OnRejected, Secret, Target, TargetKind,
         Tls,
@@ -65,6 +66,8 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
         ([kind], None) => {
             let (kind, delivery) = match &*kind.key {
                 "webhook" => webhook::webhook(reader, &kind.value)?,
+                "file" => lines::file(reader, &kind.value)?,
+                "stdout" => lines::stdout(reader, &kind.value)?,
                 "opensearch" => engine(reader, &kind.value, EngineFlavor::OpenSearch)?,
                 _ => engine(reader, &kind.value, EngineFlavor::Elasticsearch)?,
             };
@@ -86,7 +89,8 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
         }
         (kinds, Some(other)) => {
             let key = shown_key(other);
-            if [&keys::ENGINE, &keys::WEBHOOK].iter().any(|kind| kind.has(&other.key)) {
+            let kinds_have = [&keys::ENGINE, &keys::WEBHOOK, &keys::LINE_FILE, &keys::STDOUT];
+            if kinds_have.iter().any(|kind| kind.has(&other.key)) {
                 let error =
                     reader.error(&other.key_span, format!("{key} stands one level too high"));
                 match kinds {

@@ -323,6 +323,13 @@ async fn an_authority_of_ones_own_is_trusted_where_the_file_says_so() -> Result<
     let Outcome::Retry(retry) = sent(&stranger).await? else { anyhow::bail!("it is trusted") };
     ensure!(retry.reason == "network" && retry.message.contains("certificate"), "{retry:?}");
     assert_eq!(receiver.received().len(), 2);
+    // What is said of the one endpoint is not said of those that a script chooses.
+    let other = Receiver::start_tls(acceptor(&authority, false)?).await?;
+    let careless = target(folder.path(), receiver.url(), ", tls: { insecure: true }")?;
+    let Outcome::Retry(retry) = sent_to(&careless, &format!("{}/x", other.url())).await? else {
+        anyhow::bail!("it is trusted")
+    };
+    ensure!(retry.message.contains("certificate") && other.received().is_empty(), "{retry:?}");
     Ok(())
 }
 
