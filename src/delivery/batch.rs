@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    change::{ClusterTime, DocumentKey, Namespace, Phase, RuleIndex},
+    change::{ClusterTime, DocumentKey, Namespace, Phase, RuleIndex, event::Happened},
     checkpoint::tracker::Claim,
     target::{Action, Item, Operation, PlaceKey, Request, Target},
 };
@@ -34,6 +34,8 @@ pub struct Origin {
     pub since: Option<bson::DateTime>,
     /// Whether the document is no more.
     pub deleted: bool,
+    /// The event itself, in `events` delivery.
+    pub event: Option<Arc<Happened>>,
 }
 
 /// One item of a batch.
@@ -67,7 +69,7 @@ pub struct Batch {
     /// Where the others stand.
     by_place: HashMap<PlaceKey, usize>,
     /// Whose letters there are.
-    lettered: HashSet<(RuleIndex, Subject)>,
+    lettered: HashSet<Lettered>,
     /// Refused before they were sent; stored before anything of the batch is settled.
     pub letters: Vec<Letter>,
     /// Documents that the target is not to hold and does not: nothing is sent for them.
@@ -200,9 +202,13 @@ impl Batch {
     }
 }
 
-/// Whose letter is a letter of this.
-pub(super) fn lettered(origin: &Origin) -> (RuleIndex, Subject) {
-    (origin.rule, Subject { namespace: origin.namespace.clone(), key: origin.key.clone() })
+/// Whose letter is a letter of this: the document's under its rule, or the event's own.
+pub(super) type Lettered = (RuleIndex, Subject, Option<Arc<str>>);
+
+/// See [`Lettered`].
+pub(super) fn lettered(origin: &Origin) -> Lettered {
+    let subject = Subject { namespace: origin.namespace.clone(), key: origin.key.clone() };
+    (origin.rule, subject, origin.event.as_ref().map(|event| event.id.clone()))
 }
 
 #[cfg(test)]
@@ -267,6 +273,7 @@ mod tests {
                 time,
                 since: None,
                 deleted: true,
+                event: None,
             };
             let operation = Operation {
                 place: PlaceKey(Bytes::from_static(b"place")),

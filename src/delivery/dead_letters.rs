@@ -111,33 +111,37 @@ const MOST_WORDS: usize = 4_096;
 /// How often the log tells of letters.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Records read at once at the start.
-const PAGE: usize = 1_000;
+pub const PAGE: usize = 1_000;
+/// The same where each may hold an event of 8 MiB.
+pub const PAGE_OF_EVENTS: usize = 16;
 
 impl DeadLetters {
-    /// Reads which dead letters there are.
+    /// Reads which dead letters there are of these rules; `page` records at once.
     ///
     /// # Errors
     /// See [`Halt`].
     pub async fn load(
         store: Arc<dyn Store>,
         target: &str,
+        page: usize,
         rules: Vec<Arc<str>>,
         policy: OnRejected,
         stop: &CancellationToken,
     ) -> Result<Self, Halt> {
-        let prefix = RecordKey::text(&[target]);
         let hasher = RandomState::new();
         let mut known = HashSet::new();
-        let mut after = None;
-        loop {
-            let page =
-                insist(stop, || store.scan(Table::DeadLetters, &prefix, after.as_ref(), PAGE))
-                    .await?;
-            let complete = page.len() < PAGE;
-            after = page.last().map(|(key, _)| key.clone());
-            known.extend(page.into_iter().map(|(key, _)| hasher.hash_one(key)));
-            if complete {
-                break;
+        for rule in &rules {
+            let prefix = keys::dead_letters(target, rule);
+            let mut after = None;
+            loop {
+                let scan = || store.scan(Table::DeadLetters, &prefix, after.as_ref(), page);
+                let found = insist(stop, scan).await?;
+                let complete = found.len() < page;
+                after = found.last().map(|(key, _)| key.clone());
+                known.extend(found.into_iter().map(|(key, _)| hasher.hash_one(key)));
+                if complete {
+                    break;
+                }
             }
         }
         Ok(Self {
@@ -187,16 +191,18 @@ impl DeadLetters {
     }
 
     fn key(&self, origin: &Origin) -> RecordKey {
-        keys::dead_letter(
-            &self.target,
-            &self.rules[usize::from(origin.rule.0)],
-            origin.namespace.as_str(),
-            origin.key.canonical(),
-        )
+        let rule = &self.rules[usize::from(origin.rule.0)];
+        let (namespace, document) = (origin.namespace.as_str(), origin.key.canonical());
+        match &origin.event {
+            None => keys::dead_letter(&self.target, rule, namespace, document),
+            Some(event) => {
+                keys::dead_event(&self.target, rule, namespace, document, event.id.as_bytes())
+            }
+        }
     }
 
-    /// Stores letters durably. A second letter of the same document and rule takes the stead of the
-    /// first and counts its tries.
+    /// Stores letters durably. A second letter of the same document and rule, or of the same event,
+    /// takes the stead of the first and counts its tries.
     ///
     /// # Errors
     /// `TooManyRejected` where the target's policy says so, once the letters are stored.
@@ -269,7 +275,7 @@ impl DeadLetters {
         now: bson::DateTime,
     ) -> DeadLetterRecord {
         let origin = &letter.origin;
-        DeadLetterRecord {
+        let mut record = DeadLetterRecord {
             target: self.target.clone(),
             rule: self.rules[usize::from(origin.rule.0)].to_string(),
             namespace: origin.namespace.to_string(),
@@ -284,7 +290,17 @@ impl DeadLetters {
             cluster_time: origin.time,
             event: None,
             deleted: origin.deleted,
+        };
+        if let Some(event) = &origin.event
+            && !event.is_partial()
+        {
+            let (time, since) = (origin.time, origin.since);
+            let kept = event.record(&origin.namespace, &origin.key, time, since);
+            if !record.keep_event(&kept) {
+                record.words.push_str(" (the event itself is too large to be kept)");
+            }
         }
+        record
     }
 
     /// Forgets the letters of documents that have gone through.

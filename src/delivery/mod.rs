@@ -11,6 +11,7 @@ pub mod request;
 pub mod retry;
 pub mod shape;
 mod slice;
+mod tell;
 pub mod trial;
 pub mod writer;
 

@@ -19,12 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Halt,
-    dead_letters::DeadLetters,
+    dead_letters::{DeadLetters, PAGE},
     ids::{Ids, Probe},
     lane::Lane,
     places::Places,
     shape::{ShapedRule, Shaper},
-    writer::{Context, Writer},
+    writer::{Context, Grouping, Writer},
 };
 use crate::{
     change::{
@@ -130,6 +130,9 @@ impl Target for Scripted {
     fn place(&self, rule: &str, placing: &Placing<'_>) -> Result<Placed, String> {
         let place = match self.places[rule] {
             Where::ById("!") => return Err("it can lie nowhere".into()),
+            Where::ById(_) if placing.event.is_some() => {
+                placing.event.unwrap_or_default().to_owned()
+            }
             Where::ById(prefix) => format!("{prefix}{}", placing.id),
             Where::ByField(field) => {
                 let document = placing.document.expect("only fixed places are asked for removals");
@@ -170,6 +173,7 @@ impl Target for Scripted {
                 }
             },
             Action::Remove => format!("{place}-\n"),
+            Action::Append(told) => format!("{place}={}\n", told.document_id),
         };
         body.extend_from_slice(line.as_bytes());
         Ok(())
@@ -267,6 +271,7 @@ pub fn shaped(target: &Scripted, on_delete: OnDelete) -> Vec<ShapedRule> {
             script: None,
             on_delete,
             fixed: target.place_is_fixed(name),
+            events: false,
         })
         .collect()
 }
@@ -282,6 +287,21 @@ impl Bench {
         settings: DeliverySettings,
         script: Option<(&str, Arc<dyn Lookup>)>,
     ) -> Self {
+        Self::grouped(places, settings, script, None).await
+    }
+
+    /// With rules that deliver events, of which so many stand in a batch.
+    pub async fn of_events(settings: DeliverySettings, grouping: Grouping) -> Self {
+        let places = [("products", Where::ById("p"))];
+        Self::grouped(&places, settings, None, Some(grouping)).await
+    }
+
+    async fn grouped(
+        places: &[(&'static str, Where)],
+        settings: DeliverySettings,
+        script: Option<(&str, Arc<dyn Lookup>)>,
+        events: Option<Grouping>,
+    ) -> Self {
         let leases = Arc::new(MemoryStore::new("shop"));
         let store = Arc::new(leases.another());
         let stop = CancellationToken::new();
@@ -296,15 +316,23 @@ impl Bench {
         for rule in &mut rules {
             let compile = |(text, _): &(&str, _)| Script::compile(text, Default::default(), None);
             rule.script = script.as_ref().map(|it| Arc::new(compile(it).expect("a script")));
+            rule.events = events.is_some();
         }
         let names: Vec<Arc<str>> = rules.iter().map(|rule| rule.name.clone()).collect();
         let status = Status::new(&fixture::rules()).target("search");
-        let dead_letters =
-            DeadLetters::load(store.clone(), "search", names.clone(), settings.on_rejected, &stop)
-                .await
-                .expect("a store in memory");
+        let dead_letters = DeadLetters::load(
+            store.clone(),
+            "search",
+            PAGE,
+            names.clone(),
+            settings.on_rejected,
+            &stop,
+        )
+        .await
+        .expect("a store in memory");
         let drain = CancellationToken::new();
         let context = Context {
+            grouping: events.unwrap_or(Grouping::Any),
             target: target.clone(),
             shaper: Shaper::new(target.clone(), rules),
             lookup: script.map(|(_, lookup)| lookup),
@@ -318,7 +346,11 @@ impl Bench {
             drain: drain.clone(),
             stop,
         };
-        let (lane, context) = (Arc::new(Lane::new(1 << 20)), Arc::new(context));
+        let lane = match events {
+            None => Lane::new(1 << 20),
+            Some(_) => Lane::of_events(1 << 20),
+        };
+        let (lane, context) = (Arc::new(lane), Arc::new(context));
         Self { target, lane, store, context, drain, _keeping: keeping }
     }
 

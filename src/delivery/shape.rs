@@ -34,8 +34,11 @@ pub struct ShapedRule {
     pub script: Option<Arc<Script>>,
     /// Its `on_delete`.
     pub on_delete: OnDelete,
-    /// Whether the place of each of its documents is a function of namespace and key alone.
+    /// Whether the place of each of its documents is a function of namespace and key alone; of an event
+    /// no place is kept.
     pub fixed: bool,
+    /// Whether every change is told of, rather than the documents kept as they are.
+    pub events: bool,
 }
 
 impl ShapedRule {
@@ -46,14 +49,15 @@ impl ShapedRule {
             name: rule.name.as_str().into(),
             script: rule.transform.clone(),
             on_delete: rule.on_delete,
-            fixed: !moves && target.place_is_fixed(&rule.name),
+            fixed: rule.events.is_some() || (!moves && target.place_is_fixed(&rule.name)),
+            events: rule.events.is_some(),
         }
     }
 }
 
 /// Shapes the changes of one target.
 pub struct Shaper {
-    target: Arc<dyn Target>,
+    pub(super) target: Arc<dyn Target>,
     rules: Vec<ShapedRule>,
 }
 
@@ -76,12 +80,12 @@ pub struct Shaped {
 }
 
 /// What all rules are asked about.
-struct Given<'a> {
-    change: &'a Change,
+pub(super) struct Given<'a> {
+    pub change: &'a Change,
     /// The default id.
-    id: &'a str,
+    pub id: &'a str,
     types: &'a IdTypes,
-    reads: Option<&'a Reads>,
+    pub reads: Option<&'a Reads>,
 }
 
 /// What one rule wants.
@@ -129,7 +133,8 @@ impl Shaper {
     pub fn looks_up(&self, change: &Change) -> bool {
         change.states.iter().any(|(index, state)| {
             let script = self.rule(*index).script.as_ref();
-            matches!(state, State::Present(_)) && script.is_some_and(|script| script.looks_up())
+            matches!(state, State::Present(_) | State::Happened(_))
+                && script.is_some_and(|script| script.looks_up())
         })
     }
 
@@ -162,6 +167,11 @@ impl Shaper {
         );
         for (index, state) in &change.states {
             let rule = self.rule(*index);
+            if rule.events {
+                let given = Given { change, id: &id, types, reads: reads.as_ref() };
+                self.tell((*index, rule), &given, state, &mut shaped)?;
+                continue;
+            }
             let origin = Arc::new(Origin {
                 rule: *index,
                 namespace: change.namespace.clone(),
@@ -170,6 +180,7 @@ impl Shaper {
                 time: change.time,
                 since: change.since,
                 deleted: matches!(state, State::Gone),
+                event: None,
             });
             let mine = old.iter().filter(|place| place.rule == rule.name);
             let given = Given { change, id: &id, types, reads: reads.as_ref() };
@@ -282,6 +293,7 @@ impl Shaper {
                 id,
                 op: "remove",
                 document: None,
+                event: None,
                 meta: &meta,
             };
             let extra = self.target.removal(&self.rule(origin.rule).name, &place, &placing);
@@ -307,7 +319,8 @@ impl Shaper {
             State::Unmatched => return Ok(Verdict::Remove),
             State::Gone if rule.on_delete == OnDelete::Keep => return Ok(Verdict::Leave),
             State::Gone => return Ok(Verdict::Remove),
-            State::Dropped => return Ok(Verdict::Leave),
+            // An event comes to no rule that keeps documents.
+            State::Dropped | State::Happened(_) => return Ok(Verdict::Leave),
             State::Failed(words) => return refuse(Stage::Source, words.clone()),
         };
         let (documents, meta) = match self.transform(rule, given, document) {
@@ -350,6 +363,7 @@ impl Shaper {
                 cluster_time: change.time,
                 wall_time: change.since,
                 copy: change.phase == Phase::Copy,
+                happened: None,
             },
             reads,
         })
@@ -381,6 +395,7 @@ impl Shaper {
                 id: own.as_deref().unwrap_or(id),
                 op: "put",
                 document: Some(document.raw()),
+                event: None,
                 meta,
             },
         )?;
@@ -397,12 +412,18 @@ impl Shaper {
         id: &str,
     ) -> Option<PlaceKey> {
         let meta = Meta::default();
-        let placing = Placing { namespace, key, id, op: "remove", document: None, meta: &meta };
+        let placing =
+            Placing { namespace, key, id, op: "remove", document: None, event: None, meta: &meta };
         self.target.place(&rule.name, &placing).ok().map(|placed| placed.place)
     }
 }
 
-fn operation(change: &Change, place: PlaceKey, extra: bytes::Bytes, action: Action) -> Operation {
+pub(super) fn operation(
+    change: &Change,
+    place: PlaceKey,
+    extra: bytes::Bytes,
+    action: Action,
+) -> Operation {
     Operation {
         place,
         action,

@@ -1,7 +1,11 @@
 //! The end of a lane: takes changes in order, shapes them, gathers them into batches, and has one
 //! batch under way at a time.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     task::{JoinError, JoinSet},
@@ -14,7 +18,7 @@ use crate::{
     checkpoint::lease::Validity,
     rules::model::DeliverySettings,
     status::{RuleStatus, Settled, TargetStatus},
-    target::Target,
+    target::{KeepsOrder, Target},
     transform::Lookup,
 };
 
@@ -38,8 +42,33 @@ const QUIET: usize = 50_000;
 /// Refusals that one batch may hold.
 const LETTERS: usize = 500;
 
+/// How many changes of one document a batch may hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Grouping {
+    /// Any: of several the newest counts, or the target keeps their order within a request.
+    Any,
+    /// One: a later one would overtake it where it has to be sent again.
+    OneOfEach,
+    /// One change of all documents: nothing may overtake anything.
+    One,
+}
+
+impl Grouping {
+    /// Of events that go to a target in so many lanes.
+    pub fn of_events(target: &dyn Target, lanes: usize) -> Self {
+        match (target.keeps_order(), lanes) {
+            (KeepsOrder::OfAll, _) => Self::Any,
+            (_, 1) => Self::One,
+            (KeepsOrder::OfDocuments, _) => Self::Any,
+            (KeepsOrder::OfNothing, _) => Self::OneOfEach,
+        }
+    }
+}
+
 /// What the lanes of a target share.
 pub struct Context {
+    /// What may be sent together.
+    pub grouping: Grouping,
     /// Where it goes.
     pub target: Arc<dyn Target>,
     /// How changes become operations.
@@ -71,6 +100,10 @@ pub struct Writer {
     lane: Arc<Lane>,
     context: Arc<Context>,
     batch: Batch,
+    /// The documents that the batch holds changes of, where that matters.
+    held: HashSet<Subject>,
+    /// Whether what comes next has to wait for the batch.
+    waits: bool,
     /// When the batch got its first change, and whether a request was under way then.
     begun: Option<(Instant, bool)>,
     under_way: JoinSet<Result<Delivered, Halt>>,
@@ -86,6 +119,8 @@ impl Writer {
             lane,
             context,
             batch: Batch::default(),
+            held: HashSet::new(),
+            waits: false,
             begun: None,
             under_way: JoinSet::new(),
             course,
@@ -105,7 +140,7 @@ impl Writer {
                 // Not more than a request takes: what a batch holds is settled together.
                 let room = self.course.limits.actions().saturating_sub(self.batch.len());
                 let bytes = self.course.limits.bytes().saturating_sub(self.batch.bytes());
-                let changes = self.lane.try_output(SLICE.min(room.max(1)), bytes);
+                let changes = self.take(SLICE.min(room.max(1)), bytes);
                 if changes.is_empty() {
                     break;
                 }
@@ -146,8 +181,24 @@ impl Writer {
         delivered.settle(&self.context).await
     }
 
+    /// Up to `most` changes, of about so many `bytes`, from the lane that may stand in the batch.
+    fn take(&mut self, most: usize, bytes: usize) -> Vec<Change> {
+        match self.context.grouping {
+            Grouping::Any => self.lane.try_output(most, bytes),
+            Grouping::OneOfEach => {
+                let (changes, waits) = self.lane.try_output_apart(most, &mut self.held);
+                self.waits = waits;
+                changes
+            }
+            Grouping::One => self.lane.try_output(1, bytes),
+        }
+    }
+
     fn is_full(&self) -> bool {
-        self.batch.len() >= self.course.limits.actions()
+        let alone = self.context.grouping == Grouping::One && matches!(self.batch.len(), 1..);
+        alone
+            || self.waits
+            || self.batch.len() >= self.course.limits.actions()
             || self.batch.bytes() >= self.course.limits.bytes()
             || self.batch.claims.len() >= QUIET
             || self.batch.letters.len() >= LETTERS
@@ -174,6 +225,8 @@ impl Writer {
     fn start(&mut self) {
         let next = Batch::after(&self.batch);
         let batch = std::mem::replace(&mut self.batch, next);
+        self.held.clear();
+        self.waits = false;
         self.begun = None;
         self.under_way.spawn(deliver(self.context.clone(), batch, self.course));
     }

@@ -14,6 +14,7 @@ use crate::{
         tracker::Completion,
     },
     delivery::{Halt, dead_letters::DeadLetters, insist},
+    rules::model::RuleFile,
 };
 
 use super::{
@@ -29,6 +30,8 @@ const PAGE: usize = 500;
 pub struct Letters {
     /// Where they are.
     pub store: Arc<dyn Store>,
+    /// The rule file.
+    pub file: Arc<RuleFile>,
     /// The target's name.
     pub name: String,
     /// Its rules.
@@ -106,6 +109,11 @@ impl Letters {
         Ok(Ok(format!("{count} forgotten")))
     }
 
+    fn is_of_events(&self, rule: &str) -> bool {
+        let mut all = self.file.rules.iter();
+        all.any(|own| own.name == rule && own.events.is_some())
+    }
+
     fn follows(&self, letter: &DeadLetterRecord) -> bool {
         let mut rules = self.rules.iter();
         rules.any(|(_, rule)| rule.rule().name == letter.rule && rule.follows())
@@ -122,6 +130,8 @@ impl Letters {
             insist(&self.stop, || page(&*self.store, &prefix, after.as_ref(), PAGE)).await?;
         let Some((last, _)) = found.last() else { return Ok(None) };
         *after = Some(last.clone());
+        // Those of an `events` rule are its own pipeline's.
+        found.retain(|(_, letter)| !self.is_of_events(&letter.rule));
         found.retain(|(key, _)| wanted.is_empty() || wanted.contains(&keys::letter_id(key)));
         Ok(Some(found))
     }

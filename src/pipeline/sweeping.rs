@@ -70,7 +70,7 @@ const PAGES: usize = 2;
 /// Dead letters that a sweep can spare; it remembers a number for each.
 const MOST_SPARED: usize = 1_000_000;
 /// No cluster time is older: versions below are an engine's own counting.
-const FIRST: ClusterTime = ClusterTime(1_000_000_000 << 32);
+pub const FIRST: ClusterTime = ClusterTime(1_000_000_000 << 32);
 
 /// Sweeps one target.
 pub struct Sweeping {
@@ -620,6 +620,7 @@ impl Sweeping {
             time,
             since: None,
             deleted: true,
+            event: None,
         }
     }
 }

@@ -22,12 +22,25 @@ pub fn all(reader: &mut Reader<'_>, rules: &[Read], targets: &[Named]) {
         let (Some(selector), Some(placed)) = (&rule.selector, &rule.placed) else { continue };
         for placed in placed {
             index_name(reader, rule, selector, placed);
-            shared_index(reader, rule, selector, placed);
+            match rule.delivers_events() {
+                Some(true) => event_id(reader, placed),
+                _ => shared_index(reader, rule, selector, placed),
+            }
         }
     }
     between_rules(reader, rules);
     for target in targets {
         shared_url(reader, rules, target);
+    }
+}
+
+/// Every event has an id of its own, and no other would tell two of one document apart.
+fn event_id(reader: &mut Reader<'_>, placed: &Placed) {
+    if let Some(span) = &placed.id_span {
+        reader
+            .error(span, "this rule delivers events, and each has an id of its own")
+            .label("an `id` is for documents")
+            .help("leave it out; a field of the document can be put into `routing` or `index`");
     }
 }
 
@@ -240,6 +253,7 @@ struct Lies<'r> {
     default: bool,
     id: Option<&'r Template>,
     rule: usize,
+    events: bool,
     span: Span,
     shown: bool,
 }
@@ -261,15 +275,44 @@ fn between_rules(reader: &mut Reader<'_>, rules: &[Read]) {
                 let id = place.id.as_ref();
                 let target = placed.destination.target.as_str();
                 let shown = rule.shown && placed.shown;
+                let events = rule.delivers_events() == Some(true);
                 let rule = number;
-                lies.push(Lies { namespace, target, index, default, id, rule, span, shown });
+                lies.push(Lies {
+                    namespace,
+                    target,
+                    index,
+                    default,
+                    id,
+                    rule,
+                    events,
+                    span,
+                    shown,
+                });
             }
         }
     }
     for (number, later) in lies.iter().enumerate() {
+        let mixed = lies[..number].iter().find(|earlier| {
+            earlier.target == later.target
+                && earlier.index == later.index
+                && earlier.events != later.events
+        });
+        if let Some(earlier) = mixed {
+            let index = shown_text(&later.index);
+            let message = match earlier.shown && later.shown {
+                true => format!("documents and events would lie in one index, {index}"),
+                false => "documents and events would lie in one index".to_owned(),
+            };
+            reader
+                .error(&later.span, message)
+                .also(earlier.span.clone(), "here too")
+                .help("events are kept for ever, documents are removed: name another index for one of them");
+            continue;
+        }
         let meets = lies[..number].iter().find(|earlier| {
             earlier.target == later.target
                 && earlier.index == later.index
+                && !later.events
                 && earlier.namespace != later.namespace
                 && meet(earlier, later)
         });

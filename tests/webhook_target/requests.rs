@@ -66,6 +66,7 @@ fn request(target: &WebhookTarget, messages: &[Message<'_>]) -> Result<Request> 
             id: &text,
             op: "put",
             document: Some(&document),
+            event: None,
             meta,
         };
         let Placed { place, extra } =

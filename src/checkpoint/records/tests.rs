@@ -10,6 +10,7 @@ use crate::{
     change::id::IdType,
     checkpoint::{
         lease::LeaseRecord,
+        report::ReportRecord,
         requests::{Answer, Asked, RequestRecord},
     },
 };
@@ -53,6 +54,7 @@ fn rewrite(kind: &str, stored: &RawDocument) -> Result<RawDocumentBuf, StoreErro
         "dead_letter" => of::<DeadLetterRecord>(stored),
         "places" => of::<PlacesRecord>(stored),
         "lease" => of::<LeaseRecord>(stored),
+        "report" => of::<ReportRecord>(stored),
         other => panic!("{other} is no kind of record"),
     }
 }
@@ -166,6 +168,11 @@ fn samples() -> Map<String, Value> {
         ("dead_letter", letter.encode()),
         ("places", PlacesRecord { key: Some(rawdoc! { "_id": 1 }), places: vec![place] }.encode()),
         ("lease", LeaseRecord::sample().encode()),
+        (
+            "report",
+            ReportRecord { epoch: 3, at: date, said: doc! { "name": "shop", "state": "active" } }
+                .encode(),
+        ),
     ];
     samples.into_iter().map(|(kind, record)| (kind.to_owned(), json(&record))).collect()
 }

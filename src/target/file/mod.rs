@@ -28,7 +28,8 @@ use self::{
     path::FilePath,
 };
 use super::{
-    Listing, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry, Target,
+    KeepsOrder, Listing, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry,
+    Target,
     line::{LinePlace, Lines},
 };
 use crate::{
@@ -175,6 +176,11 @@ impl Target for FileTarget {
 
     fn place_is_fixed(&self, _rule: &str) -> bool {
         !self.path.moves()
+    }
+
+    /// Of one file, no line is written behind one that was not.
+    fn keeps_order(&self) -> KeepsOrder {
+        if self.path.moves() { KeepsOrder::OfNothing } else { KeepsOrder::OfDocuments }
     }
 
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {

@@ -241,6 +241,7 @@ mod tests {
             id: "a/b",
             op: "put",
             document: Some(document),
+            event: None,
             meta: &Meta::default(),
         };
         read(&placing)

@@ -49,8 +49,14 @@ impl Extra {
             return Err(format!("`meta.headers` holds {count}, and {MOST_HEADERS} are the most"));
         }
         for (name, template) in own {
-            if !meta.headers.contains_key(name) {
-                extra.headers.push((name.clone(), fill_header(template, rule, placing)?));
+            if meta.headers.contains_key(name) {
+                continue;
+            }
+            match fill_header(template, rule, placing) {
+                Ok(value) => extra.headers.push((name.clone(), value)),
+                // An event without a document has what follows from its key, as a removal has.
+                Err(_) if placing.document.is_none() => {}
+                Err(words) => return Err(words),
             }
         }
         for (name, value) in &meta.headers {

@@ -40,8 +40,8 @@ use crate::{
         template::Template,
     },
     target::{
-        Action, Listing, Operation, Outcome, PlaceKey, Placed, Placing, Request, Retry, Target,
-        http::SetupError, json::Mode,
+        Action, KeepsOrder, Listing, Operation, Outcome, PlaceKey, Placed, Placing, Request, Retry,
+        Target, http::SetupError, json::Mode,
     },
     transform::Meta,
 };
@@ -143,22 +143,26 @@ impl WebhookTarget {
             Ok(place) => place,
         };
         let mut extra = Extra::decode(&operation.extra);
-        let document = match &operation.action {
-            Action::Put(document) => Some(document),
-            Action::Remove => None,
+        let (document, event) = match &operation.action {
+            Action::Put(document) => (Some(document), None),
+            Action::Remove => (None, None),
+            Action::Append(told) => (told.document.as_ref(), Some(&*told.event)),
         };
-        let (time, op) = (operation.told_time(), if document.is_some() { "put" } else { "remove" });
+        let removal = matches!(operation.action, Action::Remove);
+        let (time, copy) = (operation.told_time(), operation.phase == Phase::Copy);
         let subject = place.subject();
-        let id = message_id(&self.owner, subject, place.address.moving(), op, operation.cause);
-        let told = Told { id: &id, subject, document, time, copy: operation.phase == Phase::Copy };
-        let delete = document.is_none() && self.style.format == WebhookFormat::Document;
+        let mut told = Told { id: "", subject, document, time, copy, event };
+        let cause = (operation.cause, place.event.as_deref());
+        let id = message_id(&self.owner, subject, place.address.moving(), told.op(), cause);
+        told.id = &id;
+        let delete = removal && self.style.format == WebhookFormat::Document;
         let filled = matches!(place.address, Address::Filled(_));
         // Where no document has the URL for itself, to delete it could take others away.
         if delete && !(filled && self.url.is_of_one_document()) {
             return Ok(());
         }
         let foreign = place.address.is_foreign(&self.url);
-        if document.is_none() && foreign {
+        if removal && foreign {
             extra.headers.clear();
         }
         let method = match &extra.method {
@@ -221,14 +225,14 @@ impl Target for WebhookTarget {
         };
         let namespace = placing.namespace.as_str();
         address.url(&self.url, rule, (namespace, placing.id))?;
-        if placing.meta.id.is_some() {
+        if placing.meta.id.is_some() && placing.event.is_none() {
             return Err("`meta.id` is for an index: what a webhook is told is told of the \
                         document's own `_id`; set `meta.url` or a field"
                 .to_owned());
         }
         let (id, id_json) = id_of(placing, self.style.mode)?;
-        let place = place_key(rule, namespace, (id, &id_json), &address);
-        if placing.document.is_none() {
+        let place = place_key(rule, namespace, (id, &id_json), &address, placing.event);
+        if placing.document.is_none() && placing.event.is_none() {
             let extra = self.removal(rule, &place, placing);
             return Ok(Placed { place, extra });
         }
@@ -239,6 +243,11 @@ impl Target for WebhookTarget {
 
     fn place_is_fixed(&self, _rule: &str) -> bool {
         !self.url.path.depends_on_document()
+    }
+
+    /// What comes behind a message of the same document that was not taken waits for it.
+    fn keeps_order(&self) -> KeepsOrder {
+        KeepsOrder::OfDocuments
     }
 
     fn removal(&self, rule: &str, place: &PlaceKey, placing: &Placing<'_>) -> Bytes {
@@ -255,7 +264,7 @@ impl Target for WebhookTarget {
             // A receiver knows a document by namespace and id, and where it is told.
             (Some(known), Some(url)) => {
                 let id = (&*known.id, known.id_json.get().as_bytes());
-                place_key("", &known.namespace, id, &Address::Whole(url))
+                place_key("", &known.namespace, id, &Address::Whole(url), None)
             }
             _ => place.clone(),
         }

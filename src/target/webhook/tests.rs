@@ -51,6 +51,7 @@ fn operation(target: &WebhookTarget, meta: &Meta, document: Option<RawDocumentBu
         id: "7",
         op,
         document: document.as_deref(),
+        event: None,
         meta,
     };
     let Placed { place, extra } = target.place("orders", &placing).expect("a place");
@@ -68,8 +69,15 @@ fn key() -> DocumentKey {
 fn remembered(target: &WebhookTarget, place: &PlaceKey) -> Operation {
     let (key, namespace, meta) = (key(), Namespace::new("shop", "orders"), Meta::default());
     let document = None;
-    let placing =
-        Placing { namespace: &namespace, key: &key, id: "7", op: "remove", document, meta: &meta };
+    let placing = Placing {
+        namespace: &namespace,
+        key: &key,
+        id: "7",
+        op: "remove",
+        document,
+        event: None,
+        meta: &meta,
+    };
     let extra = target.removal("orders", place, &placing);
     let (place, action, cause) = (place.clone(), Action::Remove, Cause::Event(TIME));
     Operation { place, action, time: TIME, cause, extra, namespace, phase: Phase::Changes }
@@ -92,6 +100,70 @@ fn put(target: &WebhookTarget) -> String {
 
 fn removal(target: &WebhookTarget) -> Result<String, String> {
     encoded(target, &operation(target, &Meta::default(), None))
+}
+
+/// An event with all that one can say, and one without a document.
+fn told(target: &WebhookTarget, whole: bool) -> String {
+    use crate::{
+        change::event::{Happened, Op, Truncated},
+        target::Appended,
+    };
+    let (key, namespace, meta) = (key(), Namespace::new("shop", "orders"), Meta::default());
+    let document = whole.then(|| Document::from(order()));
+    let event = Happened {
+        id: "e1".into(),
+        op: if whole { Op::Update } else { Op::Delete },
+        copy: false,
+        raw: None,
+        document: document.clone(),
+        before: whole.then(|| rawdoc! { "_id": 7, "total": 10 }.into()),
+        updated: whole.then(|| rawdoc! { "total": 12.5, "lines.0.price": 3 }.into()),
+        removed: whole.then(|| "coupon\"s".to_owned()).into_iter().collect(),
+        truncated: whole
+            .then(|| Truncated { field: "list".to_owned(), new_size: 3 })
+            .into_iter()
+            .collect(),
+        lacks: None,
+    };
+    let placing = Placing {
+        namespace: &namespace,
+        key: &key,
+        id: "7",
+        op: event.op.as_str(),
+        document: document.as_ref().map(Document::raw),
+        event: Some("e1"),
+        meta: &meta,
+    };
+    let Placed { place, extra } = target.place("orders", &placing).expect("a place");
+    let appended = Appended {
+        id: "e1".to_owned(),
+        namespace: namespace.clone(),
+        key: key.clone(),
+        document_id: "7".to_owned(),
+        wall_time: None,
+        event: event.into(),
+        document,
+    };
+    let (action, cause) = (Action::Append(Box::new(appended)), Cause::Event(TIME));
+    let operation =
+        Operation { place, action, time: TIME, cause, extra, namespace, phase: Phase::Changes };
+    encoded(target, &operation).expect("a message")
+}
+
+/// What each format makes of an event. A header that is made from a field is left out where there is no
+/// document.
+#[test]
+fn formats_of_events() {
+    let mut shown = String::new();
+    for yaml in [
+        "{ url: https://h/x, headers: { X-Op: \"{op}\", X-Tenant: \"{tenant}\" } }",
+        "{ url: https://h/x, format: cloudevents, batch: { max_actions: 10 } }",
+        "{ url: https://h/x, format: document }",
+    ] {
+        let target = target(yaml);
+        shown.push_str(&format!("--- {yaml}\n{}\n{}\n", told(&target, true), told(&target, false)));
+    }
+    insta::assert_snapshot!(shown);
 }
 
 /// What each format makes of a document that is there, and of one that is gone.
@@ -154,8 +226,15 @@ fn a_thing_is_a_document_at_a_url() {
         let target = target(&format!("{{ url: \"https://h/{path}\" }}"));
         let (key, namespace, document) = (key(), Namespace::new("shop", "orders"), order());
         let document = Some(&*document);
-        let placing =
-            Placing { namespace: &namespace, key: &key, id: "7", op: "put", document, meta };
+        let placing = Placing {
+            namespace: &namespace,
+            key: &key,
+            id: "7",
+            op: "put",
+            document,
+            event: None,
+            meta,
+        };
         target.place(rule, &placing).expect("a place").place
     };
     let none = &Meta::default();
@@ -224,8 +303,15 @@ fn what_a_script_can_not_choose_refuses_the_document() {
         let namespace = Namespace::new("shop", "orders");
         let document = order();
         let document = Some(&*document);
-        let placing =
-            Placing { namespace: &namespace, key: &key, id: "7", op: "put", document, meta: &meta };
+        let placing = Placing {
+            namespace: &namespace,
+            key: &key,
+            id: "7",
+            op: "put",
+            document,
+            event: None,
+            meta: &meta,
+        };
         target.place("orders", &placing).expect_err("it is refused")
     };
     let header = |name: &str| Meta {
@@ -345,10 +431,12 @@ fn a_removal_has_the_headers_that_follow_from_the_key() {
                 id: "7",
                 op: "put",
                 document: Some(&order()),
+                event: None,
                 meta: &Meta::default(),
             },
         );
-        let place = place_key("orders", "shop.orders", ("7", b"7"), &address.expect("an address"));
+        let place =
+            place_key("orders", "shop.orders", ("7", b"7"), &address.expect("an address"), None);
         let gone = encoded(&target, &remembered(&target, &place)).expect("a message");
         let expected = "\nx-r: eu\nx-t: number~7\nx-op: remove\nwebhook-id: ";
         assert!(head(&gone).contains(expected), "{gone}");
