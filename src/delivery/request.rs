@@ -374,7 +374,7 @@ fn conclude(context: &Context, entry: &Entry, outcome: Outcome, sent_with: usize
 fn refused(context: &Context, entry: &Entry, words: String) -> Letter {
     let origin = &entry.origin;
     let place = Some(context.target.describe(&entry.place));
-    let (rule, subject) = lettered(origin);
+    let (rule, subject, _) = lettered(origin);
     let owed = entry.once && context.dead_letters.has(context.dead_letters.rule(rule), &subject);
     Letter::new(origin.clone(), Stage::Target, words, place).owed(owed)
 }

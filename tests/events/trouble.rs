@@ -120,7 +120,9 @@ async fn nothing_is_overtaken(
             let orders = orders.clone();
             async move {
                 match (n + id) % 5 {
-                    4 => drop(orders.delete_one(doc! { "_id": id }).await?),
+                    4 => {
+                        orders.delete_one(doc! { "_id": id }).await?;
+                    }
                     _ => {
                         let update = doc! { "$set": { "n": n } };
                         orders.update_one(doc! { "_id": id }, update).upsert(true).await?;
