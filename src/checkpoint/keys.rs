@@ -224,6 +224,11 @@ pub fn id_types(namespace: &str) -> RecordKey {
     all_id_types().with(namespace)
 }
 
+/// What the holder of the name last said of itself.
+pub fn report() -> RecordKey {
+    RecordKey::text(&["report"])
+}
+
 /// Who holds the name.
 pub fn lease() -> RecordKey {
     RecordKey::text(&["lease"])
@@ -263,6 +268,7 @@ mod tests {
                 event_rule("n", "r"),
                 replacement("n", "r"),
                 owner("n"),
+                report(),
             ],
             vec![lease(), requests().with("1")],
         ];

@@ -9,17 +9,20 @@ mod events;
 mod following;
 mod letters;
 mod lookups;
+mod mending;
 mod newcomers;
 mod oplog;
 mod orders;
 mod plan;
 mod reading;
+mod reporting;
 mod rule_set;
 mod sampling;
 mod settling;
 mod sweeping;
 mod target_pipeline;
 mod targets;
+mod verifying;
 
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
@@ -47,11 +50,14 @@ use crate::{
         error::{Error as SourceError, Remedy},
         namespaces::Kind,
     },
-    status::Status,
+    status::{Holder, Status},
     target::dry_run::Show,
 };
 
 pub use sampling::{Chosen, Fate, Sample, sample};
+pub use verifying::{
+    Difference, Kind as DifferenceKind, Progress, Report, RuleReport, TargetReport, Verify, verify,
+};
 
 use rule_set::RuleSet;
 use target_pipeline::{BUDGET, TargetPipeline};
@@ -193,7 +199,8 @@ async fn work(
     let held = hold_name(&rules, &store, &status, stop).await?;
     let stopping = stop.child_token();
     let given_up = CancellationToken::new();
-    let (ended, kept, ()) = tokio::join!(
+    let mut reporter = reporting::Reporter::new(&*store, &status, held.epoch());
+    let (ended, kept, (), ()) = tokio::join!(
         async {
             let ended =
                 work_on_targets(&rules, &options, &source, &store, &status, &held, &stopping);
@@ -209,8 +216,10 @@ async fn work(
             kept
         },
         oplog::watch(&source, &status, &stopping),
+        reporter.keep(&given_up),
     );
     kept?;
+    reporter.end().await;
     if let Err(error) = held.release().await {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
@@ -379,6 +388,7 @@ async fn hold_name(
     let told = status.clone();
     let standby = move |standby: &lease::Standby| {
         told.standby(true);
+        told.held_by(holder(&standby.holder));
         tracing::info!(
             host = standby.holder.host,
             pid = standby.holder.pid,
@@ -392,8 +402,15 @@ async fn hold_name(
             AcquireError::Store(error) => Error::Checkpoint(error),
             error @ AcquireError::OtherFile { .. } => Error::Refused(error.to_string()),
         })?;
+    status.held_by(holder(&held.record()));
     status.standby(false);
     Ok(held)
+}
+
+/// The process that a lease names.
+fn holder(lease: &lease::LeaseRecord) -> Holder {
+    let since = lease.since.try_to_rfc3339_string().unwrap_or_default();
+    Holder { host: lease.host.clone(), pid: lease.pid, since }
 }
 
 /// Which of the namespaces that are named exactly are views.

@@ -70,7 +70,7 @@ const PAGES: usize = 2;
 /// Dead letters that a sweep can spare; it remembers a number for each.
 const MOST_SPARED: usize = 1_000_000;
 /// No cluster time is older: versions below are an engine's own counting.
-const FIRST: ClusterTime = ClusterTime(1_000_000_000 << 32);
+pub const FIRST: ClusterTime = ClusterTime(1_000_000_000 << 32);
 
 /// Sweeps one target.
 pub struct Sweeping {
@@ -602,7 +602,7 @@ impl Sweeping {
                     namespace: copy.namespace.clone(),
                     phase: Phase::Copy,
                 };
-                batch.push(&*self.context.target, &operation, &origin);
+                batch.push(&*self.context.target, &operation, &origin, false);
             }
             deliver(self.context.clone(), batch, course).await?.settle(&self.context).await?;
         }
@@ -619,6 +619,7 @@ impl Sweeping {
             phase: Phase::Copy,
             time,
             since: None,
+            deleted: true,
             event: None,
         }
     }

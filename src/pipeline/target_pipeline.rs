@@ -20,7 +20,7 @@ use crate::{
     checkpoint::{
         keys,
         lease::Validity,
-        records::{OwnerRecord, PausedRecord, load, put, removal},
+        records::{OwnerRecord, PausedRecord, PositionRecord, load, put, removal},
         store::Store,
         tracker::Tracker,
     },
@@ -49,6 +49,7 @@ use super::{
     following::{Answering, Following, Lanes},
     letters::Letters,
     lookups::SourceLookup,
+    mending::{Mend, Mending},
     newcomers::Newcomers,
     orders::{Order, Ordered, Outcome},
     plan::{Plan, Planning},
@@ -139,6 +140,7 @@ impl Followed {
 pub(super) struct Running {
     pub reading: Arc<Reading>,
     pub lanes: Arc<Lanes>,
+    pub context: Arc<Context>,
     /// The stream, the lookups, the copies, the sweep, and dead letters that are tried again.
     pub sources: JoinSet<Result<Option<Demand>, Error>>,
     pub writers: JoinSet<Result<(), Halt>>,
@@ -296,7 +298,16 @@ impl TargetPipeline {
             if paused.is_none() {
                 return Ok(());
             }
-            self.target_status().set_state(State::Paused);
+            let status = self.target_status();
+            status.set_state(State::Paused);
+            // After a restart nothing else tells how far it falls behind, which is what to mind.
+            if status.position_now().is_none() {
+                let key = keys::Stream::new(self.name(), self.events_of.as_deref()).position();
+                let stored = insist(stop, || load::<PositionRecord>(&*self.store, &key)).await?;
+                if let Some(stored) = stored {
+                    status.position(stored.time);
+                }
+            }
             if let Some(followed) = followed.take() {
                 followed.done();
             }
@@ -361,7 +372,7 @@ impl TargetPipeline {
                 write(None).await?;
                 "goes on".to_owned()
             }
-            Order::RetryLetters(_) | Order::PurgeLetters(_) => {
+            Order::RetryLetters(_) | Order::PurgeLetters(_) | Order::Mend(_) => {
                 // Nobody may wait for it any more.
                 let _ = done.send(Err("it is paused".to_owned()));
                 return Ok(None);
@@ -451,6 +462,25 @@ impl TargetPipeline {
                 _ => return Ok(None),
             };
             answered(outcome, ordered.done)
+        });
+    }
+
+    /// Has what `verify` found mended beside everything else.
+    fn mend(&self, running: &mut Running, mend: Arc<Mend>, done: oneshot::Sender<Outcome>) {
+        let mending = Mending {
+            reading: running.reading.clone(),
+            rules: self.rules.clone(),
+            lanes: running.lanes.clone(),
+            context: running.context.clone(),
+            stop: running.read.clone(),
+        };
+        running.sources.spawn(async move {
+            match mending.carry_out(&mend).await {
+                Err(Halt::Stopped) => {}
+                // Nobody may wait for it any more.
+                outcome => drop(done.send(outcome?)),
+            }
+            Ok(None)
         });
     }
 
@@ -591,6 +621,7 @@ impl TargetPipeline {
         Ok(Running {
             reading: reading.clone(),
             lanes,
+            context,
             sources,
             writers,
             settling,
@@ -772,6 +803,7 @@ impl TargetPipeline {
                         Order::RetryLetters(_) | Order::PurgeLetters(_) => {
                             self.see_to_letters(running, ordered);
                         }
+                        Order::Mend(mend) => self.mend(running, mend, ordered.done),
                         Order::Resume => {
                             // Nobody may wait for it any more.
                             let _ = ordered.done.send(Ok("is not paused".to_owned()));

@@ -17,6 +17,7 @@ pub mod namespaces;
 pub mod privileges;
 mod replies;
 pub mod reply;
+mod sample;
 pub mod scan;
 pub mod selection;
 pub mod stream;

@@ -20,7 +20,7 @@ mod tests;
 
 use std::{
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
@@ -28,12 +28,17 @@ use std::{
 
 use ::metrics::Gauge;
 
-use crate::rules::model::{Rule, RuleFile};
+use crate::{
+    change::ClusterTime,
+    rules::model::{Rule, RuleFile},
+};
 
-pub use http::{ListenError, Server};
+pub use http::{Asked, Commands, ListenError, Outcome, Server};
 pub use rule::{Copied, EventKind, RuleStatus, Settled};
 pub use secrets::masked;
-pub use snapshot::{CopySnapshot, READY_LAG, RuleSnapshot, Snapshot, Standing, TargetSnapshot};
+pub use snapshot::{
+    CopySnapshot, Holder, READY_LAG, RuleSnapshot, Snapshot, Standing, TargetSnapshot,
+};
 pub use target::{State, TargetStatus};
 
 /// What a pipeline is doing. Made from the rule file before anything is reached, so that a target
@@ -51,7 +56,10 @@ pub struct Status {
     targets: Vec<Arc<TargetStatus>>,
     /// In seconds; `UNKNOWN` until it has been measured.
     oplog_window: AtomicU64,
+    /// The time of the oldest entry; `UNKNOWN` until it has been read.
+    oplog_first: AtomicU64,
     oplog_gauge: OnceLock<Gauge>,
+    holder: Mutex<Option<Holder>>,
     metrics: Arc<metrics::Metrics>,
 }
 
@@ -99,7 +107,9 @@ impl Status {
                 .collect(),
             targets,
             oplog_window: AtomicU64::new(UNKNOWN),
+            oplog_first: AtomicU64::new(UNKNOWN),
             oplog_gauge: OnceLock::new(),
+            holder: Mutex::default(),
             metrics,
         })
     }
@@ -133,6 +143,11 @@ impl Status {
         self.standby.store(standby, Relaxed);
     }
 
+    /// Who holds the lease, this process or another.
+    pub fn held_by(&self, holder: Holder) {
+        *self.holder.lock().expect("nothing panics while it holds the lock") = Some(holder);
+    }
+
     /// Whether another process holds the lease.
     pub fn stands_by(&self) -> bool {
         self.standby.load(Relaxed)
@@ -146,22 +161,35 @@ impl Status {
             .set(window.as_secs_f64());
     }
 
+    /// The time of the oldest entry of the source's oplog.
+    pub fn oplog_reaches_to(&self, first: ClusterTime) {
+        self.oplog_first.store(first.0, Relaxed);
+    }
+
     /// The object of `GET /api/status`. `now` is what lag is measured against.
     pub fn snapshot(&self, now: SystemTime) -> Snapshot {
+        let oplog = Some(self.oplog_first.load(Relaxed)).filter(|&first| first != UNKNOWN);
+        let holder = self.holder.lock().expect("nothing panics while it holds the lock").clone();
         Snapshot {
             name: self.name.clone(),
             state: if self.stands_by() { Standing::Standby } else { Standing::Active },
-            targets: self.snapshots(now),
+            age_seconds: Some(0.0),
+            holder,
+            targets: self.snapshots(now, oplog.map(ClusterTime)),
             oplog_window_seconds: Some(self.oplog_window.load(Relaxed))
                 .filter(|&seconds| seconds != UNKNOWN),
         }
     }
 
-    /// Of each target, all its pipelines as one.
-    fn snapshots(&self, now: SystemTime) -> Vec<(String, TargetSnapshot)> {
+    /// Of each target, all its pipelines as one. `oplog` is the time of its oldest entry.
+    fn snapshots(
+        &self,
+        now: SystemTime,
+        oplog: Option<ClusterTime>,
+    ) -> Vec<(String, TargetSnapshot)> {
         let mut all: Vec<(String, TargetSnapshot)> = Vec::new();
         for pipeline in &self.targets {
-            let own = pipeline.snapshot(now);
+            let own = pipeline.snapshot(now, oplog);
             match all.last_mut().filter(|(name, _)| name == pipeline.name()) {
                 Some((_, target)) => target.join(own),
                 None => all.push((pipeline.name().to_owned(), own)),
@@ -184,7 +212,7 @@ impl Status {
 
     /// Sets the gauges that are a target's as a whole. Lag grows by itself, so it is set when it is read.
     fn export(&self, now: SystemTime) {
-        for (name, _) in self.snapshots(now) {
+        for (name, _) in self.snapshots(now, None) {
             let own = || self.targets.iter().filter(|target| target.name() == name);
             let labels = [("target", name.as_str())];
             if let Some(lag) = own().filter_map(|target| target.lag_at(now)).max() {

@@ -23,7 +23,7 @@ use super::{
 use crate::{change::ClusterTime, rules::model::Rule};
 
 /// What a target's pipeline is doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// At least one rule's copy is not complete; changes may be followed meanwhile.
@@ -309,7 +309,8 @@ impl TargetStatus {
         self.rules.iter().map(|rule| rule.events()).sum()
     }
 
-    pub(super) fn snapshot(&self, now: SystemTime) -> TargetSnapshot {
+    /// `oplog` is the time of its oldest entry.
+    pub(super) fn snapshot(&self, now: SystemTime, oplog: Option<ClusterTime>) -> TargetSnapshot {
         let position = self.position_now();
         let lag = self.lag_at(now);
         let condition = self.condition();
@@ -317,6 +318,9 @@ impl TargetStatus {
             state: condition.state(),
             lag_seconds: lag.map(|lag| (lag.as_secs_f64() * 1000.0).round() / 1000.0),
             position,
+            oplog_left_seconds: position.zip(oplog).map(|(position, oldest)| {
+                position.seconds().saturating_sub(oldest.seconds()).into()
+            }),
             last_error: condition.error().map(str::to_owned),
             rules: self
                 .rules

@@ -247,6 +247,24 @@ pub enum Listing {
     NotOurs(String),
 }
 
+/// What a place holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// As JSON; `None` where the target keeps what it was sent in no form that can be compared.
+    pub content: Option<Vec<u8>>,
+    /// The time that it was written with, or what an engine counts where somebody else wrote it.
+    pub written: ClusterTime,
+}
+
+/// What places hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// One entry a place, in order; `None` where it holds nothing.
+    Held(Vec<Option<Held>>),
+    /// The target can't be read. Why, for a person.
+    Unreadable(String),
+}
+
 /// A place that is written to.
 ///
 /// # Contract
@@ -276,14 +294,27 @@ pub trait Target: Send + Sync + 'static {
         Bytes::new()
     }
 
+    /// What lies in a place, whichever rule put it there: by default the place itself. Of two rules of
+    /// which one puts a document where another would remove it, the first one counts.
+    fn thing(&self, place: &PlaceKey) -> PlaceKey {
+        place.clone()
+    }
+
+    /// Whether a script has chosen the whole of a place, so that nothing says that it is still there
+    /// once the script chooses another one.
+    fn is_scripted(&self, _place: &PlaceKey) -> bool {
+        false
+    }
+
     /// Whose items keep their order within a request, also where some are to be sent again: what comes
     /// behind such a one is not done either. It decides how many events stand in a request together.
     fn keeps_order(&self) -> KeepsOrder {
         KeepsOrder::OfNothing
     }
 
-    /// Appends the bytes of one operation to a request's body. `Err` refuses the operation for
-    /// good, with the reason; the body is then as it was.
+    /// Appends the bytes of one operation to a request's body; nothing where nothing is to be sent for
+    /// it. `Err` refuses the operation for good, with the reason; the body is then as it was. A removal
+    /// too: what can't have been written is not to be refused.
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String>;
 
     /// Sends a request once.
@@ -330,6 +361,20 @@ pub trait Target: Send + Sync + 'static {
         _found: &mpsc::Sender<Vec<PlaceKey>>,
     ) -> Result<Listing, Retry> {
         Ok(Listing::NotOurs("the target can't list what it holds".to_owned()))
+    }
+
+    /// What a place holds once a put is done, as JSON, to be compared with what [`read`](Self::read)
+    /// finds there. `None` where that can't be told beforehand, as behind an ingest pipeline.
+    ///
+    /// # Errors
+    /// As those of `encode`.
+    fn expected(&self, _operation: &Operation) -> Result<Option<Vec<u8>>, String> {
+        Ok(None)
+    }
+
+    /// What lies in these places now, with whatever was acknowledged before.
+    async fn read(&self, _places: &[PlaceKey]) -> Result<Contents, Retry> {
+        Ok(Contents::Unreadable("what it was sent can't be read back".to_owned()))
     }
 
     /// Whether a container of a rule can be filled anew beside the one that is read, and then swapped

@@ -151,6 +151,7 @@ impl TargetPipeline {
         let (reading, target) = (reading.clone(), target.clone());
         Ok(Running {
             reading,
+            context,
             target,
             lanes,
             sources,
