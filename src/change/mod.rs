@@ -260,3 +260,14 @@ pub struct Change {
     /// never to be.
     pub claims: Vec<Claim>,
 }
+
+impl Change {
+    /// Bytes of its documents, each rule's own.
+    pub fn size(&self) -> usize {
+        let sizes = self.states.iter().map(|(_, state)| match state {
+            State::Present(document) => document.size(),
+            _ => 0,
+        });
+        sizes.sum()
+    }
+}

@@ -1,7 +1,5 @@
 //! What a file that is in order still does that its author may not expect. Told from the file alone.
 
-use std::net::IpAddr;
-
 use bson::{Bson, Document, RawDocumentBuf};
 use reqwest::Url;
 
@@ -18,6 +16,7 @@ use crate::{
         units::written_size,
     },
     source::stream::Scope,
+    target::http::is_loopback,
 };
 
 use super::account::{places_are_kept, projected};
@@ -122,21 +121,27 @@ fn told(webhook: &Webhook, documents: bool, part: impl Fn() -> Part, found: &mut
                 .help("add a `secret`, and let the receiver verify `webhook-signature`"),
         );
     }
-    if documents && webhook.format == WebhookFormat::Document && !webhook.url.is_of_one_document() {
+    if !documents || webhook.format != WebhookFormat::Document {
+        return;
+    }
+    if webhook.url.is_of_one_document() {
+        let words = "with `format: document`, a removal is a `DELETE`, also of what the endpoint does not \
+                     have: whatever it answers but 2xx is waited for or becomes a dead letter";
+        found.push(Finding::note("deletes", part(), words).help(
+            "have it answer 2xx to a `DELETE` of what is not there: after a restart some are sent again",
+        ));
+    } else {
         let words = "with `format: document` and a URL that several documents share, nothing is sent of \
                      a document that is gone: a `DELETE` could take others away";
-        found.push(
-            Finding::note("removals", part(), words)
-                .help("put `{_id}` into the path of the `url`, or take another `format`"),
-        );
+        found.push(Finding::note("removals", part(), words).help(
+            "put `{_id}` into the path of the `url`, beside no other value of the document, or \
+                     take another `format`",
+        ));
     }
 }
 
 fn is_near(url: &str) -> bool {
-    let Ok(url) = Url::parse(url) else { return true };
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    Url::parse(url).map_or(true, |url| is_loopback(&url))
 }
 
 /// What a rule reads, and from when.

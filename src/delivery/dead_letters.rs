@@ -22,7 +22,7 @@ use crate::{
     rules::model::OnRejected,
 };
 
-use super::{Halt, batch::Origin, insist, insist_on_writing};
+use super::{Halt, batch::Origin, insist, insist_on_writing, lane::Subject};
 
 /// Where a document was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +56,7 @@ pub struct Letter {
     stage: Stage,
     words: String,
     place: Option<String>,
+    owed: bool,
 }
 
 impl Letter {
@@ -63,7 +64,18 @@ impl Letter {
     pub fn new(origin: Arc<Origin>, stage: Stage, words: String, place: Option<String>) -> Self {
         let mut words = words;
         words.truncate(words.floor_char_boundary(MOST_WORDS));
-        Self { origin, stage, words, place }
+        Self { origin, stage, words, place, owed: false }
+    }
+
+    /// Whether it is about a removal that is owed: one that a letter told of before. It takes that
+    /// one's stead, and is no new refusal.
+    pub fn owed(self, owed: bool) -> Self {
+        Self { owed, ..self }
+    }
+
+    /// See [`Self::owed`].
+    pub fn is_owed(&self) -> bool {
+        self.owed
     }
 
     /// Why it was refused.
@@ -87,6 +99,8 @@ pub struct DeadLetters {
     /// with one hash cost a removal of nothing.
     known: Mutex<HashSet<u64>>,
     hasher: RandomState,
+    /// Those that a person has asked to deliver again, for as long as that lasts.
+    asked_for: Mutex<HashSet<RecordKey>>,
     /// When the log last told of letters.
     told: Mutex<Option<Instant>>,
     count: AtomicU64,
@@ -135,6 +149,7 @@ impl DeadLetters {
             policy,
             known: Mutex::new(known),
             hasher,
+            asked_for: Mutex::default(),
             told: Mutex::new(None),
             count: AtomicU64::new(0),
         })
@@ -148,6 +163,29 @@ impl DeadLetters {
     /// How many this run has written.
     pub fn written(&self) -> u64 {
         self.count.load(Ordering::Acquire)
+    }
+
+    /// Whether there is a letter of this rule's document, as far as hashes tell.
+    pub fn has(&self, rule: &str, document: &Subject) -> bool {
+        let Subject { namespace, key } = document;
+        let key = keys::dead_letter(&self.target, rule, namespace.as_str(), key.canonical());
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.contains(&self.hasher.hash_one(key))
+    }
+
+    /// From now on these are asked for, or no more.
+    pub fn ask_for(&self, letters: &[RecordKey], asked: bool) {
+        let mut asked_for = self.asked_for.lock().unwrap_or_else(PoisonError::into_inner);
+        match asked {
+            true => asked_for.extend(letters.iter().cloned()),
+            false => asked_for.retain(|letter| !letters.contains(letter)),
+        }
+    }
+
+    /// Whether the letter of this is asked for.
+    pub fn is_asked_for(&self, origin: &Origin) -> bool {
+        let asked_for = self.asked_for.lock().unwrap_or_else(PoisonError::into_inner);
+        !asked_for.is_empty() && asked_for.contains(&self.key(origin))
     }
 
     fn key(&self, origin: &Origin) -> RecordKey {
@@ -170,7 +208,7 @@ impl DeadLetters {
         if letters.is_empty() {
             return Ok(());
         }
-        let count = letters.len() as u64;
+        let count = letters.iter().filter(|letter| !letter.owed).count() as u64;
         let mut latest: HashMap<RecordKey, Letter> = HashMap::with_capacity(letters.len());
         for letter in letters {
             latest.insert(self.key(&letter.origin), letter);
@@ -192,6 +230,9 @@ impl DeadLetters {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .extend(keys.iter().map(|key| self.hasher.hash_one(key)));
+        if count == 0 {
+            return Ok(());
+        }
         self.tell(latest.values().next(), count);
         let total = self.count.fetch_add(count, Ordering::AcqRel) + count;
         let limit = match self.policy {
@@ -246,6 +287,7 @@ impl DeadLetters {
             attempts: earlier.map_or(0, |record| record.attempts).saturating_add(1),
             cluster_time: origin.time,
             event: None,
+            deleted: origin.deleted,
         };
         if let Some(event) = &origin.event
             && !event.is_partial()

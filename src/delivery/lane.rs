@@ -367,10 +367,18 @@ impl Lane {
         }
     }
 
-    /// Takes up to `most` changes from the output, in order; none where there are none.
-    pub fn try_output(&self, most: usize) -> Vec<Change> {
+    /// Takes up to `most` changes from the output, in order, whose documents have no more than so many
+    /// `bytes` together, or one that has more; none where there are none.
+    pub fn try_output(&self, most: usize, bytes: usize) -> Vec<Change> {
         let mut front = self.front();
-        let count = front.output.len().min(most);
+        let mut sum = 0;
+        let fits = |change: &&Change| {
+            let first = sum == 0;
+            // One of no document is no change of none.
+            sum += change.size().max(1);
+            first || sum <= bytes
+        };
+        let count = front.output.iter().take(most).take_while(fits).count();
         let taken: Vec<Change> = front.output.drain(..count).collect();
         let changes = taken.iter().filter(|change| change.phase == Phase::Changes).count();
         front.output_changes -= changes;

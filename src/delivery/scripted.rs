@@ -64,7 +64,8 @@ pub fn retry(pressure: Pressure) -> Retry {
     Retry { reason: "unavailable", message: "busy".into(), after: None, pressure }
 }
 
-/// A rule's places: fixed under a prefix and the id, or a field of the document.
+/// A rule's places: fixed under a prefix (`!` for none) and the id, or a field of the document. What
+/// stands before a `|` makes another place of the same thing.
 #[derive(Clone, Copy)]
 pub enum Where {
     ById(&'static str),
@@ -95,6 +96,11 @@ impl Scripted {
         self.script.lock().unwrap().extend(answers);
     }
 
+    /// From now on everything is applied.
+    pub fn answers_no_more(&self) {
+        self.script.lock().unwrap().clear();
+    }
+
     /// Each request as its lines: `place=value`, or `place-` for a removal.
     pub fn sent(&self) -> Vec<Vec<String>> {
         self.sent.lock().unwrap().iter().map(|(_, lines)| lines.clone()).collect()
@@ -123,6 +129,7 @@ impl Scripted {
 impl Target for Scripted {
     fn place(&self, rule: &str, placing: &Placing<'_>) -> Result<Placed, String> {
         let place = match self.places[rule] {
+            Where::ById("!") => return Err("it can lie nowhere".into()),
             Where::ById(_) if placing.event.is_some() => {
                 placing.event.unwrap_or_default().to_owned()
             }
@@ -139,8 +146,24 @@ impl Target for Scripted {
         matches!(self.places[rule], Where::ById(_))
     }
 
+    fn thing(&self, place: &PlaceKey) -> PlaceKey {
+        let place = self.describe(place);
+        let thing = place.split('|').next_back().unwrap_or_default();
+        PlaceKey(Bytes::copy_from_slice(thing.as_bytes()))
+    }
+
+    fn is_scripted(&self, place: &PlaceKey) -> bool {
+        self.describe(place).starts_with("http")
+    }
+
+    /// Of what lies at `?` no removal can be made, and none is to be made of what lies at `.`.
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
         let place = self.describe(&operation.place);
+        match (&operation.action, place.as_str()) {
+            (Action::Remove, "?") => return Err("no way there".into()),
+            (Action::Remove, ".") => return Ok(()),
+            _ => {}
+        }
         let line = match &operation.action {
             Action::Put(document) => match document.raw().get("v") {
                 Ok(Some(RawBsonRef::Int64(value))) => format!("{place}={value}\n"),

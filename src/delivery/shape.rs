@@ -4,7 +4,10 @@
 //! never takes away what another puts in the same place. Plain computing: nothing waits but a script
 //! that looks other documents up.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     change::{
@@ -69,6 +72,9 @@ pub struct Shaped {
     pub places: Vec<RulePlace>,
     /// Documents that the target is not to hold, by rule, with or without an operation.
     pub gone: Vec<Arc<Origin>>,
+    /// Places whose removals are tried once, and hold up nothing where they fail: what is owed, and
+    /// what a script has turned away from.
+    pub once: Vec<PlaceKey>,
     /// Rules that asked to leave the target as it is.
     pub skipped: Vec<RuleIndex>,
 }
@@ -149,7 +155,7 @@ impl Shaper {
         let mut shaped = Shaped::default();
         let mut puts: Vec<(PlaceKey, Operation, Arc<Origin>)> = Vec::new();
         let mut by_place: HashMap<PlaceKey, RuleIndex> = HashMap::new();
-        let mut removes: Vec<(PlaceKey, Arc<Origin>)> = Vec::new();
+        let mut removes: Vec<(bool, PlaceKey, Arc<Origin>)> = Vec::new();
         let mut left: Vec<PlaceKey> = Vec::new();
         // Places of rules that were not asked (removed from the file, or not part of this copy).
         shaped.places.extend(
@@ -173,6 +179,7 @@ impl Shaper {
                 phase: change.phase,
                 time: change.time,
                 since: change.since,
+                deleted: matches!(state, State::Gone),
                 event: None,
             });
             let mine = old.iter().filter(|place| place.rule == rule.name);
@@ -197,14 +204,21 @@ impl Shaper {
                     if !rule.fixed {
                         shaped.gone.push(origin.clone());
                     }
-                    removes.extend(mine.map(|place| (place.place.clone(), origin.clone())));
+                    let known = mine.map(|it| (it.owed, it.place.clone(), origin.clone()));
+                    removes.extend(known);
                     if rule.fixed {
-                        let place = self.fixed_place(rule, &change.namespace, &change.key, &id);
-                        removes.extend(place.map(|place| (place, origin.clone())));
+                        match self.fixed_place(rule, &change.namespace, &change.key, &id) {
+                            Some(place) => removes.push((false, place, origin.clone())),
+                            // Where it can't lie it does not: a letter that says so is outdated.
+                            None => shaped.gone.push(origin.clone()),
+                        }
                     }
                 }
                 Verdict::Put(documents) => {
-                    removes.extend(mine.map(|place| (place.place.clone(), origin.clone())));
+                    removes.extend(mine.map(|it| {
+                        let once = it.owed || self.target.is_scripted(&it.place);
+                        (once, it.place.clone(), origin.clone())
+                    }));
                     for (place, extra, document) in documents {
                         if let Some(other) = by_place.insert(place.clone(), *index) {
                             let words = match other == *index {
@@ -228,8 +242,8 @@ impl Shaper {
                             continue;
                         }
                         if !rule.fixed {
-                            let place = RulePlace { rule: rule.name.clone(), place: place.clone() };
-                            shaped.places.push(place);
+                            let (rule, place) = (rule.name.clone(), place.clone());
+                            shaped.places.push(RulePlace { rule, place, owed: false });
                         }
                         let operation =
                             operation(change, place.clone(), extra, Action::Put(document));
@@ -238,29 +252,54 @@ impl Shaper {
                 }
             }
         }
-        for (place, origin) in removes {
-            let wanted = by_place.contains_key(&place) || left.contains(&place);
-            if !wanted {
-                by_place.insert(place.clone(), origin.rule);
-                let meta = Meta::default();
-                let placing = Placing {
-                    namespace: &change.namespace,
-                    key: &change.key,
-                    id: &id,
-                    op: "remove",
-                    document: None,
-                    event: None,
-                    meta: &meta,
-                };
-                let extra = self.target.removal(&self.rule(origin.rule).name, &place, &placing);
-                let operation = operation(change, place, extra, Action::Remove);
-                shaped.operations.push((operation, origin));
-            }
-        }
+        self.remove(change, &id, removes, by_place.keys().chain(&left), &mut shaped);
         shaped
             .operations
             .extend(puts.into_iter().map(|(_, operation, origin)| (operation, origin)));
         Ok(shaped)
+    }
+
+    /// The removals (whether each is tried once, where, and of what) of what nothing else stays in the
+    /// stead of: neither what is `wanted` nor another removal.
+    fn remove<'a>(
+        &self,
+        change: &Change,
+        id: &str,
+        mut removes: Vec<(bool, PlaceKey, Arc<Origin>)>,
+        wanted: impl Iterator<Item = &'a PlaceKey>,
+        shaped: &mut Shaped,
+    ) {
+        if removes.is_empty() {
+            return;
+        }
+        let mut things: HashSet<PlaceKey> = wanted.map(|place| self.target.thing(place)).collect();
+        // Of two removals of one thing, the one that is not given up at once.
+        removes.sort_by_key(|(once, ..)| *once);
+        for (once, place, origin) in removes {
+            if !things.insert(self.target.thing(&place)) {
+                // It is another one's now, and its own letter says nothing any more.
+                if self.rule(origin.rule).fixed {
+                    shaped.gone.push(origin);
+                }
+                continue;
+            }
+            if once {
+                shaped.once.push(place.clone());
+            }
+            let meta = Meta::default();
+            let placing = Placing {
+                namespace: &change.namespace,
+                key: &change.key,
+                id,
+                op: "remove",
+                document: None,
+                event: None,
+                meta: &meta,
+            };
+            let extra = self.target.removal(&self.rule(origin.rule).name, &place, &placing);
+            let operation = operation(change, place, extra, Action::Remove);
+            shaped.operations.push((operation, origin));
+        }
     }
 
     fn verdict(

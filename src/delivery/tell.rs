@@ -40,6 +40,7 @@ impl Shaper {
                 phase: change.phase,
                 time: change.time,
                 since: change.since,
+                deleted: false,
                 event,
             })
         };

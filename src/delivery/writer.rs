@@ -28,7 +28,7 @@ use super::{
     dead_letters::DeadLetters,
     ids::Ids,
     lane::{Lane, Subject},
-    places::{Places, RulePlace},
+    places::{Move, Places, RulePlace},
     request::{Course, Delivered, deliver},
     shape::Shaper,
     slice::{Settling, ShapedSlice, Slice},
@@ -139,7 +139,8 @@ impl Writer {
             while !self.is_full() {
                 // Not more than a request takes: what a batch holds is settled together.
                 let room = self.course.limits.actions().saturating_sub(self.batch.len());
-                let changes = self.take(SLICE.min(room.max(1)));
+                let bytes = self.course.limits.bytes().saturating_sub(self.batch.bytes());
+                let changes = self.take(SLICE.min(room.max(1)), bytes);
                 if changes.is_empty() {
                     break;
                 }
@@ -176,19 +177,20 @@ impl Writer {
     ) -> Result<(), Halt> {
         let delivered = ended(done)?;
         self.course = delivered.course;
+        self.batch.try_once(&delivered.owed);
         delivered.settle(&self.context).await
     }
 
-    /// Up to `most` changes from the lane that may stand in the batch.
-    fn take(&mut self, most: usize) -> Vec<Change> {
+    /// Up to `most` changes, of about so many `bytes`, from the lane that may stand in the batch.
+    fn take(&mut self, most: usize, bytes: usize) -> Vec<Change> {
         match self.context.grouping {
-            Grouping::Any => self.lane.try_output(most),
+            Grouping::Any => self.lane.try_output(most, bytes),
             Grouping::OneOfEach => {
                 let (changes, waits) = self.lane.try_output_apart(most, &mut self.held);
                 self.waits = waits;
                 changes
             }
-            Grouping::One => self.lane.try_output(1),
+            Grouping::One => self.lane.try_output(1, bytes),
         }
     }
 
@@ -240,14 +242,28 @@ impl Writer {
             .map(|change| Subject { namespace: change.namespace.clone(), key: change.key.clone() })
             .collect();
         let found = context.places.load(&subjects, &context.stop).await?;
-        let places: HashMap<Subject, Vec<RulePlace>> = subjects.into_iter().zip(found).collect();
+        let mut places: HashMap<Subject, Vec<RulePlace>> =
+            subjects.into_iter().zip(found).collect();
+        // What is owed is forgotten with its letter.
+        let mut forgotten: HashMap<Subject, Vec<RulePlace>> = HashMap::new();
+        for (subject, places) in &mut places {
+            let is_forgotten =
+                |it: &mut RulePlace| it.owed && !context.dead_letters.has(&it.rule, subject);
+            let found: Vec<_> = places.extract_if(.., is_forgotten).collect();
+            if !found.is_empty() {
+                forgotten.insert(subject.clone(), found);
+            }
+        }
         let mut typed = Vec::with_capacity(changes.len());
         for change in changes {
             let types = self.types_of(&change).await?;
             typed.push((change, types));
         }
         let slice = Slice { changes: typed, places };
-        let ShapedSlice { changes, moves } = slice.shape(&context).await?;
+        let ShapedSlice { changes, mut moves } = slice.shape(&context).await?;
+        for Move { subject, old, .. } in &mut moves {
+            old.extend(forgotten.get(subject).into_iter().flatten().cloned());
+        }
         let trims = context.places.widen(moves, &context.stop).await?;
         self.batch.places.extend(trims);
         for Settling { shaped, phase, claims } in changes {
@@ -258,7 +274,8 @@ impl Writer {
             self.batch.refuse(shaped.letters);
             self.batch.gone.extend(shaped.gone);
             for (operation, origin) in shaped.operations {
-                self.batch.push(&*context.target, &operation, &origin);
+                let once = shaped.once.contains(&operation.place);
+                self.batch.push(&*context.target, &operation, &origin, once);
             }
             self.batch.claims.extend(claims);
         }

@@ -675,14 +675,7 @@ enum Answered {
 /// How many keys the next lookup takes: about [`LOOKUP_BYTES`] of documents like the last ones.
 fn next_size(changes: &[Change], most: usize) -> usize {
     let keys = changes.len();
-    let bytes: usize = changes
-        .iter()
-        .flat_map(|change| &change.states)
-        .map(|(_, state)| match state {
-            State::Present(document) => document.size(),
-            _ => 0,
-        })
-        .sum();
+    let bytes: usize = changes.iter().map(Change::size).sum();
     if keys == 0 || bytes == 0 {
         return most;
     }

@@ -66,11 +66,14 @@ impl Letters {
                 let namespace = Namespace::parse(&letter.namespace);
                 let document = DocumentKey::from_document_key(&letter.key);
                 if let (Some(namespace), Ok(document)) = (namespace, document) {
-                    let asked = Asked { key: document, time: letter.cluster_time, deleted: false };
+                    let (time, deleted) = (letter.cluster_time, letter.deleted);
+                    let asked = Asked { key: document, time, deleted };
                     by_namespace.entry(namespace).or_default().push(asked);
                 }
                 records.push(key);
             }
+            // What is owed is tried as often as any other.
+            self.dead_letters.ask_for(&records, true);
             let asked = Completion::new();
             for (namespace, keys) in by_namespace {
                 self.lanes.ask(&namespace, keys, &asked).await;
@@ -80,6 +83,7 @@ impl Letters {
                 () = asked.done() => {}
                 () = self.stop.cancelled() => return Err(Halt::Stopped),
             }
+            self.dead_letters.ask_for(&records, false);
             let still = insist(&self.stop, || self.store.get_many(Table::DeadLetters, &records));
             refused += still.await?.iter().flatten().count();
         }

@@ -161,7 +161,7 @@ impl Mending {
                     namespace: namespace.clone(),
                     phase: Phase::Changes,
                 };
-                batch.push(&*self.context.target, &operation, &origin);
+                batch.push(&*self.context.target, &operation, &origin, false);
             }
             let delivered = tokio::select! {
                 delivered = deliver(self.context.clone(), batch, course) => delivered?,
@@ -188,6 +188,7 @@ impl Mending {
             phase: Phase::Changes,
             time,
             since: None,
+            deleted: true,
             event: None,
         }
     }

@@ -71,7 +71,12 @@ pub struct Pipeline {
 impl Pipeline {
     /// What an order for the target means here; `None` where it means nothing.
     fn own(&self, order: &Order, rules: &RuleFile) -> Option<Order> {
-        let Order::Resync(names) = order else { return Some(order.clone()) };
+        let names = match order {
+            Order::Resync(names) => names,
+            // Documents as they are now: no rule that tells events has any.
+            Order::Mend(_) if self.events_of.is_some() => return None,
+            order => return Some(order.clone()),
+        };
         let is_own = |name: &&String| match &self.events_of {
             Some(own) => own == *name,
             None => !rules.rules.iter().any(|rule| rule.name == **name && rule.events.is_some()),
@@ -274,6 +279,17 @@ fn orders(rules: &RuleFile, asked: &Asked) -> Result<BTreeMap<String, Order>, St
 mod tests {
     use super::*;
     use crate::status::fixture;
+
+    #[test]
+    fn what_is_to_be_mended_concerns_no_rule_that_tells_events() {
+        let rules = fixture::rules();
+        let order = Order::Mend(Arc::new(Mend::documents("shop.products", &[]).unwrap()));
+        for (events_of, expected) in [(None, true), (Some("orders".to_owned()), false)] {
+            let pipeline = Pipeline { events_of, give: mpsc::channel(1).0 };
+            assert_eq!(pipeline.own(&order, &rules).is_some(), expected);
+            assert!(pipeline.own(&Order::Pause, &rules).is_some());
+        }
+    }
 
     #[test]
     fn a_request_becomes_an_order_for_each_target_that_it_concerns() {

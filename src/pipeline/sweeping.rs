@@ -602,7 +602,7 @@ impl Sweeping {
                     namespace: copy.namespace.clone(),
                     phase: Phase::Copy,
                 };
-                batch.push(&*self.context.target, &operation, &origin);
+                batch.push(&*self.context.target, &operation, &origin, false);
             }
             deliver(self.context.clone(), batch, course).await?.settle(&self.context).await?;
         }
@@ -619,6 +619,7 @@ impl Sweeping {
             phase: Phase::Copy,
             time,
             since: None,
+            deleted: true,
             event: None,
         }
     }

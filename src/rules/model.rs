@@ -24,8 +24,8 @@ mod webhook;
 
 pub use lines::{LineFile, Stdout};
 pub use webhook::{
-    Header, SigningSecret, SigningSecretError, Webhook, WebhookFormat, WebhookUrl, header_fault,
-    is_step,
+    Header, MOST_HEADERS, SigningSecret, SigningSecretError, Webhook, WebhookFormat, WebhookUrl,
+    header_fault, is_step,
 };
 
 /// A whole rule file.

@@ -49,6 +49,14 @@ impl Target for DryRunTarget {
         self.target.removal(rule, place, placing)
     }
 
+    fn thing(&self, place: &PlaceKey) -> PlaceKey {
+        self.target.thing(place)
+    }
+
+    fn is_scripted(&self, place: &PlaceKey) -> bool {
+        self.target.is_scripted(place)
+    }
+
     fn keeps_order(&self) -> KeepsOrder {
         // What is shown is shown at once.
         KeepsOrder::OfAll

@@ -106,7 +106,11 @@ impl Lines {
     /// # Errors
     /// Where the document is not BSON; the body is then as it was.
     pub fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
-        let place = LinePlace::decode(&operation.place)?;
+        let place = match LinePlace::decode(&operation.place) {
+            // Nothing of it was ever written here.
+            Err(_) if matches!(operation.action, Action::Remove) => return Ok(()),
+            place => place?,
+        };
         let (document, event) = match &operation.action {
             Action::Put(document) => (Some(document), None),
             Action::Remove => (None, None),

@@ -294,14 +294,27 @@ pub trait Target: Send + Sync + 'static {
         Bytes::new()
     }
 
+    /// What lies in a place, whichever rule put it there: by default the place itself. Of two rules of
+    /// which one puts a document where another would remove it, the first one counts.
+    fn thing(&self, place: &PlaceKey) -> PlaceKey {
+        place.clone()
+    }
+
+    /// Whether a script has chosen the whole of a place, so that nothing says that it is still there
+    /// once the script chooses another one.
+    fn is_scripted(&self, _place: &PlaceKey) -> bool {
+        false
+    }
+
     /// Whose items keep their order within a request, also where some are to be sent again: what comes
     /// behind such a one is not done either. It decides how many events stand in a request together.
     fn keeps_order(&self) -> KeepsOrder {
         KeepsOrder::OfNothing
     }
 
-    /// Appends the bytes of one operation to a request's body. `Err` refuses the operation for
-    /// good, with the reason; the body is then as it was.
+    /// Appends the bytes of one operation to a request's body; nothing where nothing is to be sent for
+    /// it. `Err` refuses the operation for good, with the reason; the body is then as it was. A removal
+    /// too: what can't have been written is not to be refused.
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String>;
 
     /// Sends a request once.

@@ -74,6 +74,7 @@ fn samples() -> Map<String, Value> {
     let place = StoredPlace {
         rule: "products".into(),
         place: Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: b"a\0b".to_vec() },
+        owed: false,
     };
     let letter = DeadLetterRecord {
         target: "search".into(),
@@ -89,6 +90,7 @@ fn samples() -> Map<String, Value> {
         attempts: 2,
         cluster_time: time,
         event: None,
+        deleted: false,
     };
     let samples = [
         ("position", position.encode()),

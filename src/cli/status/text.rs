@@ -74,7 +74,11 @@ fn line_of(look: &Look, target: &TargetSnapshot, colour: bool) -> String {
     };
     let stopped = look.snapshot.state == Standing::Stopped;
     // Green would say that it goes on.
-    let mut line = if stopped { format!("was {}", target.state) } else { word.to_string() };
+    let mut line = match (stopped, look.snapshot.holder.is_some()) {
+        (true, false) => "not begun".to_owned(),
+        (true, true) => format!("was {}", target.state),
+        (false, _) => word.to_string(),
+    };
     match target.lag_seconds {
         Some(lag) if lag < 1.0 => line += ", up to date",
         Some(lag) => line += &format!(", {} behind", span(lag as u64)),
@@ -213,7 +217,9 @@ mod tests {
         let released = text(&look, false);
         assert!(released.contains("process 4711 on host1 gave it back 3 min ago"), "{released}");
         look.snapshot.holder = None;
-        assert!(text(&look, false).starts_with("shop: no process has run it yet\n"));
+        let never = text(&look, false);
+        assert!(never.starts_with("shop: no process has run it yet\n"), "{never}");
+        assert!(never.contains("target mirror: not begun\n"), "{never}");
         assert!(text(&look, true).contains("\u{1b}["));
     }
 

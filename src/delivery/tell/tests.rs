@@ -168,7 +168,7 @@ fn a_copy_is_not_over_before_the_events_that_stand_for_it() {
     let offered = lane.offer(WindowId(1), vec![change(1, document, vec![copied.claim()])]);
     assert_eq!(offered, Ok(1));
     copied.close();
-    let mut out: Vec<Change> = lane.try_output(10);
+    let mut out: Vec<Change> = lane.try_output(10, usize::MAX);
     assert!(!copied.is_done(), "its claim stands behind the event");
     assert_eq!(out.iter().map(|change| change.states.len()).collect::<Vec<_>>(), [1, 0]);
     let behind = out.pop().expect("two");

@@ -182,6 +182,11 @@ impl Verifying<'_> {
                 return Some(format!("{} is still being copied", part.namespace));
             }
         }
+        let mut events = self.events();
+        let told = events.find(|rule| containers::may_reach(&*self.target, rule, container));
+        if let Some(rule) = told {
+            return Some(format!("rule {} puts events there", rule.name));
+        }
         containers::obstacle(&*self.target, &self.set, container)
     }
 

@@ -99,7 +99,10 @@ pub async fn verify(
             continue;
         }
         let hidden = hidden_database(file);
-        let set = RuleSet::new(file, &target.name, hidden, |_| true, |it| views.contains(it));
+        let has_documents =
+            |rule: &str| file.rules.iter().any(|own| own.name == rule && own.events.is_none());
+        let is_view = |namespace: &Namespace| views.contains(namespace);
+        let set = RuleSet::new(file, &target.name, hidden, has_documents, is_view);
         let verifying =
             Verifying::new(file, target, (verify, progress), Arc::new(set), (&source, &store));
         let found = verifying.await?.run().await?;
@@ -190,6 +193,16 @@ impl<'a> Verifying<'a> {
             report.unreadable = Some(why);
             return Ok(report);
         }
+        let mut told = self.events().filter(|rule| self.chosen(&rule.name)).peekable();
+        if told.peek().is_some() && !self.set.iter().any(|(_, rule)| self.chosen(&rule.rule().name))
+        {
+            let why = "its rules deliver events: what was told is over, and has nothing to be compared with";
+            report.unreadable = Some(why.to_owned());
+            return Ok(report);
+        }
+        for rule in told {
+            report.note(format!("rule {} delivers events, and was not compared", rule.name));
+        }
         let parts = self.parts(&mut report).await?;
         let containers = self.containers(&parts, &mut report);
         let mut seen = Seen::new();
@@ -210,6 +223,12 @@ impl<'a> Verifying<'a> {
                 return Ok(report);
             }
         }
+    }
+
+    /// The rules that write to the target and deliver events.
+    fn events(&self) -> impl Iterator<Item = &model::Rule> {
+        let all = self.file.deliveries(self.name).map(|(rule, _)| rule);
+        all.filter(|rule| rule.events.is_some())
     }
 
     fn chosen(&self, rule: &str) -> bool {

@@ -49,8 +49,8 @@ use crate::{
     finding::Finding,
     rules::model::{Engine, EngineFlavor},
     target::{
-        Contents, Listing, Look, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request,
-        Retry, Target, http::SetupError, json::Mode,
+        Action, Contents, Listing, Look, Operation, Outcome, PlaceKey, Placed, Placing, Pressure,
+        Request, Retry, Target, http::SetupError, json::Mode,
     },
     transform::Meta,
 };
@@ -236,7 +236,13 @@ impl Target for EngineTarget {
     }
 
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
-        let place = EnginePlaceKey::decode(&operation.place).map_err(|error| error.to_string())?;
+        let removes = matches!(operation.action, Action::Remove);
+        let place = match EnginePlaceKey::decode(&operation.place) {
+            Err(error) if !removes => return Err(error.to_string()),
+            // Nothing of this target's lies there.
+            Err(_) => return Ok(()),
+            Ok(place) => place,
+        };
         let way = self.indices.way(place.index);
         let line = Line {
             require_alias: way.alias,
@@ -244,7 +250,11 @@ impl Target for EngineTarget {
             time: operation.time,
             pipeline: &operation.extra,
         };
-        encode::write_lines(&line, &operation.action, self.mode, body)
+        match encode::write_lines(&line, &operation.action, self.mode, body) {
+            // What can't be written was never there to be removed.
+            Err(_) if removes => Ok(()),
+            written => written,
+        }
     }
 
     async fn send(&self, request: &Request) -> Result<Vec<Outcome>, Retry> {

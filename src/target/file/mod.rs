@@ -184,8 +184,9 @@ impl Target for FileTarget {
     }
 
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
-        if self.shown {
-            let path = LinePlace::decode(&operation.place)?.path;
+        if let Ok(LinePlace { path, .. }) = LinePlace::decode(&operation.place)
+            && self.shown
+        {
             body.extend_from_slice(format!("{}\n", serde_json::json!({ "file": path })).as_bytes());
         }
         self.lines.encode(operation, body)

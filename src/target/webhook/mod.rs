@@ -123,7 +123,7 @@ impl WebhookTarget {
 
     /// The URL of a place, as it is sent to.
     fn url(&self, place: &WebhookPlace<'_>) -> Result<String, String> {
-        place.address.url(&self.url, &place.rule, &place.namespace)
+        place.address.url(&self.url, &place.rule, (&place.namespace, &place.id))
     }
 
     fn shown_url(&self, place: &WebhookPlace<'_>) -> String {
@@ -135,7 +135,13 @@ impl WebhookTarget {
     }
 
     fn try_encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
-        let place = WebhookPlace::decode(&operation.place).map_err(|error| error.to_string())?;
+        let removes = matches!(operation.action, Action::Remove);
+        let place = match WebhookPlace::decode(&operation.place) {
+            Err(error) if !removes => return Err(error.to_string()),
+            // Nothing of it was ever told here.
+            Err(_) => return Ok(()),
+            Ok(place) => place,
+        };
         let mut extra = Extra::decode(&operation.extra);
         let (document, event) = match &operation.action {
             Action::Put(document) => (Some(document), None),
@@ -151,9 +157,9 @@ impl WebhookTarget {
         told.id = &id;
         let delete = removal && self.style.format == WebhookFormat::Document;
         let filled = matches!(place.address, Address::Filled(_));
+        // Where no document has the URL for itself, to delete it could take others away.
         if delete && !(filled && self.url.is_of_one_document()) {
-            let words = "no document has this URL for itself: to delete it could delete others";
-            return Err(words.to_owned());
+            return Ok(());
         }
         let foreign = place.address.is_foreign(&self.url);
         if removal && foreign {
@@ -218,7 +224,12 @@ impl Target for WebhookTarget {
             None => Address::of(&self.url.path, rule, placing)?,
         };
         let namespace = placing.namespace.as_str();
-        address.url(&self.url, rule, namespace)?;
+        address.url(&self.url, rule, (namespace, placing.id))?;
+        if placing.meta.id.is_some() && placing.event.is_none() {
+            return Err("`meta.id` is for an index: what a webhook is told is told of the \
+                        document's own `_id`; set `meta.url` or a field"
+                .to_owned());
+        }
         let (id, id_json) = id_of(placing, self.style.mode)?;
         let event = placing.event.map(|event| (event, placing.id));
         let place = place_key(rule, namespace, (id, &id_json), &address, event);
@@ -245,6 +256,24 @@ impl Target for WebhookTarget {
         // A script may have told of it under another one.
         let placing = Placing { id: &place.id, ..*placing };
         Extra::of_removal(&self.headers, rule, &placing).encode()
+    }
+
+    fn thing(&self, place: &PlaceKey) -> PlaceKey {
+        let known = WebhookPlace::decode(place).ok();
+        let url = known.as_ref().and_then(|known| self.url(known).ok());
+        match (known, url) {
+            // A receiver knows a document by namespace and id, and where it is told.
+            (Some(known), Some(url)) => {
+                let id = (&*known.id, known.id_json.get().as_bytes());
+                place_key("", &known.namespace, id, &Address::Whole(url), None)
+            }
+            _ => place.clone(),
+        }
+    }
+
+    fn is_scripted(&self, place: &PlaceKey) -> bool {
+        let place = WebhookPlace::decode(place);
+        place.is_ok_and(|place| matches!(place.address, Address::Whole(_)))
     }
 
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
