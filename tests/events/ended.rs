@@ -100,7 +100,8 @@ async fn a_change_without_its_image_has_images_switched_on_again() -> Result<()>
     let database = world.client.database("events_unseen");
     let keeping = doc! { "create": "orders", "changeStreamPreAndPostImages": { "enabled": true } };
     database.run_command(keeping).await?;
-    let rules = "  - namespace: events_unseen.*
+    let rules = "  - name: unseen
+    namespace: events_unseen.*
     changes:
       pre_image: required
       pipeline: [{ $match: { operationType: { $in: [insert, update] } } }]
@@ -128,7 +129,8 @@ async fn a_change_without_its_image_has_images_switched_on_again() -> Result<()>
 async fn a_collection_that_is_made_while_its_rule_is_planned_is_copied() -> Result<()> {
     let world = Hooked::new().await?;
     world.collection("events_planned.old").insert_one(doc! { "_id": "old" }).await?;
-    let rules = "  - namespace: events_planned.*
+    let rules = "  - name: planned
+    namespace: events_planned.*
     copy: true
     changes: { pre_image: required }
     to: notify";
