@@ -4,6 +4,7 @@
 
 mod copies;
 mod course;
+mod ended;
 mod engines;
 mod images;
 mod letters;
