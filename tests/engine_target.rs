@@ -199,7 +199,7 @@ fn request(target: &EngineTarget, operations: &[Operation]) -> Request {
         target.encode(operation, &mut body).unwrap();
         items.push(Item { range: start..body.len(), place: operation.place.clone() });
     }
-    Request { body: body.into(), items }
+    Request { body: body.into(), items, expires: None }
 }
 
 /// The retry that an outcome must be.

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::rules::{
     model::{
-        self, CheckpointStore, Destination, Engine, EngineAuth, EnginePlace, OnDelete, OnDrop,
+        self, CheckpointStore, Destination, Engine, EngineAuth, EngineIndex, OnDelete, OnDrop,
         OnHistoryLost, OnRejected, OnRuleChange, Place, Rule, RuleFile, Since, TargetKind,
     },
     template::Template,
@@ -110,8 +110,12 @@ pub struct Ruled {
     pub on_rule_change: &'static str,
     /// What happens when the oplog no longer reaches back, as in the file.
     pub on_history_lost: &'static str,
-    /// The index that documents lie in, or a template of its name.
-    pub index: String,
+    /// The index that documents lie in, or a template of its name, in an engine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<String>,
+    /// The collection that documents lie in, or a template of its name, in a MongoDB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     /// Whether that is an alias.
     pub alias: bool,
     /// Whether the rule says how the index is made.
@@ -174,12 +178,23 @@ impl Account {
 }
 
 fn written(rules: &RuleFile, target: &model::Target) -> Written {
-    let TargetKind::Engine(engine) = &target.kind;
+    let (kind, urls, login) = match &target.kind {
+        TargetKind::Engine(engine) => {
+            (engine.flavor.as_str(), engine.urls.clone(), login(engine))
+        }
+        TargetKind::MongoDb(settings) => {
+            let login = match model::user(&settings.uri) {
+                Some(user) => format!("user {user}"),
+                None => "none".to_owned(),
+            };
+            ("mongodb", vec![model::address(&settings.uri)], login)
+        }
+    };
     Written {
         name: target.name.clone(),
-        kind: engine.flavor.as_str().to_owned(),
-        urls: engine.urls.clone(),
-        login: login(engine),
+        kind: kind.to_owned(),
+        urls,
+        login,
         requests: target.delivery.concurrency,
         refused: match target.delivery.on_rejected {
             OnRejected::DeadLetter => "becomes a dead letter".to_owned(),
@@ -204,7 +219,16 @@ fn login(engine: &Engine) -> String {
 }
 
 fn ruled(rules: &RuleFile, rule: &Rule, destination: &Destination) -> Ruled {
-    let Place::Engine(place) = &destination.place;
+    let (engine, namespace) = match &destination.place {
+        Place::Engine(place) => (Some(place), None),
+        Place::MongoDb(place) => {
+            let exact = rule.namespaces.exact();
+            let known = exact.and_then(|namespace| place.name_for(namespace, Some(&rule.name)));
+            let template = place.namespace.as_ref().map_or("{db}.{collection}", Template::as_str);
+            (None, Some(known.unwrap_or_else(|| template.to_owned())))
+        }
+    };
+    let index = engine.map(|place| &place.index);
     let text = |template: &Option<Template>| template.as_ref().map(|text| text.as_str().to_owned());
     let since =
         rule.changes.filter(|_| rule.copy.is_none()).and_then(|changes| match changes.since {
@@ -239,14 +263,15 @@ fn ruled(rules: &RuleFile, rule: &Rule, destination: &Destination) -> Ruled {
             OnHistoryLost::Stop => "stop",
             OnHistoryLost::Now => "now",
         },
-        index: index(rule, place),
-        alias: place.index.alias,
-        settings: place.index.settings.is_some(),
-        mappings: place.index.mappings.is_some(),
-        id: text(&place.id).unwrap_or_else(|| "{_id}".to_owned()),
-        routing: text(&place.routing),
-        ingest_pipeline: text(&place.ingest_pipeline),
-        places_are_kept: places_are_kept(rule, place),
+        index: index.map(|index| index_name(rule, index)),
+        namespace,
+        alias: index.is_some_and(|index| index.alias),
+        settings: index.is_some_and(|index| index.settings.is_some()),
+        mappings: index.is_some_and(|index| index.mappings.is_some()),
+        id: engine.and_then(|place| text(&place.id)).unwrap_or_else(|| "{_id}".to_owned()),
+        routing: engine.and_then(|place| text(&place.routing)),
+        ingest_pipeline: engine.and_then(|place| text(&place.ingest_pipeline)),
+        places_are_kept: places_are_kept(rule, &destination.place),
     }
 }
 
@@ -260,19 +285,19 @@ fn point(time: bson::Timestamp) -> String {
 }
 
 /// Whether a document's place is not a function of its key.
-pub(super) fn places_are_kept(rule: &Rule, place: &EnginePlace) -> bool {
+pub(super) fn places_are_kept(rule: &Rule, place: &Place) -> bool {
     let moves = rule.transform.as_ref().is_some_and(|script| script.may_move());
-    let by_document = [&place.id, &place.routing, &place.index.name]
-        .into_iter()
-        .flatten()
-        .any(Template::depends_on_document);
-    moves || by_document
+    let templates = match place {
+        Place::Engine(place) => vec![&place.id, &place.routing, &place.index.name],
+        Place::MongoDb(place) => vec![&place.namespace],
+    };
+    moves || templates.into_iter().flatten().any(Template::depends_on_document)
 }
 
-fn index(rule: &Rule, place: &EnginePlace) -> String {
+fn index_name(rule: &Rule, index: &EngineIndex) -> String {
     let exact = rule.namespaces.exact();
-    let known = exact.and_then(|namespace| place.index.name_for(namespace, Some(&rule.name)));
-    let template = place.index.name.as_ref();
+    let known = exact.and_then(|namespace| index.name_for(namespace, Some(&rule.name)));
+    let template = index.name.as_ref();
     known
         .or_else(|| template.and_then(|template| template.known(None, Some(&rule.name))))
         .unwrap_or_else(|| template.map_or("{db}-{collection}", Template::as_str).to_owned())

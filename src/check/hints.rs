@@ -28,10 +28,15 @@ const MOST_BYTES: usize = 100 << 20;
 pub fn hints(rules: &RuleFile) -> Vec<Finding> {
     let mut found = Vec::new();
     for target in &rules.targets {
-        let TargetKind::Engine(engine) = &target.kind;
         let part = || Part::Target(target.name.clone());
-        connection(engine, part, &mut found);
-        if target.delivery.max_bytes > MOST_BYTES {
+        let engine = match &target.kind {
+            TargetKind::Engine(engine) => Some(engine),
+            TargetKind::MongoDb(_) => None,
+        };
+        if let Some(engine) = engine {
+            connection(engine, part, &mut found);
+        }
+        if engine.is_some() && target.delivery.max_bytes > MOST_BYTES {
             let words = format!(
                 "`max_bytes` is {}, and an engine takes {} in one request where nobody told it otherwise",
                 written_size(target.delivery.max_bytes),
@@ -185,8 +190,7 @@ fn scripted(rule: &Rule, found: &mut Vec<Finding>) {
 /// Where a rule's documents lie.
 fn placed(rule: &Rule, destination: &Destination, found: &mut Vec<Finding>) {
     let part = || Part::Rule(rule.name.clone());
-    let Place::Engine(place) = &destination.place;
-    if places_are_kept(rule, place) {
+    if places_are_kept(rule, &destination.place) {
         let words = format!(
             "in {} a document can move: where each one lies is kept in the checkpoint store, a record \
              a document",
@@ -198,7 +202,7 @@ fn placed(rule: &Rule, destination: &Destination, found: &mut Vec<Finding>) {
     if project.keeps || !rule.pipeline.is_empty() || rule.transform.is_some() {
         return;
     }
-    for (key, template) in templates(place) {
+    for (key, template) in templates(&destination.place) {
         for piece in template.parts() {
             let Piece::Field(path) = piece else { continue };
             let path = path.join(".");
@@ -220,13 +224,17 @@ fn placed(rule: &Rule, destination: &Destination, found: &mut Vec<Finding>) {
     }
 }
 
-fn templates(place: &EnginePlace) -> impl Iterator<Item = (&'static str, &Template)> {
-    [
-        ("id", &place.id),
-        ("routing", &place.routing),
-        ("ingest_pipeline", &place.ingest_pipeline),
-        ("index", &place.index.name),
-    ]
+fn templates(place: &Place) -> impl Iterator<Item = (&'static str, &Template)> {
+    let templates = match place {
+        Place::Engine(place) => vec![
+            ("id", &place.id),
+            ("routing", &place.routing),
+            ("ingest_pipeline", &place.ingest_pipeline),
+            ("index", &place.index.name),
+        ],
+        Place::MongoDb(place) => vec![("namespace", &place.namespace)],
+    };
+    templates
     .into_iter()
     .filter_map(|(key, template)| Some((key, template.as_ref()?)))
 }
@@ -238,17 +246,20 @@ fn same_place(
     (other, second): &(&Rule, &Destination),
     found: &mut Vec<Finding>,
 ) {
-    let (Place::Engine(first), Place::Engine(second)) = (&first.place, &second.place);
-    let id = |place: &EnginePlace| {
-        place.id.as_ref().map_or("{_id}".to_owned(), |template| template.as_str().to_owned())
+    let (first, second) = (&first.place, &second.place);
+    let id = |place: &Place| match place {
+        Place::Engine(EnginePlace { id: Some(template), .. }) => template.as_str().to_owned(),
+        Place::Engine(_) | Place::MongoDb(_) => "{_id}".to_owned(),
     };
     if id(first) != id(second) || id(first).contains("{rule}") {
         return;
     }
     let both = both_read(one, other).find(|namespace| {
-        let index =
-            |rule: &Rule, place: &EnginePlace| place.index.name_for(namespace, Some(&rule.name));
-        index(one, first).is_some_and(|name| Some(name) == index(other, second))
+        let lies = |rule: &Rule, place: &Place| match place {
+            Place::Engine(place) => place.index.name_for(namespace, Some(&rule.name)),
+            Place::MongoDb(place) => place.name_for(namespace, Some(&rule.name)),
+        };
+        lies(one, first).is_some_and(|name| Some(name) == lies(other, second))
     });
     let Some(namespace) = both else { return };
     let words = format!(
@@ -264,8 +275,15 @@ fn same_place(
         false => Finding::warning,
     };
     found.push(finding("same_place", Part::Rule(other.name.clone()), words).help(
-        "give each an index or an id of its own, such as \"{rule}-{_id}\", or filters that never \
-             take the same document",
+        match second {
+            Place::Engine(_) => {
+                "give each an index or an id of its own, such as \"{rule}-{_id}\", or filters that \
+                 never take the same document"
+            }
+            Place::MongoDb(_) => {
+                "give each a collection of its own, or filters that never take the same document"
+            }
+        },
     ));
 }
 

@@ -98,7 +98,7 @@ async fn reach<'r>(
 ) -> Reached<'r> {
     let name = settings.name.as_str();
     let part = Part::Target(name.to_owned());
-    let target = match target::open::open(settings, &rules.name, rules.deliveries(name)) {
+    let target = match target::open::open(settings, &rules.name, None, rules.deliveries(name)) {
         Ok(target) => target,
         Err(error) => {
             return Reached::Not(Finding::error("settings", part, causes(&error)));

@@ -271,7 +271,7 @@ impl Looking<'_> {
     async fn id_types(&mut self, odd: &BTreeSet<Namespace>) {
         let plain = |rule: &&Rule| {
             rule.to.iter().any(|to| {
-                let Place::Engine(place) = &to.place;
+                let Place::Engine(place) = &to.place else { return false };
                 place.id.as_ref().is_none_or(|id| id.parts().contains(&Piece::Id))
             })
         };
@@ -315,7 +315,7 @@ impl Looking<'_> {
         for target in &self.rules.targets {
             let mut lies: BTreeMap<String, Vec<Lies<'_>>> = BTreeMap::new();
             for (rule, destination) in self.rules.deliveries(&target.name) {
-                let Place::Engine(place) = &destination.place;
+                let Place::Engine(place) = &destination.place else { continue };
                 for namespace in self.reads.get(&rule.name).into_iter().flatten() {
                     if let Some(index) = place.index.name_for(namespace, Some(&rule.name)) {
                         lies.entry(index).or_default().push(Lies { rule, place, namespace });

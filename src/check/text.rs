@@ -80,8 +80,13 @@ fn ruled(out: &mut String, rule: &Ruled) {
         };
         line(out, 4, "transform", &format!("a script{imports}"));
     }
-    line(out, 4, "index", &index(rule));
-    line(out, 4, "id", &rule.id);
+    if let Some(namespace) = &rule.namespace {
+        line(out, 4, "collection", namespace);
+    }
+    if let Some(name) = &rule.index {
+        line(out, 4, "index", &index(rule, name));
+        line(out, 4, "id", &rule.id);
+    }
     if let Some(routing) = &rule.routing {
         line(out, 4, "routing", routing);
     }
@@ -106,10 +111,10 @@ fn ruled(out: &mut String, rule: &Ruled) {
     }
 }
 
-fn index(rule: &Ruled) -> String {
-    let mut text = rule.index.clone();
+fn index(rule: &Ruled, name: &str) -> String {
+    let mut text = name.to_owned();
     if rule.alias {
-        let _ = write!(text, ", an alias; documents lie in {}-000001", rule.index);
+        let _ = write!(text, ", an alias; documents lie in {name}-000001");
     }
     match (rule.settings, rule.mappings) {
         (true, true) => text.push_str("; made with the rule's settings and mappings"),

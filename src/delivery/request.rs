@@ -14,7 +14,7 @@ use crate::{
 
 use super::{
     Halt,
-    batch::{Batch, Entry},
+    batch::{Batch, Entry, Origin},
     dead_letters::{Letter, Stage},
     places::Trim,
     retry::{Backoff, pause},
@@ -93,6 +93,8 @@ pub struct Delivered {
     trims: Vec<Trim>,
     /// Not yet settled: a position must not pass places that are still to be trimmed.
     claims: Vec<Claim>,
+    /// Documents that are to be looked up again behind all that their lane holds.
+    pub behind: Vec<Arc<Origin>>,
 }
 
 impl Delivered {
@@ -101,9 +103,17 @@ impl Delivered {
     /// # Errors
     /// See [`Halt`]; nothing is settled then.
     pub async fn settle(self, context: &Context) -> Result<(), Halt> {
-        context.places.trim(self.trims, &context.stop).await?;
-        Claim::settle_all(self.claims);
+        Claim::settle_all(self.trim(context).await?);
         Ok(())
+    }
+
+    /// Trims the places; what is left is to be settled.
+    ///
+    /// # Errors
+    /// See [`Halt`].
+    pub async fn trim(self, context: &Context) -> Result<Vec<Claim>, Halt> {
+        context.places.trim(self.trims, &context.stop).await?;
+        Ok(self.claims)
     }
 }
 
@@ -117,9 +127,11 @@ pub async fn deliver(
     mut limits: Limits,
 ) -> Result<Delivered, Halt> {
     let mut letters = std::mem::take(&mut batch.letters);
+    let mut behind = Vec::new();
     if let Some((request, entries)) = batch.seal() {
         let mut through = Vec::with_capacity(entries.len());
-        send_all(&context, &request, &entries, &mut limits, &mut through, &mut letters).await?;
+        let ends = &mut Ends { through: &mut through, letters: &mut letters, behind: &mut behind };
+        send_all(&context, &request, &entries, &mut limits, ends).await?;
         let origins = through.iter().map(|&index| &*entries[index].origin);
         context.dead_letters.settle(origins, &context.stop).await?;
     }
@@ -130,7 +142,26 @@ pub async fn deliver(
         context.rules[usize::from(origin.rule.0)].count(origin.phase, Settled::DeadLetter, 1);
     }
     context.dead_letters.bury(letters, &context.stop).await?;
-    Ok(Delivered { limits, trims: batch.places, claims: batch.claims })
+    if !behind.is_empty() {
+        // They come back with the next batch, and what they wait for may take longer than that.
+        context.status.retry("behind");
+        tokio::select! {
+            () = tokio::time::sleep(BEHIND) => {}
+            () = context.drain.cancelled() => {}
+        }
+    }
+    Ok(Delivered { limits, trims: batch.places, claims: batch.claims, behind })
+}
+
+/// How long a lane pauses before it looks again at documents that wait for others.
+const BEHIND: Duration = Duration::from_millis(100);
+
+/// How the entries of a batch have ended.
+struct Ends<'a> {
+    /// By their index.
+    through: &'a mut Vec<usize>,
+    letters: &'a mut Vec<Letter>,
+    behind: &'a mut Vec<Arc<Origin>>,
 }
 
 async fn send_all(
@@ -138,24 +169,24 @@ async fn send_all(
     request: &Request,
     entries: &[Entry],
     limits: &mut Limits,
-    through: &mut Vec<usize>,
-    letters: &mut Vec<Letter>,
+    ends: &mut Ends<'_>,
 ) -> Result<(), Halt> {
     let settings = &context.settings;
     let mut backoff = Backoff::new(settings.retry_initial, settings.retry_max);
     let mut outstanding: Vec<usize> = (0..entries.len()).collect();
     while !outstanding.is_empty() {
         let part = limits.part(request, &outstanding).to_vec();
-        let sent = request.only(&part);
-        let answer = send(context, &sent).await?;
+        let mut sent = request.only(&part);
+        let answer = send(context, &mut sent).await?;
         let mut trouble: Option<Retry> = None;
         let mut again = Vec::new();
         match answer {
             Ok(outcomes) => {
                 for (&index, outcome) in part.iter().zip(outcomes) {
                     match conclude(context, &entries[index], outcome, part.len()) {
-                        Conclusion::Through => through.push(index),
-                        Conclusion::Refused(letter) => letters.push(letter),
+                        Conclusion::Through => ends.through.push(index),
+                        Conclusion::Refused(letter) => ends.letters.push(letter),
+                        Conclusion::Behind => ends.behind.push(entries[index].origin.clone()),
                         Conclusion::Again(retry) => {
                             again.push(index);
                             trouble = Some(worse(trouble, retry));
@@ -164,7 +195,7 @@ async fn send_all(
                 }
             }
             Err(retry) if retry.pressure == Pressure::TooLarge && part.len() == 1 => {
-                letters.push(refused(context, &entries[part[0]], retry.message));
+                ends.letters.push(refused(context, &entries[part[0]], retry.message));
             }
             Err(retry) => {
                 again.clone_from(&part);
@@ -192,12 +223,16 @@ async fn send_all(
     Ok(())
 }
 
-async fn send(context: &Context, sent: &Request) -> Result<Result<Vec<Outcome>, Retry>, Halt> {
+async fn send(
+    context: &Context,
+    sent: &mut Request,
+) -> Result<Result<Vec<Outcome>, Retry>, Halt> {
     // A process that was paused may have lost its lease without knowing yet.
     tokio::select! {
         () = context.validity.valid() => {}
         () = context.drain.cancelled() => return Err(Halt::Stopped),
     }
+    sent.expires = Some(context.validity.ends());
     let started = Instant::now();
     let answer = tokio::select! {
         answer = tokio::time::timeout(deadline(&context.settings), context.target.send(sent)) => answer,
@@ -226,6 +261,7 @@ enum Conclusion {
     Through,
     Refused(Letter),
     Again(Retry),
+    Behind,
 }
 
 fn conclude(context: &Context, entry: &Entry, outcome: Outcome, sent_with: usize) -> Conclusion {
@@ -247,7 +283,9 @@ fn conclude(context: &Context, entry: &Entry, outcome: Outcome, sent_with: usize
             rule.count(origin.phase, Settled::Superseded, 1);
             Conclusion::Through
         }
-        Outcome::Rejected(words) => Conclusion::Refused(refused(context, entry, words)),
+        // What nobody looks up again can only be refused.
+        Outcome::Behind(_) if context.shaper.follows(origin.rule) => Conclusion::Behind,
+        Outcome::Rejected(words) | Outcome::Behind(words) => Conclusion::Refused(refused(context, entry, words)),
         Outcome::Retry(retry) if retry.pressure == Pressure::TooLarge && sent_with == 1 => {
             Conclusion::Refused(refused(context, entry, retry.message))
         }
@@ -330,7 +368,7 @@ mod tests {
             items.push(Item { range: end..end + size, place });
             end += size;
         }
-        Request { body: vec![0; end].into(), items }
+        Request { body: vec![0; end].into(), items, expires: None }
     }
 
     fn limits(actions: usize, bytes: usize) -> Limits {

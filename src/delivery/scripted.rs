@@ -243,6 +243,7 @@ pub fn shaped(target: &Scripted, on_delete: OnDelete) -> Vec<ShapedRule> {
             script: None,
             on_delete,
             fixed: target.place_is_fixed(name),
+            follows: true,
         })
         .collect()
 }

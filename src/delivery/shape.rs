@@ -33,17 +33,20 @@ pub struct ShapedRule {
     pub on_delete: OnDelete,
     /// Whether the place of each of its documents is a function of namespace and key alone.
     pub fixed: bool,
+    /// Whether it follows changes: its documents can be looked up at any time.
+    pub follows: bool,
 }
 
 impl ShapedRule {
     /// A rule of the file, as it writes to a target.
-    pub fn of(rule: &Rule, target: &dyn Target) -> Self {
+    pub fn of(rule: &Rule, target: &dyn Target, follows: bool) -> Self {
         let moves = rule.transform.as_ref().is_some_and(|script| script.may_move());
         Self {
             name: rule.name.as_str().into(),
             script: rule.transform.clone(),
             on_delete: rule.on_delete,
             fixed: !moves && target.place_is_fixed(&rule.name),
+            follows,
         }
     }
 }
@@ -93,6 +96,11 @@ impl Shaper {
 
     fn rule(&self, index: RuleIndex) -> &ShapedRule {
         &self.rules[usize::from(index.0)]
+    }
+
+    /// Whether a rule's documents can be looked up at any time.
+    pub fn follows(&self, rule: RuleIndex) -> bool {
+        self.rule(rule).follows
     }
 
     /// Whether the places of a rule's documents are functions of their keys.

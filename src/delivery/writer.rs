@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     change::{Change, Namespace, id::IdTypes},
-    checkpoint::lease::Validity,
+    checkpoint::{lease::Validity, tracker::Claim},
     rules::model::DeliverySettings,
     status::{RuleStatus, Settled, TargetStatus},
     target::Target,
@@ -20,10 +20,10 @@ use crate::{
 
 use super::{
     Halt,
-    batch::Batch,
+    batch::{Batch, Origin},
     dead_letters::DeadLetters,
     ids::Ids,
-    lane::{Lane, Subject},
+    lane::{Lane, Noted, Subject},
     places::{Places, RulePlace},
     request::{Delivered, Limits, deliver},
     shape::Shaper,
@@ -137,9 +137,21 @@ impl Writer {
         &mut self,
         done: Result<Result<Delivered, Halt>, JoinError>,
     ) -> Result<(), Halt> {
-        let delivered = ended(done)?;
+        let mut delivered = ended(done)?;
         self.limits = delivered.limits;
-        delivered.settle(&self.context).await
+        let behind = std::mem::take(&mut delivered.behind);
+        let mut claims = delivered.trim(&self.context).await?;
+        // Each but the last holds a share of what the batch stood for until it is written.
+        let again: Vec<Noted> = behind
+            .iter()
+            .flat_map(|origin| {
+                let shares: Vec<Claim> = claims.iter().map(Claim::share).collect();
+                shares.into_iter().map(|claim| noted(origin, claim))
+            })
+            .collect();
+        Claim::settle_all(std::mem::take(&mut claims));
+        self.lane.asked(again);
+        Ok(())
     }
 
     fn is_full(&self) -> bool {
@@ -219,6 +231,17 @@ impl Writer {
         let types = context.ids.of(&change.namespace, change.key.id(), &context.stop).await?;
         self.types = Some((change.namespace.clone(), types));
         Ok(types)
+    }
+}
+
+/// A document that is to be looked up again.
+fn noted(origin: &Origin, claim: Claim) -> Noted {
+    Noted {
+        subject: Subject { namespace: origin.namespace.clone(), key: origin.key.clone() },
+        time: origin.time,
+        since: origin.since,
+        deleted: false,
+        claim,
     }
 }
 

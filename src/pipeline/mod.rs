@@ -9,6 +9,7 @@ mod letters;
 mod lookups;
 mod oplog;
 mod orders;
+mod origins;
 mod plan;
 mod reading;
 mod rule_set;

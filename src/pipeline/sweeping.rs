@@ -11,6 +11,9 @@
 //! something out, a rule that writes elsewhere now, a rule that does not copy. What rules wrote that
 //! have left the file, or was to be kept, is older than a time that is stored (`KeptRecord`).
 //!
+//! A target without versions tells the keys of what it holds, and each that the source no longer has is
+//! asked for again through the lanes.
+//!
 //! Where a rule's places are stored, those tell which documents the target holds, and each is asked
 //! for again through the lanes. Documents in the dead letters of the time before are asked for first,
 //! and those that stay there are spared: what the target holds of them is the best that there is.
@@ -236,6 +239,16 @@ impl Sweeping {
             let rule = &self.rules.get(copy.rule).rule().name;
             return Some(format!("rule {rule} writes to another place than when it was copied"));
         }
+        if !self.context.target.is_versioned() {
+            let all = || group.copies.iter().chain(&group.beside);
+            let silent = all().map(|copy| self.rules.get(copy.rule)).find(|rule| !rule.follows());
+            if let Some(rule) = silent {
+                return Some(format!("rule {} follows no changes", rule.rule().name));
+            }
+            if all().any(|copy| copy.namespace != group.copies[0].namespace) {
+                return Some("documents of several namespaces lie there".to_owned());
+            }
+        }
         self.rules.iter().map(|(_, rule)| rule.rule()).find_map(|rule| {
             if !self.may_reach(rule, container) {
                 return None;
@@ -427,6 +440,13 @@ impl Sweeping {
         if written.is_empty() {
             return Ok(());
         }
+        if !self.context.target.is_versioned() && written.start > FIRST {
+            self.leave(
+                container,
+                "some of it is to be kept, and what it holds does not say from when it is",
+            );
+            return Ok(());
+        }
         let Some(spared) = self.spared(container).await? else {
             self.leave(
                 container,
@@ -449,8 +469,10 @@ impl Sweeping {
                 while let Some(places) = pages.recv().await {
                     let old: Vec<PlaceKey> =
                         places.into_iter().filter(|place| !spared.holds(place)).collect();
-                    count += old.len();
-                    self.remove(&group.copies[0], old, started).await?;
+                    count += match self.context.target.is_versioned() {
+                        true => self.remove(&group.copies[0], old, started).await?,
+                        false => self.ask_for_old(group, &old).await?,
+                    };
                 }
                 Ok::<_, Halt>(count)
             };
@@ -488,8 +510,9 @@ impl Sweeping {
         copy: &Copy,
         places: Vec<PlaceKey>,
         started: ClusterTime,
-    ) -> Result<(), Halt> {
+    ) -> Result<usize, Halt> {
         let time = started.before();
+        let count = places.len();
         let mut places = places.into_iter().peekable();
         while places.peek().is_some() {
             let limits = Limits::new(&self.context.settings);
@@ -509,7 +532,34 @@ impl Sweeping {
             }
             deliver(self.context.clone(), batch, limits).await?.settle(&self.context).await?;
         }
-        Ok(())
+        Ok(count)
+    }
+
+    /// Asks the lanes for what lies in these places and is gone from the source, and waits until it is
+    /// settled. Returns how many there are.
+    ///
+    /// Nothing tells how old a document is in a target without versions, but the source tells which of
+    /// them there are; the lanes put what they then find behind all that is under way.
+    async fn ask_for_old(&self, group: &Group, places: &[PlaceKey]) -> Result<usize, Halt> {
+        let copy = &group.copies[0];
+        let mut keys: Vec<DocumentKey> =
+            places.iter().filter_map(|place| self.context.target.key(place)).collect();
+        let several = self.rules.iter().count() > 1;
+        for copy in group.copies.iter().chain(&group.beside) {
+            // See `ask_for_places`.
+            if several && self.rules.get(copy.rule).rule().transform.is_some() {
+                continue;
+            }
+            keys = self.absent(copy, keys).await?;
+        }
+        let asked = Completion::new();
+        let count = keys.len();
+        let time = copy.plan.started;
+        let gone = keys.into_iter().map(|key| Asked { key, time, deleted: true });
+        self.lanes.ask(&copy.namespace, gone, &asked).await;
+        asked.close();
+        asked.done().await;
+        Ok(count)
     }
 
     /// Which document it was is not known, only where it lies.

@@ -49,9 +49,10 @@ use super::{
     letters::Letters,
     lookups::SourceLookup,
     orders::{Order, Ordered, Outcome},
+    origins::RunOrigins,
     plan::{Plan, Planning},
     reading::Reading,
-    rule_set::RuleSet,
+    rule_set::{RuleSet, TargetRule},
     settling::{RuleCopies, Settling},
     sweeping::Sweeping,
 };
@@ -161,7 +162,10 @@ impl TargetPipeline {
     async fn build(&self, stop: &CancellationToken) -> Result<Arc<dyn Target>, Error> {
         let rules = self.rules.iter().map(|(_, rule)| (rule.rule(), rule.destination()));
         let opened = match &self.options.dry_run {
-            None => open::open(self.target(), &self.owner(stop).await?, rules),
+            None => {
+                let owner = self.owner(stop).await?;
+                open::open(self.target(), &owner, Some(Arc::new(self.origins())), rules)
+            }
             Some(dry_run) => open::open_unconnected(self.target(), rules).map(|target| {
                 let show = dry_run.show.clone();
                 Arc::new(DryRunTarget::new(self.name(), target, show)) as Arc<dyn Target>
@@ -170,6 +174,15 @@ impl TargetPipeline {
         opened.map_err(|error| {
             Error::Refused(format!("target {} can't be used: {error}", self.name()))
         })
+    }
+
+    fn origins(&self) -> RunOrigins {
+        RunOrigins {
+            source: self.source.clone(),
+            store: self.store.clone(),
+            target: self.name().to_owned(),
+            rules: self.rules.clone(),
+        }
     }
 
     /// What marks that this target's documents are its own: of this name in this checkpoint store,
@@ -522,7 +535,10 @@ impl TargetPipeline {
     }
 
     fn shaped_rules(&self, target: &dyn Target) -> Vec<ShapedRule> {
-        self.rules.iter().map(|(_, rule)| ShapedRule::of(rule.rule(), target)).collect()
+        let shaped = |(_, rule): (_, &TargetRule)| {
+            ShapedRule::of(rule.rule(), target, rule.follows())
+        };
+        self.rules.iter().map(shaped).collect()
     }
 
     fn rule_copies(&self, plan: &Plan) -> Vec<RuleCopies> {

@@ -72,7 +72,7 @@ pub fn unused(reader: &mut Reader<'_>, rules: &[Node], targets: &[Named]) {
 
 /// The name of an index, where it follows from the namespace, has to be one that an engine takes.
 fn index_name(reader: &mut Reader<'_>, rule: &Read, selector: &Selector, placed: &Placed) {
-    let Place::Engine(place) = &placed.destination.place;
+    let Place::Engine(place) = &placed.destination.place else { return };
     for pattern in &selector.include {
         let NamespacePattern::Exact(namespace) = pattern else { continue };
         let template = place.index.name.as_ref();
@@ -100,7 +100,7 @@ fn index_name(reader: &mut Reader<'_>, rule: &Read, selector: &Selector, placed:
 
 /// What has to stand in index or id for the namespaces of one rule to stay apart.
 fn shared_index(reader: &mut Reader<'_>, rule: &Read, selector: &Selector, placed: &Placed) {
-    let Place::Engine(place) = &placed.destination.place;
+    let Place::Engine(place) = &placed.destination.place else { return };
     let Some(index) = &place.index.name else { return };
     let (databases, collections) = spread(selector);
     let has = |part: &Part| {
@@ -149,7 +149,7 @@ fn shared_index(reader: &mut Reader<'_>, rule: &Read, selector: &Selector, place
 }
 
 /// Whether a rule can read more than one database, and more than one collection.
-fn spread(selector: &Selector) -> (bool, bool) {
+pub fn spread(selector: &Selector) -> (bool, bool) {
     let mut databases: Vec<&str> = Vec::new();
     let mut collections: Vec<&str> = Vec::new();
     let (mut any_database, mut any_collection) = (false, false);
@@ -203,7 +203,7 @@ fn between_rules(reader: &mut Reader<'_>, rules: &[Read]) {
         for pattern in &selector.include {
             let NamespacePattern::Exact(namespace) = pattern else { continue };
             for placed in placed {
-                let Place::Engine(place) = &placed.destination.place;
+                let Place::Engine(place) = &placed.destination.place else { continue };
                 let name = &place.index.name;
                 let index = place.index.name_for(namespace, rule.name.as_deref());
                 let Some(index) = index else { continue };

@@ -3,7 +3,8 @@
 use super::{
     diagnostic::{Diagnostic, SourceText, Span},
     extended_json, keys,
-    model::{Destination, EngineIndex, EnginePlace, Place},
+    model::{Destination, EngineIndex, EnginePlace, MongoPlace, Place, TargetKind},
+    namespace::written_fault,
     node::{Entry, Node, Value},
     reader::{Reader, shown},
     targets::Named,
@@ -76,6 +77,39 @@ fn destination(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) 
                 (None, node.span.clone())
             }
         };
+        let is_mongodb = target.as_deref().and_then(|name| is_mongodb(name, targets));
+        for entry in fields.entries() {
+            let engines = matches!(&*entry.key, "id" | "routing" | "ingest_pipeline" | "index");
+            match is_mongodb {
+                Some(true) if engines => {
+                    reader
+                        .error(
+                            &entry.key_span,
+                            format!("`{}` is for Elasticsearch and OpenSearch", entry.key),
+                        )
+                        .help("in a MongoDB a document keeps its `_id`; `namespace` says where it lies");
+                    return None;
+                }
+                Some(false) if &*entry.key == "namespace" => {
+                    reader
+                        .error(&entry.key_span, "`namespace` below `to` is for a MongoDB")
+                        .help("`index` says where documents lie in Elasticsearch and OpenSearch");
+                    return None;
+                }
+                _ => {}
+            }
+        }
+        if is_mongodb == Some(true) {
+            let namespace = collection(reader, fields.entry("namespace"));
+            let place = Place::MongoDb(MongoPlace { namespace: namespace? });
+            return Some(Placed {
+                destination: Destination { target: target?, place },
+                target_span,
+                index_span: fields.get("namespace").map(|node| node.span.clone()),
+                id_span: None,
+                shown: !substituted(node),
+            });
+        }
         let id = template(reader, fields.entry("id"));
         let routing = template(reader, fields.entry("routing"));
         let ingest_pipeline = template(reader, fields.entry("ingest_pipeline"));
@@ -107,13 +141,39 @@ fn destination(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) 
         });
     }
     let target = target(reader, node, targets)?;
+    let place = match is_mongodb(&target, targets) {
+        Some(true) => Place::MongoDb(MongoPlace::default()),
+        _ => Place::Engine(EnginePlace::default()),
+    };
     Some(Placed {
-        destination: Destination { target, place: Place::Engine(EnginePlace::default()) },
+        destination: Destination { target, place },
         target_span: node.span.clone(),
         index_span: None,
         id_span: None,
         shown: true,
     })
+}
+
+/// Whether a target is a MongoDB; `None` where there is something wrong with it.
+fn is_mongodb(name: &str, targets: Option<&[Named]>) -> Option<bool> {
+    let named = targets?.iter().find(|target| target.name == name)?;
+    Some(matches!(named.target.as_ref()?.kind, TargetKind::MongoDb(_)))
+}
+
+/// `namespace:`, whose text has to be a namespace whatever is filled in.
+fn collection(reader: &mut Reader<'_>, entry: Option<&Entry>) -> Option<Option<Template>> {
+    let read = template(reader, entry)?;
+    let (Some(template), Some(entry)) = (&read, entry) else { return Some(read) };
+    let parts = template.parts().iter().map(|part| match part {
+        Part::Literal(text) => text.as_str(),
+        _ => "x",
+    });
+    if let Some(fault) = written_fault(&parts.collect::<String>()) {
+        let shown = shown(&entry.value);
+        reader.error(&entry.value.span, format!("{shown} makes no namespace: {fault}"));
+        return None;
+    }
+    Some(read)
 }
 
 /// Whether a `${…}` was replaced anywhere in a value.

@@ -93,14 +93,24 @@ fn pattern(pattern: &NamespacePattern) -> String {
 }
 
 fn place(destination: &Destination, targets: &[Named]) -> String {
-    let Place::Engine(place) = &destination.place;
+    let place = match &destination.place {
+        Place::Engine(place) => place,
+        Place::MongoDb(place) => {
+            let namespace = place.namespace.as_ref().map(Template::as_str);
+            let mut text = String::new();
+            canonical(
+                &serde_json::json!({ "target": destination.target, "namespace": namespace }),
+                &mut text,
+            );
+            return text;
+        }
+    };
     let template = |template: &Option<Template>| -> serde_json::Value {
         template.as_ref().map(Template::as_str).into()
     };
     let target = targets.iter().find(|target| target.name == destination.target);
     let extended_json = target.and_then(|target| target.target.as_ref()).is_some_and(|target| {
-        let TargetKind::Engine(engine) = &target.kind;
-        engine.extended_json
+        matches!(&target.kind, TargetKind::Engine(engine) if engine.extended_json)
     });
     let mut text = String::new();
     canonical(

@@ -106,6 +106,11 @@ pub fn address(uri: &Secret) -> String {
     }
 }
 
+/// As whom a connection string logs in.
+pub fn user(uri: &Secret) -> Option<String> {
+    ConnectionString::parse(uri.expose()).ok()?.credential?.username
+}
+
 /// `checkpoint:`
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
@@ -160,6 +165,8 @@ pub struct Target {
 pub enum TargetKind {
     /// `elasticsearch:` or `opensearch:`
     Engine(Engine),
+    /// `mongodb:`
+    MongoDb(MongoDb),
 }
 
 /// The settings that every target has.
@@ -228,6 +235,13 @@ pub struct Engine {
     pub gzip: bool,
     /// `json: extended` writes canonical Extended JSON.
     pub extended_json: bool,
+}
+
+/// `mongodb:` of a target.
+#[derive(Clone, Debug)]
+pub struct MongoDb {
+    /// A connection string with whatever options the driver takes; may hold a password.
+    pub uri: Secret,
 }
 
 /// `auth:` of an engine.
@@ -446,6 +460,26 @@ pub struct Destination {
 pub enum Place {
     /// In an Elasticsearch or OpenSearch.
     Engine(EnginePlace),
+    /// In a MongoDB.
+    MongoDb(MongoPlace),
+}
+
+/// `to:` of a MongoDB.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MongoPlace {
+    /// `None` is the namespace in the source.
+    pub namespace: Option<Template>,
+}
+
+impl MongoPlace {
+    /// Where a namespace's documents lie, where it follows from the namespace and the rule's name
+    /// alone.
+    pub fn name_for(&self, namespace: &Namespace, rule: Option<&str>) -> Option<String> {
+        match &self.namespace {
+            Some(template) => template.known(Some(namespace), rule),
+            None => Some(namespace.as_str().to_owned()),
+        }
+    }
 }
 
 /// `to:` of an engine.

@@ -6,8 +6,8 @@ use super::{
     diagnostic::Span,
     keys,
     model::{
-        DeliverySettings, Engine, EngineAuth, EngineFlavor, OnRejected, Secret, Target, TargetKind,
-        Tls,
+        DeliverySettings, Engine, EngineAuth, EngineFlavor, MongoDb, OnRejected, Secret, Target,
+        TargetKind, Tls,
     },
     node::{Entry, Node, Value},
     reader::{Fields, Reader, shown_key},
@@ -63,11 +63,11 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
     let mut others = fields.entries().iter().filter(|kind| !keys::TARGET.has(&kind.key));
     match (kinds.as_slice(), others.next()) {
         ([kind], None) => {
-            let flavor = match &*kind.key {
-                "opensearch" => EngineFlavor::OpenSearch,
-                _ => EngineFlavor::Elasticsearch,
-            };
-            let (kind, delivery) = engine(reader, &kind.value, flavor)?;
+            let (kind, delivery) = match &*kind.key {
+                "mongodb" => mongodb(reader, &kind.value),
+                "opensearch" => engine(reader, &kind.value, EngineFlavor::OpenSearch),
+                _ => engine(reader, &kind.value, EngineFlavor::Elasticsearch),
+            }?;
             Some(Target { name: entry.key.to_string(), kind, delivery })
         }
         ([], None) => {
@@ -86,7 +86,7 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
         }
         (kinds, Some(other)) => {
             let key = shown_key(other);
-            if keys::ENGINE.has(&other.key) {
+            if keys::ENGINE.has(&other.key) || keys::MONGODB.has(&other.key) {
                 let error =
                     reader.error(&other.key_span, format!("{key} stands one level too high"));
                 match kinds {
@@ -138,13 +138,31 @@ fn engine(
         Some(node) => reader.word(node, "`json`", &[("plain", false), ("extended", true)]),
         None => Some(false),
     };
-    let delivery = delivery(reader, fields);
+    let delivery = delivery(reader, fields, ENGINE_DELIVERY);
     let (urls, logins): (Vec<_>, Vec<_>) =
         urls?.into_iter().map(|url| (url.url, url.login)).unzip();
     let auth = login(reader, fields, auth?, logins)?;
     let engine =
         Engine { flavor, urls, auth, tls: tls?, gzip: gzip?, extended_json: extended_json? };
     Some((TargetKind::Engine(engine), delivery?))
+}
+
+fn mongodb(reader: &mut Reader<'_>, node: &Node) -> Option<(TargetKind, DeliverySettings)> {
+    let fields = reader.fields(node, "`mongodb`", &keys::MONGODB)?;
+    let uri = match fields.get("uri") {
+        Some(node) => uri::mongodb(reader, node, "`uri`"),
+        None => {
+            if fields.lacks("uri") {
+                reader.error(fields.owner, "`mongodb` has no `uri`").help(
+                    "add a connection string, such as `uri: mongodb://127.0.0.1:27017/?replicaSet=rs1`",
+                );
+            }
+            None
+        }
+    };
+    let defaults = DeliverySettings { max_actions: 1000, concurrency: 4, ..ENGINE_DELIVERY };
+    let delivery = delivery(reader, fields, defaults);
+    Some((TargetKind::MongoDb(MongoDb { uri: uri? }), delivery?))
 }
 
 fn urls(reader: &mut Reader<'_>, node: &Node) -> Option<Vec<NodeUrl>> {
@@ -249,18 +267,24 @@ fn tls(reader: &mut Reader<'_>, node: &Node) -> Option<Tls> {
     Some(Tls { ca: ca?, client, insecure: insecure? })
 }
 
-/// The five keys that any target has, with an engine's defaults.
-fn delivery(reader: &mut Reader<'_>, fields: Fields<'_>) -> Option<DeliverySettings> {
-    let mut settings = DeliverySettings {
-        max_bytes: 8 << 20,
-        max_actions: 5000,
-        max_delay: Duration::from_millis(50),
-        concurrency: 2,
-        timeout: Duration::from_secs(60),
-        retry_initial: Duration::from_millis(100),
-        retry_max: Duration::from_secs(30),
-        on_rejected: OnRejected::DeadLetter,
-    };
+/// An engine's defaults.
+const ENGINE_DELIVERY: DeliverySettings = DeliverySettings {
+    max_bytes: 8 << 20,
+    max_actions: 5000,
+    max_delay: Duration::from_millis(50),
+    concurrency: 2,
+    timeout: Duration::from_secs(60),
+    retry_initial: Duration::from_millis(100),
+    retry_max: Duration::from_secs(30),
+    on_rejected: OnRejected::DeadLetter,
+};
+
+/// The five keys that any target has.
+fn delivery(
+    reader: &mut Reader<'_>,
+    fields: Fields<'_>,
+    mut settings: DeliverySettings,
+) -> Option<DeliverySettings> {
     let batch = match fields.get("batch") {
         Some(node) => batch(reader, node, &mut settings),
         None => Some(()),

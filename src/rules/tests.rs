@@ -114,7 +114,7 @@ fn the_smallest_file_has_every_default() {
 
     let [target] = rules.targets.as_slice() else { panic!("one target") };
     assert_eq!(target.name, "search");
-    let TargetKind::Engine(engine) = &target.kind;
+    let TargetKind::Engine(engine) = &target.kind else { panic!("an engine") };
     assert_eq!(engine.flavor, EngineFlavor::Elasticsearch);
     assert_eq!(engine.urls, ["http://127.0.0.1:9200"]);
     assert!(matches!(engine.auth, EngineAuth::None));
@@ -139,7 +139,7 @@ fn the_smallest_file_has_every_default() {
     assert!(rule.filter.is_none() && rule.project.is_none() && rule.pipeline.is_empty());
     assert!(rule.transform.is_none());
     assert_eq!(rule.on_delete, OnDelete::Remove);
-    let Place::Engine(place) = &rule.to[0].place;
+    let Place::Engine(place) = &rule.to[0].place else { panic!("an engine") };
     assert!(place.id.is_none() && place.index.name.is_none() && !place.index.alias);
 }
 
@@ -161,7 +161,7 @@ fn every_key_is_read() {
     assert_eq!(http.token.as_ref().expect("there").expose(), "status-token");
 
     let [search, second, third, fourth] = rules.targets.as_slice() else { panic!("four") };
-    let TargetKind::Engine(engine) = &search.kind;
+    let TargetKind::Engine(engine) = &search.kind else { panic!("an engine") };
     assert_eq!(engine.urls, ["https://es1:9200", "https://es2:9200/prefix"]);
     let EngineAuth::Basic(user, password) = &engine.auth else { panic!("a login") };
     assert_eq!((user.as_str(), password.expose()), ("sync", SECRET));
@@ -175,14 +175,14 @@ fn every_key_is_read() {
     assert_eq!(delivery.retry_initial, Duration::from_millis(250));
     assert_eq!(delivery.retry_max, Duration::from_secs(60));
     assert_eq!(delivery.on_rejected, OnRejected::StopAfter(1000));
-    let TargetKind::Engine(engine) = &second.kind;
+    let TargetKind::Engine(engine) = &second.kind else { panic!("an engine") };
     assert_eq!(engine.flavor, EngineFlavor::OpenSearch);
     assert_eq!(engine.urls, ["http://os1:9200"]);
     let EngineAuth::Basic(user, password) = &engine.auth else { panic!("a login") };
     assert_eq!((user.as_str(), password.expose()), ("us@er", "pass/word"));
     assert_eq!((second.delivery.concurrency, second.delivery.on_rejected), (1, OnRejected::Stop));
     for target in [third, fourth] {
-        let TargetKind::Engine(engine) = &target.kind;
+        let TargetKind::Engine(engine) = &target.kind else { panic!("an engine") };
         let EngineAuth::ApiKey(key) = &engine.auth else { panic!("a key") };
         assert_eq!(key.expose(), "abc");
     }
@@ -206,7 +206,7 @@ fn every_key_is_read() {
     assert_eq!(products.pipeline.len(), 4);
     assert!(products.transform.is_some());
     assert_eq!(products.on_delete, OnDelete::Keep);
-    let Place::Engine(place) = &products.to[0].place;
+    let Place::Engine(place) = &products.to[0].place else { panic!("an engine") };
     assert_eq!(place.id.as_ref().expect("there").as_str(), "{db}.{collection}-{_id:typed}");
     assert!(place.index.alias);
     assert_eq!(place.index.settings, Some(serde_json::json!({ "number_of_shards": 1 })));

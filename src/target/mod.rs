@@ -8,14 +8,15 @@ pub mod dry_run;
 pub mod elasticsearch;
 pub mod fill;
 pub mod json;
+pub mod mongodb;
 pub mod open;
 
 use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use async_trait::async_trait;
-use bson::RawDocument;
+use bson::{RawDocument, oid::ObjectId};
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     change::{ClusterTime, Document, DocumentKey, Namespace, Phase},
@@ -131,6 +132,9 @@ pub enum Outcome {
     Superseded,
     /// Not done; the same item may go through later.
     Retry(Retry),
+    /// Not done, for what other documents hold, in the target's own words: it may go through, as it is
+    /// by then, once what lies behind it in its lane has.
+    Behind(String),
     /// Refused for good, with the target's own words.
     Rejected(String),
 }
@@ -152,6 +156,9 @@ pub struct Request {
     pub body: Bytes,
     /// In the order of the body; never empty.
     pub items: Vec<Item>,
+    /// When the right to write ends. A target whose writes carry no versions has them fail after it,
+    /// where its server can tell the time.
+    pub expires: Option<Instant>,
 }
 
 impl Request {
@@ -179,8 +186,38 @@ impl Request {
                 Item { range: start..body.len(), place: item.place.clone() }
             })
             .collect();
-        Self { body: body.into(), items }
+        Self { body: body.into(), items, expires: self.expires }
     }
+}
+
+/// A collection of the source, as it was made.
+#[derive(Clone, Debug, Default)]
+pub struct Described {
+    /// Its options, as `listCollections` tells them.
+    pub options: bson::Document,
+    /// Its indexes, as `listIndexes` tells them.
+    pub indexes: Vec<bson::Document>,
+}
+
+/// What a target may ask of the run that it writes for: of the source, and of what is remembered.
+///
+/// Each call is one attempt.
+#[async_trait]
+pub trait Origins: Send + Sync {
+    /// A collection of the source; `None` where there is no such, or it is a view.
+    async fn collection(&self, namespace: &Namespace) -> Result<Option<Described>, Retry>;
+
+    /// What a rule reads now.
+    async fn namespaces(&self, rule: &str) -> Result<Vec<Namespace>, Retry>;
+
+    /// The source's own id; `None` where it can't be read.
+    async fn identity(&self) -> Result<Option<ObjectId>, Retry>;
+
+    /// Whether all that a container holds is of this rule file's making; `None` before it was said.
+    async fn is_own(&self, container: &str) -> Result<Option<bool>, Retry>;
+
+    /// Says so, durably.
+    async fn set_own(&self, container: &str, own: bool) -> Result<(), Retry>;
 }
 
 /// What became of listing a container.
@@ -254,8 +291,19 @@ pub trait Target: Send + Sync + 'static {
         vec!["*".to_owned()]
     }
 
+    /// Whether documents bear the time of what they were made from, and removals are refused by it.
+    /// What such a target holds of old is found by its time; of another, by asking the source.
+    fn is_versioned(&self) -> bool {
+        true
+    }
+
+    /// The source's key of the document in a place, where it follows from the place.
+    fn key(&self, _place: &PlaceKey) -> Option<DocumentKey> {
+        None
+    }
+
     /// Sends every place of a container whose document this rule file wrote with a time in
-    /// `written`, page by page and in any order. What is written meanwhile may be sent or not. To be
+    /// `written` (all of them, where the target is not versioned), page by page and in any order. What is written meanwhile may be sent or not. To be
     /// called again from the start after a failure.
     async fn list(
         &self,

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use crate::rules::model::{self, EngineAuth, Place, TargetKind, Tls};
 
 use super::{
-    Target,
+    Origins, Target,
     elasticsearch::{EngineRule, EngineTarget, SetupError},
+    mongodb::{MongoRule, MongoTarget},
 };
 
 /// A rule that writes to the target, and what it says about it.
 pub type Writer<'a> = (&'a model::Rule, &'a model::Destination);
 
 /// The target, for these rules; `owner` marks what it writes to as its own: text that nobody else
-/// uses.
+/// uses. `origins` answers what the target asks of the run; without it, it does without.
 /// Reads certificates; connects to nothing yet.
 ///
 /// # Errors
@@ -21,19 +22,26 @@ pub type Writer<'a> = (&'a model::Rule, &'a model::Destination);
 pub fn open<'a>(
     target: &model::Target,
     owner: &str,
+    origins: Option<Arc<dyn Origins>>,
     rules: impl IntoIterator<Item = Writer<'a>>,
 ) -> Result<Arc<dyn Target>, SetupError> {
     match &target.kind {
         TargetKind::Engine(engine) => {
-            let rules = rules.into_iter().map(|(rule, destination)| match &destination.place {
-                Place::Engine(place) => EngineRule {
+            let rules = rules.into_iter().filter_map(|(rule, destination)| {
+                let Place::Engine(place) = &destination.place else { return None };
+                Some(EngineRule {
                     name: rule.name.clone(),
                     namespaces: rule.namespaces.clone(),
                     place: place.clone(),
-                },
+                })
             });
             let timeout = target.delivery.timeout;
             Ok(Arc::new(EngineTarget::new(engine, owner, timeout, rules.collect())?))
+        }
+        TargetKind::MongoDb(settings) => {
+            let rules = mongo_rules(rules);
+            let timeout = target.delivery.timeout;
+            Ok(Arc::new(MongoTarget::new(settings, owner, timeout, rules, origins)))
         }
     }
 }
@@ -53,6 +61,23 @@ pub fn open_unconnected<'a>(
             engine.auth = EngineAuth::None;
             engine.tls = Tls::default();
         }
+        TargetKind::MongoDb(settings) => {
+            let timeout = target.delivery.timeout;
+            let target = MongoTarget::new(settings, "", timeout, mongo_rules(rules), None);
+            return Ok(Arc::new(target.shown()));
+        }
     }
-    open(&bare, "", rules)
+    open(&bare, "", None, rules)
+}
+
+fn mongo_rules<'a>(rules: impl IntoIterator<Item = Writer<'a>>) -> Vec<MongoRule> {
+    let rules = rules.into_iter().filter_map(|(rule, destination)| {
+        let Place::MongoDb(place) = &destination.place else { return None };
+        Some(MongoRule {
+            name: rule.name.clone(),
+            namespaces: rule.namespaces.clone(),
+            place: place.clone(),
+        })
+    });
+    rules.collect()
 }

@@ -84,6 +84,11 @@ impl Validity {
         self.0.began.elapsed() < ends
     }
 
+    /// When it ends, unless it is renewed before: what is sent now is to have no effect after it.
+    pub fn ends(&self) -> Instant {
+        self.0.began + Duration::from_nanos(self.0.ends.load(Ordering::SeqCst))
+    }
+
     /// Waits until the lease counts; for ever where it was lost, so it is waited for together with
     /// a cancellation.
     pub async fn valid(&self) {

@@ -48,6 +48,7 @@ fn rewrite(kind: &str, stored: &RawDocument) -> Result<RawDocumentBuf, StoreErro
         "kept" => of::<KeptRecord>(stored),
         "demand" => of::<DemandRecord>(stored),
         "owner" => of::<OwnerRecord>(stored),
+        "own" => of::<OwnRecord>(stored),
         "request" => of::<RequestRecord>(stored),
         "dead_letter" => of::<DeadLetterRecord>(stored),
         "places" => of::<PlacesRecord>(stored),
@@ -145,6 +146,7 @@ fn samples() -> Map<String, Value> {
             .encode(),
         ),
         ("owner", OwnerRecord { id }.encode()),
+        ("own", OwnRecord { own: true, since: date }.encode()),
         (
             "id_types",
             IdTypesRecord { types: vec![IdType::ObjectId, IdType::String].into() }.encode(),
