@@ -302,7 +302,7 @@ async fn all(
 
 /// An index as `createIndexes` takes it; `None` for those that come with the collection.
 fn to_build(mut index: Document, collated: bool) -> Option<Document> {
-    if index.get_str("name") == Ok("_id_") || index.contains_key("clustered") {
+    if index.get_str("name").is_ok_and(|name| name == "_id_") || index.contains_key("clustered") {
         return None;
     }
     for other in ["ns", "background", "prepareUnique"] {
