@@ -1,7 +1,7 @@
 //! MongoDB as a target: another replica set holds the same documents, byte for byte, whatever happens
 //! on the way.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
@@ -12,10 +12,22 @@ use mongodb::{
         Regex, Timestamp, doc, oid::ObjectId, spec::BinarySubtype,
     },
 };
+use mongosync::{
+    change::{ClusterTime, DocumentKey, Namespace, Phase},
+    rules::model::{self, MongoPlace, NamespacePattern, Secret, Selector},
+    target::{
+        Action, Item, Operation, Outcome, Placing, Request, Target,
+        mongodb::{MongoRule, MongoTarget},
+    },
+    transform::Meta,
+};
 use mongosync_servers::MongoDb;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
-use tokio::sync::OnceCell;
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, interval},
+};
 
 use crate::{
     load::fill,
@@ -289,8 +301,7 @@ async fn a_database_is_the_same_after_kills() -> Result<()> {
         assert_eq!(indexes(&from, name).await?, indexes(&to, name).await?, "{name}");
     }
     let listed = doc! { "listCollections": 1, "filter": { "name": "collated" } };
-    let one: Vec<Document> =
-        from.run_cursor_command(listed.clone()).await?.try_collect().await?;
+    let one: Vec<Document> = from.run_cursor_command(listed.clone()).await?.try_collect().await?;
     let other: Vec<Document> = to.run_cursor_command(listed).await?.try_collect().await?;
     assert_eq!(one[0].get("options"), other[0].get("options"));
     assert!(run.terminate().await?.success());
@@ -371,12 +382,14 @@ async fn a_mongodb_that_is_away_is_waited_for() -> Result<()> {
     let rules = "  - { namespace: away.items, to: search }";
     let file = RuleFile::written(worlds.folder.path(), &worlds.text(&target, rules))?;
     proxy.refuse().await;
+    proxy.cut();
     let mut run = file.run(&[])?;
     run.waiting().await?;
     proxy.accept().await?;
     worlds.at_rest(&mut run).await?;
     for round in 0..3 {
         proxy.refuse().await;
+        proxy.cut();
         items.update_many(doc! {}, doc! { "$set": { "round": round } }).await?;
         items.delete_one(doc! { "_id": round }).await?;
         run.waiting().await?;
@@ -452,6 +465,112 @@ async fn what_is_gone_is_swept_and_what_was_there_before_stays() -> Result<()> {
     worlds.at_rest(&mut run).await?;
     assert_eq!(held.count_documents(doc! {}).await?, 0);
     assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// A target of one rule over `late.items`.
+fn alone(uri: &str) -> MongoTarget {
+    let items = NamespacePattern::Exact(Namespace::new("late", "items"));
+    let rule = MongoRule {
+        name: "items".into(),
+        namespaces: Selector { include: vec![items], exclude: Vec::new() },
+        place: MongoPlace::default(),
+    };
+    let settings = model::MongoDb { uri: Secret::new(uri) };
+    MongoTarget::new(&settings, "late", Duration::from_secs(20), vec![rule], None)
+}
+
+/// A request of one item: a document, or the removal of one.
+fn request(target: &MongoTarget, id: i32, document: Option<Document>) -> Result<Request> {
+    let key = DocumentKey::from_id(mongodb::bson::RawBsonRef::Int32(id))?;
+    let namespace = Namespace::new("late", "items");
+    let document = document.map(|document| RawDocumentBuf::try_from(&document)).transpose()?;
+    let meta = Meta::default();
+    let placing = Placing {
+        namespace: &namespace,
+        key: &key,
+        id: "",
+        op: "put",
+        document: document.as_deref(),
+        meta: &meta,
+    };
+    let placed = target.place("items", &placing).map_err(anyhow::Error::msg)?;
+    let place = placed.place;
+    let operation = Operation {
+        place: place.clone(),
+        action: document.map_or(Action::Remove, |document| Action::Put(document.into())),
+        time: ClusterTime::ZERO,
+        extra: placed.extra,
+        namespace,
+        phase: Phase::Changes,
+    };
+    let mut body = Vec::new();
+    target.encode(&operation, &mut body).map_err(anyhow::Error::msg)?;
+    let items = vec![Item { range: 0..body.len(), place }];
+    Ok(Request { body: body.into(), items, expires: None })
+}
+
+/// A process that was paused may send what it had at hand after another has taken over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_comes_too_late_does_nothing() -> Result<()> {
+    let worlds = Worlds::new().await?;
+    let held: Collection<Document> = worlds.to.database("late").collection("items");
+    held.insert_many([doc! { "_id": 1, "n": 1 }, doc! { "_id": 2, "n": 1 }]).await?;
+    let target = alone(worlds.mirror.uri());
+    let put = |id| Some(doc! { "_id": id, "n": 2 });
+    for (id, document) in [(1, put(1)), (2, None), (3, put(3))] {
+        let request = request(&target, id, document)?;
+        let late = Request { expires: Some(Instant::now() - Duration::from_secs(1)), ..request };
+        let outcomes = target.send(&late).await.map_err(|retry| anyhow::anyhow!("{retry:?}"))?;
+        let is_late = matches!(&*outcomes, [Outcome::Retry(retry)] if retry.reason == "late");
+        ensure!(is_late, "{id}: {outcomes:?}");
+    }
+    let found: Vec<Document> =
+        held.find(doc! {}).sort(doc! { "_id": 1 }).await?.try_collect().await?;
+    assert_eq!(found, [doc! { "_id": 1, "n": 1 }, doc! { "_id": 2, "n": 1 }]);
+    // In time the same go through.
+    for (id, document) in [(1, put(1)), (2, None), (3, put(3))] {
+        let request = request(&target, id, document)?;
+        let outcomes = target.send(&request).await.map_err(|retry| anyhow::anyhow!("{retry:?}"))?;
+        assert_eq!(outcomes, [Outcome::Applied], "{id}");
+    }
+    let found: Vec<Document> =
+        held.find(doc! {}).sort(doc! { "_id": 1 }).await?.try_collect().await?;
+    assert_eq!(found, [doc! { "_id": 1, "n": 2 }, doc! { "_id": 3, "n": 2 }]);
+    Ok(())
+}
+
+/// What a process that is no more left running in the server ends before the next one writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_a_dead_process_left_running_are_ended() -> Result<()> {
+    let mirror = MongoDb::start().await?;
+    let client = mirror.client();
+    let admin = client.database("admin");
+    let hang = |mode: &str| {
+        admin.run_command(doc! { "configureFailPoint": "hangDuringBatchUpdate", "mode": mode })
+    };
+    let (dead, next) = (alone(mirror.uri()), alone(mirror.uri()));
+    let put = |n| Some(doc! { "_id": 1, "n": n });
+    dead.prepare().await.map_err(|retry| anyhow::anyhow!("{retry:?}"))?;
+    hang("alwaysOn").await?;
+    let old = request(&dead, 1, put(1))?;
+    let sent = tokio::spawn(async move { dead.send(&old).await });
+    let running = doc! { "$match": { "command.comment": { "$regex": "^mongosync late " } } };
+    let all = doc! { "$currentOp": { "allUsers": false } };
+    let mut look = interval(Duration::from_millis(20));
+    while !admin.aggregate([all.clone(), running.clone()]).await?.advance().await? {
+        look.tick().await;
+        ensure!(!sent.is_finished(), "it hangs");
+    }
+    next.prepare().await.map_err(|retry| anyhow::anyhow!("{retry:?}"))?;
+    let ended = sent.await?;
+    let applied = ended.as_ref().is_ok_and(|outcomes| outcomes.contains(&Outcome::Applied));
+    ensure!(!applied, "{ended:?}");
+    hang("off").await?;
+    let new = request(&next, 1, put(2))?;
+    next.send(&new).await.map_err(|retry| anyhow::anyhow!("{retry:?}"))?;
+    let held: Collection<Document> = client.database("late").collection("items");
+    assert_eq!(held.find_one(doc! {}).await?, Some(doc! { "_id": 1, "n": 2 }));
     Ok(())
 }
 

@@ -179,9 +179,7 @@ impl Account {
 
 fn written(rules: &RuleFile, target: &model::Target) -> Written {
     let (kind, urls, login) = match &target.kind {
-        TargetKind::Engine(engine) => {
-            (engine.flavor.as_str(), engine.urls.clone(), login(engine))
-        }
+        TargetKind::Engine(engine) => (engine.flavor.as_str(), engine.urls.clone(), login(engine)),
         TargetKind::MongoDb(settings) => {
             let login = match model::user(&settings.uri) {
                 Some(user) => format!("user {user}"),

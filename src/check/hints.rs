@@ -234,9 +234,7 @@ fn templates(place: &Place) -> impl Iterator<Item = (&'static str, &Template)> {
         ],
         Place::MongoDb(place) => vec![("namespace", &place.namespace)],
     };
-    templates
-    .into_iter()
-    .filter_map(|(key, template)| Some((key, template.as_ref()?)))
+    templates.into_iter().filter_map(|(key, template)| Some((key, template.as_ref()?)))
 }
 
 /// Two rules that put the same document in the same place.
@@ -274,17 +272,15 @@ fn same_place(
         true => Finding::note,
         false => Finding::warning,
     };
-    found.push(finding("same_place", Part::Rule(other.name.clone()), words).help(
-        match second {
-            Place::Engine(_) => {
-                "give each an index or an id of its own, such as \"{rule}-{_id}\", or filters that \
+    found.push(finding("same_place", Part::Rule(other.name.clone()), words).help(match second {
+        Place::Engine(_) => {
+            "give each an index or an id of its own, such as \"{rule}-{_id}\", or filters that \
                  never take the same document"
-            }
-            Place::MongoDb(_) => {
-                "give each a collection of its own, or filters that never take the same document"
-            }
-        },
-    ));
+        }
+        Place::MongoDb(_) => {
+            "give each a collection of its own, or filters that never take the same document"
+        }
+    }));
 }
 
 /// The namespaces that are named exactly by one of two rules and read by both.

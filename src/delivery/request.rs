@@ -223,10 +223,7 @@ async fn send_all(
     Ok(())
 }
 
-async fn send(
-    context: &Context,
-    sent: &mut Request,
-) -> Result<Result<Vec<Outcome>, Retry>, Halt> {
+async fn send(context: &Context, sent: &mut Request) -> Result<Result<Vec<Outcome>, Retry>, Halt> {
     // A process that was paused may have lost its lease without knowing yet.
     tokio::select! {
         () = context.validity.valid() => {}
@@ -285,7 +282,9 @@ fn conclude(context: &Context, entry: &Entry, outcome: Outcome, sent_with: usize
         }
         // What nobody looks up again can only be refused.
         Outcome::Behind(_) if context.shaper.follows(origin.rule) => Conclusion::Behind,
-        Outcome::Rejected(words) | Outcome::Behind(words) => Conclusion::Refused(refused(context, entry, words)),
+        Outcome::Rejected(words) | Outcome::Behind(words) => {
+            Conclusion::Refused(refused(context, entry, words))
+        }
         Outcome::Retry(retry) if retry.pressure == Pressure::TooLarge && sent_with == 1 => {
             Conclusion::Refused(refused(context, entry, retry.message))
         }

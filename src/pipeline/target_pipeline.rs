@@ -535,9 +535,8 @@ impl TargetPipeline {
     }
 
     fn shaped_rules(&self, target: &dyn Target) -> Vec<ShapedRule> {
-        let shaped = |(_, rule): (_, &TargetRule)| {
-            ShapedRule::of(rule.rule(), target, rule.follows())
-        };
+        let shaped =
+            |(_, rule): (_, &TargetRule)| ShapedRule::of(rule.rule(), target, rule.follows());
         self.rules.iter().map(shaped).collect()
     }
 

@@ -130,14 +130,14 @@ fn shared(reader: &mut Reader<'_>, written: &Written<'_>) {
 fn between_rules(reader: &mut Reader<'_>, written: &[Written<'_>]) {
     for (index, later) in written.iter().enumerate() {
         let meets = written[..index].iter().find_map(|earlier| {
-            let same_target =
-                earlier.placed.destination.target == later.placed.destination.target;
+            let same_target = earlier.placed.destination.target == later.placed.destination.target;
             if !same_target || earlier.number == later.number {
                 return None;
             }
             earlier.exact().find_map(|a| {
                 let b = later.exact().find(|b| {
-                    a != *b && earlier.name_for(a).is_some_and(|name| later.name_for(b) == Some(name))
+                    a != *b
+                        && earlier.name_for(a).is_some_and(|name| later.name_for(b) == Some(name))
                 })?;
                 Some((earlier, a, b))
             })
@@ -184,7 +184,9 @@ fn loops(reader: &mut Reader<'_>, written: &[Written<'_>], source: &Source, targ
             .error(&writer.span(), message)
             .label("written here")
             .also(other.rule.namespace_span.clone(), "read here")
-            .help("write to a database that no rule reads: `namespace: \"mirror.{db}_{collection}\"`");
+            .help(
+                "write to a database that no rule reads: `namespace: \"mirror.{db}_{collection}\"`",
+            );
     }
 }
 

@@ -109,9 +109,9 @@ fn place(destination: &Destination, targets: &[Named]) -> String {
         template.as_ref().map(Template::as_str).into()
     };
     let target = targets.iter().find(|target| target.name == destination.target);
-    let extended_json = target.and_then(|target| target.target.as_ref()).is_some_and(|target| {
-        matches!(&target.kind, TargetKind::Engine(engine) if engine.extended_json)
-    });
+    let extended_json = target.and_then(|target| target.target.as_ref()).is_some_and(
+        |target| matches!(&target.kind, TargetKind::Engine(engine) if engine.extended_json),
+    );
     let mut text = String::new();
     canonical(
         &serde_json::json!({

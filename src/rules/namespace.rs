@@ -119,8 +119,8 @@ pub fn written_fault(text: &str) -> Option<String> {
         return Some("it has no dot: a namespace is `database.collection`".to_owned());
     };
     fault(database, collection).or_else(|| {
-        let own = collection.starts_with("system.")
-            || matches!(database, "admin" | "config" | "local");
+        let own =
+            collection.starts_with("system.") || matches!(database, "admin" | "config" | "local");
         own.then(|| "it is MongoDB's own".to_owned())
     })
 }

@@ -11,10 +11,10 @@ use tokio::{
 
 use super::super::{
     Halt,
-    scripted::{Answer, Bench, Where, lying, retry, settings, value},
+    scripted::{Answer, Bench, Where, change, key, lying, retry, settings, value},
 };
 use crate::{
-    change::State,
+    change::{Change, ClusterTime, State},
     checkpoint::tracker::Completion,
     rules::model::{DeliverySettings, OnRejected},
     target::{Outcome, Pressure},
@@ -162,6 +162,30 @@ async fn a_refusal_is_durable_before_its_claim_is_settled() {
     bench.store.set_reachable(true);
     settled(&second).await;
     assert_eq!(bench.letters().await.len(), 2);
+    writer.abort();
+}
+
+/// What waits for other documents comes back through its lane, and holds what it stands for till then.
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_others_is_looked_up_again_behind_them() {
+    let bench = bench().await;
+    bench.target.answers([Answer::Items(vec![("p1", Outcome::Behind("taken".into()))])]);
+    let writer = bench.write();
+    let completion = bench.put([(1, value(1)), (2, value(2))]);
+    let taken = bench.lane.take(10).await;
+    assert_eq!(taken.len(), 1);
+    assert!(!completion.is_done());
+    let again: Vec<Change> = taken
+        .into_iter()
+        .map(|pending| {
+            assert_eq!(pending.subject.key, key(1));
+            change(1, value(3), pending.claims)
+        })
+        .collect();
+    bench.lane.complete(again, Vec::new(), ClusterTime::ZERO);
+    settled(&completion).await;
+    assert_eq!(bench.letters().await, []);
+    assert_eq!(bench.target.held().len(), 2);
     writer.abort();
 }
 

@@ -257,9 +257,8 @@ impl Collections {
 
     fn may_pass(&self, namespace: &str, index: &str) -> bool {
         let mut unbuilt = self.unbuilt.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = unbuilt
-            .entry((namespace.to_owned(), index.to_owned()))
-            .or_insert_with(Instant::now);
+        let since =
+            unbuilt.entry((namespace.to_owned(), index.to_owned())).or_insert_with(Instant::now);
         since.elapsed() < PATIENCE
     }
 
@@ -309,7 +308,7 @@ fn to_build(mut index: Document, collated: bool) -> Option<Document> {
         index.remove(other);
     }
     // The collection's own collation would be taken for it.
-    if collated && !index.contains_key("collation") && !index.contains_key("textIndexVersion") {
+    if collated && !index.contains_key("collation") {
         index.insert("collation", doc! { "locale": "simple" });
     }
     Some(index)

@@ -98,8 +98,12 @@ impl Connection {
     pub fn deadline(&self, expires: Option<Instant>) -> bson::DateTime {
         let (server, ours) = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
         let until = expires.unwrap_or_else(|| Instant::now() + WINDOW);
-        let after = until.saturating_duration_since(ours).as_millis();
-        bson::DateTime::from_millis(server.saturating_add(i64::try_from(after).unwrap_or(i64::MAX)))
+        let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        let (after, before) =
+            (until.saturating_duration_since(ours), ours.saturating_duration_since(until));
+        bson::DateTime::from_millis(
+            server.saturating_add(millis(after)).saturating_sub(millis(before)),
+        )
     }
 }
 

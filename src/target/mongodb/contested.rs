@@ -66,9 +66,9 @@ impl Contested {
             });
         }
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let over = known.get(place).is_none_or(|trouble| {
-            trouble.tries >= TRIES && trouble.since.elapsed() >= PATIENCE
-        });
+        let over = known
+            .get(place)
+            .is_none_or(|trouble| trouble.tries >= TRIES && trouble.since.elapsed() >= PATIENCE);
         if over {
             known.remove(place);
             return Outcome::Rejected(words);

@@ -360,9 +360,7 @@ fn known(fate: Fate) -> Outcome {
         Fate::Known(outcome) => outcome,
         Fate::There => again("collision", "two writes of one _id met".to_owned()),
         Fate::Contested(words) => again("duplicate", words),
-        Fate::Late => {
-            again("late", "the write came too late, by the server's clock".to_owned())
-        }
+        Fate::Late => again("late", "the write came too late, by the server's clock".to_owned()),
     }
 }
 

@@ -6,9 +6,7 @@
 
 use std::fmt;
 
-use bson::{
-    Decimal128, RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr,
-};
+use bson::{Decimal128, RawArrayBuf, RawBson, RawBsonRef, RawDocument, RawDocumentBuf, raw::cstr};
 
 use crate::{
     change::{DocumentKey, number::Number},
@@ -150,9 +148,8 @@ mod tests {
             .iter()
             .map(|id| RawDocumentBuf::try_from(&doc! { "_id": id }).expect("a document"))
             .collect();
-        let key = |document: &RawDocumentBuf| {
-            DocumentKey::from_document_key(document).expect("a key")
-        };
+        let key =
+            |document: &RawDocumentBuf| DocumentKey::from_document_key(document).expect("a key");
         let place = |document: &RawDocumentBuf| {
             let id = document.get("_id").expect("it is read").expect("an _id");
             place_key("a.b", id).expect("a place")

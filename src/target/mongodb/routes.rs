@@ -101,11 +101,14 @@ impl Routes {
     }
 
     pub fn place(&self, rule: &str, placing: &Placing<'_>) -> Result<Placed, String> {
-        let route =
-            self.rules.get(rule).ok_or_else(|| format!("rule {rule} does not write to this target"))?;
+        let route = self
+            .rules
+            .get(rule)
+            .ok_or_else(|| format!("rule {rule} does not write to this target"))?;
         let meta = placing.meta;
-        if let Some(field) =
-            ["id", "index", "routing", "ingest_pipeline"].into_iter().find(|name| meta.field(name).is_some())
+        if let Some(field) = ["id", "index", "routing", "ingest_pipeline"]
+            .into_iter()
+            .find(|name| meta.field(name).is_some())
         {
             return Err(format!("meta.{field} has no meaning for a MongoDB"));
         }
