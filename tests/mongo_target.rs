@@ -547,7 +547,10 @@ async fn writes_that_a_dead_process_left_running_are_ended() -> Result<()> {
     let client = mirror.client();
     let admin = client.database("admin");
     let hang = |mode: &str| {
-        admin.run_command(doc! { "configureFailPoint": "hangDuringBatchUpdate", "mode": mode })
+        admin.run_command(doc! {
+            "configureFailPoint": "hangDuringBatchUpdate", "mode": mode,
+            "data": { "shouldCheckForInterrupt": true },
+        })
     };
     let (dead, next) = (alone(mirror.uri()), alone(mirror.uri()));
     let put = |n| Some(doc! { "_id": 1, "n": n });
