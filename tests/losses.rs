@@ -392,6 +392,9 @@ async fn a_stop_at_the_end_of_the_copy_with_a_backlog() -> Result<()> {
     items.update_many(doc! {}, doc! { "$set": { "title": "after" } }).await?;
     items.delete_many(doc! { "_id": { "$mod": [10, 3] } }).await?;
     run.copied().await?;
+    // So slow that the ten seconds of a clean stop do not take it all.
+    endpoint.pace(Some(128 << 10));
+    items.update_many(doc! {}, doc! { "$set": { "title": "later" } }).await?;
     assert!(run.terminate().await?.success());
     let behind = compare(&items, &world.engine, "behind-items").await?;
     ensure!(behind.stale.len() > 100, "there is no backlog: {behind}");
@@ -432,8 +435,12 @@ async fn a_change_whose_event_is_over_16_mib_and_those_behind_it() -> Result<()>
     for id in 0..200 {
         let by_id = doc! { "_id": id };
         match id % 10 {
-            0 => drop(items.delete_one(by_id).await?),
-            _ => drop(items.update_one(by_id, doc! { "$set": { "n": id } }).await?),
+            0 => {
+                items.delete_one(by_id).await?;
+            }
+            _ => {
+                items.update_one(by_id, doc! { "$set": { "n": id } }).await?;
+            }
         }
     }
     let (time, increment) = before;

@@ -9,6 +9,7 @@ use crate::{
     support::{
         World,
         checker::{compare, hits},
+        engine_kind,
         run::{RuleFile, Settings, cluster_time},
     },
 };
@@ -179,6 +180,62 @@ async fn dead_letters_are_shown_tried_again_and_forgotten() -> Result<()> {
     let said = ask(&file, "dead-letters", &["purge", "--all"]).await?;
     assert_eq!(said, "target search: 1 forgotten\n");
     assert_eq!(file.dead_letters().await?.len(), 0);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// A target that only copies has come to its end: what is asked of all targets is done by the others,
+/// once, and answered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_target_that_has_come_to_its_end_is_named_in_the_answer() -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("finished.items");
+    fill(&items, 1, 50).await?;
+    let rules = "  - { name: items, namespace: finished.items, to: search }
+  - { name: once, namespace: finished.items, changes: false, to: [{ target: archive, index: finished-once }] }";
+    let file = world.rule_file_with(&settings(), rules)?;
+    let (kind, url) = (engine_kind(), world.engine.url());
+    let archive = format!("targets:\n  archive: {{ {kind}: {{ urls: [\"{url}\"] }} }}\n");
+    file.rewrite(|text| text.replace("targets:\n", &archive))?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    run.until("the end of the archive's copy", |status| {
+        status["targets"]["archive"]["rules"]["once"]["copy"]["complete"] == true
+    })
+    .await?;
+    let output = file.command("pause", &[]).await?;
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(said.contains("target archive: it has come to its end"), "{said}");
+    ensure!(said.contains("target search: is paused"), "{said}");
+    items.delete_one(doc! { "_id": 1 }).await?;
+    assert_eq!(ask(&file, "resume", &["--target", "search"]).await?, "target search: goes on\n");
+    run.caught_up(&world.client).await?;
+    assert_eq!(compare(&items, &world.engine, "finished-items").await?.none()?, 49);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// Requests that were left one after the other while nothing ran are carried out in that order.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_are_carried_out_in_their_order() -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("queued.items");
+    fill(&items, 1, 20).await?;
+    let file = world.rule_file_with(&settings(), "  - { namespace: queued.items, to: search }")?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    assert!(run.terminate().await?.success());
+    // More than can be right by chance.
+    for _ in 0..6 {
+        for command in ["pause", "resume"] {
+            assert!(file.command(command, &["--wait", "1ms"]).await?.status.success());
+        }
+    }
+    items.delete_one(doc! { "_id": 1 }).await?;
+    let mut run = file.run(&[])?;
+    run.caught_up(&world.client).await?;
+    assert_eq!(compare(&items, &world.engine, "queued-items").await?.none()?, 19);
     assert!(run.terminate().await?.success());
     Ok(())
 }

@@ -155,11 +155,11 @@ async fn a_collection_that_is_renamed() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_on_drop_keeps_stays_for_ever() -> Result<()> {
     let world = World::new().await?;
-    let items = world.collection("held.items");
+    let items = world.collection("stays.items");
     items.insert_many((0..10).map(|id| doc! { "_id": id, "n": 1 })).await?;
     let file = world.rule_file_with(
-        &settings("held"),
-        "  - namespace: held.items
+        &settings("stays"),
+        "  - namespace: stays.items
     on_drop: keep
     on_rule_change: resync
     to: search",
@@ -169,7 +169,7 @@ async fn what_on_drop_keeps_stays_for_ever() -> Result<()> {
     items.drop().await?;
     items.insert_many((5..15).map(|id| doc! { "_id": id, "n": 2 })).await?;
     at_rest(&mut run, &world).await?;
-    assert_eq!(hits(&world.engine, "held-items").await?.len(), 15);
+    assert_eq!(hits(&world.engine, "stays-items").await?.len(), 15);
     // What goes of the collection as it is now is still removed, by a copy too.
     items.delete_one(doc! { "_id": 14 }).await?;
     at_rest(&mut run, &world).await?;
@@ -179,7 +179,7 @@ async fn what_on_drop_keeps_stays_for_ever() -> Result<()> {
     })?;
     let mut run = file.run(&[])?;
     at_rest(&mut run, &world).await?;
-    let found = hits(&world.engine, "held-items").await?;
+    let found = hits(&world.engine, "stays-items").await?;
     assert_eq!(found.len(), 13, "{found:?}");
     assert!(!ids(&found).contains(&"13") && !ids(&found).contains(&"14"));
     let old = found.iter().filter(|hit| hit.source["n"] == 1).count();
@@ -630,5 +630,64 @@ async fn a_kill_at_each_write_to_the_store_while_something_is_copied_again() -> 
         assert_eq!(touched.source["kills"], u64::try_from(kills)?);
         assert!(run.terminate().await?.success());
     }
+    Ok(())
+}
+
+/// What a rule no longer reads leaves the target when the rule is copied again, though it is still in
+/// the source.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_left_a_rule_leaves_the_target_with_the_next_copy() -> Result<()> {
+    let world = World::new().await?;
+    let (stays, leaves) = (world.collection("narrow.stays"), world.collection("narrow.leaves"));
+    fill(&stays, 1, 60).await?;
+    fill(&leaves, 2, 40).await?;
+    let rules = "  - { name: all, namespace: 'narrow.*', to: search }";
+    let file = world.rule_file_with(&settings("narrow"), rules)?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    assert!(run.terminate().await?.success());
+    file.rewrite(|text| {
+        text.replace(
+            "to: search }",
+            "exclude: [narrow.leaves], on_rule_change: resync, to: search }",
+        )
+    })?;
+    let mut run = file.run(&[])?;
+    at_rest(&mut run, &world).await?;
+    assert_eq!(hits(&world.engine, "narrow-leaves").await?, []);
+    assert_eq!(compare(&stays, &world.engine, "narrow-stays").await?.none()?, 60);
+    leaves.update_one(doc! { "_id": 1 }, doc! { "$set": { "late": true } }).await?;
+    at_rest(&mut run, &world).await?;
+    assert_eq!(hits(&world.engine, "narrow-leaves").await?, []);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// A rule that writes elsewhere since it was changed, and was not copied again, has all of its
+/// documents in the old place: they stay when their neighbour there is copied again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_stale_rule_wrote_elsewhere_stays() -> Result<()> {
+    let world = World::new().await?;
+    let (red, blue) = (world.collection("astray.red"), world.collection("astray.blue"));
+    fill(&red, 1, 50).await?;
+    fill(&blue, 2, 70).await?;
+    let rules = "  - { name: red, namespace: astray.red, to: [{ target: search, index: astray-all, id: 'red-{_id}' }] }
+  - { name: blue, namespace: astray.blue, to: [{ target: search, index: astray-all, id: 'blue-{_id}' }] }";
+    let file = world.rule_file_with(&settings("astray"), rules)?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    assert!(run.terminate().await?.success());
+    file.rewrite(|text| {
+        text.replace("index: astray-all, id: 'red-{_id}'", "index: astray-red, id: 'red-{_id}'")
+    })?;
+    let mut run = file.run(&[])?;
+    at_rest(&mut run, &world).await?;
+    blue.delete_one(doc! { "_id": 1 }).await?;
+    assert!(file.command("resync", &["blue"]).await?.status.success());
+    at_rest(&mut run, &world).await?;
+    let found = hits(&world.engine, "astray-all").await?;
+    let of = |color: &str| found.iter().filter(|hit| hit.id.starts_with(color)).count();
+    assert_eq!((of("red"), of("blue")), (50, 69));
+    assert!(run.terminate().await?.success());
     Ok(())
 }

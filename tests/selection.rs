@@ -326,11 +326,11 @@ async fn several_rules_and_namespaces_share_an_index() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_that_is_new_in_the_file_is_copied_alone() -> Result<()> {
     let world = World::new().await?;
-    let (old, new) = (world.collection("added.old"), world.collection("added.new"));
+    let (old, new) = (world.collection("newcomer.old"), world.collection("newcomer.new"));
     for (collection, count) in [(&old, 500), (&new, 300)] {
         collection.insert_many((0..count).map(|id| doc! { "_id": id, "n": 0 })).await?;
     }
-    let rule = "  - { namespace: added.old, to: search }";
+    let rule = "  - { namespace: newcomer.old, to: search }";
     let file = world.rule_file(rule)?;
     let mut run = file.run(&[])?;
     run.copied().await?;
@@ -338,19 +338,19 @@ async fn a_rule_that_is_new_in_the_file_is_copied_alone() -> Result<()> {
 
     old.update_many(doc! { "_id": { "$lt": 20 } }, doc! { "$set": { "n": 1 } }).await?;
     file.rewrite(|text| {
-        text.replace(rule, &format!("{rule}\n  - {{ namespace: added.new, to: search }}"))
+        text.replace(rule, &format!("{rule}\n  - {{ namespace: newcomer.new, to: search }}"))
     })?;
     let mut run = file.run(&[])?;
     run.copied().await?;
     run.caught_up(&world.client).await?;
-    compare(&old, &world.engine, "added-old").await?.none()?;
-    assert_eq!(compare(&new, &world.engine, "added-new").await?.none()?, 300);
+    compare(&old, &world.engine, "newcomer-old").await?.none()?;
+    assert_eq!(compare(&new, &world.engine, "newcomer-new").await?.none()?, 300);
     let status = run.status().await.expect("a status");
     let rules = &status["targets"]["search"]["rules"];
     let delivered = |rule: &str| rules[rule]["delivered"].as_u64().unwrap_or_default();
     // What changed, perhaps shown twice by a stream that was opened anew; not all of it.
-    ensure!((20..100).contains(&delivered("added.old")), "{status:#}");
-    ensure!(delivered("added.new") >= 300, "{status:#}");
+    ensure!((20..100).contains(&delivered("newcomer.old")), "{status:#}");
+    ensure!(delivered("newcomer.new") >= 300, "{status:#}");
     assert!(run.terminate().await?.success());
     Ok(())
 }

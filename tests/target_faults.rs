@@ -18,6 +18,7 @@ use crate::{
         checker::{body, compare, compare_shaped},
         documents::Documents,
         endpoint::{Asked, Endpoint, Play},
+        engine_kind,
         fault::{Fault, Gate, Moment},
         run::{RuleFile, Settings, cluster_time},
         situations::situation,
@@ -437,7 +438,8 @@ async fn another_target_goes_on_while_one_is_away() -> Result<()> {
         "to: [{ target: search, index: twofold-search }, { target: other, index: twofold-other }]";
     let rules = format!("  - namespace: twofold.items\n    {to}");
     let file = world.rule_file_with(&settings, &rules)?;
-    let other = format!("  other: {{ elasticsearch: {{ urls: [\"{}\"] }} }}", world.engine.url());
+    let (kind, url) = (engine_kind(), world.engine.url());
+    let other = format!("  other: {{ {kind}: {{ urls: [\"{url}\"] }} }}");
     file.rewrite(|text| text.replace("rules:\n", &format!("{other}\nrules:\n")))?;
     endpoint.refuse_bulks(503, "");
     let mut run = file.run(&[])?;
@@ -472,21 +474,21 @@ async fn only_what_is_refused_for_good_becomes_a_dead_letter() -> Result<()> {
     let items = world.collection("unfit.items");
     items.insert_many((0..1_000).map(|id| doc! { "_id": id, "n": id })).await?;
     let is_unfit = |id: &str| id.parse::<u32>().is_ok_and(|id| id % 97 == 5);
-    let turn = Mutex::new(0);
+    let turn = Mutex::new(0_usize);
     endpoint.play(move |asked: &Asked<'_>| {
         if !asked.is_bulk() {
             return Play::Pass;
         }
         let mut turn = turn.lock().expect("no panic");
         *turn += 1;
-        if *turn % 4 == 0 {
+        if (*turn).is_multiple_of(4) {
             return Play::Answer(503, String::new());
         }
         let refused = asked.items.iter().enumerate().filter_map(|(place, item)| {
             if is_unfit(&item.place.id) {
                 Some((place, Refusal::UNFIT))
             } else {
-                ((place + *turn) % 5 == 0).then_some((place, Refusal::BUSY))
+                (place + *turn).is_multiple_of(5).then_some((place, Refusal::BUSY))
             }
         });
         Play::Refuse(refused.collect())

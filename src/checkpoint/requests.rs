@@ -85,7 +85,6 @@ impl Record for RequestRecord {
 /// # Errors
 /// Those of the store.
 pub async fn ask(store: &dyn Store, asked: Asked) -> Result<RecordKey, StoreError> {
-    // In the order in which they were made, as far as clocks agree.
     let key = keys::requests().with(ObjectId::new().to_hex());
     let record = RequestRecord { asked, asked_at: DateTime::now(), answer: None };
     store.write(vec![put(key.clone(), &record)]).await?;
@@ -116,8 +115,10 @@ pub async fn forget(store: &dyn Store, key: &RecordKey) -> Result<(), StoreError
 pub async fn pending(store: &dyn Store) -> Result<Vec<(RecordKey, RequestRecord)>, StoreError> {
     let all = load_all::<RequestRecord>(store, &keys::requests()).await?;
     let now = DateTime::now();
-    let (answered, pending): (Vec<_>, Vec<_>) =
+    let (answered, mut pending): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|(_, record)| record.answer.is_some());
+    // In the order in which they were made, as far as clocks agree.
+    pending.sort_by_key(|(_, record)| record.asked_at);
     let old = |record: &RequestRecord| {
         let age = now.timestamp_millis() - record.asked_at.timestamp_millis();
         u128::try_from(age).is_ok_and(|age| age > KEPT.as_millis())

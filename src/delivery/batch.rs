@@ -73,6 +73,12 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// An empty one behind another. It has room for a body like the last one's: one that grows from
+    /// nothing is copied over and over, and takes twice its size meanwhile.
+    pub fn after(last: &Self) -> Self {
+        Self { body: Vec::with_capacity(last.body.len()), ..Self::default() }
+    }
+
     /// Whether there is nothing at all in it, claims included.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.claims.is_empty() && self.letters.is_empty()

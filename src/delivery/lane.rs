@@ -178,7 +178,13 @@ impl Lane {
         let mut front = self.front();
         for noted in asked {
             let time = noted.time.max(front.newest_event);
-            front.note(Noted { time, ..noted }, self.window_bytes);
+            let waiting = front.pending.get(&noted.subject);
+            // What an event that waits says of it is newer than what is asked for.
+            let deleted = match waiting {
+                Some(waiting) if waiting.time > noted.time => waiting.deleted,
+                _ => noted.deleted,
+            };
+            front.note(Noted { time, deleted, ..noted }, self.window_bytes);
         }
         drop(front);
         self.pending_added.notify_one();

@@ -180,7 +180,8 @@ impl Writer {
     }
 
     fn start(&mut self) {
-        let batch = std::mem::take(&mut self.batch);
+        let next = Batch::after(&self.batch);
+        let batch = std::mem::replace(&mut self.batch, next);
         self.begun = None;
         self.under_way.spawn(deliver(self.context.clone(), batch, self.limits));
     }

@@ -211,6 +211,12 @@ impl Copying {
         let mut chunks = JoinSet::new();
         let rule_slots = Arc::new(Semaphore::new(parallel.max(1)));
         for copy in copies {
+            if copy.plan.ended {
+                // There is nothing to read: it went, or has left the rule. What comes again under its
+                // name is in the stream.
+                copy.open(0).completion.close();
+                continue;
+            }
             let settled = copy.settled().done;
             for (chunk, range) in (0..).zip(ranges(&copy.plan.bounds)) {
                 if settled.contains(chunk) {

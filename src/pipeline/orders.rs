@@ -76,15 +76,17 @@ pub async fn attend(
         match pending {
             Ok(pending) => {
                 for (key, record) in pending {
-                    if taken.insert(key.clone()) {
-                        under_way.spawn(carry_out(
-                            rules.clone(),
-                            store.clone(),
-                            pipelines.clone(),
-                            (key, record),
-                            stop.clone(),
-                        ));
+                    if !taken.insert(key.clone()) {
+                        continue;
                     }
+                    // Each target is told in the order of the requests; what comes of it is waited
+                    // for beside the next.
+                    let told = tokio::select! {
+                        told = tell(&rules, &pipelines, &record.asked) => told,
+                        () = stop.cancelled() => break,
+                    };
+                    let answered = answered(store.clone(), (key, record), told, stop.clone());
+                    under_way.spawn(answered);
                 }
             }
             // A store that is away is told by those who can't go on without.
@@ -106,24 +108,42 @@ pub async fn attend(
     under_way.shutdown().await;
 }
 
-/// Gives the orders, waits for their outcomes and leaves the answer.
-async fn carry_out(
-    rules: Arc<RuleFile>,
+/// Each target that was told, and what will come of it.
+type Told = Vec<(String, oneshot::Receiver<Outcome>)>;
+
+/// Gives the orders that a request comes to.
+///
+/// # Errors
+/// What is wrong with it, for a person.
+async fn tell(rules: &RuleFile, pipelines: &Pipelines, asked: &Asked) -> Result<Told, String> {
+    tracing::info!(request = ?asked, "a request");
+    let mut told = Vec::new();
+    for (target, order) in orders(rules, asked)? {
+        let (done, outcome) = oneshot::channel();
+        match pipelines.get(&target) {
+            // One that only copies ends before the others do: nobody answers then.
+            Some(pipeline) => drop(pipeline.send(Ordered { order, done }).await),
+            None => drop(done.send(Err("it is not part of this run".to_owned()))),
+        }
+        told.push((target, outcome));
+    }
+    Ok(told)
+}
+
+/// Waits for the outcomes and leaves the answer.
+async fn answered(
     store: Arc<dyn Store>,
-    pipelines: Arc<Pipelines>,
     (key, record): (RecordKey, RequestRecord),
+    told: Result<Told, String>,
     stop: CancellationToken,
 ) -> RecordKey {
-    tracing::info!(request = ?record.asked, "a request");
-    let answer = match orders(&rules, &record.asked) {
+    let answer = match told {
         Err(words) => Answer { done: false, words },
-        Ok(orders) => match tokio::select! {
-            outcomes = give(&pipelines, orders) => outcomes,
-            () = stop.cancelled() => None,
-        } {
-            Some(answer) => answer,
+        Ok(told) => tokio::select! {
+            biased;
             // The next run carries it out.
-            None => return key,
+            () = stop.cancelled() => return key,
+            answer = outcomes(told) => answer,
         },
     };
     tracing::info!(done = answer.done, words = answer.words, "the request was answered");
@@ -134,24 +154,18 @@ async fn carry_out(
     key
 }
 
-/// `None` where a pipeline ended before it had an outcome.
-async fn give(pipelines: &Pipelines, orders: BTreeMap<String, Order>) -> Option<Answer> {
-    let mut outcomes = Vec::with_capacity(orders.len());
-    for (target, order) in orders {
-        let Some(pipeline) = pipelines.get(&target) else {
-            outcomes.push((target, Err("it is not part of this run".to_owned())));
-            continue;
-        };
-        let (done, outcome) = oneshot::channel();
-        pipeline.send(Ordered { order, done }).await.ok()?;
-        outcomes.push((target, outcome.await.ok()?));
+async fn outcomes(told: Told) -> Answer {
+    let mut outcomes = Vec::with_capacity(told.len());
+    for (target, outcome) in told {
+        let ended = |_| Err("it has come to its end".to_owned());
+        outcomes.push((target, outcome.await.unwrap_or_else(ended)));
     }
     let done = outcomes.iter().all(|(_, outcome)| outcome.is_ok());
     let words = outcomes.iter().map(|(target, outcome)| {
         let (Ok(words) | Err(words)) = outcome;
         format!("target {target}: {words}")
     });
-    Some(Answer { done, words: words.collect::<Vec<_>>().join("\n") })
+    Answer { done, words: words.collect::<Vec<_>>().join("\n") }
 }
 
 /// What a request comes to for each target.

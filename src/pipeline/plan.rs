@@ -127,14 +127,18 @@ impl Planning<'_> {
         let mut copies = Copies::new();
         for (index, rule) in self.rules.iter() {
             let own = all.remove(&rule.rule().name).unwrap_or_default();
-            copies.insert(index, self.forget_ended(rule.rule(), own).await?);
+            let own = self.forget_ended(rule.rule(), own, position.as_ref()).await?;
+            copies.insert(index, own);
             match self.rule_record(rule.rule()).await? {
                 None => {
                     fresh.insert(index);
                     // Says what can't be copied at all before anything is stored.
                     self.namespaces(rule.rule()).await?;
                 }
-                Some(record) => self.compare(index, rule.rule(), &record),
+                Some(record) => {
+                    self.keep_elsewhere(rule.rule(), &record).await?;
+                    self.compare(index, rule.rule(), &record);
+                }
             }
         }
         self.try_reads().await?;
@@ -151,8 +155,15 @@ impl Planning<'_> {
                 now.max(self.demand.seen).max(known.max(newest).unwrap_or_default())
             }
         };
-        let chosen = self.chosen(&fresh, &copies).await?;
+        let (all, chosen) = self.chosen(&fresh, &copies).await?;
         self.remember_demand().await?;
+        if let Some(position) = &mut position {
+            // One that is copied now needs nothing of the stream from before.
+            let copied = fresh.iter().map(|&index| self.rules.get(index).rule());
+            let copied = copied.filter(|rule| rule.copy.is_some() && !self.options.changes_only);
+            let copied: BTreeSet<&str> = copied.map(|rule| rule.name.as_str()).collect();
+            position.behind.retain(|rule, _| !copied.contains(rule.as_str()));
+        }
         if let Some(position) = position.as_mut().filter(|_| self.demand.lost) {
             position.time = now;
             position.behind.retain(|rule, _| !self.active().contains(rule.as_str()));
@@ -161,9 +172,12 @@ impl Planning<'_> {
             position.time = time;
             position.behind.retain(|rule, _| !self.active().contains(rule.as_str()));
         }
-        let new = fresh.iter().map(|&index| self.rules.get(index).rule());
-        let (start, behind) =
-            start(position.as_ref(), now, first_start(new), self.active(), &self.all_rules);
+        let new = || fresh.iter().map(|&index| self.rules.get(index).rule());
+        let since = first_start(new());
+        let (start, behind) = start(position.as_ref(), now, since, self.active(), &self.all_rules);
+        if position.as_ref().map_or(now, |position| position.time) > start {
+            self.reaches(start, since).await?;
+        }
         // Durable before the first document is read.
         let record = PositionRecord {
             time: start,
@@ -174,7 +188,7 @@ impl Planning<'_> {
         };
         self.write(vec![put(keys::position(self.name), &record)]).await?;
         self.plan_parts(&chosen, &mut copies, now).await?;
-        for index in self.planned_whole(&fresh, &chosen, &copies) {
+        for index in self.planned_whole(&fresh, &chosen, &all) {
             self.remember_rule(self.rules.get(index).rule()).await?;
             self.rule_status[usize::from(index.0)].stale(false);
         }
@@ -187,10 +201,25 @@ impl Planning<'_> {
             .collect();
         let floor = planned.values().copied().max().max(newest).unwrap_or_default();
         let left_out = |own: &Planned| !self.is_copied(own) && !own.is_complete();
-        let whole = self.all_rules.len() == self.rules.iter().count()
-            && !copies.values().flat_map(BTreeMap::values).any(left_out);
-        let copies = self.copies(copies).await?;
+        let whole = self.is_whole() && !copies.values().flat_map(BTreeMap::values).any(left_out);
+        let copies = self.copies(copies, whole).await?;
         Ok(Plan { start, source, behind, copies, planned, floor, whole })
+    }
+
+    /// Refuses to begin where the oplog does not reach back to: nothing is stored of it then.
+    async fn reaches(&self, start: ClusterTime, since: Option<ClusterTime>) -> Result<(), Error> {
+        let Some(since) = since.filter(|&since| since == start) else { return Ok(()) };
+        let reach = self
+            .asked("reading how far the oplog reaches back", || self.reading.source.oplog_first())
+            .await?;
+        match reach {
+            Some(first) if first > since => Err(Error::Refused(format!(
+                "`changes.since` of a rule of target {} says {since}, and the oplog begins at {first} \
+                 only: what happened before can't be followed",
+                self.name
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// The rules of which everything that they read was planned by the present definition.
@@ -198,7 +227,7 @@ impl Planning<'_> {
         &self,
         fresh: &BTreeSet<RuleIndex>,
         chosen: &BTreeMap<PartId, Chosen>,
-        copies: &Copies,
+        all: &[PartId],
     ) -> Vec<RuleIndex> {
         let whole = |index: RuleIndex| {
             let rule = self.rules.get(index).rule();
@@ -206,10 +235,12 @@ impl Planning<'_> {
                 // One that this run does not copy is still new to the next.
                 return rule.copy.is_none() || !self.options.changes_only;
             }
-            let all = || copies[&index].keys().filter(|name| self.rules.reads(rule, name));
+            let mut own = all
+                .iter()
+                .filter(|(own, namespace)| *own == index && self.rules.reads(rule, namespace))
+                .peekable();
             self.demand.rules.contains(&rule.name)
-                || (all().next().is_some()
-                    && all().all(|name| chosen.contains_key(&(index, name.clone()))))
+                || (own.peek().is_some() && own.all(|part| chosen.contains_key(part)))
         };
         self.rules.iter().map(|(index, _)| index).filter(|&index| whole(index)).collect()
     }
@@ -220,7 +251,11 @@ impl Planning<'_> {
     }
 
     /// The copies of this run.
-    async fn copies(&self, all: Copies) -> Result<Vec<(RuleIndex, Vec<Arc<Copy>>, bool)>, Error> {
+    async fn copies(
+        &self,
+        all: Copies,
+        whole: bool,
+    ) -> Result<Vec<(RuleIndex, Vec<Arc<Copy>>, bool)>, Error> {
         let mut copies = Vec::new();
         for (index, planned) in all {
             let planned: Vec<Planned> =
@@ -229,7 +264,11 @@ impl Planning<'_> {
             if planned.is_empty() && (!copies_at_all || self.options.changes_only) {
                 continue;
             }
-            let complete = planned.iter().all(Planned::is_complete);
+            // A sweep that was put off is part of the copy.
+            let complete = planned.iter().all(|own| match whole {
+                true => own.is_swept(),
+                false => own.is_complete(),
+            });
             let mut made = Vec::with_capacity(planned.len());
             for planned in planned {
                 made.push(Arc::new(self.copy(index, planned).await?));
@@ -286,22 +325,28 @@ impl Planning<'_> {
         &self,
         fresh: &BTreeSet<RuleIndex>,
         copies: &Copies,
-    ) -> Result<BTreeMap<PartId, Chosen>, Error> {
-        let complete = self.rules.iter().count() == self.all_rules.len();
-        if !complete && !self.demand.rules.is_empty() {
-            let rules: Vec<&str> = self.demand.rules.iter().map(String::as_str).collect();
+    ) -> Result<(Vec<PartId>, BTreeMap<PartId, Chosen>), Error> {
+        let complete = self.is_whole();
+        let Demand { rules, lost, seek, .. } = &self.demand;
+        if !complete && (!rules.is_empty() || *lost || seek.is_some()) {
+            let what = match (rules.is_empty(), lost) {
+                (false, _) => {
+                    let rules: Vec<&str> = rules.iter().map(String::as_str).collect();
+                    format!("rules have to be copied again ({})", rules.join(", "))
+                }
+                (true, true) => "the stored position is of no more use".to_owned(),
+                (true, false) => "it is to go on from another time".to_owned(),
+            };
             return Err(Error::Refused(format!(
-                "rules of target {} have to be copied again ({}), which needs all rules of the \
-                 target: run without --rule",
+                "target {}: {what}, which concerns all its rules: run without --rule",
                 self.name,
-                rules.join(", ")
             )));
         }
         let copies_now = |index: &RuleIndex| {
             self.rules.get(*index).rule().copy.is_some() && !self.options.changes_only
         };
         if self.demand.is_empty() && !fresh.iter().any(copies_now) {
-            return Ok(BTreeMap::new());
+            return Ok(Default::default());
         }
         let (all, found) = self.parts(copies).await?;
         let mut wanted = BTreeMap::new();
@@ -332,6 +377,7 @@ impl Planning<'_> {
             }
         }
         let chosen = choose(&all, &wanted, complete);
+        let ids = all.iter().map(|part| part.id.clone()).collect();
         let mut containers: HashMap<PartId, Option<String>> =
             all.into_iter().map(|part| (part.id, part.container)).collect();
         let chosen = chosen.into_iter().map(|(id, sweep)| {
@@ -350,9 +396,22 @@ impl Planning<'_> {
             let kind = found.get(&id.1).copied().filter(|_| read);
             let container = containers.remove(&id).flatten();
             let first = why == Wanted::First;
+            if first && !sweep {
+                tracing::debug!(
+                    target = self.name,
+                    rule = self.rules.get(id.0).rule().name,
+                    namespace = %id.1,
+                    "others write to the same place: what lies there is not swept"
+                );
+            }
             (id, Chosen { sweep, keep: why == Wanted::Keep, asked: !first, kind, container })
         });
-        Ok(chosen.collect())
+        Ok((ids, chosen.collect()))
+    }
+
+    /// Whether every rule of the target is part of this run.
+    fn is_whole(&self) -> bool {
+        self.rules.iter().count() == self.all_rules.len()
     }
 
     /// Every part that there is or has been, and which namespaces there are now.
@@ -398,10 +457,15 @@ impl Planning<'_> {
     ) -> Result<(), Error> {
         // What stays is told apart by its time before anything newer is planned.
         for ((index, namespace), chosen) in chosen.iter().filter(|(_, chosen)| chosen.keep) {
-            let pattern = chosen.container.clone().unwrap_or_else(|| "*".to_owned());
-            let key = keys::kept(self.name, &pattern);
-            self.write(vec![put(key, &KeptRecord { before: now })]).await?;
-            self.forget_places(self.rules.get(*index).rule(), namespace).await?;
+            let rule = self.rules.get(*index).rule();
+            let patterns = match &chosen.container {
+                Some(container) => vec![container.clone()],
+                None => self.containers(rule),
+            };
+            let kept = KeptRecord { before: now };
+            let keep = |pattern: &String| put(keys::kept(self.name, pattern), &kept);
+            self.write(patterns.iter().map(keep).collect()).await?;
+            self.forget_places(rule, namespace).await?;
         }
         let mut plans = Vec::with_capacity(chosen.len());
         for ((index, namespace), chosen) in chosen {

@@ -161,8 +161,7 @@ impl Sweeping {
         }
         groups.extend(by_container.into_iter().map(|(container, copies)| {
             let lies_there = |copy: &&Arc<Copy>| {
-                let own = self.container(copy);
-                copy.is_swept() && own.is_none_or(|own| own == container)
+                copy.is_swept() && self.container(copy).is_none_or(|own| own == container)
             };
             let beside = self.copies.iter().filter(lies_there).cloned().collect();
             Group { container: Some(container), copies, beside }
@@ -328,9 +327,11 @@ impl Sweeping {
     /// the rule's read does not return.
     async fn ask_for_places(&self, copy: &Copy) -> Result<(), Halt> {
         let rule = self.rules.get(copy.rule);
-        if !rule.follows() {
+        let reads = self.rules.reads(rule.rule(), &copy.namespace);
+        if !rule.follows() || !reads {
+            let says = if reads { "follows no changes" } else { "does not read it any more" };
             let why = format!(
-                "rule {} follows no changes, and its transform or templates choose where documents lie",
+                "rule {} {says}, and its transform or templates choose where documents lie",
                 rule.rule().name
             );
             self.leave(copy.namespace.as_str(), &why);
@@ -436,7 +437,15 @@ impl Sweeping {
         let Some(started) = group.copies.iter().map(|copy| copy.plan.started).min() else {
             return Ok(());
         };
-        let written = self.kept(container).await?.max(FIRST)..started;
+        let kept = self.kept(container).await?;
+        let written = kept.max(FIRST)..started;
+        if kept > FIRST {
+            self.leave(
+                container,
+                "what was written before a rule left the file, or before a collection was dropped \
+                 whose documents are kept, can't be told apart",
+            );
+        }
         if written.is_empty() {
             return Ok(());
         }

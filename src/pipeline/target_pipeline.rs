@@ -58,7 +58,7 @@ use super::{
 };
 
 /// Bytes of copied documents that may lie in memory, and as many of changed ones.
-const BUDGET: usize = 24 << 20;
+const BUDGET: usize = 16 << 20;
 /// Bytes of keys that may wait for their read.
 const PENDING: usize = 16 << 20;
 /// Pauses between plans that are made again and again.
@@ -279,10 +279,21 @@ impl TargetPipeline {
             if let Some(followed) = followed.take() {
                 followed.done();
             }
+            if self.options.copy_only {
+                return Err(Error::Refused(format!(
+                    "target {} is paused: `mongosync resume` it first",
+                    self.name()
+                )));
+            }
             let ordered = tokio::select! {
                 Some(ordered) = self.orders.recv() => ordered,
                 () = stop.cancelled() => return Err(Error::Stopped),
             };
+            if let Some(why) = self.refusal(&ordered.order).await {
+                // Nobody may wait for it any more.
+                let _ = ordered.done.send(Err(why));
+                continue;
+            }
             *followed = self.take_up(ordered, demand, true, stop).await?;
         }
     }
@@ -356,15 +367,22 @@ impl TargetPipeline {
     }
 
     /// Why an order can't be followed, if it can't.
-    fn refusal(&self, order: &Order) -> Option<String> {
+    async fn refusal(&self, order: &Order) -> Option<String> {
         let all = self.file.deliveries(self.name()).count();
         match order {
-            Order::Resync(_) if self.rules.iter().count() < all => {
+            Order::Resync(_) | Order::Seek(_) if self.rules.iter().count() < all => {
                 Some("this run leaves rules out (--rule), and all are needed for that".to_owned())
             }
             Order::Resync(_) if self.options.changes_only => {
                 Some("this run does not copy (--changes-only)".to_owned())
             }
+            Order::Seek(time) => match self.source.oplog_first().await {
+                Ok(Some(first)) if first > *time => {
+                    Some(format!("the oplog reaches back to {first} only"))
+                }
+                Ok(_) => None,
+                Err(error) => Some(format!("how far the oplog reaches back is not known: {error}")),
+            },
             _ => None,
         }
     }
@@ -654,7 +672,7 @@ impl TargetPipeline {
             tokio::select! {
                 () = stop.cancelled() => return Ok(Ended::Stopped),
                 Some(ordered) = self.orders.recv() => {
-                    if let Some(why) = self.refusal(&ordered.order) {
+                    if let Some(why) = self.refusal(&ordered.order).await {
                         // Nobody may wait for it any more.
                         let _ = ordered.done.send(Err(why));
                         continue;

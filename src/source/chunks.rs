@@ -70,7 +70,7 @@ impl Source {
             "allowDiskUse": allow_disk_use,
             "comment": "mongosync",
         };
-        let sampled = self.all(&self.client.database(namespace.database()), command).await?;
+        let sampled = self.gathered(&self.client.database(namespace.database()), command).await?;
         let mut points: Vec<Bson> = Vec::new();
         for document in sampled.iter().skip(OVERSAMPLING as usize).step_by(OVERSAMPLING as usize) {
             // A sample may hold one document twice.

@@ -1,5 +1,7 @@
 //! What can go wrong at the source, and which answer each kind asks for.
 
+use std::time::Duration;
+
 use mongodb::error::{Error as DriverError, ErrorKind};
 
 /// An error of the source.
@@ -11,6 +13,15 @@ pub enum Error {
     /// The server's reply has not the shape that its documentation gives it.
     #[error("the source answered with {0}")]
     Garbled(&'static str),
+    /// A command that is answered at once elsewhere has not been: its connection may have died without
+    /// a word.
+    #[error("the source has not answered {command} for {} s", .after.as_secs())]
+    Silent {
+        /// Its name.
+        command: &'static str,
+        /// How long.
+        after: Duration,
+    },
     /// What the rules ask for can't be done with this source.
     #[error("{0}")]
     Refused(String),
@@ -58,7 +69,7 @@ impl Error {
                 ErrorKind::Command(command) => matches!(command.code, 13 | 18 | 8000),
                 _ => false,
             },
-            Self::Garbled(_) | Self::Refused(_) => false,
+            Self::Garbled(_) | Self::Refused(_) | Self::Silent { .. } => false,
         }
     }
 
@@ -66,7 +77,7 @@ impl Error {
     pub fn remedy(&self) -> Remedy {
         match self {
             Self::Driver(error) => remedy(error),
-            Self::Garbled(_) => Remedy::Retry,
+            Self::Garbled(_) | Self::Silent { .. } => Remedy::Retry,
             Self::Refused(_) => Remedy::Reject,
         }
     }

@@ -33,6 +33,8 @@ use error::Error;
 /// How often the driver looks at a server. One that an error has made it take for lost it looks at
 /// again only then; the driver's own 10 s are longer than the lease of a store in the source.
 const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How long a command may take that reads no documents of anybody's.
+const ANSWER: Duration = Duration::from_secs(45);
 
 /// A connected source. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -180,7 +182,7 @@ impl Source {
         if let Some(criteria) = &self.criteria {
             action = action.selection_criteria(criteria.clone());
         }
-        Ok(action.await?)
+        soon("a question about itself", async { Ok(action.await?) }).await
     }
 
     /// The driver's client, for a checkpoint store that lives in the source.
@@ -249,6 +251,17 @@ impl Source {
         Ok(ends.map(|(first, last)| Oplog { first, last, size: None }))
     }
 
+    /// The time of the oplog's oldest entry; `None` behind a mongos, and where it may not be read.
+    ///
+    /// # Errors
+    /// Whatever else the driver returns.
+    pub async fn oplog_first(&self) -> Result<Option<ClusterTime>, Error> {
+        match self.oplog_reach().await {
+            Err(Error::Driver(error)) if namespaces::code(&error) == Some(UNAUTHORIZED) => Ok(None),
+            reach => Ok(reach?.map(|oplog| oplog.first)),
+        }
+    }
+
     /// The oplog; `None` behind a mongos, which has none.
     ///
     /// # Errors
@@ -303,8 +316,17 @@ impl Source {
         Ok(action.batch().await?)
     }
 
-    /// All documents of a small result, decoded.
+    /// All documents of a small result that takes no time to make, decoded.
     async fn all(
+        &self,
+        database: &Database,
+        command: RawDocumentBuf,
+    ) -> Result<Vec<Document>, Error> {
+        soon("a question about what it holds", self.gathered(database, command)).await
+    }
+
+    /// All documents of a small result, decoded.
+    async fn gathered(
         &self,
         database: &Database,
         command: RawDocumentBuf,
@@ -323,6 +345,18 @@ impl Source {
             }
         }
         Ok(documents)
+    }
+}
+
+/// Gives up what should be answered at once. The driver sets no limit, and what a network drops
+/// without a word is resent for a quarter of an hour.
+async fn soon<T>(
+    command: &'static str,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(ANSWER, work).await {
+        Ok(done) => done,
+        Err(_) => Err(Error::Silent { command, after: ANSWER }),
     }
 }
 

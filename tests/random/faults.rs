@@ -7,7 +7,7 @@ use rand::{Rng, rngs::StdRng};
 use super::operations::Operation;
 
 /// Whether requests to copy a rule again are carried out.
-const RESYNC: bool = false;
+const RESYNC: bool = true;
 
 /// Blows, as often as they come up.
 const BLOWS: &[Blow] = &[

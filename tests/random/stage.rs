@@ -179,7 +179,7 @@ impl Stage {
                 self.store.play(move |command| {
                     let writes = ["insert", "update", "delete", "findAndModify"];
                     let chosen = writes.contains(&command.name.as_str())
-                        && turn.fetch_add(1, Ordering::AcqRel) % 3 == 0;
+                        && turn.fetch_add(1, Ordering::AcqRel).is_multiple_of(3);
                     chosen.then_some(Fault::Cut(moment))
                 });
             }
@@ -211,7 +211,7 @@ impl Stage {
         let status = |status: u16| Play::Answer(status, r#"{"error":"not now"}"#.to_owned());
         let some_busy = |asked: &Asked<'_>, turn: usize| {
             let places = 0..asked.items.len();
-            let refused = places.filter(|place| (place + turn) % 3 == 0);
+            let refused = places.filter(|place| (place + turn).is_multiple_of(3));
             Play::Refuse(refused.map(|place| (place, Refusal::BUSY)).collect())
         };
         let mixed = move |asked: &Asked<'_>| match next() % 8 {

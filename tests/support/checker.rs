@@ -89,10 +89,14 @@ pub async fn read_index(engine: &Engine, index: &str, mut each: impl FnMut(Hit))
     loop {
         ensure!(answer.status == 200, "reading {index}: {} {}", answer.status, answer.body);
         let mut page: Value = serde_json::from_str(&answer.body)?;
+        // An engine gives what it has of a search that failed in part.
+        ensure!(page["_shards"]["failed"] == 0, "reading {index}: {}", page["_shards"]);
         let Value::Array(hits) = page["hits"]["hits"].take() else {
             anyhow::bail!("a page without hits")
         };
         if hits.is_empty() {
+            let scroll = json!({ "scroll_id": page["_scroll_id"] }).to_string();
+            engine.request("DELETE", "/_search/scroll", &scroll).await?;
             return Ok(());
         }
         for mut hit in hits {

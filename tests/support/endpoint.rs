@@ -221,9 +221,9 @@ async fn pass(
         shared.played.fetch_add(1, Ordering::AcqRel);
     }
     match play {
-        Play::Answer(status, text) => return answer(status, None, text.into()),
-        Play::Later(status, text, seconds) => return answer(status, Some(seconds), text.into()),
-        Play::Struck(Fault::Cut(Moment::Before)) => return broken_off(),
+        Play::Answer(status, text) => answer(status, None, text.into()),
+        Play::Later(status, text, seconds) => answer(status, Some(seconds), text.into()),
+        Play::Struck(Fault::Cut(Moment::Before)) => broken_off(),
         play => {
             let mut waiting = Waiting { shared: shared.clone(), sent: None };
             let forward = Forward { shared, method, uri, kind, body, items: found };

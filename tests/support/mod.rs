@@ -130,9 +130,22 @@ impl World {
     }
 }
 
-/// An Elasticsearch as the tests use it.
+/// An engine as the tests use it: an Elasticsearch, or what `MONGOSYNC_TEST_ENGINE` names.
 pub fn engine() -> EngineBuilder {
-    Engine::elasticsearch().heap("512m")
+    let engine = match engine_kind() {
+        "opensearch" => Engine::opensearch(),
+        _ => Engine::elasticsearch(),
+    };
+    engine.heap("512m")
+}
+
+/// What a rule file calls the engine of the tests.
+pub fn engine_kind() -> &'static str {
+    match std::env::var("MONGOSYNC_TEST_ENGINE").as_deref() {
+        Ok("opensearch") => "opensearch",
+        Ok("elasticsearch") | Err(_) => "elasticsearch",
+        Ok(other) => panic!("MONGOSYNC_TEST_ENGINE is elasticsearch or opensearch, not {other}"),
+    }
 }
 
 /// A number that no other call in this process has got.

@@ -126,11 +126,10 @@ async fn requests(
         match script.zip(command).and_then(|(script, command)| script(&command)) {
             None => {}
             Some(Fault::Cut(Moment::Before)) => return Ok(()),
-            Some(Fault::Hold(Moment::Before, gate)) => {
-                if !gate.pass().await {
-                    return Ok(());
-                }
-            }
+            Some(Fault::Hold(Moment::Before, gate)) => match gate.pass().await {
+                true => {}
+                false => return Ok(()),
+            },
             Some(fault) => {
                 due.lock().expect("no panic").insert(int(&message, 4)?, fault);
             }
@@ -146,11 +145,10 @@ async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, due: &Due) -> 
         match fault {
             None => {}
             Some(Fault::Cut(_)) => return Ok(()),
-            Some(Fault::Hold(_, gate)) => {
-                if !gate.pass().await {
-                    return Ok(());
-                }
-            }
+            Some(Fault::Hold(_, gate)) => match gate.pass().await {
+                true => {}
+                false => return Ok(()),
+            },
         }
         to.write_all(&message).await?;
     }

@@ -44,10 +44,11 @@ impl Settings {
         let Self { top, engine: settings, url, mongo: own, source } = self;
         let url = url.as_deref().unwrap_or(engine);
         let mongo = own.as_deref().unwrap_or(mongo);
+        let kind = super::engine_kind();
         let top = if top.is_empty() { String::new() } else { format!("{}\n", top.trim_end()) };
         format!(
             "source: {mongo}{source}\nhttp: {{ listen: \"127.0.0.1:${{STATUS_PORT}}\" }}\n{top}\
-             targets:\n  search: {{ elasticsearch: {{ urls: [\"{url}\"]{settings} }} }}\n\
+             targets:\n  search: {{ {kind}: {{ urls: [\"{url}\"]{settings} }} }}\n\
              rules:\n{}\n",
             rules.trim_end()
         )

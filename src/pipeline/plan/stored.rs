@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bson::DateTime;
 
 use crate::{
-    change::Namespace,
+    change::{ClusterTime, Namespace},
     checkpoint::{
         keys,
         records::{
@@ -23,6 +23,8 @@ use super::{Planned, Planning};
 /// Records read at once.
 const PAGE: usize = 500;
 
+/// The names of a rule and of a namespace, as they are stored.
+type Part = (Vec<u8>, Vec<u8>);
 /// Of every rule that has copies, by name: its copies.
 pub(super) type StoredCopies = BTreeMap<String, BTreeMap<Namespace, Planned>>;
 
@@ -30,7 +32,7 @@ impl Planning<'_> {
     /// The plans of all copies into the target, and how far they are.
     pub(super) async fn stored_copies(&self) -> Result<StoredCopies, Error> {
         let prefix = keys::all_copies(self.name);
-        let mut stored: BTreeMap<(Vec<u8>, Vec<u8>), (Option<_>, Option<_>)> = BTreeMap::new();
+        let mut stored: BTreeMap<Part, (Option<_>, Option<_>)> = BTreeMap::new();
         let mut after: Option<RecordKey> = None;
         loop {
             let page = self
@@ -80,12 +82,7 @@ impl Planning<'_> {
             if self.all_rules.contains(name) {
                 continue;
             }
-            let now = self.asked("reading the cluster time", || self.reading.source.now()).await?;
-            let place = keys::position(self.name);
-            let position: Option<PositionRecord> =
-                self.stored(|| load(&**self.store, &place)).await?;
-            let written = position.map_or(now, |position| now.max(position.time));
-            let kept = KeptRecord { before: written.after() };
+            let kept = KeptRecord { before: self.written().await? };
             let keep = |pattern: &String| put(keys::kept_of(self.name, pattern, name), &kept);
             self.write(record.containers.iter().map(keep).collect()).await?;
             // The record of the rule goes before its copies: without it what is left of them is
@@ -108,9 +105,13 @@ impl Planning<'_> {
         &self,
         rule: &Rule,
         copies: BTreeMap<Namespace, Planned>,
+        position: Option<&PositionRecord>,
     ) -> Result<BTreeMap<Namespace, Planned>, Error> {
-        let (ended, rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            copies.into_iter().partition(|(_, own)| own.plan.ended && own.is_swept());
+        // Until then its end is shown again, and the plan says that it has been seen to.
+        let passed = |own: &Planned| position.is_some_and(|at| at.time > own.plan.started);
+        let (ended, rest): (BTreeMap<_, _>, BTreeMap<_, _>) = copies
+            .into_iter()
+            .partition(|(_, own)| own.plan.ended && own.is_swept() && passed(own));
         self.forget_copies(&rule.name, ended.keys()).await?;
         Ok(rest)
     }
@@ -152,6 +153,32 @@ impl Planning<'_> {
         Ok(Some(record))
     }
 
+    /// What a rule wrote to where it no longer writes stays, whoever is copied there again.
+    pub(super) async fn keep_elsewhere(
+        &self,
+        rule: &Rule,
+        record: &RuleRecord,
+    ) -> Result<(), Error> {
+        let present = self.containers(rule);
+        for pattern in record.containers.iter().filter(|pattern| !present.contains(pattern)) {
+            let key = keys::kept_of(self.name, pattern, &rule.name);
+            let known: Option<KeptRecord> = self.stored(|| load(&**self.store, &key)).await?;
+            if known.is_none() {
+                let before = self.written().await?;
+                self.write(vec![put(key, &KeptRecord { before })]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Later than everything that has been written to the target.
+    async fn written(&self) -> Result<ClusterTime, Error> {
+        let now = self.asked("reading the cluster time", || self.reading.source.now()).await?;
+        let place = keys::position(self.name);
+        let position: Option<PositionRecord> = self.stored(|| load(&**self.store, &place)).await?;
+        Ok(position.map_or(now, |position| now.max(position.time)).after())
+    }
+
     /// Remembers that all of a rule was planned by its present definition.
     pub(super) async fn remember_rule(&self, rule: &Rule) -> Result<(), Error> {
         let known = self.rule_record(rule).await?;
@@ -163,11 +190,11 @@ impl Planning<'_> {
         self.write(vec![put(keys::rule(self.name, &rule.name), &record)]).await?;
         // One that comes back owns what it wrote before.
         let owned = |pattern| removal::<KeptRecord>(keys::kept_of(self.name, pattern, &rule.name));
-        self.write(record.containers.iter().map(|pattern| owned(pattern)).collect()).await
+        self.write(self.containers(rule).iter().map(|pattern| owned(pattern)).collect()).await
     }
 
     /// Where a rule's documents may lie.
-    fn containers(&self, rule: &Rule) -> Vec<String> {
+    pub(super) fn containers(&self, rule: &Rule) -> Vec<String> {
         match rule.transform.as_ref().is_some_and(|script| script.may_move()) {
             true => vec!["*".to_owned()],
             false => self.target.containers(&rule.name),
@@ -197,7 +224,11 @@ impl Planning<'_> {
         if self.demand.is_nothing() {
             return Ok(());
         }
-        let left = self.demand.left_by(&self.active());
+        // A run without all rules can't sweep: the next whole one plans it again.
+        let left = match self.is_whole() {
+            true => self.demand.left_by(&self.active()),
+            false => self.demand.clone(),
+        };
         let key = keys::demand(self.name);
         let write = match left.is_nothing() {
             true => removal::<DemandRecord>(key),

@@ -99,7 +99,7 @@ impl Filling {
             let meta = meta_of(&about);
             let Some(mark) = mark_in(&meta) else { continue };
             if !self.is_copying(&mark.rule) {
-                put_back(nodes, &index, mark, meta).await?;
+                put_back(nodes, &index, mark).await?;
             }
         }
         Ok(())
@@ -117,10 +117,10 @@ impl Filling {
             let arranged = arrange_one(nodes, &index, &plan).await?;
             self.state().made.remove(&index);
             // The copy may have ended meanwhile, and its end have missed the mark.
-            if let Some((mark, meta)) = arranged
+            if let Some(mark) = arranged
                 && !self.is_copying(&plan.rule)
             {
-                put_back(nodes, &index, mark, meta).await?;
+                put_back(nodes, &index, mark).await?;
             }
         }
         Ok(())
@@ -137,11 +137,7 @@ impl Filling {
 
 /// Marks and arranges one index. `None` where there is nothing to arrange, or it is not allowed: a
 /// slower copy is no reason to hold one up.
-async fn arrange_one(
-    nodes: &Nodes,
-    index: &str,
-    plan: &IndexPlan,
-) -> Result<Option<(Mark, Map<String, Value>)>, Retry> {
+async fn arrange_one(nodes: &Nodes, index: &str, plan: &IndexPlan) -> Result<Option<Mark>, Retry> {
     let answer = nodes
         .ask(|engine| async move {
             engine
@@ -160,7 +156,7 @@ async fn arrange_one(
     let Some(about) = found.get(index) else { return Ok(None) };
     let meta = meta_of(about);
     if let Some(mark) = mark_in(&meta) {
-        return Ok(Some((mark, meta)));
+        return Ok(Some(mark));
     }
     let empty = Map::new();
     let current = about.get("settings").and_then(Value::as_object).unwrap_or(&empty);
@@ -169,16 +165,15 @@ async fn arrange_one(
         return Ok(None);
     }
     let mark = Mark { rule: plan.rule.clone(), before };
-    let marked = with_mark(meta.clone(), &mark);
-    if !allowed(&put_meta(nodes, index, &marked).await?, index)? {
+    if !allowed(&change_meta(nodes, index, |meta| with_mark(meta, &mark)).await?, index)? {
         return Ok(None);
     }
     if !allowed(&put_settings(nodes, index, &wanted).await?, index)? {
-        put_meta(nodes, index, &without_mark(marked)).await?;
+        change_meta(nodes, index, without_mark).await?;
         return Ok(None);
     }
     info!(index, rule = plan.rule, "index arranged for the copy");
-    Ok(Some((mark, marked)))
+    Ok(Some(mark))
 }
 
 /// What to set, and what is to be put back afterwards. What the rule or an index template has
@@ -213,15 +208,10 @@ fn says(settings: Option<&Value>, key: &str) -> bool {
     nested || settings.get(key).is_some() || settings.get(format!("index.{key}")).is_some()
 }
 
-async fn put_back(
-    nodes: &Nodes,
-    index: &str,
-    mark: Mark,
-    meta: Map<String, Value>,
-) -> Result<(), Retry> {
+async fn put_back(nodes: &Nodes, index: &str, mark: Mark) -> Result<(), Retry> {
     for answer in [
         put_settings(nodes, index, &mark.before).await?,
-        put_meta(nodes, index, &without_mark(meta)).await?,
+        change_meta(nodes, index, without_mark).await?,
     ] {
         match answer.status {
             200..300 => {}
@@ -251,6 +241,29 @@ async fn put_settings(
             engine.indices().put_settings(parts).body(json!({ "index": settings })).send().await
         })
         .await
+}
+
+/// Changes the mark in an index's `_meta` as it is now: another process may leave its own there.
+async fn change_meta(
+    nodes: &Nodes,
+    index: &str,
+    change: impl FnOnce(Map<String, Value>) -> Map<String, Value>,
+) -> Result<Answer, Retry> {
+    let answer = nodes
+        .ask(|engine| async move {
+            engine
+                .indices()
+                .get_mapping(IndicesGetMappingParts::Index(&[index]))
+                .filter_path(&["*.mappings._meta"])
+                .send()
+                .await
+        })
+        .await?;
+    if !answer.is_success() {
+        return Ok(answer);
+    }
+    let meta = parse(&answer)?.get(index).map(meta_of).unwrap_or_default();
+    put_meta(nodes, index, &change(meta)).await
 }
 
 pub(super) async fn put_meta(

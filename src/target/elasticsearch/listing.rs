@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     change::ClusterTime,
-    target::{PlaceKey, Pressure, Retry},
+    target::{Listing, PlaceKey, Pressure, Retry},
 };
 
 /// Documents in one page.
@@ -64,7 +64,7 @@ pub(super) async fn list(
     container: &str,
     written: Range<ClusterTime>,
     found: &mpsc::Sender<Vec<PlaceKey>>,
-) -> Result<(), Retry> {
+) -> Result<Listing, Retry> {
     refresh(nodes, container).await?;
     let mut answer = nodes
         .ask(|engine| async move {
@@ -79,8 +79,10 @@ pub(super) async fn list(
                 .await
         })
         .await?;
-    if answer.status == 404 {
-        return Ok(());
+    match answer.status {
+        403 => return Ok(Listing::NotOurs("it may not be searched with this login".to_owned())),
+        404 => return Ok(Listing::Whole),
+        _ => {}
     }
     let versions = written.start.version()..written.end.version();
     loop {
@@ -102,7 +104,7 @@ pub(super) async fn list(
             .collect();
         let scroll = page.scroll.map(Cow::into_owned);
         let gone = !places.is_empty() && found.send(places).await.is_err();
-        let Some(scroll) = scroll else { return Ok(()) };
+        let Some(scroll) = scroll else { return Ok(Listing::Whole) };
         let scroll = scroll.as_str();
         if last || gone {
             // The engine lets go of it by itself otherwise, only later.
@@ -112,7 +114,7 @@ pub(super) async fn list(
                     engine.clear_scroll(ClearScrollParts::None).body(body).send().await
                 })
                 .await?;
-            return Ok(());
+            return Ok(Listing::Whole);
         }
         answer = next(nodes, scroll).await?;
     }
@@ -128,7 +130,7 @@ async fn next(nodes: &Nodes, scroll: &str) -> Result<Answer, Retry> {
 }
 
 /// Without it the list is of some time ago: right still, since removals carry versions, but longer.
-async fn refresh(nodes: &Nodes, container: &str) -> Result<(), Retry> {
+pub(super) async fn refresh(nodes: &Nodes, container: &str) -> Result<(), Retry> {
     let answer = nodes
         .ask(|engine| async move {
             let parts = IndicesRefreshParts::Index(&[container]);

@@ -307,8 +307,7 @@ impl Target for EngineTarget {
         if let Some(why) = owners::others(&self.nodes, container, self.indices.owner()).await? {
             return Ok(Listing::NotOurs(why));
         }
-        listing::list(&self.nodes, container, written, found).await?;
-        Ok(Listing::Whole)
+        listing::list(&self.nodes, container, written, found).await
     }
 
     fn meta(&self, operation: &Operation) -> Meta {

@@ -5,7 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use elasticsearch::{SearchParts, indices::IndicesGetParts};
+use elasticsearch::{
+    SearchParts,
+    indices::{IndicesGetParts, IndicesRefreshParts},
+};
 use serde_json::{Map, Value, json};
 use tracing::info;
 
@@ -53,8 +56,12 @@ pub(super) async fn claim(
             if owners.iter().any(|known| known == mark) {
                 break;
             }
-            if owners.is_empty() && holds_documents(nodes, index).await? {
-                owners.push(STRANGER.to_owned());
+            if owners.is_empty() {
+                match holds_documents(nodes, index).await? {
+                    Some(true) => owners.push(STRANGER.to_owned()),
+                    Some(false) => {}
+                    None => break,
+                }
             }
             owners.push(mark.to_owned());
             let answer = put_meta(nodes, index, &with_own(meta, OWNERS, json!(owners))).await?;
@@ -78,8 +85,26 @@ pub(super) async fn claim(
     Ok(())
 }
 
-/// Whether an index holds documents; yes, where that can't be told.
-async fn holds_documents(nodes: &Nodes, index: &str) -> Result<bool, Retry> {
+/// Whether an index holds documents; yes, where that may not be asked. `None` where it can't be told
+/// now, which holds up nobody's writes.
+async fn holds_documents(nodes: &Nodes, index: &str) -> Result<Option<bool>, Retry> {
+    match finds_documents(nodes, index).await? {
+        Some(false) => {}
+        found => return Ok(found),
+    }
+    // What was written just now is not found yet.
+    let refreshed = nodes
+        .ask(|engine| async move {
+            engine.indices().refresh(IndicesRefreshParts::Index(&[index])).send().await
+        })
+        .await?;
+    match refreshed.is_success() {
+        true => finds_documents(nodes, index).await,
+        false => Ok(None),
+    }
+}
+
+async fn finds_documents(nodes: &Nodes, index: &str) -> Result<Option<bool>, Retry> {
     let answer = nodes
         .ask(|engine| async move {
             let body = json!({ "size": 0, "track_total_hits": 1, "terminate_after": 1 });
@@ -90,10 +115,10 @@ async fn holds_documents(nodes: &Nodes, index: &str) -> Result<bool, Retry> {
         200..300 => {
             let found = parse(&answer)?;
             let total = found.get("hits").and_then(|hits| hits.pointer("/total/value"));
-            Ok(total.and_then(Value::as_u64) != Some(0))
+            Ok(Some(total.and_then(Value::as_u64) != Some(0)))
         }
-        400..=405 => Ok(true),
-        _ => Err(refusal(&answer)),
+        400..=405 => Ok(Some(true)),
+        _ => Ok(None),
     }
 }
 

@@ -113,6 +113,8 @@ impl EngineBuilder {
             ("node.roles", product.roles),
             // A machine whose disk is nearly full would make every index read-only.
             ("cluster.routing.allocation.disk.threshold_enabled", "false"),
+            // Of a heap as small as this one, what is yet to be collected is most.
+            ("indices.breaker.total.use_real_memory", "false"),
         ];
         let settings =
             settings.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
