@@ -446,14 +446,8 @@ impl Sweeping {
                  whose documents are kept, can't be told apart",
             );
         }
-        if written.is_empty() {
-            return Ok(());
-        }
-        if !self.context.target.is_versioned() && written.start > FIRST {
-            self.leave(
-                container,
-                "some of it is to be kept, and what it holds does not say from when it is",
-            );
+        // What bears no time can't be told apart at all.
+        if written.is_empty() || (kept > FIRST && !self.context.target.is_versioned()) {
             return Ok(());
         }
         let Some(spared) = self.spared(container).await? else {
