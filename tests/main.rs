@@ -26,6 +26,7 @@ mod source_faults;
 mod status;
 mod stops;
 mod store_faults;
+mod swaps;
 mod target_faults;
 mod ready_rules;
 mod support;

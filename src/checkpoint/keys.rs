@@ -104,6 +104,16 @@ pub fn kept_of(target: &str, containers: &str, rule: &str) -> RecordKey {
     kept(target, containers).with(rule)
 }
 
+/// What of a target is filled anew beside what is read; the container follows.
+pub fn replacements(target: &str) -> RecordKey {
+    RecordKey::text(&["replacement", target])
+}
+
+/// What replaces one container of a target.
+pub fn replacement(target: &str, container: &str) -> RecordKey {
+    replacements(target).with(container)
+}
+
 /// What has to be copied again into a target.
 pub fn demand(target: &str) -> RecordKey {
     RecordKey::text(&["demand", target])
@@ -174,6 +184,7 @@ mod tests {
                 kept("n", "r"),
                 kept_of("n", "r", "q"),
                 demand("n"),
+                replacement("n", "r"),
                 owner("n"),
             ],
             vec![lease(), requests().with("1")],

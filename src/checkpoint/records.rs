@@ -273,6 +273,14 @@ pub struct OwnRecord {
     pub since: DateTime,
 }
 
+/// A container that is filled anew beside the one that is read, from when that is planned until it is
+/// swapped in.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ReplacementRecord {
+    /// Of this replacement alone; the target marks with it what it fills.
+    pub id: Uuid,
+}
+
 /// A target that somebody paused.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct PausedRecord {
@@ -389,6 +397,11 @@ impl Record for OwnerRecord {
 impl Record for OwnRecord {
     const TABLE: Table = Table::Facts;
     const KIND: &'static str = "whose a container of a target is";
+}
+
+impl Record for ReplacementRecord {
+    const TABLE: Table = Table::Facts;
+    const KIND: &'static str = "what is filled beside what is read";
 }
 
 impl Record for PausedRecord {

@@ -2,6 +2,7 @@
 //!
 //! The only part that knows all stages.
 
+mod containers;
 mod copying;
 mod demand;
 mod following;
@@ -17,6 +18,7 @@ mod sampling;
 mod settling;
 mod sweeping;
 mod target_pipeline;
+mod targets;
 
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 

@@ -6,6 +6,7 @@
 //! again.
 
 mod again;
+mod replacing;
 mod stored;
 
 use std::{
@@ -27,7 +28,7 @@ use crate::{
         store::{Store, StoreError, Write},
     },
     delivery::{insist, insist_on_writing},
-    rules::model::{CopySettings, NamespacePattern, OnDrop, OnRuleChange, Rule, Since},
+    rules::model::{CopySettings, DeliverySettings, NamespacePattern, OnDrop, OnRuleChange, Rule, Since},
     source::{
         chunks,
         error::Error as SourceError,
@@ -44,6 +45,7 @@ use super::{
 };
 
 pub use again::PartId;
+pub use replacing::Replacements;
 use again::{Part, Wanted, choose};
 
 /// Where a target's run begins.
@@ -62,6 +64,8 @@ pub struct Plan {
     pub floor: ClusterTime,
     /// Whether everything that is copied into the target is part of this run or complete.
     pub whole: bool,
+    /// What is filled beside what is read, and swapped in.
+    pub replacements: Replacements,
 }
 
 /// Makes the plan of one target.
@@ -82,6 +86,8 @@ pub struct Planning<'a> {
     pub rule_status: &'a [Arc<RuleStatus>],
     /// What the command says.
     pub options: &'a Options,
+    /// How the target is asked again.
+    pub settings: &'a DeliverySettings,
     /// What has to be copied again.
     pub demand: Demand,
     /// Ends every wait.
@@ -99,6 +105,11 @@ impl Planned {
     fn is_complete(&self) -> bool {
         let progress = self.progress.as_ref();
         progress.is_some_and(|own| own.complete && own.plan == self.plan.id)
+    }
+
+    fn has_progress(&self) -> bool {
+        let progress = self.progress.as_ref();
+        progress.is_some_and(|own| own.plan == self.plan.id && !own.done.is_empty())
     }
 
     fn is_swept(&self) -> bool {
@@ -142,6 +153,7 @@ impl Planning<'_> {
             }
         }
         self.try_reads().await?;
+        let (mut replacements, given_up) = self.replacements(&copies).await?;
         // What comes into being after this is in the stream; what was there is among the namespaces
         // that are looked for next.
         let now = match &position {
@@ -156,7 +168,10 @@ impl Planning<'_> {
             }
         };
         let (all, chosen) = self.chosen(&fresh, &copies).await?;
+        let begin = self.new_replacements(&chosen).await?;
         self.remember_demand().await?;
+        self.remember_replacements(&begin, &given_up).await?;
+        replacements.extend(begin);
         if let Some(position) = &mut position {
             // One that is copied now needs nothing of the stream from before.
             let copied = fresh.iter().map(|&index| self.rules.get(index).rule());
@@ -203,7 +218,7 @@ impl Planning<'_> {
         let left_out = |own: &Planned| !self.is_copied(own) && !own.is_complete();
         let whole = self.is_whole() && !copies.values().flat_map(BTreeMap::values).any(left_out);
         let copies = self.copies(copies, whole).await?;
-        Ok(Plan { start, source, behind, copies, planned, floor, whole })
+        Ok(Plan { start, source, behind, copies, planned, floor, whole, replacements })
     }
 
     /// Refuses to begin where the oplog does not reach back to: nothing is stored of it then.

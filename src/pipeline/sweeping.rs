@@ -31,33 +31,34 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 
 use crate::{
-    change::{ClusterTime, DocumentKey, Namespace, Phase, RuleIndex},
+    change::{ClusterTime, DocumentKey, Namespace, Phase},
     checkpoint::{
         keys,
-        records::{DeadLetterRecord, KeptRecord, PlacesRecord, load_all, page},
+        records::{DeadLetterRecord, PlacesRecord, ReplacementRecord, page, removal},
         store::{RecordKey, Store, StoreError},
         tracker::{Completion, Tracker},
     },
     delivery::{
         Halt,
         batch::{Batch, Origin},
-        insist,
+        insist, insist_on_writing,
         lane::Subject,
         request::{Limits, deliver},
         retry::{Backoff, pause},
         writer::Context,
     },
-    rules::model::{OnDelete, Rule},
     source::budget::Budget,
-    target::{Action, Listing, Operation, PlaceKey},
+    target::{Action, Listing, Operation, PlaceKey, Retry},
 };
 
 use super::{
-    Error,
+    Error, containers,
     copying::Copy,
     following::{Asked, Lanes},
+    plan::Replacements,
     reading::{Fetched, Reading},
-    rule_set::{RuleSet, TargetRule},
+    rule_set::RuleSet,
+    targets::insist_on_target,
 };
 
 /// How often the end of the copies is looked for.
@@ -95,6 +96,8 @@ pub struct Sweeping {
     pub copies: Vec<Arc<Copy>>,
     /// Whether nothing that is copied into the target is left out of this run and incomplete.
     pub whole: bool,
+    /// What is filled beside what is read.
+    pub replacements: Replacements,
 }
 
 /// Copies that are swept together: all into one container, or one whose places are stored.
@@ -187,17 +190,6 @@ impl Sweeping {
         self.context.target.container(&rule.name, &copy.namespace).filter(|_| !moves)
     }
 
-    /// Whether documents of a rule may lie in a container, whatever namespaces it comes to read.
-    fn may_reach(&self, rule: &Rule, container: &str) -> bool {
-        rule.transform.as_ref().is_some_and(|script| script.may_move())
-            || self
-                .context
-                .target
-                .containers(&rule.name)
-                .iter()
-                .any(|pattern| matches(pattern, container))
-    }
-
     /// Sweeps, or says why not. Afterwards nothing of the group is left to be swept.
     async fn sweep(&self, group: Group) -> Result<(), Halt> {
         // What the stream had shown when the copy ended may still be on its way to the target.
@@ -214,6 +206,11 @@ impl Sweeping {
                 Some(why) => self.leave(container, &why),
                 None => self.sweep_container(container, &group).await?,
             }
+        }
+        if let Some(container) = &group.container
+            && self.replacements.contains_key(container)
+        {
+            self.swap(container).await?;
         }
         group.copies.iter().for_each(|copy| copy.swept());
         Ok(())
@@ -248,19 +245,7 @@ impl Sweeping {
                 return Some("documents of several namespaces lie there".to_owned());
             }
         }
-        self.rules.iter().map(|(_, rule)| rule.rule()).find_map(|rule| {
-            if !self.may_reach(rule, container) {
-                return None;
-            }
-            let skips = rule.transform.as_ref().is_some_and(|script| script.may_skip());
-            let why = match (rule.on_delete, skips, rule.copy.is_some()) {
-                (OnDelete::Keep, ..) => "says `on_delete: keep`",
-                (_, true, _) => "has a transform that may call `skip()`",
-                (.., false) => "says `copy: false`",
-                _ => return None,
-            };
-            Some(format!("rule {} {why}", rule.name))
-        })
+        containers::obstacle(&*self.context.target, &self.rules, container)
     }
 
     /// Waits until everything that the stream has shown by now is settled.
@@ -393,51 +378,85 @@ impl Sweeping {
         Ok(absent)
     }
 
-    /// The places of documents in the dead letters of the rules that may write to a container; `None`
-    /// where there are too many.
+    /// Puts what was filled in the stead of what is read. What the target holds of documents in the
+    /// dead letters is taken over: it is the best that there is.
+    async fn swap(&self, container: &str) -> Result<(), Halt> {
+        let target = &self.context.target;
+        let mut refused = Refused::default();
+        while let Some(places) = self.next_refused(container, &mut refused).await? {
+            self.insist(|| target.take_over(container, &places)).await?;
+        }
+        self.insist(|| target.swap(container)).await?;
+        let key = keys::replacement(&self.name, container);
+        let forget = vec![removal::<ReplacementRecord>(key)];
+        insist_on_writing(&*self.store, forget, &self.reading.stop).await
+    }
+
+    async fn insist<F>(&self, ask: impl Fn() -> F) -> Result<(), Halt>
+    where
+        F: Future<Output = Result<(), Retry>>,
+    {
+        let Context { status, settings, .. } = &*self.context;
+        let done = insist_on_target(status, settings, &self.reading.stop, ask).await;
+        done.ok_or(Halt::Stopped)
+    }
+
+    /// The places of documents in the dead letters; `None` where there are too many.
     async fn spared(&self, container: &str) -> Result<Option<Spared>, Halt> {
         let mut spared = Spared::default();
-        let stop = &self.reading.stop;
-        let there = |(_, rule): &(RuleIndex, &TargetRule)| self.may_reach(rule.rule(), container);
-        for (index, rule) in self.rules.iter().filter(there) {
-            let prefix = keys::dead_letters(&self.name, &rule.rule().name);
-            let mut after = None;
-            while let Some(letters) = self.letters(&prefix, &mut after).await? {
-                if spared.places.len() > MOST_SPARED {
-                    return Ok(None);
-                }
-                let subjects: Vec<Subject> =
-                    letters.into_iter().map(|(subject, _)| subject).collect();
-                for Subject { namespace, key } in &subjects {
-                    let types = self.context.ids.of(namespace, key.id(), stop).await?;
-                    let shaper = &self.context.shaper;
-                    spared.add(shaper.standing(index, namespace, key, &types).as_ref());
-                }
-                for places in self.context.places.load(&subjects, stop).await? {
-                    places.iter().for_each(|place| spared.add(Some(&place.place)));
-                }
+        let mut refused = Refused::default();
+        while let Some(places) = self.next_refused(container, &mut refused).await? {
+            places.iter().for_each(|place| spared.add(place));
+            if spared.places.len() > MOST_SPARED {
+                return Ok(None);
             }
         }
         Ok(Some(spared))
     }
 
-    /// What was written before this stays.
-    async fn kept(&self, container: &str) -> Result<ClusterTime, Halt> {
-        let prefix = keys::all_kept(&self.name);
+    /// The next places of documents in the dead letters of the rules that may write to a container.
+    /// `None` at the end.
+    async fn next_refused(
+        &self,
+        container: &str,
+        refused: &mut Refused,
+    ) -> Result<Option<Vec<PlaceKey>>, Halt> {
         let stop = &self.reading.stop;
-        let kept = insist(stop, || load_all::<KeptRecord>(&*self.store, &prefix)).await?;
-        let here = kept.iter().filter(|(key, _)| {
-            let pattern = key.0.get(2).and_then(|pattern| str::from_utf8(pattern).ok());
-            pattern.is_none_or(|pattern| matches(pattern, container))
-        });
-        Ok(here.map(|(_, kept)| kept.before).max().unwrap_or_default())
+        loop {
+            let Some((index, rule)) = self.rules.iter().nth(refused.rules) else { return Ok(None) };
+            let rule = rule.rule();
+            let reaches = containers::may_reach(&*self.context.target, rule, container);
+            let prefix = keys::dead_letters(&self.name, &rule.name);
+            let found = match reaches {
+                true => self.letters(&prefix, &mut refused.after).await?,
+                false => None,
+            };
+            let Some(letters) = found else {
+                *refused = Refused { rules: refused.rules + 1, after: None };
+                continue;
+            };
+            let subjects: Vec<Subject> = letters.into_iter().map(|(subject, _)| subject).collect();
+            let mut places = Vec::with_capacity(subjects.len());
+            for Subject { namespace, key } in &subjects {
+                let types = self.context.ids.of(namespace, key.id(), stop).await?;
+                places.extend(self.context.shaper.standing(index, namespace, key, &types));
+            }
+            for stored in self.context.places.load(&subjects, stop).await? {
+                places.extend(stored.iter().map(|place| place.place.clone()));
+            }
+            return Ok(Some(places));
+        }
     }
 
     async fn sweep_container(&self, container: &str, group: &Group) -> Result<(), Halt> {
         let Some(started) = group.copies.iter().map(|copy| copy.plan.started).min() else {
             return Ok(());
         };
-        let kept = self.kept(container).await?;
+        let kept = insist(&self.reading.stop, || {
+            containers::kept(&*self.store, &self.name, container)
+        })
+        .await?
+        .unwrap_or_default();
         let written = kept.max(FIRST)..started;
         if kept > FIRST {
             self.leave(
@@ -579,17 +598,12 @@ impl Sweeping {
     }
 }
 
-/// Whether a container is one of those that a pattern names; `*` stands for any text.
-fn matches(pattern: &str, container: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = container.strip_prefix(first) else { return false };
-    let Some(last) = parts.next_back() else { return rest.is_empty() };
-    for part in parts {
-        let Some(at) = rest.find(part) else { return false };
-        rest = &rest[at + part.len()..];
-    }
-    rest.ends_with(last)
+/// How far the dead letters have been read.
+#[derive(Default)]
+struct Refused {
+    /// Rules whose letters have all been read.
+    rules: usize,
+    after: Option<RecordKey>,
 }
 
 /// Places that are not swept, as hashes: a wrong match spares one more.
@@ -600,36 +614,11 @@ struct Spared {
 }
 
 impl Spared {
-    fn add(&mut self, place: Option<&PlaceKey>) {
-        self.places.extend(place.map(|place| self.hasher.hash_one(place)));
+    fn add(&mut self, place: &PlaceKey) {
+        self.places.insert(self.hasher.hash_one(place));
     }
 
     fn holds(&self, place: &PlaceKey) -> bool {
         self.places.contains(&self.hasher.hash_one(place))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_pattern_names_containers() {
-        for (pattern, container, expected) in [
-            ("products", "products", true),
-            ("products", "products-2", false),
-            ("products", "my-products", false),
-            ("*", "anything", true),
-            ("shop-*", "shop-orders", true),
-            ("shop-*", "shops-orders", false),
-            ("*-orders", "shop-orders", true),
-            ("*-*", "shop-orders", true),
-            ("*-*", "orders", false),
-            ("a*b*c", "a-b-c", true),
-            ("a*b*c", "a-c-b", false),
-            ("ab*ba", "aba", false),
-        ] {
-            assert_eq!(matches(pattern, container), expected, "{pattern} {container}");
-        }
     }
 }

@@ -55,6 +55,7 @@ use super::{
     rule_set::{RuleSet, TargetRule},
     settling::{RuleCopies, Settling},
     sweeping::Sweeping,
+    targets::insist_on_target,
 };
 
 /// Bytes of copied documents that may lie in memory, and as many of changed ones.
@@ -458,10 +459,14 @@ impl TargetPipeline {
             demand,
             all_rules: self.rule_names(),
             options: &self.options,
+            settings: &self.target().delivery,
             stop: &read,
         }
         .make()
         .await?;
+        for (container, new) in &plan.replacements {
+            target.replace(&new.rule, container, new.id, new.begun);
+        }
         let dead_letters = self.dead_letters(&read).await?;
         let settings = &self.target().delivery;
         let shared = Shared {
@@ -631,6 +636,7 @@ impl TargetPipeline {
             budget: copies.clone(),
             copies: copies_to_sweep,
             whole: plan.whole,
+            replacements: plan.replacements,
         };
         tasks.spawn(async move { sweeping.run().await.map(|()| None) });
         let work = Arc::new(Copying {
@@ -778,25 +784,9 @@ struct CopyOfRule {
 impl CopyOfRule {
     async fn run(&self, copies: &[Arc<super::copying::Copy>]) -> Result<(), Error> {
         let stop = &self.copying.reading.stop;
-        let mut backoff = Backoff::new(self.settings.retry_initial, self.settings.retry_max);
-        loop {
-            let told = tokio::select! {
-                told = self.tell() => told,
-                () = stop.cancelled() => return Ok(()),
-            };
-            let Err(retry) = told else { break };
-            let wait = backoff.next(retry.after);
-            self.status.waiting(&retry.message);
-            self.status.retry(retry.reason);
-            tracing::warn!(
-                rule = self.name,
-                message = retry.message,
-                wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-                "target is not ready for the copy, trying again"
-            );
-            if !pause(wait, stop).await {
-                return Ok(());
-            }
+        let told = insist_on_target(&self.status, &self.settings, stop, || self.tell());
+        if told.await.is_none() {
+            return Ok(());
         }
         self.status.recovered();
         self.copying.run(copies, self.parallel).await

@@ -14,7 +14,7 @@ pub mod open;
 use std::{collections::BTreeMap, ops::Range, time::Duration};
 
 use async_trait::async_trait;
-use bson::{RawDocument, oid::ObjectId};
+use bson::{RawDocument, Uuid, oid::ObjectId};
 use bytes::Bytes;
 use tokio::{sync::mpsc, time::Instant};
 
@@ -230,6 +230,17 @@ pub enum Listing {
     NotOurs(String),
 }
 
+/// Whether a container can be filled anew beside the one that is read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Replaceable {
+    /// It can.
+    Yes,
+    /// There is nothing yet that it would stand beside, or containers of its kind can't.
+    No,
+    /// Such a container can in general; why not this one, for a person.
+    NotThis(String),
+}
+
 /// A place that is written to.
 ///
 /// # Contract
@@ -314,6 +325,30 @@ pub trait Target: Send + Sync + 'static {
         Ok(Listing::NotOurs("the target can't list what it holds".to_owned()))
     }
 
+    /// Whether a container of a rule can be filled anew beside the one that is read, and then swapped
+    /// in. Writes nothing.
+    async fn replaceable(&self, _rule: &str, _container: &str) -> Result<Replaceable, Retry> {
+        Ok(Replaceable::No)
+    }
+
+    /// From now on everything that goes to a container of a rule goes to the replacement of this id
+    /// instead, and `list` lists that. To be called before the first write of a run, again in every
+    /// run until it is swapped in. `begun` says whether an earlier run has written to it: it is there
+    /// then, or lost.
+    fn replace(&self, _rule: &str, _container: &str, _id: Uuid, _begun: bool) {}
+
+    /// Takes documents over into the replacement of a container, from what it replaces, unless it
+    /// holds them.
+    async fn take_over(&self, _container: &str, _places: &[PlaceKey]) -> Result<(), Retry> {
+        Ok(())
+    }
+
+    /// Puts the replacement of a container in the stead of what is read, at one stroke, and removes
+    /// what it replaces. Harmless to repeat. Requests that were encoded before may still be sent.
+    async fn swap(&self, _container: &str) -> Result<(), Retry> {
+        Ok(())
+    }
+
     /// Whether the target answers, be it with a refusal; writes nothing.
     async fn reach(&self) -> Result<(), Retry> {
         Ok(())
@@ -324,6 +359,7 @@ pub trait Target: Send + Sync + 'static {
     async fn inspect(&self, _look: Look<'_>) -> Result<Vec<Finding>, Retry> {
         Ok(Vec::new())
     }
+
     /// What is effective for an operation, as a transform would write it into `meta`: the templates
     /// filled in, the defaults taken.
     fn meta(&self, operation: &Operation) -> Meta;

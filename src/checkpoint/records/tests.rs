@@ -49,6 +49,7 @@ fn rewrite(kind: &str, stored: &RawDocument) -> Result<RawDocumentBuf, StoreErro
         "demand" => of::<DemandRecord>(stored),
         "owner" => of::<OwnerRecord>(stored),
         "own" => of::<OwnRecord>(stored),
+        "replacement" => of::<ReplacementRecord>(stored),
         "request" => of::<RequestRecord>(stored),
         "dead_letter" => of::<DeadLetterRecord>(stored),
         "places" => of::<PlacesRecord>(stored),
@@ -147,6 +148,7 @@ fn samples() -> Map<String, Value> {
         ),
         ("owner", OwnerRecord { id }.encode()),
         ("own", OwnRecord { own: true, since: date }.encode()),
+        ("replacement", ReplacementRecord { id }.encode()),
         (
             "id_types",
             IdTypesRecord { types: vec![IdType::ObjectId, IdType::String].into() }.encode(),

@@ -7,8 +7,13 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, RwLock},
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
+
+use bson::Uuid;
 
 use elasticsearch::indices::{IndicesCreateParts, IndicesGetParts, IndicesRefreshParts};
 use serde_json::{Map, Value, json};
@@ -21,8 +26,9 @@ use super::{
     nodes::Nodes,
     owners,
     place::EnginePlaceKey,
+    replacement,
 };
-use crate::target::{Outcome, Pressure, Request, Retry};
+use crate::target::{Outcome, Pressure, Replaceable, Request, Retry};
 
 /// So many names are remembered. Names that are known to exist are then forgotten and looked for
 /// again when they next occur.
@@ -53,6 +59,17 @@ pub(super) enum Trouble {
     Index(Outcome),
 }
 
+impl Trouble {
+    /// As the target's own trouble.
+    fn into_retry(self) -> Retry {
+        match self {
+            Self::Request(retry) | Self::Index(Outcome::Retry(retry)) => retry,
+            Self::Index(Outcome::Rejected(words)) => blocked(words),
+            Self::Index(other) => blocked(format!("{other:?}")),
+        }
+    }
+}
+
 /// What is known about the indices of one engine.
 pub(super) struct Indices {
     /// Marks what is this target's.
@@ -67,8 +84,30 @@ pub(super) struct Indices {
 struct Known {
     /// The first one is made by; the others are rules that share the index.
     plans: Vec<Arc<IndexPlan>>,
+    /// Another index that is filled in its stead.
+    replacement: Option<Arc<Replacement>>,
+    /// Whether such a one was swapped in by this process.
+    swapped: bool,
     /// Set once the index is there. Lanes that meet a new name together wait for one of them.
     there: Arc<OnceCell<()>>,
+}
+
+/// An index that is filled beside the one that an alias leads to.
+struct Replacement {
+    /// What marks it.
+    id: String,
+    /// The name that is written to meanwhile.
+    alias: String,
+    /// Whether it has been written to: it is there then, or lost.
+    begun: AtomicBool,
+}
+
+/// How documents for an index are written.
+pub(super) struct Way {
+    /// By another name, while that is filled in its stead.
+    pub instead: Option<String>,
+    /// Whether the name that is written to must be an alias.
+    pub alias: bool,
 }
 
 impl Indices {
@@ -104,9 +143,50 @@ impl Indices {
         }
     }
 
-    /// Whether the name was declared as an alias.
-    pub fn is_alias(&self, name: &str) -> bool {
-        self.read().get(name).is_some_and(|known| known.plan().is_some_and(|plan| plan.alias))
+    /// By which name documents for this one are written, and whether that must be an alias.
+    pub fn way(&self, name: &str) -> Way {
+        let all = self.read();
+        let Some(known) = all.get(name) else { return Way { instead: None, alias: false } };
+        Way {
+            instead: known.replacement.as_ref().map(|replacement| replacement.alias.clone()),
+            alias: known.plan().is_some_and(|plan| plan.alias),
+        }
+    }
+
+    /// See `Target::replaceable`.
+    pub async fn replaceable(&self, nodes: &Nodes, name: &str) -> Result<Replaceable, Retry> {
+        if !self.way(name).alias {
+            return Ok(Replaceable::No);
+        }
+        replacement::replaceable(nodes, name, &self.owner).await
+    }
+
+    /// See `Target::replace`.
+    pub fn replace(&self, name: &str, id: Uuid, begun: bool) {
+        let new = Replacement {
+            id: id.to_string(),
+            alias: replacement::filling_alias(name),
+            begun: begun.into(),
+        };
+        self.write(name, |known| {
+            known.replacement = Some(Arc::new(new));
+            known.there = Arc::default();
+        });
+    }
+
+    /// See `Target::swap`.
+    pub async fn swap(&self, nodes: &Nodes, name: &str) -> Result<(), Retry> {
+        let Some(new) = self.read().get(name).and_then(|known| known.replacement.clone()) else {
+            return Ok(());
+        };
+        // Nothing may have been written to it.
+        self.ensure(nodes, name).await.map_err(Trouble::into_retry)?;
+        replacement::swap(nodes, name, &new.id, &self.owner).await?;
+        self.write(name, |known| {
+            known.replacement = None;
+            known.swapped = true;
+        });
+        Ok(())
     }
 
     /// Looks for every index of a request that has not been seen yet, and makes those that are not
@@ -155,16 +235,7 @@ impl Indices {
         for name in names {
             match self.ensure(nodes, &name).await {
                 Ok(()) => {}
-                Err(Trouble::Request(retry) | Trouble::Index(Outcome::Retry(retry))) => {
-                    return Err(retry);
-                }
-                Err(Trouble::Index(outcome)) => {
-                    let words = match outcome {
-                        Outcome::Rejected(words) => words,
-                        other => format!("{name}: {other:?}"),
-                    };
-                    return Err(blocked(words));
-                }
+                Err(trouble) => return Err(trouble.into_retry()),
             }
         }
         Ok(())
@@ -206,7 +277,12 @@ impl Indices {
     async fn ensure(&self, nodes: &Nodes, name: &str) -> Result<(), Trouble> {
         let known = self.read().get(name).cloned();
         let known = known.unwrap_or_else(|| self.write(name, |known| known.clone()));
-        let make = || self.find_or_make(nodes, name, known.plan());
+        let make = || async {
+            match &known.replacement {
+                None => self.find_or_make(nodes, name, &known).await,
+                Some(new) => self.find_or_make_replacement(nodes, name, new, known.plan()).await,
+            }
+        };
         known.there.get_or_try_init(make).await.map(|&()| ())
     }
 
@@ -214,25 +290,23 @@ impl Indices {
         &self,
         nodes: &Nodes,
         name: &str,
-        plan: Option<&Arc<IndexPlan>>,
+        known: &Known,
     ) -> Result<(), Trouble> {
+        let plan = known.plan();
         let alias = plan.is_some_and(|plan| plan.alias);
         let mut found = find(nodes, name, alias).await?;
         if found.is_none() {
             let concrete = if alias { format!("{name}-000001") } else { name.to_owned() };
-            let answer = create(nodes, name, &concrete, plan, &owners::mark(&self.owner, name))
+            let settings = plan.and_then(|plan| plan.settings.clone());
+            let mappings = plan.and_then(|plan| plan.mappings.clone());
+            let mappings = owners::in_mappings(mappings, &owners::mark(&self.owner, name));
+            let answer = create(nodes, &concrete, alias.then_some(name), settings, mappings)
                 .await
                 .map_err(Trouble::Request)?;
             let error = answer.error().map(|error| error.kind).unwrap_or_default();
             if answer.is_success() {
                 info!(index = concrete, alias = alias.then_some(name), "index made");
-                self.fresh
-                    .lock()
-                    .expect("nothing panics while it holds the names")
-                    .insert(name.to_owned());
-                if let Some(plan) = plan {
-                    self.filling.made(&concrete, plan);
-                }
+                self.made(name, &concrete, plan);
             } else if error != "resource_already_exists_exception" {
                 return Err(trouble(name, &answer));
             } else {
@@ -249,8 +323,36 @@ impl Indices {
             owners::claim(nodes, &found, &owners::mark(&self.owner, name))
                 .await
                 .map_err(Trouble::Request)?;
+            if alias && !known.swapped {
+                replacement::tidy(nodes, name, &found).await.map_err(Trouble::Request)?;
+            }
         }
         self.filling.arrange(nodes).await.map_err(Trouble::Request)
+    }
+
+    async fn find_or_make_replacement(
+        &self,
+        nodes: &Nodes,
+        name: &str,
+        new: &Replacement,
+        plan: Option<&Arc<IndexPlan>>,
+    ) -> Result<(), Trouble> {
+        let begun = new.begun.load(Ordering::Relaxed);
+        let own = plan.map(|plan| &**plan);
+        let made = replacement::find_or_make(nodes, name, &new.id, begun, own, &self.owner).await?;
+        if let Some(index) = made {
+            self.made(name, &index, plan);
+        }
+        new.begun.store(true, Ordering::Relaxed);
+        self.filling.arrange(nodes).await.map_err(Trouble::Request)
+    }
+
+    fn made(&self, name: &str, index: &str, plan: Option<&Arc<IndexPlan>>) {
+        let mut fresh = self.fresh.lock().expect("nothing panics while it holds the names");
+        fresh.insert(name.to_owned());
+        if let Some(plan) = plan {
+            self.filling.made(index, plan);
+        }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<Arc<str>, Known>> {
@@ -260,13 +362,18 @@ impl Indices {
     fn write<T>(&self, name: &str, change: impl FnOnce(&mut Known) -> T) -> T {
         let mut known = self.known.write().expect("nothing panics while it holds the indices");
         if known.len() >= MAX_KNOWN && !known.contains_key(name) {
-            known.retain(|_, known| !known.there.initialized());
+            known.retain(|_, known| !known.there.initialized() || known.is_changing());
         }
         change(known.entry(name.into()).or_default())
     }
 }
 
 impl Known {
+    /// Whether what is known of it can't be found out again.
+    fn is_changing(&self) -> bool {
+        self.replacement.is_some() || self.swapped
+    }
+
     fn plan(&self) -> Option<&Arc<IndexPlan>> {
         self.plans.first()
     }
@@ -332,31 +439,30 @@ pub(super) fn judge(name: &str, alias: bool, found: &Map<String, Value>) -> Resu
     }
 }
 
-async fn create(
+/// Makes an index, and with it an alias that leads to it.
+pub(super) async fn create(
     nodes: &Nodes,
-    name: &str,
-    concrete: &str,
-    plan: Option<&Arc<IndexPlan>>,
-    mark: &str,
+    index: &str,
+    alias: Option<&str>,
+    settings: Option<Value>,
+    mappings: Value,
 ) -> Result<Answer, Retry> {
     let mut body = Map::new();
-    let settings = plan.and_then(|plan| plan.settings.clone());
     body.extend(settings.map(|settings| ("settings".to_owned(), settings)));
-    let mappings = plan.and_then(|plan| plan.mappings.clone());
-    body.insert("mappings".to_owned(), owners::in_mappings(mappings, mark));
-    if concrete != name {
-        body.insert("aliases".to_owned(), json!({ name: { "is_write_index": true } }));
+    body.insert("mappings".to_owned(), mappings);
+    if let Some(alias) = alias {
+        body.insert("aliases".to_owned(), json!({ alias: { "is_write_index": true } }));
     }
     nodes
         .ask(|engine| async move {
-            let parts = IndicesCreateParts::Index(concrete);
+            let parts = IndicesCreateParts::Index(index);
             engine.indices().create(parts).body(body).send().await
         })
         .await
 }
 
 /// What an answer that was no success means for the items of an index.
-fn trouble(name: &str, answer: &Answer) -> Trouble {
+pub(super) fn trouble(name: &str, answer: &Answer) -> Trouble {
     let retry = refusal(answer);
     let message = format!("index {name}: {}", retry.message);
     let kind = answer.error().map(|error| error.kind).unwrap_or_default();
@@ -368,7 +474,7 @@ fn trouble(name: &str, answer: &Answer) -> Trouble {
     }
 }
 
-fn blocked(message: String) -> Retry {
+pub(super) fn blocked(message: String) -> Retry {
     Retry { reason: "blocked", message, after: None, pressure: Pressure::Same }
 }
 
@@ -459,7 +565,7 @@ mod tests {
             indices.read()[name.as_str()].there.set(()).unwrap();
         }
         assert!(indices.read().len() <= MAX_KNOWN);
-        assert!(indices.is_alias("open"), "what has not been looked for is kept");
+        assert!(indices.way("open").alias, "what has not been looked for is kept");
     }
 
     #[test]
@@ -473,7 +579,7 @@ mod tests {
         indices.declare("shared", &first);
         indices.declare("shared", &first);
         indices.declare("shared", &plan("b", false));
-        assert!(indices.is_alias("shared"));
+        assert!(indices.way("shared").alias);
         assert_eq!(indices.read()["shared"].plans.len(), 2);
     }
 }

@@ -57,19 +57,20 @@ struct Hit<'a> {
     routing: Option<Cow<'a, str>>,
 }
 
-/// Sends the places of a container whose version stands for a time in `written`. An index that is
-/// not there holds nothing.
+/// Sends the places of a container whose version stands for a time in `written`. They are looked for
+/// under `name`. An index that is not there holds nothing.
 pub(super) async fn list(
     nodes: &Nodes,
     container: &str,
+    name: &str,
     written: Range<ClusterTime>,
     found: &mpsc::Sender<Vec<PlaceKey>>,
 ) -> Result<Listing, Retry> {
-    refresh(nodes, container).await?;
+    refresh(nodes, name).await?;
     let mut answer = nodes
         .ask(|engine| async move {
             engine
-                .search(SearchParts::Index(&[container]))
+                .search(SearchParts::Index(&[name]))
                 .scroll(KEEP)
                 .allow_partial_search_results(false)
                 .body(json!({

@@ -3,9 +3,9 @@
 //!
 //! Its place is behind `delivery`, which decides what is sent when, and again. Here it is encoded
 //! (`encode`), sent once to one node (`nodes`, `health`), and the answer read (`answer`); and indices
-//! are made (`indices`), marked as this rule file's (`owners`), arranged for the copy (`filling`) and
-//! listed (`listing`). It decides nothing about retries,
-//! order or the size of a request.
+//! are made (`indices`), filled beside others and swapped in (`replacement`), marked as this rule
+//! file's (`owners`), arranged for the copy (`filling`) and listed (`listing`). It decides nothing
+//! about retries, order or the size of a request.
 
 mod answer;
 mod encode;
@@ -18,6 +18,7 @@ mod mappings;
 mod nodes;
 mod owners;
 mod place;
+mod replacement;
 mod routes;
 
 use std::{
@@ -29,6 +30,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bson::Uuid;
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use serde::Deserialize;
@@ -46,8 +48,8 @@ use crate::{
     finding::Finding,
     rules::model::{Engine, EngineFlavor},
     target::{
-        Listing, Look, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry,
-        Target, json::Mode,
+        Listing, Look, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Replaceable, Request,
+        Retry, Target, json::Mode,
     },
     transform::Meta,
 };
@@ -234,9 +236,13 @@ impl Target for EngineTarget {
 
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
         let place = EnginePlaceKey::decode(&operation.place).map_err(|error| error.to_string())?;
+        let way = self.indices.way(place.index);
         let line = Line {
-            require_alias: self.indices.is_alias(place.index),
-            place,
+            require_alias: way.alias,
+            place: EnginePlaceKey {
+                index: way.instead.as_deref().unwrap_or(place.index),
+                ..place
+            },
             time: operation.time,
             pipeline: &operation.extra,
         };
@@ -304,10 +310,37 @@ impl Target for EngineTarget {
         if self.indices.is_fresh(container) {
             return Ok(Listing::Whole);
         }
-        if let Some(why) = owners::others(&self.nodes, container, self.indices.owner()).await? {
+        let way = self.indices.way(container);
+        let name = way.instead.as_deref().unwrap_or(container);
+        let mark = owners::mark(self.indices.owner(), container);
+        if let Some(why) = owners::others(&self.nodes, name, &mark).await? {
             return Ok(Listing::NotOurs(why));
         }
-        listing::list(&self.nodes, container, written, found).await
+        listing::list(&self.nodes, container, name, written, found).await
+    }
+
+    async fn replaceable(&self, rule: &str, container: &str) -> Result<Replaceable, Retry> {
+        self.routes.declare(rule, container, &self.indices);
+        self.indices.replaceable(&self.nodes, container).await
+    }
+
+    fn replace(&self, rule: &str, container: &str, id: Uuid, begun: bool) {
+        self.routes.declare(rule, container, &self.indices);
+        self.indices.replace(container, id, begun);
+    }
+
+    async fn take_over(&self, container: &str, places: &[PlaceKey]) -> Result<(), Retry> {
+        let places = places.iter().filter_map(|place| EnginePlaceKey::decode(place).ok());
+        let ids: Vec<&str> =
+            places.filter(|place| place.index == container).map(|place| place.id).collect();
+        match ids.is_empty() {
+            true => Ok(()),
+            false => replacement::take_over(&self.nodes, container, &ids).await,
+        }
+    }
+
+    async fn swap(&self, container: &str) -> Result<(), Retry> {
+        self.indices.swap(&self.nodes, container).await
     }
 
     fn meta(&self, operation: &Operation) -> Meta {

@@ -151,11 +151,12 @@ async fn look(nodes: &Nodes, name: &str) -> Result<Looked, Retry> {
     }
 }
 
-/// Why what is old under this name may not be removed; `None` where it may, or there is nothing.
+/// Why what is old under this name may not be removed by the owner of the mark; `None` where it may,
+/// or there is nothing.
 pub(super) async fn others(
     nodes: &Nodes,
     name: &str,
-    owner: &str,
+    mark: &str,
 ) -> Result<Option<String>, Retry> {
     let found = match look(nodes, name).await? {
         Looked::Found(found) => found,
@@ -164,13 +165,12 @@ pub(super) async fn others(
             return Ok(Some("its mappings may not be read with this login".to_owned()));
         }
     };
-    let mark = mark(owner, name);
     Ok(found.into_iter().find_map(|(index, about)| {
-        judge(&owners_in(&meta_of(&about)), &mark).map(|why| format!("{index}: {why}"))
+        judge(&owners_in(&meta_of(&about)), mark).map(|why| format!("{index}: {why}"))
     }))
 }
 
-fn judge(owners: &[String], mark: &str) -> Option<String> {
+pub(super) fn judge(owners: &[String], mark: &str) -> Option<String> {
     let others: Vec<_> = owners.iter().filter(|known| *known != mark).map(String::as_str).collect();
     match (owners.is_empty(), others.as_slice()) {
         (true, _) => Some("it is not marked as this target's".to_owned()),
@@ -182,7 +182,7 @@ fn judge(owners: &[String], mark: &str) -> Option<String> {
     }
 }
 
-fn owners_in(meta: &Map<String, Value>) -> Vec<String> {
+pub(super) fn owners_in(meta: &Map<String, Value>) -> Vec<String> {
     let owners = meta.get("mongosync").and_then(|own| own.get(OWNERS)).and_then(Value::as_array);
     let names = owners.into_iter().flatten();
     names.filter_map(|name| name.as_str().map(str::to_owned)).collect()

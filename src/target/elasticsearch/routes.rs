@@ -87,6 +87,13 @@ impl Routes {
         self.0.get(rule)?.rule.place.index.name_for(namespace, Some(rule))
     }
 
+    /// Says how an index of a rule is to be made.
+    pub fn declare(&self, rule: &str, index: &str, indices: &Indices) {
+        if let Some(route) = self.0.get(rule) {
+            indices.declare(index, &route.plan);
+        }
+    }
+
     /// The indices of all documents of a rule, `*` for any text.
     pub fn containers(&self, rule: &str) -> Vec<String> {
         let Some(route) = self.0.get(rule) else { return vec!["*".to_owned()] };

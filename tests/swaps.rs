@@ -1,0 +1,266 @@
+//! A rule behind an alias that is copied again fills another index, which is swapped in once it is
+//! whole: searches go on in the old one meanwhile, and nothing is lost on the way.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use anyhow::{Result, ensure};
+use mongodb::bson::doc;
+use serde_json::json;
+
+use crate::{
+    load::fill,
+    support::{
+        World,
+        checker::{compare, hits},
+        endpoint::{Endpoint, Play},
+        fault::{Fault, Gate, Moment},
+        run::{Run, Settings},
+    },
+};
+
+/// Small requests, so that a copy takes several.
+fn settings(mut settings: Settings) -> Settings {
+    settings.top = "checkpoint: { every: 100ms }".into();
+    settings.engine = ", batch: { max_actions: 100 }".into();
+    settings
+}
+
+/// Holds every bulk request into the index that is filled, but for the first few.
+fn hold(endpoint: &Endpoint, alias: &str, pass: usize) -> Arc<Gate> {
+    let gate = Gate::closed();
+    let (fault, seen) = (Fault::Hold(Moment::Before, gate.clone()), AtomicUsize::new(0));
+    let filling = format!("\"{alias}-filling\"");
+    endpoint.play(move |asked| {
+        let is_filling = asked.is_bulk()
+            && asked.body.windows(filling.len()).any(|part| part == filling.as_bytes());
+        match is_filling && seen.fetch_add(1, Ordering::AcqRel) >= pass {
+            true => Play::Struck(fault.clone()),
+            false => Play::Pass,
+        }
+    });
+    gate
+}
+
+/// The indices behind a name.
+async fn behind(world: &World, name: &str) -> Result<Vec<String>> {
+    let found = world.engine.request("GET", &format!("/{name}"), "").await?;
+    if found.status == 404 {
+        return Ok(Vec::new());
+    }
+    let found: serde_json::Value = serde_json::from_str(&found.body)?;
+    Ok(found.as_object().map(|all| all.keys().cloned().collect()).unwrap_or_default())
+}
+
+async fn at_rest(run: &mut Run, world: &World) -> Result<()> {
+    run.caught_up(&world.client).await?;
+    run.copied().await
+}
+
+/// The process is killed in the middle of it, and the collection changes all the while.
+#[tokio::test(flavor = "multi_thread")]
+async fn searches_see_no_half_filled_index() -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("swapped.items");
+    fill(&items, 1, 2_000).await?;
+    let (endpoint, engine) = world.endpoint().await?;
+    let file = world.rule_file_with(
+        &settings(engine),
+        "  - name: items
+    namespace: swapped.items
+    on_rule_change: resync
+    to: [{ target: search, index: { name: swapped, alias: true } }]",
+    )?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    assert_eq!(behind(&world, "swapped").await?, ["swapped-000001"]);
+    let readers = json!({ "actions": [{ "add": {
+        "index": "swapped-000001", "alias": "swapped-readers", "filter": { "match_all": {} },
+    } }] });
+    world.engine_json("POST", "/_aliases", &readers.to_string()).await?;
+    let before = hits(&world.engine, "swapped").await?;
+    assert_eq!(before.len(), 2_000);
+    assert!(run.terminate().await?.success());
+
+    items.delete_many(doc! { "_id": { "$lt": 100 } }).await?;
+    file.rewrite(|text| {
+        text.replace(
+            "alias: true }",
+            "alias: true, mappings: { properties: { colour: { type: keyword } } } }",
+        )
+    })?;
+    let gate = hold(&endpoint, "swapped", 5);
+    let mut run = file.run(&[])?;
+    run.meets("the middle of the copy", &gate, 1).await?;
+    items.delete_many(doc! { "_id": { "$gte": 1_900 } }).await?;
+    items.update_many(doc! {}, doc! { "$set": { "colour": "red" } }).await?;
+    items.insert_one(doc! { "_id": 9_000, "colour": "new" }).await?;
+    assert_eq!(behind(&world, "swapped").await?, ["swapped-000001"]);
+    assert_eq!(hits(&world.engine, "swapped").await?, before, "searches see what they saw");
+    let filled = hits(&world.engine, "swapped-000002").await?.len();
+    ensure!(0 < filled && filled < 1_900, "{filled} documents");
+    run.kill().await?;
+    gate.discard();
+
+    // The next one goes on with the same index, and is held once more.
+    let gate = hold(&endpoint, "swapped", 5);
+    let mut run = file.run(&[])?;
+    run.meets("the middle of the copy, again", &gate, 1).await?;
+    assert_eq!(hits(&world.engine, "swapped").await?, before, "searches see what they saw");
+    endpoint.pass_on();
+    gate.open();
+    at_rest(&mut run, &world).await?;
+    assert_eq!(behind(&world, "swapped").await?, ["swapped-000002"]);
+    assert_eq!(behind(&world, "swapped-readers").await?, ["swapped-000002"]);
+    assert_eq!(behind(&world, "swapped-000001").await?, [""; 0]);
+    assert_eq!(compare(&items, &world.engine, "swapped").await?.none()?, 1_801);
+    let mappings = world.engine_json("GET", "/swapped/_mapping", "").await?;
+    let colour = &mappings["swapped-000002"]["mappings"]["properties"]["colour"];
+    assert_eq!(*colour, json!({ "type": "keyword" }));
+
+    // What changes from now on goes to the new index, in this run and the next.
+    items.delete_many(doc! { "_id": { "$lt": 200 } }).await?;
+    run.caught_up(&world.client).await?;
+    assert_eq!(compare(&items, &world.engine, "swapped").await?.none()?, 1_701);
+    assert!(run.terminate().await?.success());
+    let mut run = file.run(&[])?;
+    items.delete_many(doc! { "_id": { "$lt": 300 } }).await?;
+    run.caught_up(&world.client).await?;
+    assert_eq!(compare(&items, &world.engine, "swapped").await?.none()?, 1_601);
+    assert_eq!(behind(&world, "swapped-filling").await?, [""; 0], "taken away by the next start");
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// What is refused keeps, in the new index, what the old one held of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_the_dead_letters_is_taken_over() -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("taken.items");
+    items.insert_many((0..50).map(|id| doc! { "_id": id, "n": id })).await?;
+    let file = world.rule_file_with(
+        &settings(Settings::default()),
+        "  - name: items
+    namespace: taken.items
+    to:
+      - target: search
+        index: { name: taken, alias: true, mappings: { properties: { n: { type: integer } } } }",
+    )?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    items.update_many(doc! { "_id": { "$in": [7, 8] } }, doc! { "$set": { "n": "many" } }).await?;
+    // Nobody ever saw this one delivered.
+    items.insert_one(doc! { "_id": 100, "n": "none" }).await?;
+    items.delete_one(doc! { "_id": 1 }).await?;
+    run.caught_up(&world.client).await?;
+    assert_eq!(file.dead_letters().await?.len(), 3);
+    assert!(file.command("resync", &["items"]).await?.status.success());
+    at_rest(&mut run, &world).await?;
+    assert_eq!(behind(&world, "taken").await?, ["taken-000002"]);
+    let found = hits(&world.engine, "taken").await?;
+    assert_eq!(found.len(), 49);
+    for id in ["7", "8"] {
+        let kept = found.iter().find(|hit| hit.id == id).expect("it is taken over");
+        assert_eq!(kept.source["n"].to_string(), id);
+    }
+    items.update_many(doc! { "n": "many" }, doc! { "$set": { "n": 1 } }).await?;
+    items.delete_one(doc! { "_id": 100 }).await?;
+    run.caught_up(&world.client).await?;
+    assert_eq!(compare(&items, &world.engine, "taken").await?.none()?, 49);
+    assert_eq!(file.dead_letters().await?.len(), 0);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// An index that is half filled is not used for another try, and one that is deleted meanwhile is not
+/// made up for by an empty one.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_try_fills_another_index() -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("tried.items");
+    fill(&items, 1, 1_000).await?;
+    let (endpoint, engine) = world.endpoint().await?;
+    let file = world.rule_file_with(
+        &settings(engine),
+        "  - { name: items, namespace: tried.items, to: [{ target: search, index: { name: tried, alias: true } }] }",
+    )?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    let gate = hold(&endpoint, "tried", 3);
+    assert!(file.command("resync", &["items"]).await?.status.success());
+    run.meets("the middle of the copy", &gate, 1).await?;
+    let gate_of_second = hold(&endpoint, "tried", 3);
+    gate.discard();
+    assert!(file.command("resync", &["items"]).await?.status.success());
+    run.says("tried-000003").await?;
+    assert_eq!(behind(&world, "tried-0*").await?, ["tried-000001", "tried-000003"]);
+
+    world.engine_json("DELETE", "/tried-000003", "").await?;
+    endpoint.pass_on();
+    gate_of_second.open();
+    run.says("is gone: `mongosync resync` fills another").await?;
+    assert_eq!(compare(&items, &world.engine, "tried").await?.none()?, 1_000);
+    items.delete_many(doc! { "_id": { "$lt": 100 } }).await?;
+    assert!(file.command("resync", &["items"]).await?.status.success());
+    at_rest(&mut run, &world).await?;
+    assert_eq!(compare(&items, &world.engine, "tried").await?.none()?, 900);
+    assert_eq!(behind(&world, "tried-0*").await?.len(), 1);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// What has to stay in the index is not swapped away: by what the rule says, and by a rule that leaves
+/// the file while another index is filled.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_with_documents_that_stay_is_copied_in_place() -> Result<()> {
+    let world = World::new().await?;
+    let (red, blue) = (world.collection("placed.red"), world.collection("placed.blue"));
+    fill(&red, 1, 600).await?;
+    fill(&blue, 2, 70).await?;
+    let rule = |name: &str, says: &str| {
+        format!(
+            "  - {{ name: {name}, namespace: placed.{name}, {says}to: [{{ target: search, index: \
+             {{ name: placed, alias: true }}, id: '{{collection}}-{{_id}}' }}] }}\n"
+        )
+    };
+    let both = [rule("red", ""), rule("blue", "")].concat();
+    let (endpoint, engine) = world.endpoint().await?;
+    let file = world.rule_file_with(&settings(engine), &both)?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    let gate = hold(&endpoint, "placed", 2);
+    assert!(file.command("resync", &["red", "blue"]).await?.status.success());
+    run.meets("the middle of the copy", &gate, 1).await?;
+    run.kill().await?;
+    gate.discard();
+    endpoint.pass_on();
+    red.delete_many(doc! { "_id": { "$lt": 5 } }).await?;
+    red.insert_one(doc! { "_id": 5_000 }).await?;
+    file.rewrite(|text| text.replace(&both, &rule("red", "")))?;
+    let mut run = file.run(&[])?;
+    at_rest(&mut run, &world).await?;
+    ensure!(run.log().contains("can't be swapped in"), "{}", run.log());
+    assert_eq!(behind(&world, "placed").await?, ["placed-000001"]);
+    let found = hits(&world.engine, "placed").await?;
+    let of = |color: &str| found.iter().filter(|hit| hit.id.starts_with(color)).count();
+    assert_eq!((of("red"), of("blue")), (596, 70));
+    assert!(run.terminate().await?.success());
+
+    let other = world.collection("stayed.items");
+    fill(&other, 3, 20).await?;
+    let file = world.rule_file(
+        "  - { name: items, namespace: stayed.items, on_delete: keep, to: [{ target: search, index: { name: stayed, alias: true } }] }",
+    )?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    other.delete_one(doc! { "_id": 1 }).await?;
+    run.caught_up(&world.client).await?;
+    assert!(file.command("resync", &["items"]).await?.status.success());
+    at_rest(&mut run, &world).await?;
+    assert_eq!(behind(&world, "stayed").await?, ["stayed-000001"]);
+    assert_eq!(hits(&world.engine, "stayed").await?.len(), 20);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
