@@ -1,7 +1,12 @@
 //! MongoDB as a target: another replica set holds the same documents, byte for byte, whatever happens
 //! on the way.
 
-use std::{path::Path, sync::Arc, time::Duration};
+mod late;
+mod trouble;
+mod values;
+mod whose;
+
+use std::{path::Path, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
@@ -12,22 +17,10 @@ use mongodb::{
         Regex, Timestamp, doc, oid::ObjectId, spec::BinarySubtype,
     },
 };
-use mongosync::{
-    change::{ClusterTime, DocumentKey, Namespace, Phase},
-    rules::model::{self, MongoPlace, NamespacePattern, Secret, Selector},
-    target::{
-        Action, Item, Operation, Outcome, Placing, Request, Target,
-        mongodb::{MongoRule, MongoTarget},
-    },
-    transform::Meta,
-};
 use mongosync_servers::MongoDb;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
-use tokio::{
-    sync::OnceCell,
-    time::{Instant, interval},
-};
+use tokio::sync::OnceCell;
 
 use crate::{
     load::fill,
@@ -75,10 +68,25 @@ impl Worlds {
         RuleFile::written(self.folder.path(), &self.text(self.mirror.uri(), rules))
     }
 
+    /// In front of the mirror, and a URI that leads there.
+    async fn proxy(&self) -> Result<(TcpProxy, String)> {
+        in_front_of(&self.mirror).await
+    }
+
     async fn at_rest(&self, run: &mut Run) -> Result<()> {
         run.caught_up(&self.from).await?;
         run.copied().await
     }
+}
+
+/// In front of a server, and a URI that leads there.
+async fn in_front_of(server: &MongoDb) -> Result<(TcpProxy, String)> {
+    let node = server.node_uri(0);
+    let address = node.strip_prefix("mongodb://").and_then(|rest| rest.split('/').next());
+    let address = address.and_then(|rest| rest.rsplit('@').next()).context("an address")?;
+    let proxy = TcpProxy::start(address.parse()?).await?;
+    let uri = format!("mongodb://{}/?directConnection=true", proxy.address());
+    Ok((proxy, uri))
 }
 
 /// All documents in the order of `_id`, as they are stored.
@@ -169,23 +177,27 @@ async fn every_type_arrives_byte_for_byte() -> Result<()> {
     let worlds = Worlds::new().await?;
     let source: Collection<Document> = worlds.from.database("types").collection("all");
     source.insert_many(ids().into_iter().map(of_every_type)).await?;
+    // An insert would fill in the time.
+    let empty = |id: i32| {
+        let at = Timestamp { time: 0, increment: 0 };
+        vec![doc! { "$replaceWith": { "$literal": { "_id": id, "first": at, "$set": 1, "a": 2 } } }]
+    };
+    source.update_one(doc! { "_id": 77 }, empty(77)).upsert(true).await?;
+    let count = ids().len() + 1;
     let file = worlds.rule_file("  - { namespace: types.all, to: search }")?;
     let mut run = file.run(&[])?;
     worlds.at_rest(&mut run).await?;
-    assert_eq!(same(&worlds, "types.all", "types.all").await?, ids().len());
+    assert_eq!(same(&worlds, "types.all", "types.all").await?, count);
 
     // As changes: in place, with another order of fields, new, gone, and of another type of `_id`.
     source.update_many(doc! {}, doc! { "$set": { "later": 1 }, "$unset": { "x": 1 } }).await?;
-    let empty = doc! { "$replaceWith": { "$literal": {
-        "_id": 1, "first": Timestamp { time: 0, increment: 0 }, "$set": 1, "a": 2,
-    } } };
-    source.update_one(doc! { "_id": 1 }, vec![empty]).await?;
+    source.update_one(doc! { "_id": 1 }, empty(1)).await?;
     source.delete_one(doc! { "_id": 2_i64 }).await?;
     source.insert_one(of_every_type(2.0)).await?;
     source.delete_one(doc! { "_id": "1" }).await?;
     source.insert_one(of_every_type("new")).await?;
     worlds.at_rest(&mut run).await?;
-    assert_eq!(same(&worlds, "types.all", "types.all").await?, ids().len());
+    assert_eq!(same(&worlds, "types.all", "types.all").await?, count);
     assert_eq!(file.dead_letters().await?, Vec::<serde_json::Value>::new());
     assert!(run.terminate().await?.success());
     Ok(())
@@ -219,6 +231,8 @@ async fn collections_are_renamed_by_a_template_and_filtered() -> Result<()> {
     let items: Collection<Document> = source.collection("items");
     fill(&items, 1, 500).await?;
     fill(&source.collection("others"), 2, 100).await?;
+    let collation = doc! { "locale": "de", "strength": 2 };
+    source.run_command(doc! { "create": "empty", "collation": collation }).await?;
     let file = worlds.rule_file(
         "  - name: all\n    namespace: renames.*\n    filter: { hidden: { $ne: true } }\n    \
          to: [{ target: search, namespace: 'renamed_{db}.old_{collection}' }]",
@@ -230,6 +244,15 @@ async fn collections_are_renamed_by_a_template_and_filtered() -> Result<()> {
         let to = format!("renamed_renames.old_{name}");
         assert_eq!(same(&worlds, &format!("renames.{name}"), &to).await?, count);
     }
+    // One without documents is there too, as it was made.
+    let options = |database: Database, name: &'static str| async move {
+        let command = doc! { "listCollections": 1, "filter": { "name": name } };
+        let listed: Vec<Document> =
+            database.run_cursor_command(command).await?.try_collect().await?;
+        Ok::<_, anyhow::Error>(listed[0].get_document("options")?.clone())
+    };
+    let held = worlds.to.database("renamed_renames");
+    assert_eq!(options(source.clone(), "empty").await?, options(held, "old_empty").await?);
     // What leaves the filter leaves the target, and comes back.
     items.update_one(doc! { "_id": 3 }, doc! { "$set": { "hidden": true } }).await?;
     worlds.at_rest(&mut run).await?;
@@ -308,77 +331,12 @@ async fn a_database_is_the_same_after_kills() -> Result<()> {
     Ok(())
 }
 
-/// Values of a unique index that change hands in the source, in an order that the lanes do not know.
-#[tokio::test(flavor = "multi_thread")]
-async fn values_of_a_unique_index_change_hands() -> Result<()> {
-    let worlds = Worlds::new().await?;
-    let items: Collection<Document> = worlds.from.database("unique").collection("items");
-    items.insert_many((0..100).map(|id| doc! { "_id": id, "sku": id })).await?;
-    let unique = mongodb::options::IndexOptions::builder().unique(true).build();
-    let index = mongodb::IndexModel::builder().keys(doc! { "sku": 1 }).options(unique).build();
-    items.create_index(index).await?;
-    let file = worlds.rule_file("  - { namespace: unique.items, to: search }")?;
-    let mut run = file.run(&[])?;
-    worlds.at_rest(&mut run).await?;
-    let set = |id: i32, sku: i32| {
-        let items = items.clone();
-        async move { items.update_one(doc! { "_id": id }, doc! { "$set": { "sku": sku } }).await }
-    };
-    for round in 0..4 {
-        // All at once behind a stop, then while it runs.
-        let mut under_way = match round < 2 {
-            true => {
-                assert!(run.terminate().await?.success());
-                None
-            }
-            false => Some(run),
-        };
-        // Pairs swap, a ring goes round, and a chain moves on by one.
-        for pair in 0..10 {
-            let (a, b) = (2 * pair, 2 * pair + 1);
-            let sku = |id| items.find_one(doc! { "_id": id });
-            let (x, y) = (sku(a).await?.context("a")?, sku(b).await?.context("b")?);
-            set(a, -1).await?;
-            set(b, x.get_i32("sku")?).await?;
-            set(a, y.get_i32("sku")?).await?;
-        }
-        let ring: Vec<i32> = (20..40).collect();
-        let first = items.find_one(doc! { "_id": 20 }).await?.context("20")?.get_i32("sku")?;
-        set(20, -2).await?;
-        let mut free = first;
-        for &id in ring[1..].iter().rev() {
-            let own = items.find_one(doc! { "_id": id }).await?.context("one")?.get_i32("sku")?;
-            set(id, free).await?;
-            free = own;
-        }
-        set(20, free).await?;
-        for id in (40..100).rev() {
-            set(id, 1_000 * (round + 1) + id + 1).await?;
-        }
-        items.delete_one(doc! { "_id": 99 }).await?;
-        items.insert_one(doc! { "_id": 99, "sku": 5_000 + round }).await?;
-        run = match under_way.take() {
-            Some(run) => run,
-            None => file.run(&[])?,
-        };
-        worlds.at_rest(&mut run).await?;
-        assert_eq!(same(&worlds, "unique.items", "unique.items").await?, 100);
-    }
-    assert_eq!(file.dead_letters().await?, Vec::<serde_json::Value>::new());
-    assert!(run.terminate().await?.success());
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mongodb_that_is_away_is_waited_for() -> Result<()> {
     let worlds = Worlds::new().await?;
     let items: Collection<Document> = worlds.from.database("away").collection("items");
     fill(&items, 5, 2_000).await?;
-    let node = worlds.mirror.node_uri(0);
-    let address = node.strip_prefix("mongodb://").and_then(|rest| rest.split('/').next());
-    let server = address.context("an address")?.parse()?;
-    let mut proxy = TcpProxy::start(server).await?;
-    let target = format!("mongodb://{}/?directConnection=true", proxy.address());
+    let (mut proxy, target) = worlds.proxy().await?;
     let rules = "  - { namespace: away.items, to: search }";
     let file = RuleFile::written(worlds.folder.path(), &worlds.text(&target, rules))?;
     proxy.refuse().await;
@@ -398,182 +356,6 @@ async fn a_mongodb_that_is_away_is_waited_for() -> Result<()> {
         same(&worlds, "away.items", "away.items").await?;
     }
     assert!(run.terminate().await?.success());
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rule_that_would_read_what_it_writes_is_refused() -> Result<()> {
-    let worlds = Worlds::new().await?;
-    let items: Collection<Document> = worlds.from.database("looped").collection("items");
-    items.insert_many((0..5).map(|id| doc! { "_id": id })).await?;
-    let rules = "  - name: all\n    namespace: looped.*\n    \
-                 to: [{ target: search, namespace: 'looped.copy_{collection}' }]";
-    let text = worlds.text(worlds.source.uri(), rules);
-    let file = RuleFile::written(worlds.folder.path(), &text)?;
-    let checked = file.command("check", &[]).await?;
-    assert_eq!(checked.status.code(), Some(2));
-    let told = String::from_utf8_lossy(&checked.stderr).into_owned();
-    ensure!(told.contains("the target is the source"), "{told}");
-
-    // By another name it is found out once it is reached.
-    let node = worlds.source.node_uri(0);
-    let address = node.strip_prefix("mongodb://").and_then(|rest| rest.split('/').next());
-    let proxy = TcpProxy::start(address.context("an address")?.parse()?).await?;
-    let target = format!("mongodb://{}/?directConnection=true", proxy.address());
-    let file = RuleFile::written(worlds.folder.path(), &worlds.text(&target, rules))?;
-    let mut run = file.run(&[])?;
-    worlds.at_rest(&mut run).await?;
-    assert!(run.terminate().await?.success());
-    let letters = file.dead_letters().await?;
-    assert_eq!(letters.len(), 5);
-    ensure!(letters[0].to_string().contains("the target is the source"), "{letters:?}");
-    let names = worlds.from.database("looped").list_collection_names().await?;
-    assert_eq!(names, ["items"]);
-    Ok(())
-}
-
-/// What is gone while nobody looks is removed by the next copy, from collections that were empty.
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_gone_is_swept_and_what_was_there_before_stays() -> Result<()> {
-    let worlds = Worlds::new().await?;
-    let (from, to) = (worlds.from.database("swept"), worlds.to.database("swept"));
-    let (own, foreign): (Collection<Document>, Collection<Document>) =
-        (from.collection("own"), from.collection("foreign"));
-    own.insert_many((0..3_000).map(|id| doc! { "_id": id, "even": id % 2 == 0 })).await?;
-    foreign.insert_many((0..10).map(|id| doc! { "_id": id, "even": id % 2 == 0 })).await?;
-    to.collection("foreign").insert_one(doc! { "_id": "before" }).await?;
-    let rules = "  - name: all\n    namespace: swept.*\n    on_rule_change: resync\n    to: search";
-    let file = worlds.rule_file(rules)?;
-    let mut run = file.run(&[])?;
-    worlds.at_rest(&mut run).await?;
-    assert_eq!(same(&worlds, "swept.own", "swept.own").await?, 3_000);
-    assert!(run.terminate().await?.success());
-
-    // Half of it leaves the rule; what comes meanwhile stays.
-    file.rewrite(|text| text.replace("to: search", "filter: { even: true }\n    to: search"))?;
-    own.insert_one(doc! { "_id": 9_000, "even": true }).await?;
-    let mut run = file.run(&[])?;
-    worlds.at_rest(&mut run).await?;
-    let held = to.collection::<Document>("own");
-    assert_eq!(held.count_documents(doc! {}).await?, 1_501);
-    assert_eq!(held.count_documents(doc! { "even": false }).await?, 0);
-    assert_eq!(to.collection::<Document>("foreign").count_documents(doc! {}).await?, 11);
-    ensure!(run.log().contains("it held documents before mongosync came"), "{}", run.log());
-
-    // A collection that is dropped is emptied.
-    own.drop().await?;
-    worlds.at_rest(&mut run).await?;
-    assert_eq!(held.count_documents(doc! {}).await?, 0);
-    assert!(run.terminate().await?.success());
-    Ok(())
-}
-
-/// A target of one rule over `late.items`.
-fn alone(uri: &str) -> MongoTarget {
-    let items = NamespacePattern::Exact(Namespace::new("late", "items"));
-    let rule = MongoRule {
-        name: "items".into(),
-        namespaces: Selector { include: vec![items], exclude: Vec::new() },
-        place: MongoPlace::default(),
-    };
-    let settings = model::MongoDb { uri: Secret::new(uri) };
-    MongoTarget::new(&settings, "late", Duration::from_secs(20), vec![rule], None)
-}
-
-/// A request of one item: a document, or the removal of one.
-fn request(target: &MongoTarget, id: i32, document: Option<Document>) -> Result<Request> {
-    let key = DocumentKey::from_id(mongodb::bson::RawBsonRef::Int32(id))?;
-    let namespace = Namespace::new("late", "items");
-    let document = document.map(|document| RawDocumentBuf::try_from(&document)).transpose()?;
-    let meta = Meta::default();
-    let placing = Placing {
-        namespace: &namespace,
-        key: &key,
-        id: "",
-        op: "put",
-        document: document.as_deref(),
-        meta: &meta,
-    };
-    let placed = target.place("items", &placing).map_err(anyhow::Error::msg)?;
-    let place = placed.place;
-    let operation = Operation {
-        place: place.clone(),
-        action: document.map_or(Action::Remove, |document| Action::Put(document.into())),
-        time: ClusterTime::ZERO,
-        extra: placed.extra,
-        namespace,
-        phase: Phase::Changes,
-    };
-    let mut body = Vec::new();
-    target.encode(&operation, &mut body).map_err(anyhow::Error::msg)?;
-    let items = vec![Item { range: 0..body.len(), place }];
-    Ok(Request { body: body.into(), items, expires: None })
-}
-
-/// A process that was paused may send what it had at hand after another has taken over.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_write_that_comes_too_late_does_nothing() -> Result<()> {
-    let worlds = Worlds::new().await?;
-    let held: Collection<Document> = worlds.to.database("late").collection("items");
-    held.insert_many([doc! { "_id": 1, "n": 1 }, doc! { "_id": 2, "n": 1 }]).await?;
-    let target = alone(worlds.mirror.uri());
-    let put = |id| Some(doc! { "_id": id, "n": 2 });
-    for (id, document) in [(1, put(1)), (2, None), (3, put(3))] {
-        let request = request(&target, id, document)?;
-        let late = Request { expires: Some(Instant::now() - Duration::from_secs(1)), ..request };
-        let outcomes = target.send(&late).await.map_err(|retry| anyhow::anyhow!("{retry:?}"))?;
-        let is_late = matches!(&*outcomes, [Outcome::Retry(retry)] if retry.reason == "late");
-        ensure!(is_late, "{id}: {outcomes:?}");
-    }
-    let found: Vec<Document> =
-        held.find(doc! {}).sort(doc! { "_id": 1 }).await?.try_collect().await?;
-    assert_eq!(found, [doc! { "_id": 1, "n": 1 }, doc! { "_id": 2, "n": 1 }]);
-    // In time the same go through.
-    for (id, document) in [(1, put(1)), (2, None), (3, put(3))] {
-        let request = request(&target, id, document)?;
-        let outcomes = target.send(&request).await.map_err(|retry| anyhow::anyhow!("{retry:?}"))?;
-        assert_eq!(outcomes, [Outcome::Applied], "{id}");
-    }
-    let found: Vec<Document> =
-        held.find(doc! {}).sort(doc! { "_id": 1 }).await?.try_collect().await?;
-    assert_eq!(found, [doc! { "_id": 1, "n": 2 }, doc! { "_id": 3, "n": 2 }]);
-    Ok(())
-}
-
-/// What a process that is no more left running in the server ends before the next one writes.
-#[tokio::test(flavor = "multi_thread")]
-async fn writes_that_a_dead_process_left_running_are_ended() -> Result<()> {
-    let mirror = MongoDb::start().await?;
-    let client = mirror.client();
-    let admin = client.database("admin");
-    let hang = |mode: &str| {
-        admin.run_command(doc! {
-            "configureFailPoint": "hangDuringBatchUpdate", "mode": mode,
-            "data": { "shouldCheckForInterrupt": true },
-        })
-    };
-    let (dead, next) = (alone(mirror.uri()), alone(mirror.uri()));
-    let put = |n| Some(doc! { "_id": 1, "n": n });
-    dead.prepare().await.map_err(|retry| anyhow::anyhow!("{retry:?}"))?;
-    hang("alwaysOn").await?;
-    let old = request(&dead, 1, put(1))?;
-    let sent = tokio::spawn(async move { dead.send(&old).await });
-    let running = doc! { "$match": { "command.comment": { "$regex": "^mongosync late " } } };
-    let all = doc! { "$currentOp": { "allUsers": false } };
-    let mut look = interval(Duration::from_millis(20));
-    while !admin.aggregate([all.clone(), running.clone()]).await?.advance().await? {
-        look.tick().await;
-        ensure!(!sent.is_finished(), "it hangs");
-    }
-    next.prepare().await.map_err(|retry| anyhow::anyhow!("{retry:?}"))?;
-    let ended = sent.await?;
-    let applied = ended.as_ref().is_ok_and(|outcomes| outcomes.contains(&Outcome::Applied));
-    ensure!(!applied, "{ended:?}");
-    hang("off").await?;
-    let new = request(&next, 1, put(2))?;
-    next.send(&new).await.map_err(|retry| anyhow::anyhow!("{retry:?}"))?;
-    let held: Collection<Document> = client.database("late").collection("items");
-    assert_eq!(held.find_one(doc! {}).await?, Some(doc! { "_id": 1, "n": 2 }));
     Ok(())
 }
 

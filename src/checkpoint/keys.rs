@@ -124,11 +124,6 @@ pub fn owner(target: &str) -> RecordKey {
     RecordKey::text(&["owner", target])
 }
 
-/// Whether all that a container of a target holds is this rule file's.
-pub fn own(target: &str, container: &str) -> RecordKey {
-    RecordKey::text(&["own", target, container])
-}
-
 /// What is remembered of all rules, for all targets: the target and the rule follow.
 pub fn all_rules() -> RecordKey {
     RecordKey::text(&["rule"])

@@ -263,16 +263,6 @@ pub struct OwnerRecord {
     pub id: Uuid,
 }
 
-/// What a container of a target held when it was first written to, for a target that keeps nothing
-/// of the kind itself.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct OwnRecord {
-    /// Whether it was empty: all that it holds now is this rule file's.
-    pub own: bool,
-    /// When it was looked at.
-    pub since: DateTime,
-}
-
 /// A container that is filled anew beside the one that is read, from when that is planned until it is
 /// swapped in.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -392,11 +382,6 @@ impl Record for DemandRecord {
 impl Record for OwnerRecord {
     const TABLE: Table = Table::Facts;
     const KIND: &'static str = "the owner of what is written";
-}
-
-impl Record for OwnRecord {
-    const TABLE: Table = Table::Facts;
-    const KIND: &'static str = "whose a container of a target is";
 }
 
 impl Record for ReplacementRecord {

@@ -9,13 +9,15 @@ use crate::{
     checkpoint::tracker::Claim,
     rules::model::DeliverySettings,
     status::Settled,
-    target::{Outcome, Pressure, Request, Retry},
+    target::{Outcome, PlaceKey, Pressure, Request, Retry, Right},
 };
 
 use super::{
     Halt,
     batch::{Batch, Entry, Origin},
+    contested::Waits,
     dead_letters::{Letter, Stage},
+    lane::Subject,
     places::Trim,
     retry::{Backoff, pause},
     writer::{Context, deadline},
@@ -117,18 +119,21 @@ impl Delivered {
     }
 }
 
-/// Sends a batch until every item's fate is known, and stores what was refused.
+/// Sends a batch until every item's fate is known, and stores what was refused. `lane` is whose batch it
+/// is, see [`Request::lane`].
 ///
 /// # Errors
 /// See [`Halt`]; nothing is settled then.
 pub async fn deliver(
     context: Arc<Context>,
+    lane: usize,
     mut batch: Batch,
     mut limits: Limits,
 ) -> Result<Delivered, Halt> {
     let mut letters = std::mem::take(&mut batch.letters);
     let mut behind = Vec::new();
     if let Some((request, entries)) = batch.seal() {
+        let request = Request { lane, ..request };
         let mut through = Vec::with_capacity(entries.len());
         let ends = &mut Ends { through: &mut through, letters: &mut letters, behind: &mut behind };
         send_all(&context, &request, &entries, &mut limits, ends).await?;
@@ -184,7 +189,10 @@ async fn send_all(
             Ok(outcomes) => {
                 for (&index, outcome) in part.iter().zip(outcomes) {
                     match conclude(context, &entries[index], outcome, part.len()) {
-                        Conclusion::Through => ends.through.push(index),
+                        Conclusion::Through => {
+                            context.contested.settled(&entries[index].place);
+                            ends.through.push(index);
+                        }
                         Conclusion::Refused(letter) => ends.letters.push(letter),
                         Conclusion::Behind => ends.behind.push(entries[index].origin.clone()),
                         Conclusion::Again(retry) => {
@@ -229,7 +237,8 @@ async fn send(context: &Context, sent: &mut Request) -> Result<Result<Vec<Outcom
         () = context.validity.valid() => {}
         () = context.drain.cancelled() => return Err(Halt::Stopped),
     }
-    sent.expires = Some(context.validity.ends());
+    let (since, until) = context.validity.span();
+    sent.right = Some(Right { since, until, alone: context.validity.alone() });
     let started = Instant::now();
     let answer = tokio::select! {
         answer = tokio::time::timeout(deadline(&context.settings), context.target.send(sent)) => answer,
@@ -281,8 +290,13 @@ fn conclude(context: &Context, entry: &Entry, outcome: Outcome, sent_with: usize
             Conclusion::Through
         }
         // What nobody looks up again can only be refused.
-        Outcome::Behind(_) if context.shaper.follows(origin.rule) => Conclusion::Behind,
-        Outcome::Rejected(words) | Outcome::Behind(words) => {
+        Outcome::Behind { holder, .. }
+            if context.shaper.follows(origin.rule)
+                && waits(context, entry, holder.as_ref()) == Waits::Longer =>
+        {
+            Conclusion::Behind
+        }
+        Outcome::Rejected(words) | Outcome::Behind { words, .. } => {
             Conclusion::Refused(refused(context, entry, words))
         }
         Outcome::Retry(retry) if retry.pressure == Pressure::TooLarge && sent_with == 1 => {
@@ -290,6 +304,14 @@ fn conclude(context: &Context, entry: &Entry, outcome: Outcome, sent_with: usize
         }
         Outcome::Retry(retry) => Conclusion::Again(retry),
     }
+}
+
+/// Has the document that holds what an item claims delivered as it is in the source, and says whether
+/// the item waits for that.
+fn waits(context: &Context, entry: &Entry, holder: Option<&PlaceKey>) -> Waits {
+    let key = holder.and_then(|place| context.target.key(place));
+    let subject = key.map(|key| Subject { namespace: entry.origin.namespace.clone(), key });
+    context.contested.met(&entry.place, subject)
 }
 
 fn refused(context: &Context, entry: &Entry, words: String) -> Letter {
@@ -367,7 +389,7 @@ mod tests {
             items.push(Item { range: end..end + size, place });
             end += size;
         }
-        Request { body: vec![0; end].into(), items, expires: None }
+        Request { body: vec![0; end].into(), items, lane: 0, right: None }
     }
 
     fn limits(actions: usize, bytes: usize) -> Limits {

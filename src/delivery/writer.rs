@@ -21,6 +21,7 @@ use crate::{
 use super::{
     Halt,
     batch::{Batch, Origin},
+    contested::Contested,
     dead_letters::DeadLetters,
     ids::Ids,
     lane::{Lane, Noted, Subject},
@@ -52,6 +53,8 @@ pub struct Context {
     pub places: Places,
     /// What is refused.
     pub dead_letters: Arc<DeadLetters>,
+    /// What waits for other documents.
+    pub contested: Contested,
     /// The target's `batch`, `retry` and `timeout`.
     pub settings: DeliverySettings,
     /// Of the target.
@@ -68,6 +71,7 @@ pub struct Context {
 
 /// One lane's writer.
 pub struct Writer {
+    number: usize,
     lane: Arc<Lane>,
     context: Arc<Context>,
     batch: Batch,
@@ -79,10 +83,11 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// A writer for one lane.
-    pub fn new(lane: Arc<Lane>, context: Arc<Context>) -> Self {
+    /// A writer for one lane; no other has its number.
+    pub fn new(number: usize, lane: Arc<Lane>, context: Arc<Context>) -> Self {
         let limits = Limits::new(&context.settings);
         Self {
+            number,
             lane,
             context,
             batch: Batch::default(),
@@ -140,8 +145,12 @@ impl Writer {
         let mut delivered = ended(done)?;
         self.limits = delivered.limits;
         let behind = std::mem::take(&mut delivered.behind);
-        let mut claims = delivered.trim(&self.context).await?;
-        // Each but the last holds a share of what the batch stood for until it is written.
+        let mut claims = Vec::new();
+        for claim in delivered.trim(&self.context).await? {
+            // A few stand for all, or each document would take one of each.
+            claim.join(&mut claims);
+        }
+        // Each holds a share of what the batch stood for until it is written.
         let again: Vec<Noted> = behind
             .iter()
             .flat_map(|origin| {
@@ -149,7 +158,7 @@ impl Writer {
                 shares.into_iter().map(|claim| noted(origin, claim))
             })
             .collect();
-        Claim::settle_all(std::mem::take(&mut claims));
+        Claim::settle_all(claims);
         self.lane.asked(again);
         Ok(())
     }
@@ -183,7 +192,7 @@ impl Writer {
         let next = Batch::after(&self.batch);
         let batch = std::mem::replace(&mut self.batch, next);
         self.begun = None;
-        self.under_way.spawn(deliver(self.context.clone(), batch, self.limits));
+        self.under_way.spawn(deliver(self.context.clone(), self.number, batch, self.limits));
     }
 
     async fn gather(&mut self, changes: Vec<Change>) -> Result<(), Halt> {

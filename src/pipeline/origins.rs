@@ -3,43 +3,33 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use bson::oid::ObjectId;
 
 use crate::{
     change::Namespace,
-    checkpoint::{
-        keys,
-        records::{OwnRecord, load, put},
-        store::{Store, StoreError},
-    },
+    rules::model::{CheckpointStore, RuleFile, TargetKind},
     source::{Source, error::Error as SourceError},
-    target::{Described, Origins, Pressure, Retry},
+    target::{Deployment, Described, Origins, Pressure, Retry},
 };
 
 use super::rule_set::RuleSet;
 
-/// Answers one target from the source and the checkpoint store.
+/// Answers one target from the source and the rule file.
 pub struct RunOrigins {
     /// The source.
     pub source: Source,
-    /// Where it is remembered what is the target's own.
-    pub store: Arc<dyn Store>,
-    /// The target's name.
-    pub target: String,
+    /// The rule file.
+    pub file: Arc<RuleFile>,
     /// The target's rules.
     pub rules: Arc<RuleSet>,
 }
 
 fn source_failed(error: SourceError) -> Retry {
-    retry("source", format!("the source does not say what it holds: {error}"))
-}
-
-fn store_failed(error: StoreError) -> Retry {
-    retry("checkpoint", format!("what is remembered of the target can't be used: {error}"))
-}
-
-fn retry(reason: &'static str, message: String) -> Retry {
-    Retry { reason, message, after: None, pressure: Pressure::Same }
+    Retry {
+        reason: "source",
+        message: format!("the source does not say what it holds: {error}"),
+        after: None,
+        pressure: Pressure::Same,
+    }
 }
 
 #[async_trait]
@@ -59,19 +49,27 @@ impl Origins for RunOrigins {
         Ok(selected.read.into_iter().map(|found| found.namespace).collect())
     }
 
-    async fn identity(&self) -> Result<Option<ObjectId>, Retry> {
-        self.source.identity().await.map_err(source_failed)
+    async fn deployment(&self) -> Result<Deployment, Retry> {
+        let id = self.source.identity().await.map_err(source_failed)?;
+        let hello = self.source.hello().await.map_err(source_failed)?;
+        Ok(Deployment::of(&hello, id))
     }
 
-    async fn is_own(&self, container: &str) -> Result<Option<bool>, Retry> {
-        let key = keys::own(&self.target, container);
-        let known: Option<OwnRecord> = load(&*self.store, &key).await.map_err(store_failed)?;
-        Ok(known.map(|known| known.own))
+    fn reader(&self, namespace: &Namespace) -> Option<String> {
+        let mirrors = |name: &str| {
+            let target = self.file.targets.iter().find(|target| target.name == name);
+            target.is_some_and(|target| matches!(target.kind, TargetKind::MongoDb(_)))
+        };
+        let reads = self.file.rules.iter().find(|rule| {
+            self.rules.reads(rule, namespace) && rule.to.iter().any(|to| mirrors(&to.target))
+        });
+        reads.map(|rule| rule.name.clone())
     }
 
-    async fn set_own(&self, container: &str, own: bool) -> Result<(), Retry> {
-        let record = OwnRecord { own, since: bson::DateTime::now() };
-        let write = put(keys::own(&self.target, container), &record);
-        self.store.write(vec![write]).await.map_err(store_failed)
+    fn positions(&self) -> Option<&str> {
+        match &self.file.checkpoint.store {
+            CheckpointStore::MongoDb { database, .. } => Some(database),
+            CheckpointStore::File { .. } => None,
+        }
     }
 }

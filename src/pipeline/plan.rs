@@ -28,7 +28,9 @@ use crate::{
         store::{Store, StoreError, Write},
     },
     delivery::{insist, insist_on_writing},
-    rules::model::{CopySettings, DeliverySettings, NamespacePattern, OnDrop, OnRuleChange, Rule, Since},
+    rules::model::{
+        CopySettings, DeliverySettings, NamespacePattern, OnDrop, OnRuleChange, Rule, Since,
+    },
     source::{
         chunks,
         error::Error as SourceError,
@@ -45,8 +47,8 @@ use super::{
 };
 
 pub use again::PartId;
-pub use replacing::Replacements;
 use again::{Part, Wanted, choose};
+pub use replacing::Replacements;
 
 /// Where a target's run begins.
 pub struct Plan {

@@ -71,6 +71,8 @@ const PAGE: usize = 1_000;
 const PAGES: usize = 2;
 /// Dead letters that a sweep can spare; it remembers a number for each.
 const MOST_SPARED: usize = 1_000_000;
+/// Whose requests those are that no lane sends.
+const BESIDE_THE_LANES: usize = usize::MAX;
 /// No cluster time is older: versions below are an engine's own counting.
 const FIRST: ClusterTime = ClusterTime(1_000_000_000 << 32);
 
@@ -244,6 +246,15 @@ impl Sweeping {
             if all().any(|copy| copy.namespace != group.copies[0].namespace) {
                 return Some("documents of several namespaces lie there".to_owned());
             }
+            // Their documents can't be told by the source's keys.
+            let chooses = self.rules.iter().find(|(index, rule)| {
+                !self.context.shaper.is_fixed(*index)
+                    && containers::may_reach(&*self.context.target, rule.rule(), container)
+            });
+            if let Some((_, rule)) = chooses {
+                let name = &rule.rule().name;
+                return Some(format!("rule {name} chooses where its documents lie"));
+            }
         }
         containers::obstacle(&*self.context.target, &self.rules, container)
     }
@@ -357,7 +368,7 @@ impl Sweeping {
         copy: &Copy,
         mut keys: Vec<DocumentKey>,
     ) -> Result<Vec<DocumentKey>, Halt> {
-        let read = &self.rules.get(copy.rule).read;
+        let read = &self.rules.get(copy.rule).read.presence();
         let mut absent = Vec::new();
         while !keys.is_empty() {
             self.budget.available().await;
@@ -452,11 +463,10 @@ impl Sweeping {
         let Some(started) = group.copies.iter().map(|copy| copy.plan.started).min() else {
             return Ok(());
         };
-        let kept = insist(&self.reading.stop, || {
-            containers::kept(&*self.store, &self.name, container)
-        })
-        .await?
-        .unwrap_or_default();
+        let kept =
+            insist(&self.reading.stop, || containers::kept(&*self.store, &self.name, container))
+                .await?
+                .unwrap_or_default();
         let written = kept.max(FIRST)..started;
         if kept > FIRST {
             self.leave(
@@ -493,7 +503,7 @@ impl Sweeping {
                         places.into_iter().filter(|place| !spared.holds(place)).collect();
                     count += match self.context.target.is_versioned() {
                         true => self.remove(&group.copies[0], old, started).await?,
-                        false => self.ask_for_old(group, &old).await?,
+                        false => self.ask_for_old(group, old).await?,
                     };
                 }
                 Ok::<_, Halt>(count)
@@ -552,7 +562,10 @@ impl Sweeping {
                 };
                 batch.push(&*self.context.target, &operation, &origin);
             }
-            deliver(self.context.clone(), batch, limits).await?.settle(&self.context).await?;
+            deliver(self.context.clone(), BESIDE_THE_LANES, batch, limits)
+                .await?
+                .settle(&self.context)
+                .await?;
         }
         Ok(count)
     }
@@ -561,15 +574,22 @@ impl Sweeping {
     /// settled. Returns how many there are.
     ///
     /// Nothing tells how old a document is in a target without versions, but the source tells which of
-    /// them there are; the lanes put what they then find behind all that is under way.
-    async fn ask_for_old(&self, group: &Group, places: &[PlaceKey]) -> Result<usize, Halt> {
+    /// them there are; the lanes put what they then find behind all that is under way. Where no rule
+    /// reads the namespace any more, no lane would find anything, and none writes there.
+    async fn ask_for_old(&self, group: &Group, places: Vec<PlaceKey>) -> Result<usize, Halt> {
         let copy = &group.copies[0];
+        if self.rules.following(&copy.namespace).is_empty() {
+            return self.remove(copy, places, copy.plan.started).await;
+        }
         let mut keys: Vec<DocumentKey> =
             places.iter().filter_map(|place| self.context.target.key(place)).collect();
         let several = self.rules.iter().count() > 1;
         for copy in group.copies.iter().chain(&group.beside) {
-            // See `ask_for_places`.
-            if several && self.rules.get(copy.rule).rule().transform.is_some() {
+            let rule = self.rules.get(copy.rule).rule();
+            // One that does not read it any more has nothing there; for the others see
+            // `ask_for_places`.
+            let reads = self.rules.reads(rule, &copy.namespace);
+            if !reads || (several && rule.transform.is_some()) {
                 continue;
             }
             keys = self.absent(copy, keys).await?;

@@ -26,6 +26,7 @@ use crate::{
     },
     delivery::{
         Halt,
+        contested::{Contested, Holder},
         dead_letters::DeadLetters,
         ids::Ids,
         insist, insist_on_writing,
@@ -45,7 +46,7 @@ use super::{
     Error, Options, Summary,
     copying::{CHUNKS_AT_ONCE, Copying},
     demand::Demand,
-    following::{Answering, Following, Lanes},
+    following::{Answering, Asked, Following, Lanes},
     letters::Letters,
     lookups::SourceLookup,
     orders::{Order, Ordered, Outcome},
@@ -180,8 +181,7 @@ impl TargetPipeline {
     fn origins(&self) -> RunOrigins {
         RunOrigins {
             source: self.source.clone(),
-            store: self.store.clone(),
-            target: self.name().to_owned(),
+            file: self.file.clone(),
             rules: self.rules.clone(),
         }
     }
@@ -476,6 +476,7 @@ impl TargetPipeline {
             changes: Budget::new(BUDGET),
             copies: Budget::new(BUDGET),
         };
+        let (contested, holders) = Contested::new();
         let context = Arc::new(Context {
             shaper: Shaper::new(target.clone(), self.shaped_rules(&*target)),
             lookup: self.lookup(),
@@ -483,6 +484,7 @@ impl TargetPipeline {
             places: Places::new(self.store.clone(), self.name()),
             target: target.clone(),
             dead_letters: dead_letters.clone(),
+            contested,
             settings: settings.clone(),
             status: status.clone(),
             rules: self.rule_status(),
@@ -491,8 +493,8 @@ impl TargetPipeline {
             stop: now.clone(),
         });
         let mut writers = JoinSet::new();
-        for lane in shared.lanes.iter() {
-            writers.spawn(Writer::new(lane.clone(), context.clone()).run());
+        for (number, lane) in shared.lanes.iter().enumerate() {
+            writers.spawn(Writer::new(number, lane.clone(), context.clone()).run());
         }
         let (copying, copies_run) = watch::channel(plan.copies.iter().any(|copy| !copy.2));
         status.set_state(if *copies_run.borrow() { State::Copying } else { State::Following });
@@ -516,7 +518,8 @@ impl TargetPipeline {
             .run(drained.clone(), now.clone()),
         );
         let lanes = shared.lanes.clone();
-        let sources = self.read(shared, &context, plan, copies_run.clone());
+        let mut sources = self.read(shared, &context, plan, copies_run.clone());
+        sources.spawn(ask_for_holders(lanes.clone(), holders, read.clone()));
         Ok(Running {
             reading,
             lanes,
@@ -769,6 +772,22 @@ impl TargetPipeline {
             }
         }
     }
+}
+
+/// Has documents delivered that hold what others claim, one after the other.
+async fn ask_for_holders(
+    lanes: Arc<Lanes>,
+    mut holders: mpsc::Receiver<Holder>,
+    stop: CancellationToken,
+) -> Result<Option<Demand>, Error> {
+    while let Some(Some(Holder { subject, delivered })) =
+        stop.run_until_cancelled(holders.recv()).await
+    {
+        let asked = Asked { key: subject.key, time: ClusterTime::ZERO, deleted: false };
+        lanes.ask(&subject.namespace, [asked], &delivered).await;
+        delivered.close();
+    }
+    Ok(None)
 }
 
 /// The copy of one rule, from telling the target to the last chunk.

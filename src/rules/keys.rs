@@ -650,5 +650,7 @@ pub static META: Map = Map {
         key("index", Either(&[Text, Null]), "The index.").example("shop"),
         key("routing", Either(&[Text, Null]), "The routing.").example("1"),
         key("ingest_pipeline", Either(&[Text, Null]), "The ingest pipeline.").example("clean"),
+        key("database", Either(&[Text, Null]), "The database.").example("archive"),
+        key("collection", Either(&[Text, Null]), "The collection.").example("orders"),
     ],
 };

@@ -77,6 +77,7 @@ fn mongo_rules<'a>(rules: impl IntoIterator<Item = Writer<'a>>) -> Vec<MongoRule
             name: rule.name.clone(),
             namespaces: rule.namespaces.clone(),
             place: place.clone(),
+            keeps: rule.on_delete == model::OnDelete::Keep,
         })
     });
     rules.collect()

@@ -113,11 +113,16 @@ pub struct Meta {
     pub routing: Option<String>,
     /// The ingest pipeline.
     pub ingest_pipeline: Option<String>,
+    /// The database.
+    pub database: Option<String>,
+    /// The collection.
+    pub collection: Option<String>,
 }
 
 impl Meta {
     /// What its fields are called.
-    pub const FIELDS: [&str; 4] = ["id", "index", "routing", "ingest_pipeline"];
+    pub const FIELDS: [&str; 6] =
+        ["id", "index", "routing", "ingest_pipeline", "database", "collection"];
 
     /// The field of that name; `None` too where there is no such field.
     pub fn field(&self, name: &str) -> Option<&str> {
@@ -126,6 +131,8 @@ impl Meta {
             "index" => self.index.as_deref(),
             "routing" => self.routing.as_deref(),
             "ingest_pipeline" => self.ingest_pipeline.as_deref(),
+            "database" => self.database.as_deref(),
+            "collection" => self.collection.as_deref(),
             _ => None,
         }
     }

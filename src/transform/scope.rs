@@ -74,6 +74,8 @@ impl MetaValue {
             "index" => Ok(&mut self.0.index),
             "routing" => Ok(&mut self.0.routing),
             "ingest_pipeline" => Ok(&mut self.0.ingest_pipeline),
+            "database" => Ok(&mut self.0.database),
+            "collection" => Ok(&mut self.0.collection),
             _ => Err(no_such_meta_field(name)),
         }
     }

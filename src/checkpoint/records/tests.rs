@@ -48,7 +48,6 @@ fn rewrite(kind: &str, stored: &RawDocument) -> Result<RawDocumentBuf, StoreErro
         "kept" => of::<KeptRecord>(stored),
         "demand" => of::<DemandRecord>(stored),
         "owner" => of::<OwnerRecord>(stored),
-        "own" => of::<OwnRecord>(stored),
         "replacement" => of::<ReplacementRecord>(stored),
         "request" => of::<RequestRecord>(stored),
         "dead_letter" => of::<DeadLetterRecord>(stored),
@@ -147,7 +146,6 @@ fn samples() -> Map<String, Value> {
             .encode(),
         ),
         ("owner", OwnerRecord { id }.encode()),
-        ("own", OwnRecord { own: true, since: date }.encode()),
         ("replacement", ReplacementRecord { id }.encode()),
         (
             "id_types",

@@ -169,7 +169,10 @@ async fn a_refusal_is_durable_before_its_claim_is_settled() {
 #[tokio::test(start_paused = true)]
 async fn what_waits_for_others_is_looked_up_again_behind_them() {
     let bench = bench().await;
-    bench.target.answers([Answer::Items(vec![("p1", Outcome::Behind("taken".into()))])]);
+    bench.target.answers([Answer::Items(vec![(
+        "p1",
+        Outcome::Behind { words: "taken".into(), holder: None },
+    )])]);
     let writer = bench.write();
     let completion = bench.put([(1, value(1)), (2, value(2))]);
     let taken = bench.lane.take(10).await;

@@ -55,9 +55,10 @@ impl Planning<'_> {
             };
             let all = copies.iter().flat_map(|(&index, own)| own.keys().map(move |of| (index, of)));
             let rule = all.filter_map(own).next();
-            let begun = copies.values().flat_map(BTreeMap::values).any(|own| {
-                own.plan.container.as_deref() == Some(container) && own.has_progress()
-            });
+            let begun = copies
+                .values()
+                .flat_map(BTreeMap::values)
+                .any(|own| own.plan.container.as_deref() == Some(container) && own.has_progress());
             let prevented = match &rule {
                 _ if !self.is_whole() => None,
                 None => Some("no rule writes there any more".to_owned()),
@@ -158,10 +159,8 @@ impl Planning<'_> {
         given_up: &[String],
     ) -> Result<(), Error> {
         let key = |container: &str| keys::replacement(self.name, container);
-        let mut writes: Vec<Write> = given_up
-            .iter()
-            .map(|container| removal::<ReplacementRecord>(key(container)))
-            .collect();
+        let mut writes: Vec<Write> =
+            given_up.iter().map(|container| removal::<ReplacementRecord>(key(container))).collect();
         writes.extend(
             begin.iter().map(|(name, new)| put(key(name), &ReplacementRecord { id: new.id })),
         );

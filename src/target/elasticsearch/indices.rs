@@ -286,12 +286,7 @@ impl Indices {
         known.there.get_or_try_init(make).await.map(|&()| ())
     }
 
-    async fn find_or_make(
-        &self,
-        nodes: &Nodes,
-        name: &str,
-        known: &Known,
-    ) -> Result<(), Trouble> {
+    async fn find_or_make(&self, nodes: &Nodes, name: &str, known: &Known) -> Result<(), Trouble> {
         let plan = known.plan();
         let alias = plan.is_some_and(|plan| plan.alias);
         let mut found = find(nodes, name, alias).await?;

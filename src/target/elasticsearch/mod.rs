@@ -48,8 +48,8 @@ use crate::{
     finding::Finding,
     rules::model::{Engine, EngineFlavor},
     target::{
-        Listing, Look, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Replaceable, Request,
-        Retry, Target, json::Mode,
+        Listing, Look, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Replaceable,
+        Request, Retry, Target, json::Mode,
     },
     transform::Meta,
 };
@@ -239,10 +239,7 @@ impl Target for EngineTarget {
         let way = self.indices.way(place.index);
         let line = Line {
             require_alias: way.alias,
-            place: EnginePlaceKey {
-                index: way.instead.as_deref().unwrap_or(place.index),
-                ..place
-            },
+            place: EnginePlaceKey { index: way.instead.as_deref().unwrap_or(place.index), ..place },
             time: operation.time,
             pipeline: &operation.extra,
         };
@@ -351,6 +348,7 @@ impl Target for EngineTarget {
             index: Some(place.index.to_owned()),
             routing: place.routing.map(str::to_owned),
             ingest_pipeline: pipeline.map(str::to_owned),
+            ..Meta::default()
         }
     }
 

@@ -153,11 +153,7 @@ async fn look(nodes: &Nodes, name: &str) -> Result<Looked, Retry> {
 
 /// Why what is old under this name may not be removed by the owner of the mark; `None` where it may,
 /// or there is nothing.
-pub(super) async fn others(
-    nodes: &Nodes,
-    name: &str,
-    mark: &str,
-) -> Result<Option<String>, Retry> {
+pub(super) async fn others(nodes: &Nodes, name: &str, mark: &str) -> Result<Option<String>, Retry> {
     let found = match look(nodes, name).await? {
         Looked::Found(found) => found,
         Looked::Nothing => return Ok(None),

@@ -173,9 +173,8 @@ pub(super) async fn find_or_make(
     let mappings = plan.and_then(|plan| plan.mappings.clone());
     let mappings = meta(owners::in_mappings(mappings, &mark));
     let settings = plan.and_then(|plan| plan.settings.clone());
-    let made = create(nodes, &index, Some(&alias), settings, mappings)
-        .await
-        .map_err(Trouble::Request)?;
+    let made =
+        create(nodes, &index, Some(&alias), settings, mappings).await.map_err(Trouble::Request)?;
     if !made.is_success() {
         return Err(trouble(name, &made));
     }
@@ -255,7 +254,13 @@ pub(super) async fn swap(nodes: &Nodes, name: &str, id: &str, owner: &str) -> Re
         return Err(refusal(&again));
     }
     let reason = refusal(&swapped).message;
-    warn!(alias = name, index = new.index, left = names, reason, "index swapped in, the old one stays");
+    warn!(
+        alias = name,
+        index = new.index,
+        left = names,
+        reason,
+        "index swapped in, the old one stays"
+    );
     Ok(())
 }
 
@@ -284,9 +289,7 @@ async fn change_aliases(nodes: &Nodes, actions: Vec<Value>) -> Result<Answer, Re
     let body = json!({ "actions": actions });
     let body = &body;
     nodes
-        .ask(|engine| async move {
-            engine.indices().update_aliases().body(body).send().await
-        })
+        .ask(|engine| async move { engine.indices().update_aliases().body(body).send().await })
         .await
 }
 

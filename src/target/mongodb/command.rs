@@ -1,10 +1,14 @@
-//! Raw `update` and `delete` commands.
+//! Raw `insert`, `update` and `delete` commands.
 //!
-//! Documents go as the bytes that they are, inside `$literal`, so that the server neither reads field
-//! names as operators nor fills in empty timestamps. Around each stands what makes a write that comes
-//! late harmless: by the server's own clock it fails once its time is over.
+//! Documents go as the bytes that they are. What is there already is replaced by the classic kind of
+//! update: one by a pipeline has the server work out a difference, and a server dies of that where the
+//! stored document has a name twice. Only what is not there is made by a pipeline, which neither reads
+//! names as operators nor fills in empty timestamps (`$literal`).
+//!
+//! Every command bears the number of its attempt (`fence`), and around each write but an insert stands
+//! what makes one that comes late harmless: by the server's own clock it fails once its time is over.
 
-use bson::{RawDocument, RawDocumentBuf, spec::ElementType};
+use bson::{RawBsonRef, RawDocument, RawDocumentBuf, Timestamp, spec::ElementType};
 
 /// Bytes of one command's entries, at the most, but for one that is larger. The server takes 16 MiB
 /// and a little more for what stands around a document.
@@ -55,6 +59,12 @@ impl Writer {
         self.0.extend_from_slice(document.as_bytes());
     }
 
+    /// The fields of a document, without its length and end.
+    fn fields(&mut self, document: &RawDocument) {
+        let bytes = document.as_bytes();
+        self.0.extend_from_slice(&bytes[4..bytes.len() - 1]);
+    }
+
     fn text(&mut self, name: &str, text: &str) {
         self.element(ElementType::String, name);
         let length = u32::try_from(text.len() + 1).unwrap_or(u32::MAX);
@@ -97,50 +107,94 @@ impl Writer {
 /// What stands around the entries of a command.
 pub(super) struct Around<'a> {
     pub collection: &'a str,
-    /// See [`super::connection`].
+    /// See [`super::fence`].
     pub run: &'a str,
-    pub bypass_validation: bool,
+    /// The attempt's number in its session.
+    pub number: i64,
     /// The server gives up after so long.
     pub max_time_ms: i64,
     /// By the server's clock.
     pub deadline: bson::DateTime,
+    /// Whether the collection compares texts by a language, so that an `_id` finds others too.
+    pub collated: bool,
 }
 
 /// What is done to one document.
+#[derive(Clone, Copy)]
 pub(super) enum Write<'a> {
-    /// `{_id}` as the document has it, and the document.
-    Put(&'a RawDocument, &'a RawDocument),
+    /// The document, where there is none with its `_id`.
+    Insert(&'a RawDocument),
+    /// `{_id}` as the document has it, and the document: in the stead of the one that is there.
+    Replace(&'a RawDocument, &'a RawDocument),
+    /// The same, where there is none.
+    Fill(&'a RawDocument, &'a RawDocument),
     /// `{_id}`
     Remove(&'a RawDocument),
 }
 
+impl Write<'_> {
+    /// Bytes in a command, not too few.
+    pub fn size(&self) -> usize {
+        match self {
+            Write::Insert(document) => document.as_bytes().len() + 16,
+            Write::Replace(id, document) | Write::Fill(id, document) => {
+                2 * id.as_bytes().len() + document.as_bytes().len() + 480
+            }
+            Write::Remove(id) => 2 * id.as_bytes().len() + 480,
+        }
+    }
+}
+
+/// Whether only a pipeline stores a document as it is: other writes read a name with a dollar as an
+/// operator, and fill in empty timestamps, at the top level.
+pub(super) fn is_odd(document: &RawDocument) -> bool {
+    document.iter_elements().flatten().any(|element| {
+        element.key().as_str().starts_with('$')
+            || (element.element_type() == ElementType::Timestamp
+                && matches!(
+                    element.value(),
+                    Ok(RawBsonRef::Timestamp(Timestamp { time: 0, increment: 0 }))
+                ))
+    })
+}
+
 /// One command, of writes of one kind.
 pub(super) fn command(around: &Around<'_>, writes: &[Write<'_>]) -> RawDocumentBuf {
-    let size: usize = writes
-        .iter()
-        .map(|write| match write {
-            Write::Put(id, document) => id.as_bytes().len() + document.as_bytes().len() + 160,
-            Write::Remove(id) => id.as_bytes().len() + 220,
-        })
-        .sum();
+    let size: usize = writes.iter().map(Write::size).sum();
     let mut writer = Writer(Vec::with_capacity(size + 512));
     let all = writer.open();
-    let removes = matches!(writes.first(), Some(Write::Remove(_)));
-    let (verb, list) = if removes { ("delete", "deletes") } else { ("update", "updates") };
+    let (verb, list) = match writes.first() {
+        Some(Write::Insert(_)) => ("insert", "documents"),
+        Some(Write::Remove(_)) => ("delete", "deletes"),
+        _ => ("update", "updates"),
+    };
     writer.text(verb, around.collection);
     let entries = writer.array(list);
     let mut number = itoa::Buffer::new();
     for (index, write) in writes.iter().enumerate() {
-        let entry = writer.document(number.format(index));
+        let name = number.format(index);
+        if let Write::Insert(document) = write {
+            writer.raw(name, document);
+            continue;
+        }
+        let entry = writer.document(name);
         match write {
-            Write::Put(id, document) => put(&mut writer, id, document, around.deadline),
-            Write::Remove(id) => remove(&mut writer, id, around.deadline),
+            Write::Replace(id, document) => {
+                found(&mut writer, id, around);
+                writer.raw("u", document);
+            }
+            Write::Fill(id, document) => fill(&mut writer, id, document, around.deadline),
+            Write::Remove(id) => {
+                found(&mut writer, id, around);
+                writer.int("limit", 1);
+            }
+            Write::Insert(_) => {}
         }
         writer.close(entry);
     }
     writer.close(entries);
     writer.boolean("ordered", false);
-    if around.bypass_validation && !removes {
+    if verb != "delete" {
         writer.boolean("bypassDocumentValidation", true);
     }
     let concern = writer.document("writeConcern");
@@ -148,15 +202,22 @@ pub(super) fn command(around: &Around<'_>, writes: &[Write<'_>]) -> RawDocumentB
     writer.long("wtimeout", around.max_time_ms);
     writer.close(concern);
     writer.long("maxTimeMS", around.max_time_ms);
+    writer.long("txnNumber", around.number);
     writer.text("comment", around.run);
     writer.close(all);
     RawDocumentBuf::from_bytes(writer.0).expect("lengths are those of what was written")
 }
 
-/// `{q: {_id}, u: [{$replaceWith: {$cond: [in time, {$literal: document}, null]}}], upsert: true}`: what
-/// is no document ends in an error, on one that is there and on one that is not.
-fn put(writer: &mut Writer, id: &RawDocument, document: &RawDocument, deadline: bson::DateTime) {
-    writer.raw("q", id);
+/// `{q: {_id, $nor: [{}]}, u: [{$replaceWith: {$cond: [in time, {$literal: document}, null]}}], upsert:
+/// true}`: it finds nothing, so it never replaces; what is no document ends in an error.
+fn fill(writer: &mut Writer, id: &RawDocument, document: &RawDocument, deadline: bson::DateTime) {
+    let query = writer.document("q");
+    writer.fields(id);
+    let none = writer.array("$nor");
+    let all = writer.document("0");
+    writer.close(all);
+    writer.close(none);
+    writer.close(query);
     let pipeline = writer.array("u");
     let stage = writer.document("0");
     let replacement = writer.document("$replaceWith");
@@ -173,17 +234,18 @@ fn put(writer: &mut Writer, id: &RawDocument, document: &RawDocument, deadline: 
     writer.boolean("upsert", true);
 }
 
-/// `{q: {_id, $expr: {$cond: [in time, true, {$toInt: …}]}}, limit: 1}`: an error where the document is
-/// there; without one, a removal that came late would look like one of nothing.
-fn remove(writer: &mut Writer, id: &RawDocument, deadline: bson::DateTime) {
+/// `{q: {_id, $expr: {$cond: [in time, true, {$toInt: …}]}}}`: an error where the document is there;
+/// without one, a write that came late would look like one of nothing.
+fn found(writer: &mut Writer, id: &RawDocument, around: &Around<'_>) {
     let query = writer.document("q");
-    // The fields of `{_id}`, without length and end.
-    let fields = id.as_bytes();
-    writer.0.extend_from_slice(&fields[4..fields.len() - 1]);
+    writer.fields(id);
     let expression = writer.document("$expr");
     let condition = writer.array("$cond");
-    writer.in_time("0", deadline);
-    writer.boolean("1", true);
+    writer.in_time("0", around.deadline);
+    match id.get_str("_id") {
+        Ok(text) if around.collated => exactly(writer, "1", text),
+        _ => writer.boolean("1", true),
+    }
     let failing = writer.document("2");
     let number = writer.document("$toInt");
     // Of a field, or the server would work it out when it reads the command.
@@ -198,10 +260,38 @@ fn remove(writer: &mut Writer, id: &RawDocument, deadline: bson::DateTime) {
     writer.close(condition);
     writer.close(expression);
     writer.close(query);
-    writer.int("limit", 1);
 }
 
-/// What the error of a removal that came late says.
+/// That the `_id` has these very bytes. Every other comparison goes by the collection's language.
+fn exactly(writer: &mut Writer, name: &str, text: &str) {
+    let both = writer.document(name);
+    let conditions = writer.array("$and");
+    for (name, function, expected) in
+        [("0", "$indexOfBytes", 0), ("1", "$strLenBytes", i64::try_from(text.len()).unwrap_or(-1))]
+    {
+        let equal = writer.document(name);
+        let operands = writer.array("$eq");
+        let call = writer.document("0");
+        if expected == 0 && function == "$indexOfBytes" {
+            let arguments = writer.array(function);
+            writer.text("0", "$_id");
+            let literal = writer.document("1");
+            writer.text("$literal", text);
+            writer.close(literal);
+            writer.close(arguments);
+        } else {
+            writer.text(function, "$_id");
+        }
+        writer.close(call);
+        writer.long("1", expected);
+        writer.close(operands);
+        writer.close(equal);
+    }
+    writer.close(conditions);
+    writer.close(both);
+}
+
+/// What the error of a replacement or removal that came late says.
 pub(super) const LATE: &str = "mongosync: too late, by the server's clock: ";
 
 /// Cuts writes of one kind into as many as one command takes, in order.
@@ -231,47 +321,99 @@ mod tests {
         Around {
             collection: "items",
             run: "mongosync shop 1",
-            bypass_validation: true,
+            number: 7,
             max_time_ms: 60_000,
             deadline: bson::DateTime::from_millis(1_000),
+            collated: false,
         }
     }
 
+    fn read(around: &Around<'_>, write: Write<'_>) -> Document {
+        Document::try_from(&*command(around, &[write])).expect("a document")
+    }
+
+    fn late() -> Document {
+        doc! { "$lte": ["$$NOW", bson::DateTime::from_millis(1_000)] }
+    }
+
+    fn guarded(by: impl Into<bson::Bson>) -> Document {
+        let failing = doc! { "$toInt": { "$concat": [LATE, { "$type": "$_id" }] } };
+        doc! { "$cond": [late(), by.into(), failing] }
+    }
+
     #[test]
-    fn a_put_is_a_guarded_replacement() {
-        let document = rawdoc! { "_id": 1, "$a": 2 };
-        let command = command(&around(), &[Write::Put(&rawdoc! { "_id": 1 }, &document)]);
-        let late = doc! { "$lte": ["$$NOW", bson::DateTime::from_millis(1_000)] };
-        let literal = doc! { "$literal": { "_id": 1, "$a": 2 } };
+    fn what_is_there_is_replaced_whole() {
+        let document = rawdoc! { "_id": 1, "a": 2 };
         assert_eq!(
-            Document::try_from(&*command).expect("a document"),
+            read(&around(), Write::Replace(&rawdoc! { "_id": 1 }, &document)),
             doc! {
                 "update": "items",
-                "updates": [{
-                    "q": { "_id": 1 },
-                    "u": [{ "$replaceWith": { "$cond": [late, literal, bson::Bson::Null] } }],
-                    "upsert": true,
-                }],
+                "updates": [{ "q": { "_id": 1, "$expr": guarded(true) }, "u": { "_id": 1, "a": 2 } }],
                 "ordered": false,
                 "bypassDocumentValidation": true,
                 "writeConcern": { "w": "majority", "wtimeout": 60_000_i64 },
                 "maxTimeMS": 60_000_i64,
+                "txnNumber": 7_i64,
                 "comment": "mongosync shop 1",
             }
         );
     }
 
     #[test]
-    fn a_removal_is_guarded_too() {
-        let command = command(&around(), &[Write::Remove(&rawdoc! { "_id": "x" })]);
-        let read = Document::try_from(&*command).expect("a document");
-        let entry = read.get_array("deletes").expect("entries")[0].as_document().expect("one");
-        assert_eq!(entry.get_i32("limit").expect("a limit"), 1);
-        let query = entry.get_document("q").expect("a query");
-        assert_eq!(query.get_str("_id").expect("an _id"), "x");
-        let condition = query.get_document("$expr").and_then(|it| it.get_array("$cond"));
-        assert_eq!(condition.expect("a condition").len(), 3);
-        assert!(!read.contains_key("bypassDocumentValidation"));
+    fn what_is_not_there_is_filled_in_and_nothing_else() {
+        let document = rawdoc! { "_id": 1, "$a": 2 };
+        let command = read(&around(), Write::Fill(&rawdoc! { "_id": 1 }, &document));
+        let literal = doc! { "$literal": { "_id": 1, "$a": 2 } };
+        let expected = doc! {
+            "q": { "_id": 1, "$nor": [{}] },
+            "u": [{ "$replaceWith": { "$cond": [late(), literal, bson::Bson::Null] } }],
+            "upsert": true,
+        };
+        assert_eq!(command.get_array("updates").expect("entries"), &[expected.into()]);
+    }
+
+    #[test]
+    fn a_removal_takes_one_document_and_in_time() {
+        let command = read(&around(), Write::Remove(&rawdoc! { "_id": "x" }));
+        let expected = doc! { "q": { "_id": "x", "$expr": guarded(true) }, "limit": 1 };
+        assert_eq!(command.get_array("deletes").expect("entries"), &[expected.into()]);
+        assert!(!command.contains_key("bypassDocumentValidation"));
+
+        let around = Around { collated: true, ..around() };
+        let command = read(&around, Write::Remove(&rawdoc! { "_id": "x" }));
+        let exactly = doc! { "$and": [
+            { "$eq": [{ "$indexOfBytes": ["$_id", { "$literal": "x" }] }, 0_i64] },
+            { "$eq": [{ "$strLenBytes": "$_id" }, 1_i64] },
+        ] };
+        let expected = doc! { "q": { "_id": "x", "$expr": guarded(exactly) }, "limit": 1 };
+        assert_eq!(command.get_array("deletes").expect("entries"), &[expected.into()]);
+    }
+
+    #[test]
+    fn an_insert_holds_documents_as_they_are() {
+        let command = read(&around(), Write::Insert(&rawdoc! { "_id": 1, "a": 2 }));
+        assert_eq!(command.get_str("insert").expect("a name"), "items");
+        assert_eq!(
+            command.get_array("documents").expect("some"),
+            &[doc! { "_id": 1, "a": 2 }.into()]
+        );
+        assert_eq!(command.get_i64("txnNumber").expect("a number"), 7);
+    }
+
+    #[test]
+    fn some_documents_are_odd() {
+        let empty = Timestamp { time: 0, increment: 0 };
+        for (document, expected) in [
+            (rawdoc! { "_id": 1, "a": { "$b": 1, "t": empty } }, false),
+            (
+                rawdoc! { "_id": 1, "a.b": 1, "": 2, "t": Timestamp { time: 0, increment: 1 } },
+                false,
+            ),
+            (rawdoc! { "_id": 1, "a": 1, "$b": 1 }, true),
+            (rawdoc! { "_id": 1, "t": empty }, true),
+        ] {
+            assert_eq!(is_odd(&document), expected, "{document:?}");
+        }
     }
 
     #[test]

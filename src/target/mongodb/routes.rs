@@ -28,6 +28,8 @@ pub struct MongoRule {
     pub namespaces: Selector,
     /// What its `to` says.
     pub place: MongoPlace,
+    /// Whether what the source deletes stays.
+    pub keeps: bool,
 }
 
 /// The routes of one MongoDB.
@@ -82,16 +84,12 @@ impl Routes {
         names.into_iter().collect()
     }
 
-    /// The rule that would read what is written there, where the source is the target.
-    pub fn reader(&self, namespace: &Namespace) -> Option<&str> {
-        let mut readers: Vec<&str> = self
-            .rules
-            .values()
-            .filter(|rule| rule.namespaces.matches(namespace))
-            .map(|rule| rule.name.as_str())
-            .collect();
-        readers.sort_unstable();
-        readers.first().copied()
+    /// Whether a rule that may write to a namespace keeps there what the source deletes.
+    pub fn keeps(&self, namespace: &str) -> bool {
+        self.rules.values().filter(|rule| rule.keeps).any(|rule| {
+            let mut names = self.containers(&rule.name).into_iter();
+            names.any(|name| name == namespace || name.contains('*'))
+        })
     }
 
     /// From where what lies in a namespace comes, where anything has been placed there.
@@ -117,6 +115,12 @@ impl Routes {
             None => None,
         };
         let name = filled.as_deref().unwrap_or_else(|| placing.namespace.as_str());
+        let chosen = (meta.database.is_some() || meta.collection.is_some()).then(|| {
+            let (database, collection) = name.split_once('.').unwrap_or((name, ""));
+            let database = meta.database.as_deref().unwrap_or(database);
+            format!("{database}.{}", meta.collection.as_deref().unwrap_or(collection))
+        });
+        let name = chosen.as_deref().unwrap_or(name);
         // A document of a script's own making has its own `_id`.
         let own = match placing.document {
             Some(document) => {
@@ -137,7 +141,7 @@ impl Routes {
             }
             Some(_) => {}
             None => {
-                if filled.is_some() {
+                if filled.is_some() || chosen.is_some() {
                     refuse_name(name)?;
                 }
                 sources.insert(name.to_owned(), placing.namespace.clone());
@@ -147,10 +151,74 @@ impl Routes {
     }
 }
 
-/// Only a template over fields can make a name that nobody has looked at before.
+/// Only a template over fields and a script can make a name that nobody has looked at before.
 fn refuse_name(name: &str) -> Result<(), String> {
     match written_fault(name) {
         Some(fault) => Err(format!("{name:?} is no namespace: {fault}")),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::RawBsonRef;
+
+    use super::*;
+    use crate::{change::DocumentKey, target::mongodb::MongoPlaceKey, transform::Meta};
+
+    #[test]
+    fn a_script_may_choose_database_and_collection() {
+        let exact = NamespacePattern::Exact(Namespace::new("shop", "items"));
+        let rule = MongoRule {
+            name: "items".into(),
+            namespaces: Selector { include: vec![exact], exclude: Vec::new() },
+            place: MongoPlace::default(),
+            keeps: true,
+        };
+        let key = DocumentKey::from_id(RawBsonRef::Int32(1)).expect("a key");
+        let namespace = Namespace::new("shop", "items");
+        let text = |text: &str| Some(text.to_owned());
+        for (meta, expected) in [
+            (Meta::default(), Ok("shop.items")),
+            (Meta { database: text("old"), ..Meta::default() }, Ok("old.items")),
+            (Meta { collection: text("a.b"), ..Meta::default() }, Ok("shop.a.b")),
+            (Meta { database: text("a"), collection: text("b"), ..Meta::default() }, Ok("a.b")),
+            (Meta { database: text("a b"), ..Meta::default() }, Err("is no namespace")),
+            (Meta { index: text("a"), ..Meta::default() }, Err("meta.index has no meaning")),
+        ] {
+            let placing = Placing {
+                namespace: &namespace,
+                key: &key,
+                id: "1",
+                op: "put",
+                document: None,
+                meta: &meta,
+            };
+            let placed = Routes::new(vec![rule.clone()]).place("items", &placing);
+            match (placed, expected) {
+                (Ok(placed), Ok(expected)) => {
+                    let place = MongoPlaceKey::decode(&placed.place).expect("a place");
+                    assert_eq!(place.namespace, expected);
+                }
+                (Err(words), Err(part)) => assert!(words.contains(part), "{words}"),
+                (other, _) => panic!("{meta:?}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_rule_keeps_stays_wherever_it_may_write() {
+        let exact = NamespacePattern::Exact(Namespace::new("shop", "items"));
+        let rule = |keeps| MongoRule {
+            name: "items".into(),
+            namespaces: Selector { include: vec![exact.clone()], exclude: Vec::new() },
+            place: MongoPlace::default(),
+            keeps,
+        };
+        for (keeps, namespace, expected) in
+            [(true, "shop.items", true), (true, "shop.other", false), (false, "shop.items", false)]
+        {
+            assert_eq!(Routes::new(vec![rule(keeps)]).keeps(namespace), expected, "{namespace}");
+        }
     }
 }

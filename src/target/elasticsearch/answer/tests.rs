@@ -15,7 +15,7 @@ fn short(outcome: &Outcome) -> String {
         Outcome::Applied => "applied".to_owned(),
         Outcome::Superseded => "superseded".to_owned(),
         Outcome::Retry(retry) => format!("retry {} {:?}", retry.reason, retry.pressure),
-        Outcome::Behind(words) => format!("behind {words}"),
+        Outcome::Behind { words, .. } => format!("behind {words}"),
         Outcome::Rejected(words) => format!("rejected {words}"),
     }
 }
