@@ -57,6 +57,8 @@ impl Connection {
         options.server_selection_timeout.get_or_insert(SELECTION);
         options.connect_timeout.get_or_insert(Duration::from_secs(10));
         options.heartbeat_freq.get_or_insert(HEARTBEAT);
+        // Attempts are numbered and repeated here, and by nobody else.
+        options.retry_writes = Some(false);
         // What is read here decides what is written, and what a secondary says may be old.
         let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
         options.selection_criteria = Some(primary);

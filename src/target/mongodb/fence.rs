@@ -22,6 +22,9 @@ use crate::target::{Pressure, Retry, Right};
 
 use super::{answer, connection::unusable};
 
+/// The number before the first attempt's. The driver hands out sessions that it has used itself, with
+/// numbers from 1 on: an attempt with one of those would be taken for one that was carried out before.
+const BEFORE_THE_FIRST: i64 = 1 << 40;
 /// Where nothing says how long the right to write lasts.
 const WINDOW: Duration = Duration::from_secs(60);
 /// How soon a look at what is still running is repeated.
@@ -38,7 +41,7 @@ pub(super) struct LaneSession {
 impl LaneSession {
     pub async fn start(client: &Client) -> Result<Self, Retry> {
         let session = client.start_session().await.map_err(|error| answer::refusal(&error))?;
-        Ok(Self { session, number: 0, open: false })
+        Ok(Self { session, number: BEFORE_THE_FIRST, open: false })
     }
 
     /// Runs a command that is built for an attempt's number. May be dropped: the next attempt ends it.
