@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow, ensure};
 use futures_util::TryStreamExt;
 use mongodb::{
     Client, Collection,
-    bson::{Document, RawBsonRef, RawDocumentBuf, doc},
+    bson::{Bson, Document, RawBsonRef, RawDocumentBuf, doc},
 };
 use mongosync::{
     change::{ClusterTime, DocumentKey, Namespace, Phase},
@@ -102,23 +102,26 @@ impl Alone {
     }
 }
 
-/// How many writes of the targets here run in a server.
-async fn running(client: &Client) -> Result<usize> {
+/// The writes of the targets here that run in a server.
+async fn running(client: &Client) -> Result<Vec<Bson>> {
     let pipeline = [
         doc! { "$currentOp": { "allUsers": true } },
         doc! { "$match": { "command.comment": { "$regex": "^mongosync late " } } },
     ];
     let found: Vec<Document> =
         client.database("admin").aggregate(pipeline).await?.try_collect().await?;
-    Ok(found.len())
+    Ok(found.into_iter().filter_map(|mut operation| operation.remove("opid")).collect())
 }
 
-async fn until_run(client: &Client, wanted: impl Fn(usize) -> bool) -> Result<()> {
+async fn until_run(client: &Client, wanted: impl Fn(&[Bson]) -> bool) -> Result<Vec<Bson>> {
     let mut look = interval(Duration::from_millis(10));
-    while !wanted(running(client).await?) {
+    loop {
+        let found = running(client).await?;
+        if wanted(&found) {
+            return Ok(found);
+        }
         look.tick().await;
     }
-    Ok(())
 }
 
 /// A process that was paused may send what it had at hand after another has taken over.
@@ -183,10 +186,10 @@ async fn writes_that_a_dead_process_left_running_are_ended() -> Result<()> {
     hang("alwaysOn").await?;
     let old = dead.put(1, 1)?;
     let sent = tokio::spawn(async move { dead.send(&old).await });
-    until_run(&client, |count| count == 1).await?;
+    until_run(&client, |found| found.len() == 1).await?;
     next.target.reach().await.map_err(|retry| anyhow!("{retry:?}"))?;
     next.target.prepare().await.map_err(|retry| anyhow!("{retry:?}"))?;
-    assert_eq!(running(&client).await?, 1);
+    assert_eq!(running(&client).await?.len(), 1);
     let new = next.put(1, 2)?;
     let first = next.target.send(&new).await.expect_err("another writes still");
     assert_eq!(first.reason, "lease");
@@ -224,17 +227,17 @@ async fn a_write_whose_connection_broke_does_not_undo_a_newer_one() -> Result<()
         let sender = target.clone();
         let first = old.clone();
         let sent = tokio::spawn(async move { sender.target.send(&first).await });
-        until_run(&client, |count| count > 0).await?;
+        let before = until_run(&client, |found| !found.is_empty()).await?;
         proxy.cut();
         sent.await?.expect_err("the connection is gone");
         let sender = target.clone();
         let again = tokio::spawn(async move { sender.insist(&old).await });
         // The one that nobody waits for has ended, or the other one has come.
-        until_run(&client, |count| count != 1).await?;
+        until_run(&client, |found| !found.is_empty() && found != before).await?;
         taken.abort_transaction().await?;
         again.await??;
         target.insist(&new).await?;
-        until_run(&client, |count| count == 0).await?;
+        until_run(&client, <[Bson]>::is_empty).await?;
         let found = held.find_one(doc! { "_id": 1 }).await?;
         assert_eq!(found, Some(doc! { "_id": 1, "n": 2 * round + 2 }), "round {round}");
     }
@@ -257,16 +260,16 @@ async fn an_insert_whose_connection_broke_brings_nothing_back() -> Result<()> {
         let sender = target.clone();
         let first = copied.clone();
         let sent = tokio::spawn(async move { sender.target.send(&first).await });
-        until_run(&client, |count| count > 0).await?;
+        let before = until_run(&client, |found| !found.is_empty()).await?;
         proxy.cut();
         sent.await?.expect_err("the connection is gone");
         let sender = target.clone();
         let again = tokio::spawn(async move { sender.insist(&copied).await });
-        until_run(&client, |count| count != 1).await?;
+        until_run(&client, |found| !found.is_empty() && found != before).await?;
         taken.abort_transaction().await?;
         again.await??;
         target.insist(&target.request(Phase::Changes, id, None)?).await?;
-        until_run(&client, |count| count == 0).await?;
+        until_run(&client, <[Bson]>::is_empty).await?;
         assert_eq!(held.count_documents(doc! {}).await?, 0, "{id}");
     }
     Ok(())
