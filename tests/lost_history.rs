@@ -1,7 +1,7 @@
 //! An oplog that really forgets, and a source that is really another one.
 
 use anyhow::{Result, ensure};
-use mongodb::bson::doc;
+use mongodb::bson::{Document, Timestamp, doc};
 use mongosync_servers::MongoDb;
 
 use crate::{
@@ -125,6 +125,69 @@ async fn another_replica_set_in_the_place_of_the_source() -> Result<()> {
     others.delete_many(doc! { "_id": { "$lt": 60 } }).await?;
     run.caught_up(&other.client()).await?;
     assert_eq!(hits(&world.engine, "swapped-items").await?.len(), 340);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// Another replica set whose time is earlier than what the target has seen: none of its documents
+/// would count as new.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_with_an_earlier_time_is_refused() -> Result<()> {
+    let world = World::new().await?;
+    let other = MongoDb::builder().cache_gb(0.25).start().await?;
+    let items = world.collection("earlier.items");
+    fill(&items, 2, 50).await?;
+    let store = format!("mongodb: {{ uri: \"{}\" }}", world.mongo.uri());
+    let settings = Settings {
+        top: format!("checkpoint: {{ every: 100ms, {store} }}"),
+        mongo: Some(other.uri().to_owned()),
+        ..Settings::default()
+    };
+    let others = other.client().database("earlier").collection("items");
+    fill(&others, 3, 40).await?;
+    let rule = "  - namespace: earlier.items\n    to: search";
+    let file = world.rule_file_with(&settings, rule)?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    assert!(run.terminate().await?.success());
+
+    let name = file.path.file_stem().expect("a name").to_string_lossy().into_owned();
+    let positions = world.client.database("mongosync").collection::<Document>("positions");
+    let own = doc! { "_id": { "$regex": format!("^{name}") } };
+    let future = Timestamp { time: 4_000_000_000, increment: 1 };
+    let moved = positions.update_many(own, doc! { "$set": { "v.time": future } }).await?;
+    assert_eq!(moved.modified_count, 1);
+    file.rewrite(|text| text.replacen(other.uri(), world.mongo.uri(), 1))?;
+    let (code, log) = file.run_to_end(&[]).await?;
+    assert_eq!(code, Some(1), "{log}");
+    ensure!(log.contains("is earlier than what target search has seen"), "{log}");
+    assert_eq!(compare(&others, &world.engine, "earlier-items").await?.none()?, 40);
+    Ok(())
+}
+
+/// Changes are wanted from a time that the oplog does not reach back to: that is said, and nothing is
+/// stored of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn since_before_the_oplog_is_refused() -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("bygone.items");
+    items.insert_one(doc! { "_id": 1 }).await?;
+    let rule = "  - namespace: bygone.items\n    copy: false\n    changes: { since: \
+                \"2020-01-01T00:00:00Z\" }\n    to: search";
+    let file = world.rule_file_with(&settings(), rule)?;
+    for _ in 0..2 {
+        let (code, log) = file.run_to_end(&[]).await?;
+        assert_eq!(code, Some(1), "{log}");
+        ensure!(log.contains("`changes.since` of a rule of target search says"), "{log}");
+        ensure!(log.contains("the oplog begins at"), "{log}");
+    }
+    file.rewrite(|text| text.replace("\"2020-01-01T00:00:00Z\"", "now"))?;
+    let mut run = file.run(&[])?;
+    // It has begun.
+    run.caught_up(&world.client).await?;
+    items.insert_one(doc! { "_id": 2 }).await?;
+    run.caught_up(&world.client).await?;
+    assert_eq!(hits(&world.engine, "bygone-items").await?.len(), 1);
     assert!(run.terminate().await?.success());
     Ok(())
 }

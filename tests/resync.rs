@@ -12,6 +12,7 @@ use crate::{
     support::{
         World,
         checker::{Hit, body, compare, compare_shaped, hits, plain_id},
+        endpoint::Play,
         fault::{Fault, Gate, Moment},
         mongo_proxy::MongoProxy,
         run::{RuleFile, Run, Settings},
@@ -20,6 +21,13 @@ use crate::{
 
 fn ids(hits: &[Hit]) -> Vec<&str> {
     hits.iter().map(|hit| hit.id.as_str()).collect()
+}
+
+/// How many owners have marked an index.
+async fn marks(world: &World, index: &str) -> Result<usize> {
+    let aliases = world.engine_json("GET", &format!("/{index}/_alias"), "").await?;
+    let all = aliases[index]["aliases"].as_object().expect("aliases").keys();
+    Ok(all.filter(|alias| alias.starts_with("mongosync-owner-")).count())
 }
 
 /// Everything is settled, and whatever had to be copied again and swept is.
@@ -445,9 +453,7 @@ async fn an_index_of_two_rule_files_is_not_swept() -> Result<()> {
     assert_eq!(hits(&world.engine, "both-all").await?.len(), 20);
     ensure!(run.log().contains("others write to it"), "{}", run.log());
     assert!(run.terminate().await?.success());
-    let meta = world.engine_json("GET", "/both-all/_mapping", "").await?;
-    let owners = &meta["both-all"]["mappings"]["_meta"]["mongosync"]["owners"];
-    assert_eq!(owners.as_array().map(Vec::len), Some(2), "{meta}");
+    assert_eq!(marks(&world, "both-all").await?, 2);
     Ok(())
 }
 
@@ -689,5 +695,108 @@ async fn what_a_stale_rule_wrote_elsewhere_stays() -> Result<()> {
     let of = |color: &str| found.iter().filter(|hit| hit.id.starts_with(color)).count();
     assert_eq!((of("red"), of("blue")), (50, 69));
     assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// A run of some rules can't make up for what concerns all: it says so, and the next whole run does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_history_needs_all_rules() -> Result<()> {
+    let world = World::new().await?;
+    let (red, blue) = (world.collection("some.red"), world.collection("some.blue"));
+    fill(&red, 1, 50).await?;
+    fill(&blue, 2, 70).await?;
+    let rules = "  - { name: red, namespace: some.red, to: search }
+  - { name: blue, namespace: some.blue, to: search }";
+    let file = world.rule_file_with(&settings("some-rules"), rules)?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    assert!(run.terminate().await?.success());
+    red.delete_many(doc! { "_id": { "$lt": 10 } }).await?;
+    blue.delete_many(doc! { "_id": { "$lt": 10 } }).await?;
+    let (code, log) = {
+        let _point = FAIL_POINT.lock().await;
+        lose_history(&world, "some-rules").await?;
+        file.run_to_end(&["--rule", "red"]).await?
+    };
+    assert_eq!(code, Some(1), "{log}");
+    ensure!(log.contains("concerns all its rules: run without --rule"), "{log}");
+    let mut run = file.run(&[])?;
+    at_rest(&mut run, &world).await?;
+    assert_eq!(compare(&red, &world.engine, "some-red").await?.none()?, 40);
+    assert_eq!(compare(&blue, &world.engine, "some-blue").await?.none()?, 60);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// Two rules in one index, of which one keeps what is dropped: it stays, and so does what can't be
+/// told apart from it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_beside_what_is_removed_stays() -> Result<()> {
+    let world = World::new().await?;
+    let (red, blue) = (world.collection("beside.red"), world.collection("beside.blue"));
+    let rule = |name: &str, on_drop: &str| {
+        format!(
+            "  - {{ name: {name}, namespace: beside.{name}, on_drop: {on_drop}, to: [{{ target: \
+             search, index: beside-all, id: '{name}-{{_id}}' }}] }}\n"
+        )
+    };
+    for (database_first, red_left) in [("red", 50), ("blue", 50)] {
+        fill(&red, 1, 50).await?;
+        fill(&blue, 2, 70).await?;
+        let rules = [rule("red", "keep"), rule("blue", "remove")].concat();
+        let file = world.rule_file_with(&settings("beside"), &rules)?;
+        let mut run = file.run(&[])?;
+        run.copied().await?;
+        for name in [database_first, if database_first == "red" { "blue" } else { "red" }] {
+            world.collection(&format!("beside.{name}")).drop().await?;
+        }
+        blue.insert_one(doc! { "_id": 900 }).await?;
+        at_rest(&mut run, &world).await?;
+        let found = hits(&world.engine, "beside-all").await?;
+        let of = |color: &str| found.iter().filter(|hit| hit.id.starts_with(color)).count();
+        assert_eq!(of("red"), red_left, "{database_first} first");
+        ensure!(ids(&found).contains(&"blue-900"), "{found:?}");
+        if of("blue") > 1 {
+            ensure!(run.log().contains("stays in the target"), "{}", run.log());
+        }
+        assert!(run.terminate().await?.success());
+        blue.drop().await?;
+        world.engine_json("DELETE", "/beside-all", "").await?;
+    }
+    Ok(())
+}
+
+/// Two that write to one index for the first time at the same moment both leave their mark.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_mark_an_index_at_once_are_both_known() -> Result<()> {
+    let world = World::new().await?;
+    let (one, two) = (world.collection("marks.one"), world.collection("marks.two"));
+    one.insert_many((0..10).map(|id| doc! { "_id": id })).await?;
+    two.insert_many((100..110).map(|id| doc! { "_id": id })).await?;
+    world.engine_json("PUT", "/marks-all", "").await?;
+    let (endpoint, through) = world.endpoint().await?;
+    // The first has read the marks, and is held before it writes its own.
+    let gate = Gate::closed();
+    let fault = Fault::Hold(Moment::Before, gate.clone());
+    endpoint.play(move |asked| {
+        let own = b"mongosync-owner-";
+        let marks = asked.path == "/_aliases";
+        let marks = marks && asked.body.windows(own.len()).any(|part| part == own);
+        if marks { Play::Struck(fault.clone()) } else { Play::Pass }
+    });
+    let rule = |name: &str| {
+        format!("  - {{ namespace: marks.{name}, to: [{{ target: search, index: marks-all }}] }}")
+    };
+    let first = world.rule_file_with(&through, &rule("one"))?;
+    let second = world.rule_file(&rule("two"))?;
+    let mut held = first.run(&[])?;
+    held.meets("its mark", &gate, 1).await?;
+    let mut run = second.run(&[])?;
+    run.copied().await?;
+    endpoint.pass_on();
+    gate.open();
+    held.copied().await?;
+    assert_eq!(marks(&world, "marks-all").await?, 2);
+    assert!(held.terminate().await?.success() && run.terminate().await?.success());
     Ok(())
 }

@@ -77,13 +77,16 @@ async fn memory_is_bounded_while_the_target_is_slow() -> Result<()> {
     };
     run.until("the first documents", |status| delivered(status) > 0).await?;
     items.update_many(doc! {}, doc! { "$inc": { "n": 1 } }).await?;
-    // An eighth of it at this pace, or 16 MB: by then all buffers are full.
-    let slow = u64::try_from(count.min(8 << 7) / 8)?;
-    run.until("a part of it", |status| delivered(status) >= slow).await?;
+    // 16 MB of the usual 100 at this pace: by then all buffers are full. All of it where more is asked
+    // for.
+    let slow = u64::try_from(if count > 100 << 6 { count } else { 1 << 7 })?;
+    // Part by part, since patience is for each.
+    for part in 1..=20 {
+        run.until("a part of it", |status| delivered(status) >= slow * part / 20).await?;
+    }
     let while_slow = run.peak_memory()?;
     endpoint.pace(None);
     println!("{} MiB resident while the target is slow", while_slow >> 20);
-    // Part by part, since patience is for each.
     for part in 1..=20 {
         let wanted = u64::try_from(count)? * part / 20;
         run.until("the copy to go on", |status| {

@@ -28,11 +28,11 @@ fn settings(mut settings: Settings) -> Settings {
     settings
 }
 
-/// Holds every bulk request into the index that is filled, but for the first few.
+/// Holds every bulk request that puts documents into the index that is filled, but for the first few.
 fn hold(endpoint: &Endpoint, alias: &str, pass: usize) -> Arc<Gate> {
     let gate = Gate::closed();
     let (fault, seen) = (Fault::Hold(Moment::Before, gate.clone()), AtomicUsize::new(0));
-    let filling = format!("\"{alias}-filling\"");
+    let filling = format!("{{\"index\":{{\"_index\":\"{alias}-filling\"");
     endpoint.play(move |asked| {
         let is_filling = asked.is_bulk()
             && asked.body.windows(filling.len()).any(|part| part == filling.as_bytes());
@@ -63,24 +63,24 @@ async fn at_rest(run: &mut Run, world: &World) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn searches_see_no_half_filled_index() -> Result<()> {
     let world = World::new().await?;
-    let items = world.collection("swapped.items");
+    let items = world.collection("swaps.items");
     fill(&items, 1, 2_000).await?;
     let (endpoint, engine) = world.endpoint().await?;
     let file = world.rule_file_with(
         &settings(engine),
         "  - name: items
-    namespace: swapped.items
+    namespace: swaps.items
     on_rule_change: resync
-    to: [{ target: search, index: { name: swapped, alias: true } }]",
+    to: [{ target: search, index: { name: swaps, alias: true } }]",
     )?;
     let mut run = file.run(&[])?;
     run.copied().await?;
-    assert_eq!(behind(&world, "swapped").await?, ["swapped-000001"]);
+    assert_eq!(behind(&world, "swaps").await?, ["swaps-000001"]);
     let readers = json!({ "actions": [{ "add": {
-        "index": "swapped-000001", "alias": "swapped-readers", "filter": { "match_all": {} },
+        "index": "swaps-000001", "alias": "swaps-readers", "filter": { "match_all": {} },
     } }] });
     world.engine_json("POST", "/_aliases", &readers.to_string()).await?;
-    let before = hits(&world.engine, "swapped").await?;
+    let before = hits(&world.engine, "swaps").await?;
     assert_eq!(before.len(), 2_000);
     assert!(run.terminate().await?.success());
 
@@ -91,45 +91,45 @@ async fn searches_see_no_half_filled_index() -> Result<()> {
             "alias: true, mappings: { properties: { colour: { type: keyword } } } }",
         )
     })?;
-    let gate = hold(&endpoint, "swapped", 5);
+    let gate = hold(&endpoint, "swaps", 5);
     let mut run = file.run(&[])?;
     run.meets("the middle of the copy", &gate, 1).await?;
     items.delete_many(doc! { "_id": { "$gte": 1_900 } }).await?;
     items.update_many(doc! {}, doc! { "$set": { "colour": "red" } }).await?;
     items.insert_one(doc! { "_id": 9_000, "colour": "new" }).await?;
-    assert_eq!(behind(&world, "swapped").await?, ["swapped-000001"]);
-    assert_eq!(hits(&world.engine, "swapped").await?, before, "searches see what they saw");
-    let filled = hits(&world.engine, "swapped-000002").await?.len();
+    assert_eq!(behind(&world, "swaps").await?, ["swaps-000001"]);
+    assert_eq!(hits(&world.engine, "swaps").await?, before, "searches see what they saw");
+    let filled = hits(&world.engine, "swaps-000002").await?.len();
     ensure!(0 < filled && filled < 1_900, "{filled} documents");
     run.kill().await?;
     gate.discard();
 
     // The next one goes on with the same index, and is held once more.
-    let gate = hold(&endpoint, "swapped", 5);
+    let gate = hold(&endpoint, "swaps", 5);
     let mut run = file.run(&[])?;
     run.meets("the middle of the copy, again", &gate, 1).await?;
-    assert_eq!(hits(&world.engine, "swapped").await?, before, "searches see what they saw");
+    assert_eq!(hits(&world.engine, "swaps").await?, before, "searches see what they saw");
     endpoint.pass_on();
     gate.open();
     at_rest(&mut run, &world).await?;
-    assert_eq!(behind(&world, "swapped").await?, ["swapped-000002"]);
-    assert_eq!(behind(&world, "swapped-readers").await?, ["swapped-000002"]);
-    assert_eq!(behind(&world, "swapped-000001").await?, [""; 0]);
-    assert_eq!(compare(&items, &world.engine, "swapped").await?.none()?, 1_801);
-    let mappings = world.engine_json("GET", "/swapped/_mapping", "").await?;
-    let colour = &mappings["swapped-000002"]["mappings"]["properties"]["colour"];
+    assert_eq!(behind(&world, "swaps").await?, ["swaps-000002"]);
+    assert_eq!(behind(&world, "swaps-readers").await?, ["swaps-000002"]);
+    assert_eq!(behind(&world, "swaps-000001").await?, [""; 0]);
+    assert_eq!(compare(&items, &world.engine, "swaps").await?.none()?, 1_801);
+    let mappings = world.engine_json("GET", "/swaps/_mapping", "").await?;
+    let colour = &mappings["swaps-000002"]["mappings"]["properties"]["colour"];
     assert_eq!(*colour, json!({ "type": "keyword" }));
 
     // What changes from now on goes to the new index, in this run and the next.
     items.delete_many(doc! { "_id": { "$lt": 200 } }).await?;
     run.caught_up(&world.client).await?;
-    assert_eq!(compare(&items, &world.engine, "swapped").await?.none()?, 1_701);
+    assert_eq!(compare(&items, &world.engine, "swaps").await?.none()?, 1_701);
     assert!(run.terminate().await?.success());
     let mut run = file.run(&[])?;
     items.delete_many(doc! { "_id": { "$lt": 300 } }).await?;
     run.caught_up(&world.client).await?;
-    assert_eq!(compare(&items, &world.engine, "swapped").await?.none()?, 1_601);
-    assert_eq!(behind(&world, "swapped-filling").await?, [""; 0], "taken away by the next start");
+    assert_eq!(compare(&items, &world.engine, "swaps").await?.none()?, 1_601);
+    assert_eq!(behind(&world, "swaps-filling").await?, [""; 0], "taken away by the next start");
     assert!(run.terminate().await?.success());
     Ok(())
 }

@@ -49,17 +49,18 @@ pub struct Entry {
 
 /// Gathered changes of one lane, settled together.
 ///
-/// Every place occurs once: a later operation on a place takes the earlier one's stead, which is
-/// right since both come from one lane in order and each carries a whole state. Unless it is the
-/// older by its time: a copied document bears the time of the copy's start, and follows a change of
+/// Every place occurs once: a later operation on a place makes an earlier one void, which is right
+/// since both come from one lane in order and each carries a whole state. It goes to the end: what the
+/// same document does to another place is not overtaken. Unless it is the older by its time: a copied document bears the time of the copy's start, and follows a change of
 /// the same document where its chunk was begun after that. It adds nothing to the change, and sent
 /// in its stead it would be refused for what an earlier batch has written.
 #[derive(Default, Debug)]
 pub struct Batch {
     body: Vec<u8>,
-    entries: Vec<Entry>,
+    /// What was made void is `None`.
+    entries: Vec<Option<Entry>>,
+    /// Where the others stand.
     by_place: HashMap<PlaceKey, usize>,
-    replaced: bool,
     /// Whose letters there are.
     lettered: HashSet<(RuleIndex, Subject)>,
     /// Refused before they were sent; stored before anything of the batch is settled.
@@ -86,7 +87,7 @@ impl Batch {
 
     /// Items that will be sent.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.by_place.len()
     }
 
     /// Bytes of the body so far.
@@ -114,19 +115,19 @@ impl Batch {
             removes: matches!(operation.action, Action::Remove),
             origin: origin.clone(),
         };
-        match self.by_place.get(&entry.place) {
-            Some(&index) if self.entries[index].origin.time > origin.time => {
+        let last = self.entries.len();
+        if let Some(index) = self.by_place.get_mut(&entry.place) {
+            let known = &mut self.entries[*index];
+            if known.as_ref().is_some_and(|known| known.origin.time > origin.time) {
                 self.body.truncate(start);
+                return;
             }
-            Some(&index) => {
-                self.entries[index] = entry;
-                self.replaced = true;
-            }
-            None => {
-                self.by_place.insert(entry.place.clone(), self.entries.len());
-                self.entries.push(entry);
-            }
+            *known = None;
+            *index = last;
+        } else {
+            self.by_place.insert(entry.place.clone(), last);
         }
+        self.entries.push(Some(entry));
     }
 
     /// Drops the letters of documents that a later change of the same batch delivers after all: once
@@ -152,7 +153,9 @@ impl Batch {
     /// Ends the gathering: the request, and the entries in the request's order. `None` where there
     /// is nothing to send.
     pub fn seal(&mut self) -> Option<(Request, Vec<Entry>)> {
-        let entries = std::mem::take(&mut self.entries);
+        let all = std::mem::take(&mut self.entries);
+        let replaced = all.len() > self.by_place.len();
+        let entries: Vec<Entry> = all.into_iter().flatten().collect();
         let body = std::mem::take(&mut self.body);
         self.by_place.clear();
         if entries.is_empty() {
@@ -164,7 +167,7 @@ impl Batch {
             .collect();
         let request = Request { body: body.into(), items, lane: 0, right: None };
         // Bytes of what was replaced still stand in the body; copying what counts leaves them out.
-        let request = if self.replaced { request.compact() } else { request };
+        let request = if replaced { request.compact() } else { request };
         Some((request, entries))
     }
 }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    change::{DocumentKey, Namespace},
     checkpoint::{
         keys,
         records::{PlacesRecord, Record, StoredPlace},
@@ -38,7 +39,20 @@ pub struct RulePlace {
 pub struct Trim {
     subject: Subject,
     generation: u64,
+    old: Vec<RulePlace>,
     places: Vec<RulePlace>,
+}
+
+impl Trim {
+    /// Leaves a place in the record after all: the target did not clear it, and the next delivery
+    /// has to.
+    pub fn keep(&mut self, namespace: &Namespace, key: &DocumentKey, place: &PlaceKey) {
+        if self.subject.namespace == *namespace && self.subject.key == *key {
+            let kept = self.old.iter().filter(|old| old.place == *place);
+            let kept: Vec<_> = kept.filter(|old| !self.places.contains(old)).cloned().collect();
+            self.places.extend(kept);
+        }
+    }
 }
 
 /// The places of one target's documents. Each document belongs to one lane, whose one task loads,
@@ -118,7 +132,7 @@ impl Places {
             if union.len() != new.len() || widened.contains_key(&subject) {
                 let generation = widened.entry(subject.clone()).or_default();
                 *generation += 1;
-                trims.push(Trim { generation: *generation, subject, places: new });
+                trims.push(Trim { generation: *generation, subject, old, places: new });
             }
         }
         insist_on_writing(&*self.store, writes.into_values().collect(), stop).await?;

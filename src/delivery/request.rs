@@ -139,6 +139,13 @@ pub async fn deliver(
         send_all(&context, &request, &entries, &mut limits, ends).await?;
         let origins = through.iter().map(|&index| &*entries[index].origin);
         context.dead_letters.settle(origins, &context.stop).await?;
+        through.sort_unstable();
+        for (index, entry) in entries.iter().enumerate().filter(|(_, entry)| entry.removes) {
+            if through.binary_search(&index).is_err() {
+                let Origin { namespace, key, .. } = &*entry.origin;
+                batch.places.iter_mut().for_each(|trim| trim.keep(namespace, key, &entry.place));
+            }
+        }
     }
     let gone = batch.gone.iter().map(|origin| &**origin);
     context.dead_letters.settle(gone, &context.stop).await?;
@@ -232,8 +239,11 @@ async fn send_all(
 }
 
 async fn send(context: &Context, sent: &mut Request) -> Result<Result<Vec<Outcome>, Retry>, Halt> {
-    // A process that was paused may have lost its lease without knowing yet.
+    // A process that was paused may have lost its lease without knowing yet. While it holds it, the
+    // parts of a batch that has been begun are sent, though it is to end: what is told twice
+    // otherwise is all that went through already.
     tokio::select! {
+        biased;
         () = context.validity.valid() => {}
         () = context.drain.cancelled() => return Err(Halt::Stopped),
     }

@@ -107,7 +107,9 @@ impl Writer {
         let drain = self.context.drain.clone();
         'work: loop {
             while !self.is_full() {
-                let changes = self.lane.try_output(SLICE);
+                // Not more than a request takes: what a batch holds is settled together.
+                let room = self.limits.actions().saturating_sub(self.batch.len());
+                let changes = self.lane.try_output(SLICE.min(room.max(1)));
                 if changes.is_empty() {
                     break;
                 }

@@ -365,23 +365,33 @@ impl Planning<'_> {
         if self.demand.is_empty() && !fresh.iter().any(copies_now) {
             return Ok(Default::default());
         }
-        let (all, found) = self.parts(copies).await?;
+        let (mut all, found) = self.parts(copies).await?;
+        let ids = self.collection_ids(&all).await?;
         let mut wanted = BTreeMap::new();
-        for part in &all {
+        for part in &mut all {
             let (index, namespace) = &part.id;
             let name = &self.rules.get(*index).rule().name;
-            let why = if self.demand.rules.contains(name)
-                && self.rules.get(*index).rule().copy.is_some()
-            {
-                Wanted::Again
-            } else {
-                match self.demand.parts.get(&(name.clone(), namespace.clone())) {
-                    Some(OnDrop::Remove) => Wanted::Again,
-                    Some(OnDrop::Keep) => Wanted::Keep,
-                    None if fresh.contains(index) && copies_now(index) => Wanted::First,
-                    None => continue,
-                }
-            };
+            let demanded = self.demand.parts.get(&(name.clone(), namespace.clone()));
+            let again =
+                self.demand.rules.contains(name) && self.rules.get(*index).rule().copy.is_some();
+            let why =
+                if demanded.is_none() && self.has_ended(*index, copies, &found, &ids, namespace) {
+                    if !self.demand.lost {
+                        // The stream is still to show how it ended: nothing is swept before that.
+                        part.copies = false;
+                        continue;
+                    }
+                    Wanted::Keep
+                } else if again {
+                    Wanted::Again
+                } else {
+                    match demanded {
+                        Some(OnDrop::Remove) => Wanted::Again,
+                        Some(OnDrop::Keep) => Wanted::Keep,
+                        None if fresh.contains(index) && copies_now(index) => Wanted::First,
+                        None => continue,
+                    }
+                };
             wanted.insert(part.id.clone(), why);
         }
         for index in fresh.iter().filter(|index| copies_now(index)) {
@@ -394,7 +404,7 @@ impl Planning<'_> {
             }
         }
         let chosen = choose(&all, &wanted, complete);
-        let ids = all.iter().map(|part| part.id.clone()).collect();
+        let parts = all.iter().map(|part| part.id.clone()).collect();
         let mut containers: HashMap<PartId, Option<String>> =
             all.into_iter().map(|part| (part.id, part.container)).collect();
         let chosen = chosen.into_iter().map(|(id, sweep)| {
@@ -421,9 +431,48 @@ impl Planning<'_> {
                     "others write to the same place: what lies there is not swept"
                 );
             }
-            (id, Chosen { sweep, keep: why == Wanted::Keep, asked: !first, kind, container })
+            let collection = ids.get(&id.1).copied();
+            let keep = why == Wanted::Keep;
+            (id, Chosen { sweep, keep, asked: !first, kind, collection, container })
         });
-        Ok((ids, chosen.collect()))
+        Ok((parts, chosen.collect()))
+    }
+
+    /// Whether a collection that a rule with `on_drop: keep` delivered is no more, or another one
+    /// bears its name now, and the stream has not shown how that came about: a sweep would remove
+    /// what stays.
+    fn has_ended(
+        &self,
+        index: RuleIndex,
+        copies: &Copies,
+        found: &HashMap<Namespace, Kind>,
+        ids: &HashMap<Namespace, Uuid>,
+        namespace: &Namespace,
+    ) -> bool {
+        let rule = self.rules.get(index).rule();
+        if rule.on_drop != OnDrop::Keep || !self.rules.reads(rule, namespace) {
+            return false;
+        }
+        let plan = copies.get(&index).and_then(|own| own.get(namespace)).map(|own| &own.plan);
+        if !found.contains_key(namespace) {
+            // What was seen to has a plan that says so.
+            return plan.is_some_and(|plan| !plan.ended);
+        }
+        let known = plan.and_then(|plan| plan.collection);
+        known.is_some_and(|known| ids.get(namespace).is_some_and(|own| *own != known))
+    }
+
+    /// The server's own ids of the collections of these parts.
+    async fn collection_ids(&self, parts: &[Part]) -> Result<HashMap<Namespace, Uuid>, Error> {
+        let databases: BTreeSet<&str> = parts.iter().map(|part| part.id.1.database()).collect();
+        let mut ids = HashMap::new();
+        for database in databases {
+            let source = &self.reading.source;
+            let listed =
+                self.asked("listing collections", || source.collection_ids(database)).await?;
+            ids.extend(listed);
+        }
+        Ok(ids)
     }
 
     /// Whether every rule of the target is part of this run.
@@ -507,7 +556,7 @@ impl Planning<'_> {
             let plan = CopyPlanRecord {
                 id: Uuid::new(),
                 started: now,
-                collection: None,
+                collection: chosen.collection,
                 bounds,
                 expected,
                 sweep: chosen.sweep,
@@ -665,6 +714,8 @@ struct Chosen {
     asked: bool,
     /// What it is; `None` where it is no more.
     kind: Option<Kind>,
+    /// See [`CopyPlanRecord::collection`].
+    collection: Option<Uuid>,
     /// See [`CopyPlanRecord::container`].
     container: Option<String>,
 }

@@ -1,6 +1,8 @@
 //! Which namespaces there are, and what a copy needs to know of each.
 
-use bson::{Document, RawDocumentBuf, doc, rawdoc};
+use std::collections::HashMap;
+
+use bson::{Bson, Document, RawDocumentBuf, Uuid, doc, rawdoc};
 
 use crate::change::{
     Namespace,
@@ -68,6 +70,31 @@ impl Source {
                 Some(Found { namespace, kind })
             })
             .collect())
+    }
+
+    /// The server's own id of each collection of a database: one that was dropped and made again has
+    /// another. Empty where the user may not ask for it.
+    ///
+    /// # Errors
+    /// Whatever the driver returns, but for that.
+    pub async fn collection_ids(&self, database: &str) -> Result<HashMap<Namespace, Uuid>, Error> {
+        let command = rawdoc! {
+            "listCollections": 1, "filter": { "type": "collection" }, "cursor": {},
+        };
+        let listed = match self.all(&self.client.database(database), command).await {
+            Ok(listed) => listed,
+            // Unauthorized
+            Err(Error::Driver(error)) if code(&error) == Some(13) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let id = |entry: &Document| {
+            let name = Namespace::new(database, entry.get_str("name").ok()?);
+            let Bson::Binary(id) = entry.get_document("info").ok()?.get("uuid")? else {
+                return None;
+            };
+            Some((name, id.to_uuid().ok()?))
+        };
+        Ok(listed.iter().filter_map(id).collect())
     }
 
     /// Every database that the user may see, without `admin`, `config` and `local`.

@@ -90,7 +90,7 @@ async fn a_request_holds_one_operation_a_place_and_it_is_the_last() {
     ]);
     let writer = bench.write();
     settled(&completion).await;
-    assert_eq!(bench.target.sent(), [["p1=22", "p2-"]]);
+    assert_eq!(bench.target.sent(), [["p2-", "p1=22"]]);
     writer.abort();
 }
 
@@ -313,11 +313,12 @@ async fn a_full_batch_waits_for_no_delay() {
     let writer = bench.write();
     bench.put([(1, value(1))]);
     sleep(Duration::from_millis(10)).await;
-    let rest = bench.put([(2, value(2)), (3, value(3)), (4, value(4))]);
+    let rest = bench.put((2..=5).map(|id| (id, value(id))));
     sleep(Duration::from_millis(10)).await;
     gate.notify_one();
     settled(&rest).await;
-    assert_eq!(bench.target.sent(), [vec!["p1=1"], vec!["p2=2", "p3=3"], vec!["p4=4"]]);
+    let sent = [vec!["p1=1"], vec!["p2=2", "p3=3"], vec!["p4=4", "p5=5"]];
+    assert_eq!(bench.target.sent(), sent);
     assert_sent_at(&bench, &[0, 20, 20]);
     writer.abort();
 }
@@ -370,4 +371,58 @@ async fn a_document_that_comes_back_while_its_removal_is_under_way_can_still_mov
     settled(&bench.put([(1, lying("b", 3))])).await;
     assert_eq!(bench.target.held(), [("b".into(), 3)]);
     writer.abort();
+}
+
+/// What the target refused to clear is cleared with the document's next change.
+#[tokio::test(start_paused = true)]
+async fn a_place_whose_removal_was_refused_is_not_forgotten() {
+    let bench = moving().await;
+    let writer = bench.write();
+    settled(&bench.put([(1, lying("a", 1))])).await;
+    bench.target.answers([Answer::Items(vec![("a-", Outcome::Rejected("no".into()))])]);
+    settled(&bench.put([(1, lying("b", 2))])).await;
+    assert_eq!(bench.target.held(), [("a".into(), 1), ("b".into(), 2)]);
+    assert_eq!(bench.letters().await.len(), 1);
+    settled(&bench.put([(1, lying("b", 3))])).await;
+    assert_eq!(bench.target.held(), [("b".into(), 3)]);
+    assert_eq!(bench.letters().await.len(), 0);
+
+    bench.target.answers([Answer::Items(vec![("b-", Outcome::Rejected("no".into()))])]);
+    settled(&bench.put([(1, State::Gone)])).await;
+    assert_eq!(bench.letters().await.len(), 1);
+    settled(&bench.put([(1, State::Gone)])).await;
+    assert_eq!(bench.target.held(), []);
+    assert_eq!(bench.letters().await.len(), 0);
+    writer.abort();
+}
+
+/// What a document does last is sent last, also where it comes back to where it was.
+#[tokio::test(start_paused = true)]
+async fn a_document_that_comes_back_leaves_first_and_lies_there_then() {
+    let bench = moving().await;
+    let writer = bench.write();
+    settled(&bench.put([(1, lying("a", 1))])).await;
+    settled(&bench.put([(1, lying("b", 2)), (1, lying("a", 3))])).await;
+    let sent = bench.target.sent();
+    let lines = sent.last().expect("a request");
+    let at = |line: &str| lines.iter().position(|sent| sent == line);
+    assert!(at("b-") < at("a=3") && at("a=3") == Some(lines.len() - 1), "{lines:?}");
+    writer.abort();
+}
+
+/// Parts of a batch that was begun are sent although it is to end: they are settled with what went
+/// through before them.
+#[tokio::test(start_paused = true)]
+async fn a_batch_in_parts_is_finished_when_it_is_to_end() {
+    let bench = with(DeliverySettings { max_actions: 4, ..settings() }).await;
+    let gate = Arc::new(Notify::new());
+    bench.target.answers([Answer::All(retry(Pressure::Split)), Answer::Gate(gate.clone())]);
+    let completion = bench.put((1..=4).map(|id| (id, value(id))));
+    let writer = bench.write();
+    sleep(Duration::from_millis(10)).await;
+    bench.drain.cancel();
+    gate.notify_one();
+    writer.await.expect("no panic").expect("a clean end");
+    settled(&completion).await;
+    assert_eq!(bench.target.held().len(), 4);
 }

@@ -294,8 +294,10 @@ impl Indices {
             let concrete = if alias { format!("{name}-000001") } else { name.to_owned() };
             let settings = plan.and_then(|plan| plan.settings.clone());
             let mappings = plan.and_then(|plan| plan.mappings.clone());
-            let mappings = owners::in_mappings(mappings, &owners::mark(&self.owner, name));
-            let answer = create(nodes, &concrete, alias.then_some(name), settings, mappings)
+            let mark = owners::alias(&owners::mark(&self.owner, name));
+            let own = alias.then(|| (name.to_owned(), json!({ "is_write_index": true })));
+            let aliases = own.into_iter().chain([mark]).collect();
+            let answer = create(nodes, &concrete, aliases, settings, mappings)
                 .await
                 .map_err(Trouble::Request)?;
             let error = answer.error().map(|error| error.kind).unwrap_or_default();
@@ -385,7 +387,7 @@ async fn find(
             engine
                 .indices()
                 .get(IndicesGetParts::Index(&[name]))
-                .filter_path(&["*.aliases", "*.settings.index.uuid", "*.mappings._meta"])
+                .filter_path(&["*.aliases", "*.settings.index.uuid"])
                 .send()
                 .await
         })
@@ -434,25 +436,35 @@ pub(super) fn judge(name: &str, alias: bool, found: &Map<String, Value>) -> Resu
     }
 }
 
-/// Makes an index, and with it an alias that leads to it.
+/// Aliases by name, each with what else is said of it.
+pub(super) type Aliases = Map<String, Value>;
+
+/// Makes an index, and with it aliases that lead to it.
 pub(super) async fn create(
     nodes: &Nodes,
     index: &str,
-    alias: Option<&str>,
+    aliases: Aliases,
     settings: Option<Value>,
-    mappings: Value,
+    mappings: Option<Value>,
 ) -> Result<Answer, Retry> {
     let mut body = Map::new();
     body.extend(settings.map(|settings| ("settings".to_owned(), settings)));
-    body.insert("mappings".to_owned(), mappings);
-    if let Some(alias) = alias {
-        body.insert("aliases".to_owned(), json!({ alias: { "is_write_index": true } }));
-    }
+    body.extend(mappings.map(|mappings| ("mappings".to_owned(), mappings)));
+    body.insert("aliases".to_owned(), aliases.into());
     nodes
         .ask(|engine| async move {
             let parts = IndicesCreateParts::Index(index);
             engine.indices().create(parts).body(body).send().await
         })
+        .await
+}
+
+/// Does all of these to aliases, or none.
+pub(super) async fn change_aliases(nodes: &Nodes, actions: Vec<Value>) -> Result<Answer, Retry> {
+    let body = json!({ "actions": actions });
+    let body = &body;
+    nodes
+        .ask(|engine| async move { engine.indices().update_aliases().body(body).send().await })
         .await
 }
 

@@ -1,7 +1,9 @@
-//! Whose an index is: each target of a rule file leaves its mark in `_meta` of the mappings, with the
-//! name by which it writes to the index. What is old may be removed only where nobody else writes, not
-//! even the same target by an alias: nothing else tells another one's documents from one's own. An
-//! index that held documents before is marked as such.
+//! Whose an index is: each target of a rule file leaves its mark, with the name by which it writes to
+//! the index. What is old may be removed only where nobody else writes, not even the same target by an
+//! alias: nothing else tells another one's documents from one's own. An index that held documents before
+//! is marked as such.
+//!
+//! A mark is a hidden alias: adding one takes none away, whoever adds another at the same moment.
 
 use std::collections::BTreeMap;
 
@@ -10,34 +12,32 @@ use elasticsearch::{
     indices::{IndicesGetParts, IndicesRefreshParts},
 };
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 use tracing::info;
 
-use super::{
-    answer::refusal,
-    filling::{meta_of, parse, put_meta, with_own},
-    nodes::Nodes,
-};
+use super::{answer::refusal, filling::parse, indices::change_aliases, nodes::Nodes};
 use crate::target::Retry;
 
-const OWNERS: &str = "owners";
-/// How often a mark is added that is gone again.
-const CLAIMS: usize = 3;
+const PREFIX: &str = "mongosync-owner-";
 /// The mark of an index that held documents before it had any.
 const STRANGER: &str = "unknown";
-
-/// Mappings for a new index, with its first mark.
-pub(super) fn in_mappings(mappings: Option<Value>, mark: &str) -> Value {
-    let mut mappings = mappings.unwrap_or_else(|| json!({}));
-    let meta = mappings.get("_meta").and_then(Value::as_object).cloned().unwrap_or_default();
-    if let Some(object) = mappings.as_object_mut() {
-        object.insert("_meta".to_owned(), with_own(meta, OWNERS, json!([mark])).into());
-    }
-    mappings
-}
 
 /// The mark of an owner who writes by this name.
 pub(super) fn mark(owner: &str, name: &str) -> String {
     format!("{owner} {name}")
+}
+
+/// Whether an alias is a mark.
+pub(super) fn is_mark(alias: &str) -> bool {
+    alias.starts_with(PREFIX)
+}
+
+/// The alias that stands for a mark. Its filter lets everything through, and bears the words.
+pub(super) fn alias(mark: &str) -> (String, Value) {
+    let digest = Sha256::digest(mark);
+    let digest: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+    let filter = json!({ "match_all": { "_name": mark } });
+    (format!("{PREFIX}{digest}"), json!({ "is_hidden": true, "filter": filter }))
 }
 
 /// Adds the mark to each index that was found, where it is not there yet. A login that may not do
@@ -48,38 +48,32 @@ pub(super) async fn claim(
     mark: &str,
 ) -> Result<(), Retry> {
     for (index, about) in found {
-        let mut meta = meta_of(about);
-        let mut owners = owners_in(&meta);
-        // Two who add theirs at one time each write what they have read: the one who finds his gone
-        // adds it again.
-        for _ in 0..CLAIMS {
-            if owners.iter().any(|known| known == mark) {
-                break;
+        let owners = owners_in(about);
+        if owners.iter().any(|known| known == mark) {
+            continue;
+        }
+        let mut marks = vec![mark];
+        if owners.is_empty() {
+            match holds_documents(nodes, index).await? {
+                Some(true) => marks.push(STRANGER),
+                Some(false) => {}
+                None => continue,
             }
-            if owners.is_empty() {
-                match holds_documents(nodes, index).await? {
-                    Some(true) => owners.push(STRANGER.to_owned()),
-                    Some(false) => {}
-                    None => break,
-                }
+        }
+        let add = |mark: &&str| {
+            let (alias, with) = alias(mark);
+            let mut add = with.as_object().cloned().unwrap_or_default();
+            add.extend([("index".to_owned(), json!(index)), ("alias".to_owned(), json!(alias))]);
+            json!({ "add": add })
+        };
+        let answer = change_aliases(nodes, marks.iter().map(add).collect()).await?;
+        match answer.status {
+            200..300 => {}
+            400 | 403..=405 => {
+                let reason = refusal(&answer).message;
+                info!(index, reason, "index can't be marked, so what is gone is not swept there");
             }
-            owners.push(mark.to_owned());
-            let answer = put_meta(nodes, index, &with_own(meta, OWNERS, json!(owners))).await?;
-            match answer.status {
-                200..300 => {}
-                400 | 403..=405 => {
-                    let reason = refusal(&answer).message;
-                    info!(
-                        index,
-                        reason, "index can't be marked, so what is gone is not swept there"
-                    );
-                    break;
-                }
-                _ => return Err(refusal(&answer)),
-            }
-            let Looked::Found(found) = look(nodes, index).await? else { break };
-            meta = found.get(index).map(meta_of).unwrap_or_default();
-            owners = owners_in(&meta);
+            _ => return Err(refusal(&answer)),
         }
     }
     Ok(())
@@ -124,7 +118,7 @@ async fn finds_documents(nodes: &Nodes, index: &str) -> Result<Option<bool>, Ret
 
 /// What there is under a name.
 enum Looked {
-    /// By index, with its `_meta`.
+    /// By index, with its aliases.
     Found(BTreeMap<String, Value>),
     Nothing,
     /// The login may not see it.
@@ -138,7 +132,7 @@ async fn look(nodes: &Nodes, name: &str) -> Result<Looked, Retry> {
                 .indices()
                 .get(IndicesGetParts::Index(&[name]))
                 // Something that every index has, so that one without a mark is in the answer.
-                .filter_path(&["*.settings.index.uuid", "*.mappings._meta"])
+                .filter_path(&["*.settings.index.uuid", "*.aliases"])
                 .send()
                 .await
         })
@@ -158,11 +152,11 @@ pub(super) async fn others(nodes: &Nodes, name: &str, mark: &str) -> Result<Opti
         Looked::Found(found) => found,
         Looked::Nothing => return Ok(None),
         Looked::Forbidden => {
-            return Ok(Some("its mappings may not be read with this login".to_owned()));
+            return Ok(Some("its aliases may not be read with this login".to_owned()));
         }
     };
     Ok(found.into_iter().find_map(|(index, about)| {
-        judge(&owners_in(&meta_of(&about)), mark).map(|why| format!("{index}: {why}"))
+        judge(&owners_in(&about), mark).map(|why| format!("{index}: {why}"))
     }))
 }
 
@@ -178,10 +172,15 @@ pub(super) fn judge(owners: &[String], mark: &str) -> Option<String> {
     }
 }
 
-pub(super) fn owners_in(meta: &Map<String, Value>) -> Vec<String> {
-    let owners = meta.get("mongosync").and_then(|own| own.get(OWNERS)).and_then(Value::as_array);
-    let names = owners.into_iter().flatten();
-    names.filter_map(|name| name.as_str().map(str::to_owned)).collect()
+/// The marks that an index has, from what the engine says of it.
+pub(super) fn owners_in(about: &Value) -> Vec<String> {
+    let aliases = about.get("aliases").and_then(Value::as_object);
+    let marks = aliases.into_iter().flatten().filter(|(alias, _)| is_mark(alias));
+    let words = marks.map(|(alias, with)| {
+        let words = with.pointer("/filter/match_all/_name").and_then(Value::as_str);
+        words.unwrap_or(alias).to_owned()
+    });
+    words.collect()
 }
 
 #[cfg(test)]
@@ -189,19 +188,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_new_index_is_marked_beside_what_the_rule_says() {
-        let mappings = json!({ "dynamic": "strict", "_meta": { "team": "search" } });
-        assert_eq!(
-            in_mappings(Some(mappings), "shop"),
-            json!({
-                "dynamic": "strict",
-                "_meta": { "team": "search", "mongosync": { "owners": ["shop"] } },
-            })
-        );
-        assert_eq!(
-            in_mappings(None, "shop"),
-            json!({ "_meta": { "mongosync": { "owners": ["shop"] } } })
-        );
+    fn marks_are_read_as_they_were_written() {
+        let all: Map<String, Value> =
+            ["shop products", "crm people"].into_iter().map(alias).collect();
+        let mut aliases = all.clone();
+        aliases.insert("products".to_owned(), json!({ "is_write_index": true }));
+        let mut owners = owners_in(&json!({ "aliases": aliases }));
+        owners.sort();
+        assert_eq!(owners, ["crm people", "shop products"]);
+        assert_eq!(all.len(), 2);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::{
     answer::{Answer, refusal},
     filling::{meta_of, parse, with_own},
-    indices::{IndexPlan, Trouble, blocked, create, trouble},
+    indices::{IndexPlan, Trouble, blocked, change_aliases, create, trouble},
     nodes::Nodes,
     owners,
 };
@@ -35,6 +35,7 @@ struct Numbered {
     number: u64,
     aliases: Map<String, Value>,
     meta: Map<String, Value>,
+    owners: Vec<String>,
 }
 
 impl Numbered {
@@ -75,7 +76,8 @@ async fn numbered(nodes: &Nodes, name: &str) -> Result<Vec<Numbered>, Retry> {
     let found = parse(&answer)?.into_iter().filter_map(|(index, about)| {
         let number = number(name, &index)?;
         let aliases = about.get("aliases").and_then(Value::as_object).cloned().unwrap_or_default();
-        Some(Numbered { number, aliases, meta: meta_of(&about), index })
+        let owners = owners::owners_in(&about);
+        Some(Numbered { number, aliases, meta: meta_of(&about), owners, index })
     });
     Ok(found.collect())
 }
@@ -113,8 +115,7 @@ pub(super) async fn replaceable(
             None => Some(format!("{index} is not one that mongosync made behind the alias")),
             Some(_) => {
                 let mark = owners::mark(owner, name);
-                owners::judge(&owners::owners_in(&meta_of(about)), &mark)
-                    .map(|why| format!("{index}: {why}"))
+                owners::judge(&owners::owners_in(about), &mark).map(|why| format!("{index}: {why}"))
             }
         },
         _ => Some("several indices are behind the alias".to_owned()),
@@ -152,7 +153,7 @@ pub(super) async fn find_or_make(
     }
     let mark = owners::mark(owner, name);
     for left in all.iter().filter(|index| index.replacement().is_some()) {
-        let ours = owners::judge(&owners::owners_in(&left.meta), &mark).is_none();
+        let ours = owners::judge(&left.owners, &mark).is_none();
         if ours && !left.is_behind(name) {
             let removed = delete(nodes, &left.index).await.map_err(Trouble::Request)?;
             if removed.is_success() {
@@ -164,22 +165,27 @@ pub(super) async fn find_or_make(
     }
     let last = all.iter().map(|index| index.number).max().unwrap_or_default();
     let index = format!("{name}-{:06}", last + 1);
-    let meta = |mappings: Value| {
-        let Value::Object(mut mappings) = mappings else { return mappings };
-        let meta = mappings.get("_meta").and_then(Value::as_object).cloned().unwrap_or_default();
-        mappings.insert("_meta".to_owned(), with_own(meta, REPLACEMENT, json!(id)).into());
-        mappings.into()
-    };
     let mappings = plan.and_then(|plan| plan.mappings.clone());
-    let mappings = meta(owners::in_mappings(mappings, &mark));
+    let mappings = marked(mappings.unwrap_or_else(|| json!({})), id);
     let settings = plan.and_then(|plan| plan.settings.clone());
+    let own = (alias, json!({ "is_write_index": true }));
+    let aliases = [own, owners::alias(&mark)].into_iter().collect();
     let made =
-        create(nodes, &index, Some(&alias), settings, mappings).await.map_err(Trouble::Request)?;
+        create(nodes, &index, aliases, settings, Some(mappings)).await.map_err(Trouble::Request)?;
     if !made.is_success() {
         return Err(trouble(name, &made));
     }
     info!(index, alias = name, "index made, to be filled and then swapped in");
     Ok(Some(index))
+}
+
+/// Mappings with the mark of a replacement.
+fn marked(mut mappings: Value, id: &str) -> Value {
+    if let Some(mappings) = mappings.as_object_mut() {
+        let meta = mappings.get("_meta").and_then(Value::as_object).cloned().unwrap_or_default();
+        mappings.insert("_meta".to_owned(), with_own(meta, REPLACEMENT, json!(id)).into());
+    }
+    mappings
 }
 
 /// Copies documents from behind the alias into what is filled, with their versions, where that does
@@ -218,14 +224,13 @@ pub(super) async fn swap(nodes: &Nodes, name: &str, id: &str, owner: &str) -> Re
     refresh(nodes, &new.index).await?;
     let old: Vec<_> = all.iter().filter(|index| index.is_behind(name)).collect();
     let mark = owners::mark(owner, name);
-    let is_ours =
-        |index: &Numbered| owners::judge(&owners::owners_in(&index.meta), &mark).is_none();
+    let is_ours = |index: &Numbered| owners::judge(&index.owners, &mark).is_none();
     let mut add = vec![json!({
         "add": { "index": new.index, "alias": name, "is_write_index": true }
     })];
     // Whoever reads by another name goes on doing so.
     for (alias, with) in old.iter().flat_map(|index| &index.aliases) {
-        if alias != name && *alias != filling_alias(name) {
+        if alias != name && *alias != filling_alias(name) && !owners::is_mark(alias) {
             let mut add_one = with.as_object().cloned().unwrap_or_default();
             add_one.insert("index".to_owned(), json!(new.index));
             add_one.insert("alias".to_owned(), json!(alias));
@@ -283,14 +288,6 @@ pub(super) async fn tidy(
         }
     }
     Ok(())
-}
-
-async fn change_aliases(nodes: &Nodes, actions: Vec<Value>) -> Result<Answer, Retry> {
-    let body = json!({ "actions": actions });
-    let body = &body;
-    nodes
-        .ask(|engine| async move { engine.indices().update_aliases().body(body).send().await })
-        .await
 }
 
 async fn delete(nodes: &Nodes, index: &str) -> Result<Answer, Retry> {
