@@ -269,6 +269,11 @@ pub struct OwnerRecord {
 pub struct ReplacementRecord {
     /// Of this replacement alone; the target marks with it what it fills.
     pub id: Uuid,
+    /// The name of a rule that writes to it.
+    pub rule: String,
+    /// When it was planned: the copies that fill it are not older.
+    #[serde(with = "timestamp")]
+    pub since: ClusterTime,
 }
 
 /// A target that somebody paused.

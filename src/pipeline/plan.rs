@@ -28,9 +28,7 @@ use crate::{
         store::{Store, StoreError, Write},
     },
     delivery::{insist, insist_on_writing},
-    rules::model::{
-        CopySettings, DeliverySettings, NamespacePattern, OnDrop, OnRuleChange, Rule, Since,
-    },
+    rules::model::{CopySettings, NamespacePattern, OnDrop, OnRuleChange, Rule, Since},
     source::{
         chunks,
         error::Error as SourceError,
@@ -88,8 +86,6 @@ pub struct Planning<'a> {
     pub rule_status: &'a [Arc<RuleStatus>],
     /// What the command says.
     pub options: &'a Options,
-    /// How the target is asked again.
-    pub settings: &'a DeliverySettings,
     /// What has to be copied again.
     pub demand: Demand,
     /// Ends every wait.
@@ -155,7 +151,7 @@ impl Planning<'_> {
             }
         }
         self.try_reads().await?;
-        let (mut replacements, given_up) = self.replacements(&copies).await?;
+        let mut replacements = self.replacements(&copies).await?;
         // What comes into being after this is in the stream; what was there is among the namespaces
         // that are looked for next.
         let now = match &position {
@@ -172,7 +168,8 @@ impl Planning<'_> {
         let (all, chosen) = self.chosen(&fresh, &copies).await?;
         let begin = self.new_replacements(&chosen).await?;
         self.remember_demand().await?;
-        self.remember_replacements(&begin, &given_up).await?;
+        self.remember_replacements(&begin, now).await?;
+        // What was begun before under these names is not filled any more.
         replacements.extend(begin);
         if let Some(position) = &mut position {
             // One that is copied now needs nothing of the stream from before.
@@ -377,17 +374,24 @@ impl Planning<'_> {
             let why =
                 if demanded.is_none() && self.has_ended(*index, copies, &found, &ids, namespace) {
                     if !self.demand.lost {
+                        tracing::info!(
+                        target = self.name,
+                        rule = name,
+                        %namespace,
+                        "the collection was dropped or made anew, which is still to be read: until \
+                         then nothing is swept there"
+                        );
                         // The stream is still to show how it ended: nothing is swept before that.
                         part.copies = false;
                         continue;
                     }
                     Wanted::Keep
-                } else if again {
-                    Wanted::Again
                 } else {
                     match demanded {
-                        Some(OnDrop::Remove) => Wanted::Again,
+                        // Whatever else it is copied for, what it held stays.
                         Some(OnDrop::Keep) => Wanted::Keep,
+                        Some(OnDrop::Remove) => Wanted::Again,
+                        None if again => Wanted::Again,
                         None if fresh.contains(index) && copies_now(index) => Wanted::First,
                         None => continue,
                     }
@@ -450,13 +454,19 @@ impl Planning<'_> {
         namespace: &Namespace,
     ) -> bool {
         let rule = self.rules.get(index).rule();
-        if rule.on_drop != OnDrop::Keep || !self.rules.reads(rule, namespace) {
+        let follows = self.rules.get(index).follows();
+        if rule.on_drop != OnDrop::Keep || !follows || !self.rules.reads(rule, namespace) {
             return false;
         }
         let plan = copies.get(&index).and_then(|own| own.get(namespace)).map(|own| &own.plan);
         if !found.contains_key(namespace) {
             // What was seen to has a plan that says so.
             return plan.is_some_and(|plan| !plan.ended);
+        }
+        // Of another replica set all ids are others; and where the stream is not read from the stored
+        // position, it may never show what happened.
+        if self.demand.lost || self.demand.seek.is_some() {
+            return false;
         }
         let known = plan.and_then(|plan| plan.collection);
         known.is_some_and(|known| ids.get(namespace).is_some_and(|own| *own != known))

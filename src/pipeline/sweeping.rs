@@ -21,6 +21,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     hash::{BuildHasher, RandomState},
+    ops::Range,
     sync::Arc,
     time::Duration,
 };
@@ -108,6 +109,8 @@ struct Group {
     copies: Vec<Arc<Copy>>,
     /// Whose documents may lie there too.
     beside: Vec<Arc<Copy>>,
+    /// Whether the plans say that it is swept.
+    swept: bool,
 }
 
 impl Group {
@@ -161,7 +164,14 @@ impl Sweeping {
                     container: None,
                     copies: vec![copy.clone()],
                     beside: Vec::new(),
+                    swept: true,
                 }),
+            }
+        }
+        if self.whole {
+            // Also what is no longer swept, or of which nothing is left, has to be swapped in.
+            for container in self.replacements.keys() {
+                by_container.entry(container.clone()).or_default();
             }
         }
         groups.extend(by_container.into_iter().map(|(container, copies)| {
@@ -169,7 +179,8 @@ impl Sweeping {
                 copy.is_swept() && self.container(copy).is_none_or(|own| own == container)
             };
             let beside = self.copies.iter().filter(lies_there).cloned().collect();
-            Group { container: Some(container), copies, beside }
+            let swept = !copies.is_empty();
+            Group { container: Some(container), copies, beside, swept }
         }));
         groups
     }
@@ -203,16 +214,20 @@ impl Sweeping {
             }
         }
         let fixed = group.copies.iter().any(|copy| self.context.shaper.is_fixed(copy.rule));
+        let mut everything = !group.swept;
         if let Some(container) = group.container.as_ref().filter(|_| fixed) {
             match self.obstacle(container, &group) {
-                Some(why) => self.leave(container, &why),
+                Some(why) => {
+                    everything = true;
+                    self.leave(container, &why);
+                }
                 None => self.sweep_container(container, &group).await?,
             }
         }
         if let Some(container) = &group.container
             && self.replacements.contains_key(container)
         {
-            self.swap(container).await?;
+            self.swap(container, everything).await?;
         }
         group.copies.iter().for_each(|copy| copy.swept());
         Ok(())
@@ -389,13 +404,19 @@ impl Sweeping {
         Ok(absent)
     }
 
-    /// Puts what was filled in the stead of what is read. What the target holds of documents in the
-    /// dead letters is taken over: it is the best that there is.
-    async fn swap(&self, container: &str) -> Result<(), Halt> {
+    /// Puts what was filled in the stead of what is read. What the copy does not bring and has to stay
+    /// is taken over before: what the target holds of documents in the dead letters, which is the best
+    /// that there is; what was put there by hand, and bears no time; and everything where being old says
+    /// nothing.
+    async fn swap(&self, container: &str, everything: bool) -> Result<(), Halt> {
         let target = &self.context.target;
         let mut refused = Refused::default();
         while let Some(places) = self.next_refused(container, &mut refused).await? {
             self.insist(|| target.take_over(container, &places)).await?;
+        }
+        let kept = self.kept(container).await?.is_some();
+        if everything || kept || !self.take_over(container, ClusterTime::default()..FIRST).await? {
+            self.take_over(container, ClusterTime::default()..ClusterTime(u64::MAX)).await?;
         }
         self.insist(|| target.swap(container)).await?;
         let key = keys::replacement(&self.name, container);
@@ -407,9 +428,59 @@ impl Sweeping {
     where
         F: Future<Output = Result<(), Retry>>,
     {
-        let Context { status, settings, .. } = &*self.context;
-        let done = insist_on_target(status, settings, &self.reading.stop, ask).await;
-        done.ok_or(Halt::Stopped)
+        let Context { status, settings, validity, .. } = &*self.context;
+        let stop = &self.reading.stop;
+        let ask = || async {
+            // A process that was paused may have lost its lease without knowing yet.
+            validity.valid().await;
+            ask().await
+        };
+        insist_on_target(status, settings, stop, ask).await.ok_or(Halt::Stopped)
+    }
+
+    /// Takes over what was written to the container that is replaced at these times. False where more
+    /// than that has to be.
+    async fn take_over(&self, container: &str, written: Range<ClusterTime>) -> Result<bool, Halt> {
+        let Context { target, status, settings, .. } = &*self.context;
+        let mut backoff = Backoff::new(settings.retry_initial, settings.retry_max);
+        loop {
+            let (send, mut pages) = mpsc::channel(PAGES);
+            let listed = async {
+                let listed = target.list_replaced(container, written.clone(), &send).await;
+                drop(send);
+                listed
+            };
+            let taken = async {
+                while let Some(places) = pages.recv().await {
+                    for places in places.chunks(PAGE) {
+                        self.insist(|| target.take_over(container, places)).await?;
+                    }
+                }
+                Ok::<_, Halt>(())
+            };
+            let (listed, taken) = tokio::join!(listed, taken);
+            taken?;
+            match listed {
+                Ok(Listing::Whole) => return Ok(true),
+                Ok(Listing::NotOurs(why)) => {
+                    self.leave(container, &why);
+                    return Ok(false);
+                }
+                Err(retry) => {
+                    status.waiting(&retry.message);
+                    status.retry(retry.reason);
+                    if !pause(backoff.next(retry.after), &self.reading.stop).await {
+                        return Err(Halt::Stopped);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What was written before this stays.
+    async fn kept(&self, container: &str) -> Result<Option<ClusterTime>, Halt> {
+        let stop = &self.reading.stop;
+        insist(stop, || containers::kept(&*self.store, &self.name, container)).await
     }
 
     /// The places of documents in the dead letters; `None` where there are too many.
@@ -463,10 +534,7 @@ impl Sweeping {
         let Some(started) = group.copies.iter().map(|copy| copy.plan.started).min() else {
             return Ok(());
         };
-        let kept =
-            insist(&self.reading.stop, || containers::kept(&*self.store, &self.name, container))
-                .await?
-                .unwrap_or_default();
+        let kept = self.kept(container).await?.unwrap_or_default();
         let written = kept.max(FIRST)..started;
         if kept > FIRST {
             self.leave(

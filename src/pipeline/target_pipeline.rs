@@ -459,7 +459,6 @@ impl TargetPipeline {
             demand,
             all_rules: self.rule_names(),
             options: &self.options,
-            settings: &self.target().delivery,
             stop: &read,
         }
         .make()

@@ -305,17 +305,6 @@ pub enum Listing {
     NotOurs(String),
 }
 
-/// Whether a container can be filled anew beside the one that is read.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Replaceable {
-    /// It can.
-    Yes,
-    /// There is nothing yet that it would stand beside, or containers of its kind can't.
-    No,
-    /// Such a container can in general; why not this one, for a person.
-    NotThis(String),
-}
-
 /// A place that is written to.
 ///
 /// # Contract
@@ -401,9 +390,9 @@ pub trait Target: Send + Sync + 'static {
     }
 
     /// Whether a container of a rule can be filled anew beside the one that is read, and then swapped
-    /// in. Writes nothing.
-    async fn replaceable(&self, _rule: &str, _container: &str) -> Result<Replaceable, Retry> {
-        Ok(Replaceable::No)
+    /// in.
+    fn is_replaceable(&self, _rule: &str, _container: &str) -> bool {
+        false
     }
 
     /// From now on everything that goes to a container of a rule goes to the replacement of this id
@@ -412,14 +401,27 @@ pub trait Target: Send + Sync + 'static {
     /// then, or lost.
     fn replace(&self, _rule: &str, _container: &str, _id: Uuid, _begun: bool) {}
 
+    /// Sends the places of what a replacement replaces, as `list` does. `NotOurs` where others write
+    /// there, or part of it is not what mongosync made; unless everything is asked for.
+    async fn list_replaced(
+        &self,
+        _container: &str,
+        _written: Range<ClusterTime>,
+        _found: &mpsc::Sender<Vec<PlaceKey>>,
+    ) -> Result<Listing, Retry> {
+        Ok(Listing::Whole)
+    }
+
     /// Takes documents over into the replacement of a container, from what it replaces, unless it
-    /// holds them.
+    /// holds them or newer ones, or has been told that they are gone. An error too where it does not
+    /// take one of them.
     async fn take_over(&self, _container: &str, _places: &[PlaceKey]) -> Result<(), Retry> {
         Ok(())
     }
 
     /// Puts the replacement of a container in the stead of what is read, at one stroke, and removes
-    /// what it replaces. Harmless to repeat. Requests that were encoded before may still be sent.
+    /// what it replaces where that is this target's own. Harmless to repeat. Everything that goes to
+    /// the container goes to the replacement from then on, whenever it was encoded.
     async fn swap(&self, _container: &str) -> Result<(), Retry> {
         Ok(())
     }

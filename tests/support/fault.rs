@@ -51,11 +51,6 @@ impl Gate {
         then.wait_for(|then| *then != Then::Wait).await.is_ok_and(|then| *then == Then::GoOn)
     }
 
-    /// How many requests have arrived so far.
-    pub fn count(&self) -> usize {
-        *self.met.borrow()
-    }
-
     /// Waits until so many requests have arrived.
     pub async fn met(&self, count: usize) {
         let mut met = self.met.subscribe();

@@ -146,7 +146,7 @@ fn samples() -> Map<String, Value> {
             .encode(),
         ),
         ("owner", OwnerRecord { id }.encode()),
-        ("replacement", ReplacementRecord { id }.encode()),
+        ("replacement", ReplacementRecord { id, rule: "products".into(), since: time }.encode()),
         (
             "id_types",
             IdTypesRecord { types: vec![IdType::ObjectId, IdType::String].into() }.encode(),

@@ -28,7 +28,7 @@ use super::{
     place::EnginePlaceKey,
     replacement,
 };
-use crate::target::{Outcome, Pressure, Replaceable, Request, Retry};
+use crate::target::{Outcome, Pressure, Request, Retry};
 
 /// So many names are remembered. Names that are known to exist are then forgotten and looked for
 /// again when they next occur.
@@ -86,8 +86,6 @@ struct Known {
     plans: Vec<Arc<IndexPlan>>,
     /// Another index that is filled in its stead.
     replacement: Option<Arc<Replacement>>,
-    /// Whether such a one was swapped in by this process.
-    swapped: bool,
     /// Set once the index is there. Lanes that meet a new name together wait for one of them.
     there: Arc<OnceCell<()>>,
 }
@@ -97,7 +95,7 @@ struct Replacement {
     /// What marks it.
     id: String,
     /// The name that is written to meanwhile.
-    alias: String,
+    alias: Arc<str>,
     /// Whether it has been written to: it is there then, or lost.
     begun: AtomicBool,
 }
@@ -105,7 +103,7 @@ struct Replacement {
 /// How documents for an index are written.
 pub(super) struct Way {
     /// By another name, while that is filled in its stead.
-    pub instead: Option<String>,
+    pub instead: Option<Arc<str>>,
     /// Whether the name that is written to must be an alias.
     pub alias: bool,
 }
@@ -149,23 +147,15 @@ impl Indices {
         let Some(known) = all.get(name) else { return Way { instead: None, alias: false } };
         Way {
             instead: known.replacement.as_ref().map(|replacement| replacement.alias.clone()),
-            alias: known.plan().is_some_and(|plan| plan.alias),
+            alias: known.replacement.is_some() || known.plan().is_some_and(|plan| plan.alias),
         }
-    }
-
-    /// See `Target::replaceable`.
-    pub async fn replaceable(&self, nodes: &Nodes, name: &str) -> Result<Replaceable, Retry> {
-        if !self.way(name).alias {
-            return Ok(Replaceable::No);
-        }
-        replacement::replaceable(nodes, name, &self.owner).await
     }
 
     /// See `Target::replace`.
     pub fn replace(&self, name: &str, id: Uuid, begun: bool) {
         let new = Replacement {
             id: id.to_string(),
-            alias: replacement::filling_alias(name),
+            alias: replacement::filling_alias(name, &id.to_string()).into(),
             begun: begun.into(),
         };
         self.write(name, |known| {
@@ -181,12 +171,13 @@ impl Indices {
         };
         // Nothing may have been written to it.
         self.ensure(nodes, name).await.map_err(Trouble::into_retry)?;
-        replacement::swap(nodes, name, &new.id, &self.owner).await?;
-        self.write(name, |known| {
-            known.replacement = None;
-            known.swapped = true;
-        });
-        Ok(())
+        replacement::swap(nodes, name, &new.id, &self.owner).await
+    }
+
+    /// What marks the index that is filled in the stead of this one.
+    pub fn replacement(&self, name: &str) -> Option<String> {
+        let all = self.read();
+        all.get(name)?.replacement.as_ref().map(|new| new.id.clone())
     }
 
     /// Looks for every index of a request that has not been seen yet, and makes those that are not
@@ -296,14 +287,31 @@ impl Indices {
             let mappings = plan.and_then(|plan| plan.mappings.clone());
             let mark = owners::alias(&owners::mark(&self.owner, name));
             let own = alias.then(|| (name.to_owned(), json!({ "is_write_index": true })));
-            let aliases = own.into_iter().chain([mark]).collect();
-            let answer = create(nodes, &concrete, aliases, settings, mappings)
+            let unmarked: Aliases = own.into_iter().collect();
+            let aliases = unmarked.clone().into_iter().chain([mark]).collect();
+            let mut answer = create(nodes, &concrete, aliases, settings.clone(), mappings.clone())
                 .await
                 .map_err(Trouble::Request)?;
+            if answer.status == 403 {
+                // A login may be allowed to make an index, and no alias.
+                let reason = refusal(&answer).message;
+                answer = create(nodes, &concrete, unmarked, settings, mappings)
+                    .await
+                    .map_err(Trouble::Request)?;
+                if answer.is_success() {
+                    owners::unmarked(&concrete, &reason);
+                }
+            }
             let error = answer.error().map(|error| error.kind).unwrap_or_default();
             if answer.is_success() {
                 info!(index = concrete, alias = alias.then_some(name), "index made");
-                self.made(name, &concrete, plan);
+                self.fresh
+                    .lock()
+                    .expect("nothing panics while it holds the names")
+                    .insert(name.to_owned());
+                if let Some(plan) = plan {
+                    self.filling.made(&concrete, plan);
+                }
             } else if error != "resource_already_exists_exception" {
                 return Err(trouble(name, &answer));
             } else {
@@ -320,7 +328,7 @@ impl Indices {
             owners::claim(nodes, &found, &owners::mark(&self.owner, name))
                 .await
                 .map_err(Trouble::Request)?;
-            if alias && !known.swapped {
+            if alias {
                 replacement::tidy(nodes, name, &found).await.map_err(Trouble::Request)?;
             }
         }
@@ -337,19 +345,11 @@ impl Indices {
         let begun = new.begun.load(Ordering::Relaxed);
         let own = plan.map(|plan| &**plan);
         let made = replacement::find_or_make(nodes, name, &new.id, begun, own, &self.owner).await?;
-        if let Some(index) = made {
-            self.made(name, &index, plan);
+        if let (Some(index), Some(plan)) = (made, plan) {
+            self.filling.made(&index, plan);
         }
         new.begun.store(true, Ordering::Relaxed);
         self.filling.arrange(nodes).await.map_err(Trouble::Request)
-    }
-
-    fn made(&self, name: &str, index: &str, plan: Option<&Arc<IndexPlan>>) {
-        let mut fresh = self.fresh.lock().expect("nothing panics while it holds the names");
-        fresh.insert(name.to_owned());
-        if let Some(plan) = plan {
-            self.filling.made(index, plan);
-        }
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<Arc<str>, Known>> {
@@ -359,18 +359,13 @@ impl Indices {
     fn write<T>(&self, name: &str, change: impl FnOnce(&mut Known) -> T) -> T {
         let mut known = self.known.write().expect("nothing panics while it holds the indices");
         if known.len() >= MAX_KNOWN && !known.contains_key(name) {
-            known.retain(|_, known| !known.there.initialized() || known.is_changing());
+            known.retain(|_, known| !known.there.initialized() || known.replacement.is_some());
         }
         change(known.entry(name.into()).or_default())
     }
 }
 
 impl Known {
-    /// Whether what is known of it can't be found out again.
-    fn is_changing(&self) -> bool {
-        self.replacement.is_some() || self.swapped
-    }
-
     fn plan(&self) -> Option<&Arc<IndexPlan>> {
         self.plans.first()
     }

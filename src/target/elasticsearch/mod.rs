@@ -48,8 +48,8 @@ use crate::{
     finding::Finding,
     rules::model::{Engine, EngineFlavor},
     target::{
-        Listing, Look, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Replaceable,
-        Request, Retry, Target, json::Mode,
+        Listing, Look, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry,
+        Target, json::Mode,
     },
     transform::Meta,
 };
@@ -316,9 +316,35 @@ impl Target for EngineTarget {
         listing::list(&self.nodes, container, name, written, found).await
     }
 
-    async fn replaceable(&self, rule: &str, container: &str) -> Result<Replaceable, Retry> {
+    fn is_replaceable(&self, rule: &str, container: &str) -> bool {
         self.routes.declare(rule, container, &self.indices);
-        self.indices.replaceable(&self.nodes, container).await
+        self.indices.way(container).alias
+    }
+
+    async fn list_replaced(
+        &self,
+        container: &str,
+        written: Range<ClusterTime>,
+        found: &mpsc::Sender<Vec<PlaceKey>>,
+    ) -> Result<Listing, Retry> {
+        let everything = written.end == ClusterTime(u64::MAX);
+        let others = replacement::others(&self.nodes, container, self.indices.owner()).await?;
+        if let Some(why) = others.filter(|_| !everything) {
+            return Ok(Listing::NotOurs(why));
+        }
+        match listing::list(&self.nodes, container, container, written, found).await? {
+            // What can't be seen can't be taken over.
+            Listing::NotOurs(why) => {
+                let message = format!("{container} can't be read, and so not be replaced: {why}");
+                Err(Retry {
+                    reason: "unauthorized",
+                    message,
+                    after: None,
+                    pressure: Pressure::Same,
+                })
+            }
+            Listing::Whole => Ok(Listing::Whole),
+        }
     }
 
     fn replace(&self, rule: &str, container: &str, id: Uuid, begun: bool) {
@@ -330,9 +356,9 @@ impl Target for EngineTarget {
         let places = places.iter().filter_map(|place| EnginePlaceKey::decode(place).ok());
         let ids: Vec<&str> =
             places.filter(|place| place.index == container).map(|place| place.id).collect();
-        match ids.is_empty() {
-            true => Ok(()),
-            false => replacement::take_over(&self.nodes, container, &ids).await,
+        match self.indices.replacement(container).filter(|_| !ids.is_empty()) {
+            Some(id) => replacement::take_over(&self.nodes, container, &id, &ids).await,
+            None => Ok(()),
         }
     }
 

@@ -70,13 +70,17 @@ pub(super) async fn claim(
         match answer.status {
             200..300 => {}
             400 | 403..=405 => {
-                let reason = refusal(&answer).message;
-                info!(index, reason, "index can't be marked, so what is gone is not swept there");
+                unmarked(index, &refusal(&answer).message);
             }
             _ => return Err(refusal(&answer)),
         }
     }
     Ok(())
+}
+
+/// Says that an index bears no mark.
+pub(super) fn unmarked(index: &str, reason: &str) {
+    info!(index, reason, "index can't be marked, so what is gone is not swept there");
 }
 
 /// Whether an index holds documents; yes, where that may not be asked. `None` where it can't be told

@@ -1,13 +1,22 @@
 //! An index that is filled beside the one that an alias leads to, and swapped in once it is whole:
 //! searches go on in the old one meanwhile, and see the new one at one stroke.
 //!
-//! While it is filled, an alias of its own leads to it, `NAME-filling`: its name does not have to be
-//! known to whoever encodes a request. That alias outlives the swap until the next start, for
-//! requests that were encoded before. Which index it is stands in the index itself
-//! (`_meta.mongosync.replacement` in its mappings), so a crash at any point leaves enough behind.
+//! While it is filled, an alias of its own leads to it, `NAME-filling-ID`: its name does not have to be
+//! known to whoever encodes a request, and what one try has left on its way never reaches another's
+//! index. That alias outlives the swap until the next start. Which index it is stands in the index
+//! itself (`_meta.mongosync.replacement` in its mappings), so a crash at any point leaves enough behind.
+//!
+//! What changes while it is filled is told to it alone. So it is never given up; what has to stay and
+//! was not copied is taken over from the old index before the swap, with its versions, and the new
+//! index remembers its removals for that long.
+
+use std::collections::BTreeMap;
 
 use elasticsearch::{
-    indices::{IndicesDeleteParts, IndicesGetParts, IndicesRefreshParts},
+    indices::{
+        IndicesDeleteParts, IndicesGetParts, IndicesGetSettingsParts, IndicesPutSettingsParts,
+        IndicesRefreshParts,
+    },
     params::ExpandWildcards,
 };
 use serde_json::{Map, Value, json};
@@ -20,13 +29,24 @@ use super::{
     nodes::Nodes,
     owners,
 };
-use crate::target::{Outcome, Replaceable, Retry};
+use crate::target::{Outcome, Retry};
 
 const REPLACEMENT: &str = "replacement";
+/// Documents that are taken over at once: an engine's default for the most that one search gives.
+const PAGE: usize = 1_000;
+
+/// How long the index that is filled remembers what was removed: what is taken over then must not
+/// bring it back.
+const REMEMBERED: &str = "24h";
+const GC_DELETES: &str = "index.gc_deletes";
 
 /// The alias by which an index is filled beside the one that `name` leads to.
-pub(super) fn filling_alias(name: &str) -> String {
-    format!("{name}-filling")
+pub(super) fn filling_alias(name: &str, id: &str) -> String {
+    format!("{}{}", filling_prefix(name), &id[..id.len().min(8)])
+}
+
+fn filling_prefix(name: &str) -> String {
+    format!("{name}-filling-")
 }
 
 /// One of the indices `NAME-000001`, `NAME-000002` and so on.
@@ -45,6 +65,11 @@ impl Numbered {
 
     fn is_behind(&self, alias: &str) -> bool {
         self.aliases.contains_key(alias)
+    }
+
+    fn is_filled_for(&self, name: &str) -> bool {
+        let prefix = filling_prefix(name);
+        self.aliases.keys().any(|alias| alias.starts_with(&prefix))
     }
 }
 
@@ -82,49 +107,8 @@ async fn numbered(nodes: &Nodes, name: &str) -> Result<Vec<Numbered>, Retry> {
     Ok(found.collect())
 }
 
-/// Whether the index behind an alias can be replaced: it alone is there, mongosync made it, and
-/// nobody else writes to it.
-pub(super) async fn replaceable(
-    nodes: &Nodes,
-    name: &str,
-    owner: &str,
-) -> Result<Replaceable, Retry> {
-    let answer = nodes
-        .ask(|engine| async move {
-            engine
-                .indices()
-                .get(IndicesGetParts::Index(&[name]))
-                .filter_path(&["*.aliases", "*.settings.index.uuid", "*.mappings._meta"])
-                .send()
-                .await
-        })
-        .await?;
-    match answer.status {
-        200..300 => {}
-        404 => return Ok(Replaceable::No),
-        403 => {
-            let why = "its mappings may not be read with this login".to_owned();
-            return Ok(Replaceable::NotThis(why));
-        }
-        _ => return Err(refusal(&answer)),
-    }
-    let found = parse(&answer)?;
-    let why = match found.iter().collect::<Vec<_>>().as_slice() {
-        [] => return Ok(Replaceable::No),
-        [(index, about)] => match number(name, index) {
-            None => Some(format!("{index} is not one that mongosync made behind the alias")),
-            Some(_) => {
-                let mark = owners::mark(owner, name);
-                owners::judge(&owners::owners_in(about), &mark).map(|why| format!("{index}: {why}"))
-            }
-        },
-        _ => Some("several indices are behind the alias".to_owned()),
-    };
-    Ok(why.map_or(Replaceable::Yes, Replaceable::NotThis))
-}
-
 /// Looks for the index that is being filled, and makes it where it is not there; the name of one
-/// that was made. What an earlier try left half filled is removed first.
+/// that was made. `begun` says that it has been written to.
 pub(super) async fn find_or_make(
     nodes: &Nodes,
     name: &str,
@@ -134,7 +118,7 @@ pub(super) async fn find_or_make(
     owner: &str,
 ) -> Result<Option<String>, Trouble> {
     let all = numbered(nodes, name).await.map_err(Trouble::Request)?;
-    let alias = filling_alias(name);
+    let alias = filling_alias(name, id);
     if let Some(own) = all.iter().find(|index| index.replacement() == Some(id)) {
         if !own.is_behind(&alias) {
             let add = json!({ "add": { "index": own.index, "alias": alias } });
@@ -152,26 +136,19 @@ pub(super) async fn find_or_make(
         )))));
     }
     let mark = owners::mark(owner, name);
-    for left in all.iter().filter(|index| index.replacement().is_some()) {
-        let ours = owners::judge(&left.owners, &mark).is_none();
-        if ours && !left.is_behind(name) {
-            let removed = delete(nodes, &left.index).await.map_err(Trouble::Request)?;
-            if removed.is_success() {
-                info!(index = left.index, "index removed: it was never filled to the end");
-            } else if removed.status != 404 {
-                return Err(trouble(name, &removed));
-            }
-        }
-    }
     let last = all.iter().map(|index| index.number).max().unwrap_or_default();
-    let index = format!("{name}-{:06}", last + 1);
+    let index = format!("{name}-{:06}", last.saturating_add(1));
     let mappings = plan.and_then(|plan| plan.mappings.clone());
     let mappings = marked(mappings.unwrap_or_else(|| json!({})), id);
-    let settings = plan.and_then(|plan| plan.settings.clone());
+    let mut settings = plan.and_then(|plan| plan.settings.clone()).unwrap_or_else(|| json!({}));
+    if let Some(settings) = settings.as_object_mut().filter(|all| !says_gc_deletes(all)) {
+        settings.insert(GC_DELETES.to_owned(), json!(REMEMBERED));
+    }
     let own = (alias, json!({ "is_write_index": true }));
     let aliases = [own, owners::alias(&mark)].into_iter().collect();
-    let made =
-        create(nodes, &index, aliases, settings, Some(mappings)).await.map_err(Trouble::Request)?;
+    let made = create(nodes, &index, aliases, Some(settings), Some(mappings))
+        .await
+        .map_err(Trouble::Request)?;
     if !made.is_success() {
         return Err(trouble(name, &made));
     }
@@ -188,85 +165,218 @@ fn marked(mut mappings: Value, id: &str) -> Value {
     mappings
 }
 
-/// Copies documents from behind the alias into what is filled, with their versions, where that does
-/// not hold them as new. What the new mappings refuse is left behind.
-pub(super) async fn take_over(nodes: &Nodes, name: &str, ids: &[&str]) -> Result<(), Retry> {
-    refresh(nodes, name).await?;
-    let body = json!({
-        "conflicts": "proceed",
-        "source": { "index": name, "size": ids.len(), "query": { "ids": { "values": ids } } },
-        "dest": { "index": filling_alias(name), "version_type": "external" },
-    });
-    let body = &body;
-    let answer =
-        nodes.ask(|engine| async move { engine.reindex().body(body).send().await }).await?;
+/// Whether settings as people write them hold `gc_deletes`.
+fn says_gc_deletes(settings: &Map<String, Value>) -> bool {
+    let nested = settings.get("index").is_some_and(|index| index.get("gc_deletes").is_some());
+    nested || settings.contains_key("gc_deletes") || settings.contains_key(GC_DELETES)
+}
+
+/// What is behind an alias that is not what is being filled.
+async fn replaced(nodes: &Nodes, name: &str) -> Result<BTreeMap<String, Value>, Retry> {
+    let answer = nodes
+        .ask(|engine| async move {
+            engine
+                .indices()
+                .get(IndicesGetParts::Index(&[name]))
+                .filter_path(&["*.aliases", "*.settings.index.uuid"])
+                .send()
+                .await
+        })
+        .await?;
     match answer.status {
-        200..300 => {}
-        // Documents without a source can't be copied; mappings may refuse some.
-        400 => {
-            let reason = refusal(&answer).message;
-            warn!(alias = name, reason, "documents in the dead letters are not taken over");
+        200..300 => parse(&answer),
+        404 => Ok(BTreeMap::new()),
+        _ => Err(refusal(&answer)),
+    }
+}
+
+/// Why more than what bears no time has to be taken over from behind an alias: others write there, or
+/// it is not an index that mongosync made. `None` where nothing has.
+pub(super) async fn others(
+    nodes: &Nodes,
+    name: &str,
+    owner: &str,
+) -> Result<Option<String>, Retry> {
+    let mark = owners::mark(owner, name);
+    Ok(replaced(nodes, name).await?.iter().find_map(|(index, about)| {
+        if number(name, index).is_none() {
+            return Some(format!("{index} is not one that mongosync made"));
         }
-        _ => return Err(refusal(&answer)),
+        owners::judge(&owners::owners_in(about), &mark).map(|why| format!("{index}: {why}"))
+    }))
+}
+
+/// Copies documents from behind the alias into what is filled, with their versions, where that holds
+/// nothing as new, nor has been told that they are gone.
+pub(super) async fn take_over(
+    nodes: &Nodes,
+    name: &str,
+    id: &str,
+    ids: &[&str],
+) -> Result<(), Retry> {
+    refresh(nodes, name).await?;
+    let from: Vec<String> = replaced(nodes, name).await?.into_keys().collect();
+    for from in &from {
+        for ids in ids.chunks(PAGE) {
+            take_page(nodes, (name, from), &filling_alias(name, id), ids).await?;
+        }
     }
     Ok(())
 }
 
-/// Has the alias lead to what was filled, and removes what it led to.
+async fn take_page(
+    nodes: &Nodes,
+    (name, from): (&str, &str),
+    to: &str,
+    ids: &[&str],
+) -> Result<(), Retry> {
+    let body = json!({
+        "conflicts": "proceed",
+        "source": { "index": from, "size": PAGE, "query": { "ids": { "values": ids } } },
+        "dest": { "index": to, "version_type": "external" },
+    });
+    let body = &body;
+    let answer =
+        nodes.ask(|engine| async move { engine.reindex().body(body).send().await }).await?;
+    let failed = serde_json::from_slice(&answer.body).ok().and_then(|answer: Value| {
+        let first = answer.get("failures")?.as_array()?.first()?;
+        let text = |pointer| first.pointer(pointer).and_then(Value::as_str).unwrap_or("");
+        let (id, reason) = (text("/id"), text("/cause/reason"));
+        Some(format!("its document {id}: {reason}"))
+    });
+    match failed {
+        Some(why) => {
+            return Err(blocked(format!(
+                "{name} can't lead to its new index yet, which does not take what has to stay from \
+                     {from}: {why}. Correct the mappings, or settle or purge the dead letters, and then \
+                     `mongosync resync`"
+            )));
+        }
+        None if answer.is_success() => {}
+        None => return Err(refusal(&answer)),
+    }
+    Ok(())
+}
+
+/// Has the alias lead to what was filled, and removes what it led to where that is the owner's alone.
 pub(super) async fn swap(nodes: &Nodes, name: &str, id: &str, owner: &str) -> Result<(), Retry> {
     let all = numbered(nodes, name).await?;
     let new = all.iter().find(|index| index.replacement() == Some(id)).ok_or_else(|| {
         blocked(format!("the index that was being filled for the alias {name} is gone"))
     })?;
-    if new.is_behind(name) {
-        return Ok(());
+    if !new.is_behind(name) {
+        refresh(nodes, &new.index).await?;
+        put_back_gc_deletes(nodes, &new.index).await?;
+        exchange(nodes, name, &new.index, owner).await?;
     }
-    refresh(nodes, &new.index).await?;
-    let old: Vec<_> = all.iter().filter(|index| index.is_behind(name)).collect();
+    // What earlier tries left half filled. A late swap of theirs would find nothing.
     let mark = owners::mark(owner, name);
-    let is_ours = |index: &Numbered| owners::judge(&index.owners, &mark).is_none();
-    let mut add = vec![json!({
-        "add": { "index": new.index, "alias": name, "is_write_index": true }
-    })];
-    // Whoever reads by another name goes on doing so.
-    for (alias, with) in old.iter().flat_map(|index| &index.aliases) {
-        if alias != name && *alias != filling_alias(name) && !owners::is_mark(alias) {
-            let mut add_one = with.as_object().cloned().unwrap_or_default();
-            add_one.insert("index".to_owned(), json!(new.index));
-            add_one.insert("alias".to_owned(), json!(alias));
-            add.push(json!({ "add": add_one }));
+    let left = all.iter().filter(|left| left.replacement().is_some() && left.index != new.index);
+    for left in left.filter(|left| !left.is_behind(name) && left.is_filled_for(name)) {
+        if owners::judge(&left.owners, &mark).is_some() {
+            continue;
+        }
+        let removed = delete(nodes, &left.index).await?;
+        match removed.is_success() {
+            true => info!(index = left.index, "index removed: it was never filled to the end"),
+            false => {
+                let reason = refusal(&removed).message;
+                warn!(
+                    index = left.index,
+                    reason, "an index that was never filled to the end stays"
+                );
+            }
         }
     }
-    let leave = |index: &Numbered| json!({ "remove": { "index": index.index, "alias": name } });
-    let remove = |index: &&Numbered| match is_ours(index) {
-        true => json!({ "remove_index": { "index": index.index } }),
-        false => leave(index),
-    };
-    let actions = old.iter().map(remove).chain(add.iter().cloned()).collect();
-    let swapped = change_aliases(nodes, actions).await?;
-    let names = old.iter().map(|index| index.index.as_str()).collect::<Vec<_>>().join(", ");
-    if swapped.is_success() {
-        info!(alias = name, index = new.index, before = names, "index swapped in");
-        return Ok(());
+    Ok(())
+}
+
+async fn exchange(nodes: &Nodes, name: &str, new: &str, owner: &str) -> Result<(), Retry> {
+    let old = replaced(nodes, name).await?;
+    let mark = owners::mark(owner, name);
+    let mut add = vec![json!({ "add": { "index": new, "alias": name, "is_write_index": true } })];
+    let mut leave = Vec::new();
+    for (index, about) in &old {
+        let aliases = about.get("aliases").and_then(Value::as_object);
+        for (alias, with) in aliases.into_iter().flatten() {
+            if owners::is_mark(alias) || alias.starts_with(&filling_prefix(name)) {
+                continue;
+            }
+            leave.push(json!({ "remove": { "index": index, "alias": alias } }));
+            // Whoever reads by another name, or through a filter, goes on doing so.
+            let mut one = with.as_object().cloned().unwrap_or_default();
+            one.insert("index".to_owned(), json!(new));
+            one.insert("alias".to_owned(), json!(alias));
+            match alias == name {
+                true => {
+                    one.insert("is_write_index".to_owned(), json!(true));
+                    add[0] = json!({ "add": one });
+                }
+                false => add.push(json!({ "add": one })),
+            }
+        }
     }
-    // A login may be allowed to do one and not the other.
-    if swapped.status != 403 {
+    let is_ours = |(index, about): &(&String, &Value)| {
+        number(name, index).is_some() && owners::judge(&owners::owners_in(about), &mark).is_none()
+    };
+    let names = old.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    if old.iter().all(|one| is_ours(&one)) {
+        let remove = old.keys().map(|index| json!({ "remove_index": { "index": index } }));
+        let swapped = change_aliases(nodes, remove.chain(add.clone()).collect()).await?;
+        if swapped.is_success() {
+            info!(alias = name, index = new, before = names, "index swapped in");
+            return Ok(());
+        }
+        // A login may be allowed to do one and not the other.
+        if swapped.status != 403 {
+            return Err(refusal(&swapped));
+        }
+    }
+    let swapped = change_aliases(nodes, leave.into_iter().chain(add).collect()).await?;
+    if !swapped.is_success() {
         return Err(refusal(&swapped));
     }
-    let actions = old.iter().map(|index| leave(index)).chain(add).collect();
-    let again = change_aliases(nodes, actions).await?;
-    if !again.is_success() {
-        return Err(refusal(&again));
-    }
-    let reason = refusal(&swapped).message;
     warn!(
         alias = name,
-        index = new.index,
+        index = new,
         left = names,
-        reason,
-        "index swapped in, the old one stays"
+        "index swapped in; the old one stays, without an alias"
     );
     Ok(())
+}
+
+/// As the engine has it by itself, unless the rule says something: then it was never changed.
+async fn put_back_gc_deletes(nodes: &Nodes, index: &str) -> Result<(), Retry> {
+    let answer = nodes
+        .ask(|engine| async move {
+            engine
+                .indices()
+                .get_settings(IndicesGetSettingsParts::IndexName(&[index], &[GC_DELETES]))
+                .flat_settings(true)
+                .send()
+                .await
+        })
+        .await?;
+    if !answer.is_success() {
+        return Err(refusal(&answer));
+    }
+    let found = parse(&answer)?;
+    let now = found.get(index).and_then(|about| about.get("settings")?.get(GC_DELETES)).cloned();
+    if now != Some(json!(REMEMBERED)) {
+        return Ok(());
+    }
+    let body = json!({ GC_DELETES: null });
+    let body = &body;
+    let put = nodes
+        .ask(|engine| async move {
+            let parts = IndicesPutSettingsParts::Index(&[index]);
+            engine.indices().put_settings(parts).body(body).send().await
+        })
+        .await?;
+    match put.is_success() {
+        true => Ok(()),
+        false => Err(refusal(&put)),
+    }
 }
 
 /// Takes the alias away by which an index was filled that has been swapped in.
@@ -275,10 +385,10 @@ pub(super) async fn tidy(
     name: &str,
     found: &Map<String, Value>,
 ) -> Result<(), Retry> {
-    let alias = filling_alias(name);
     for (index, about) in found {
-        let has = about.get("aliases").is_some_and(|aliases| aliases.get(&alias).is_some());
-        if has {
+        let aliases = about.get("aliases").and_then(Value::as_object);
+        let names = aliases.into_iter().flat_map(|aliases| aliases.keys());
+        for alias in names.filter(|alias| alias.starts_with(&filling_prefix(name))) {
             let remove = json!({ "remove": { "index": index, "alias": alias } });
             let removed = change_aliases(nodes, vec![remove]).await?;
             if !removed.is_success() {
@@ -304,7 +414,8 @@ async fn refresh(nodes: &Nodes, index: &str) -> Result<(), Retry> {
             engine.indices().refresh(IndicesRefreshParts::Index(&[index])).send().await
         })
         .await?;
-    match answer.is_success() {
+    // A login that may not: what is written is seen a little later.
+    match answer.is_success() || matches!(answer.status, 403 | 404) {
         true => Ok(()),
         false => Err(refusal(&answer)),
     }

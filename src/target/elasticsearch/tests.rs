@@ -37,8 +37,8 @@ fn healthy(request: &Received) -> String {
 }
 
 /// An index that this target has written to before.
-const MARKED: &str = r#"{"products":{"aliases":{},
-    "mappings":{"_meta":{"mongosync":{"owners":["shop products"]}}}}}"#;
+const MARKED: &str = r#"{"products":{"aliases":{"mongosync-owner-1":{"filter":
+    {"match_all":{"_name":"shop products"}}}}}}"#;
 
 fn settings(urls: &[&str]) -> Engine {
     Engine {
