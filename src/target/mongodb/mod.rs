@@ -175,7 +175,7 @@ impl MongoTarget {
     }
 
     /// Items by the namespace that they are written to.
-    fn groups<'r>(request: &'r Request) -> Result<BTreeMap<&'r str, Group>, Retry> {
+    fn groups(request: &Request) -> Result<BTreeMap<&str, Group>, Retry> {
         let mut groups: BTreeMap<&str, Group> = BTreeMap::new();
         for (index, item) in request.items.iter().enumerate() {
             let place = MongoPlaceKey::decode(&item.place);
