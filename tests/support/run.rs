@@ -241,24 +241,6 @@ impl Run {
         found
     }
 
-    /// Waits until a metric is at least so much.
-    pub async fn metric_reaches(&mut self, name: &str, labels: &[&str], least: f64) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
-        let mut look = interval(Duration::from_millis(50));
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            look.tick().await;
-            if let Some(status) = self.child.try_wait()? {
-                bail!("ended with {status} before {name} was {least}\n{}", self.log());
-            }
-            let value = self.metric(name, labels).await;
-            if value.is_some_and(|value| value >= least) {
-                return Ok(());
-            }
-            ensure!(Instant::now() < deadline, "{name} is {value:?}\n{}", self.log());
-        }
-    }
-
     /// Waits until everything that the source has acknowledged by now is settled.
     pub async fn caught_up(&mut self, source: &Client) -> Result<()> {
         let time = cluster_time(source).await?;

@@ -18,7 +18,7 @@ use crate::{
 /// Both engines' limit on `_id`, in bytes.
 const MAX_ID: usize = 512;
 /// Both engines' limit on the name of an index, in bytes.
-const MAX_INDEX: usize = 255;
+pub(super) const MAX_INDEX: usize = 255;
 
 /// What one operation says, beside what is written.
 pub(super) struct Line<'a> {

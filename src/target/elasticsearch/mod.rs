@@ -318,7 +318,7 @@ impl Target for EngineTarget {
 
     fn is_replaceable(&self, rule: &str, container: &str) -> bool {
         self.routes.declare(rule, container, &self.indices);
-        self.indices.way(container).alias
+        self.indices.way(container).alias && replacement::has_room(container)
     }
 
     async fn list_replaced(

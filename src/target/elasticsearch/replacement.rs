@@ -24,6 +24,7 @@ use tracing::{info, warn};
 
 use super::{
     answer::{Answer, refusal},
+    encode::MAX_INDEX,
     filling::{meta_of, parse, with_own},
     indices::{IndexPlan, Trouble, blocked, change_aliases, create, trouble},
     nodes::Nodes,
@@ -43,6 +44,11 @@ const GC_DELETES: &str = "index.gc_deletes";
 /// The alias by which an index is filled beside the one that `name` leads to.
 pub(super) fn filling_alias(name: &str, id: &str) -> String {
     format!("{}{}", filling_prefix(name), &id[..id.len().min(8)])
+}
+
+/// Whether the names that go with a replacement are not too long for an engine.
+pub(super) fn has_room(name: &str) -> bool {
+    filling_alias(name, "01234567").len() <= MAX_INDEX
 }
 
 fn filling_prefix(name: &str) -> String {
@@ -324,6 +330,7 @@ async fn exchange(nodes: &Nodes, name: &str, new: &str, owner: &str) -> Result<(
         let remove = old.keys().map(|index| json!({ "remove_index": { "index": index } }));
         let swapped = change_aliases(nodes, remove.chain(add.clone()).collect()).await?;
         if swapped.is_success() {
+            acknowledged(&swapped, name)?;
             info!(alias = name, index = new, before = names, "index swapped in");
             return Ok(());
         }
@@ -336,6 +343,7 @@ async fn exchange(nodes: &Nodes, name: &str, new: &str, owner: &str) -> Result<(
     if !swapped.is_success() {
         return Err(refusal(&swapped));
     }
+    acknowledged(&swapped, name)?;
     warn!(
         alias = name,
         index = new,
@@ -343,6 +351,16 @@ async fn exchange(nodes: &Nodes, name: &str, new: &str, owner: &str) -> Result<(
         "index swapped in; the old one stays, without an alias"
     );
     Ok(())
+}
+
+/// An engine that did not hear of all its nodes in time says so: the change may still be to come, and
+/// is asked for again.
+fn acknowledged(answer: &Answer, name: &str) -> Result<(), Retry> {
+    let said = serde_json::from_slice(&answer.body).ok();
+    match said.and_then(|said: Value| said.get("acknowledged")?.as_bool()) {
+        Some(false) => Err(blocked(format!("not all nodes know yet where the alias {name} leads"))),
+        _ => Ok(()),
+    }
 }
 
 /// As the engine has it by itself, unless the rule says something: then it was never changed.
@@ -439,5 +457,10 @@ mod tests {
         ] {
             assert_eq!(number("products", index), expected, "{index}");
         }
+    }
+
+    #[test]
+    fn a_name_needs_room_for_what_goes_with_it() {
+        assert!(has_room(&"n".repeat(238)) && !has_room(&"n".repeat(239)));
     }
 }
