@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 use bson::{RawDocumentBuf, rawdoc};
 use bytes::Bytes;
 use mongosync::{
-    change::{ClusterTime, Document, Namespace, Phase},
+    change::{Cause, ClusterTime, Document, Namespace, Phase},
     rules::model::{self, EngineAuth, EngineFlavor, Tls},
     target::{
         Action, Item, Operation, Outcome, PlaceKey, Request, Retry, Target,
@@ -159,6 +159,7 @@ fn at(place: PlaceKey, time: u64, action: Action) -> Operation {
         place,
         action,
         time: ClusterTime(time),
+        cause: Cause::Event(ClusterTime(time)),
         extra: Bytes::new(),
         namespace: Namespace::new("shop", "products"),
         phase: Phase::Changes,

@@ -31,3 +31,4 @@ mod target_faults;
 mod ready_rules;
 mod support;
 mod trying;
+mod webhook_target;

@@ -9,7 +9,11 @@ use anyhow::{Context, Result, ensure};
 use mongodb::bson::{Document, doc};
 use serde_json::{Value, json};
 
-use crate::support::{World, checker, run::RuleFile};
+use crate::support::{
+    self, World, checker,
+    receiver::{Receiver, first_of_each},
+    run::RuleFile,
+};
 
 #[path = "../examples/quickstart/shop.rs"]
 mod shop;
@@ -112,6 +116,48 @@ async fn search_joined_yaml_puts_the_category_into_the_product() -> Result<()> {
     run.caught_up(&world.client).await?;
     joined(&world).await?;
     world.engine_json("GET", "/products-joined-000001/_count", "").await?;
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn webhook_yaml_tells_of_each_status() -> Result<()> {
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let mongo = support::mongo().await?;
+    let (client, receiver) = (mongo.client(), Receiver::start().await?);
+    let folder = tempfile::TempDir::new()?;
+    let text = fs::read_to_string(Path::new(ROOT).join("rules/webhook.yaml"))?
+        .replace("${MONGODB_URI}", mongo.uri())
+        .replace("${WEBHOOK_URL}", receiver.url())
+        .replace("${WEBHOOK_SECRET}", SECRET)
+        .replace("namespace: shop.", "namespace: ready_webhook.");
+    ensure!(!text.contains("${"), "it needs no other variables");
+    let http = "http: { listen: \"127.0.0.1:${STATUS_PORT}\" }";
+    let file = RuleFile::written(folder.path(), &format!("{text}\n{http}\n"))?;
+    let orders = client.database("ready_webhook").collection::<Document>("orders");
+    orders.insert_one(doc! { "_id": 1, "status": "paid" }).await?;
+    let mut run = file.run(&[])?;
+    run.until("following", |status| status["targets"]["notify"]["state"] == "following").await?;
+    let told = async |run: &mut crate::support::run::Run| -> Result<Vec<Value>> {
+        let time = crate::support::run::cluster_time(&client).await?;
+        run.target_reaches("notify", time).await?;
+        let messages = first_of_each(&receiver.received());
+        Ok(messages.iter().map(|request| request.json()["data"].clone()).collect())
+    };
+    // Neither what was there before nor a cart.
+    orders.insert_one(doc! { "_id": 2, "status": "cart", "customer": "someone" }).await?;
+    orders.update_one(doc! { "_id": 2 }, doc! { "$set": { "lines": 3 } }).await?;
+    let before = told(&mut run).await?;
+    ensure!(before.iter().all(|data| data["op"] == "remove"), "{before:?}");
+    orders.update_one(doc! { "_id": 2 }, doc! { "$set": { "status": "paid" } }).await?;
+    told(&mut run).await?;
+    orders.update_one(doc! { "_id": 2 }, doc! { "$set": { "status": "shipped" } }).await?;
+    let after = told(&mut run).await?;
+    let last = |n: usize| after[after.len() - n]["document"].clone();
+    let order = |status: &str, words: &str| json!({ "_id": 2, "status": status, "message": words });
+    assert_eq!(last(2), order("paid", "has been paid"));
+    assert_eq!(last(1), order("shipped", "is on its way"));
+    ensure!(receiver.received().iter().all(|it| it.header("webhook-signature").starts_with("v1,")));
     assert!(run.terminate().await?.success());
     Ok(())
 }
@@ -226,6 +272,8 @@ pub fn variable(name: &str) -> Option<String> {
         "MIRROR_URI" => "mongodb://127.0.0.1:27018/?replicaSet=rs1",
         "ELASTICSEARCH_URL" => "http://127.0.0.1:9200",
         "ES_PASSWORD" | "STATUS_TOKEN" => "a-secret",
+        "WEBHOOK_URL" => "https://example.com/hooks/orders",
+        "WEBHOOK_SECRET" => "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
         _ => return None,
     };
     Some(value.to_owned())
@@ -234,7 +282,7 @@ pub fn variable(name: &str) -> Option<String> {
 #[test]
 fn every_rule_file_is_without_errors_and_warnings() -> Result<()> {
     let files = files(&Path::new(ROOT).join("rules"), "yaml")?;
-    ensure!(files.len() == 4, "each has a test of its own above: {files:?}");
+    ensure!(files.len() == 5, "each has a test of its own above: {files:?}");
     for file in files {
         let loaded = mongosync::rules::load(&file, &variable)
             .map_err(|report| anyhow::anyhow!("{}", report.render(false)))?;
@@ -253,7 +301,7 @@ async fn every_test_of_the_rule_files_passes() -> Result<()> {
             tested += 1;
         }
     }
-    assert_eq!(tested, 3);
+    assert_eq!(tested, 4);
     Ok(())
 }
 
@@ -264,6 +312,8 @@ pub async fn tests_pass(file: &Path) -> Result<()> {
         .arg(file)
         .env("MONGODB_URI", "mongodb://127.0.0.1:1/?replicaSet=rs0")
         .env("ELASTICSEARCH_URL", "http://127.0.0.1:1")
+        .env("WEBHOOK_URL", "http://127.0.0.1:1")
+        .env("WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
         .output()
         .await?;
     let shown = String::from_utf8_lossy(&ran.stdout);

@@ -201,6 +201,16 @@ impl Phase {
     }
 }
 
+/// What brought a delivery about: the same whenever that is delivered again, also where the time that
+/// it then bears is another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// An event of the change stream, of this time; of several that are answered as one the newest.
+    Event(ClusterTime),
+    /// A copy, by its plan's own id.
+    Copy(bson::Uuid),
+}
+
 /// What a rule's own read (`filter`, `project`, `pipeline`) said of a document.
 #[derive(Clone, Debug)]
 pub enum State {
@@ -229,6 +239,8 @@ pub struct Change {
     pub key: DocumentKey,
     /// A lower bound of the time at which `states` were read: what an engine gets as version.
     pub time: ClusterTime,
+    /// What brought it about.
+    pub cause: Cause,
     /// A time that no state in `states` is newer than, so that what is read elsewhere for them after
     /// it is not older than they are. `ZERO` where it is not known.
     pub read: ClusterTime,

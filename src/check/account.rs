@@ -10,7 +10,8 @@ use serde::Serialize;
 use crate::rules::{
     model::{
         self, CheckpointStore, Destination, Engine, EngineAuth, EngineIndex, OnDelete, OnDrop,
-        OnHistoryLost, OnRejected, OnRuleChange, Place, Rule, RuleFile, Since, TargetKind,
+        OnHistoryLost, OnRejected, OnRuleChange, Place, Rule, RuleFile, Since, TargetKind, Webhook,
+        WebhookFormat,
     },
     template::Template,
     units::written_time,
@@ -65,6 +66,9 @@ pub struct Written {
     pub urls: Vec<String>,
     /// How it is logged in to, without what is secret.
     pub login: String,
+    /// What it is sent, where that can be chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sends: Option<String>,
     /// Requests at a time.
     pub requests: usize,
     /// What happens to a document that is refused for good.
@@ -122,8 +126,9 @@ pub struct Ruled {
     pub settings: bool,
     /// Whether the rule says what its mappings are.
     pub mappings: bool,
-    /// The template of the id.
-    pub id: String,
+    /// The template of the id; `None` where the target says where documents go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// The template of the routing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub routing: Option<String>,
@@ -178,21 +183,30 @@ impl Account {
 }
 
 fn written(rules: &RuleFile, target: &model::Target) -> Written {
-    let (kind, urls, login) = match &target.kind {
-        TargetKind::Engine(engine) => (engine.flavor.as_str(), engine.urls.clone(), login(engine)),
+    let (kind, urls, login, sends) = match &target.kind {
+        TargetKind::Engine(engine) => {
+            (engine.flavor.as_str(), engine.urls.clone(), login(engine), None)
+        }
         TargetKind::MongoDb(settings) => {
             let login = match model::user(&settings.uri) {
                 Some(user) => format!("user {user}"),
                 None => "none".to_owned(),
             };
-            ("mongodb", vec![model::address(&settings.uri)], login)
+            ("mongodb", vec![model::address(&settings.uri)], login, None)
         }
+        TargetKind::Webhook(webhook) => (
+            "webhook",
+            vec![webhook.url.to_string()],
+            signed(webhook),
+            Some(sent(webhook, target.delivery.max_actions)),
+        ),
     };
     Written {
         name: target.name.clone(),
         kind: kind.to_owned(),
         urls,
         login,
+        sends,
         requests: target.delivery.concurrency,
         refused: match target.delivery.on_rejected {
             OnRejected::DeadLetter => "becomes a dead letter".to_owned(),
@@ -201,7 +215,7 @@ fn written(rules: &RuleFile, target: &model::Target) -> Written {
         },
         rules: rules
             .deliveries(&target.name)
-            .map(|(rule, destination)| ruled(rules, rule, destination))
+            .map(|(rule, destination)| ruled(rules, rule, target, destination))
             .collect(),
     }
 }
@@ -216,8 +230,43 @@ fn login(engine: &Engine) -> String {
     }
 }
 
-fn ruled(rules: &RuleFile, rule: &Rule, destination: &Destination) -> Ruled {
-    let (engine, namespace) = match &destination.place {
+/// How a receiver knows who sends.
+fn signed(webhook: &Webhook) -> String {
+    let mut ways = Vec::new();
+    match webhook.secrets.len() {
+        0 => {}
+        1 => ways.push("signed".to_owned()),
+        count => ways.push(format!("signed with {count} secrets")),
+    }
+    if webhook.tls.client.is_some() {
+        ways.push("a client certificate".to_owned());
+    }
+    if !webhook.headers.is_empty() {
+        let names: Vec<&str> = webhook.headers.iter().map(|header| header.name.as_str()).collect();
+        ways.push(format!("headers {}", names.join(", ")));
+    }
+    if ways.is_empty() { "none".to_owned() } else { ways.join(", ") }
+}
+
+fn sent(webhook: &Webhook, most: usize) -> String {
+    let what = match webhook.format {
+        WebhookFormat::Standard => "messages of Standard Webhooks",
+        WebhookFormat::CloudEvents => "CloudEvents",
+        WebhookFormat::Document => "documents",
+    };
+    match most {
+        1 => format!("{what} by {}, one in a request", webhook.method),
+        most => format!("{what} by {}, up to {most} in an array", webhook.method),
+    }
+}
+
+fn ruled(
+    rules: &RuleFile,
+    rule: &Rule,
+    target: &model::Target,
+    destination: &Destination,
+) -> Ruled {
+    let (place, namespace) = match &destination.place {
         Place::Engine(place) => (Some(place), None),
         Place::MongoDb(place) => {
             let exact = rule.namespaces.exact();
@@ -225,8 +274,8 @@ fn ruled(rules: &RuleFile, rule: &Rule, destination: &Destination) -> Ruled {
             let template = place.namespace.as_ref().map_or("{db}.{collection}", Template::as_str);
             (None, Some(known.unwrap_or_else(|| template.to_owned())))
         }
+        Place::Webhook => (None, None),
     };
-    let index = engine.map(|place| &place.index);
     let text = |template: &Option<Template>| template.as_ref().map(|text| text.as_str().to_owned());
     let since =
         rule.changes.filter(|_| rule.copy.is_none()).and_then(|changes| match changes.since {
@@ -261,15 +310,15 @@ fn ruled(rules: &RuleFile, rule: &Rule, destination: &Destination) -> Ruled {
             OnHistoryLost::Stop => "stop",
             OnHistoryLost::Now => "now",
         },
-        index: index.map(|index| index_name(rule, index)),
+        index: place.map(|place| index_name(rule, &place.index)),
         namespace,
-        alias: index.is_some_and(|index| index.alias),
-        settings: index.is_some_and(|index| index.settings.is_some()),
-        mappings: index.is_some_and(|index| index.mappings.is_some()),
-        id: engine.and_then(|place| text(&place.id)).unwrap_or_else(|| "{_id}".to_owned()),
-        routing: engine.and_then(|place| text(&place.routing)),
-        ingest_pipeline: engine.and_then(|place| text(&place.ingest_pipeline)),
-        places_are_kept: places_are_kept(rule, &destination.place),
+        alias: place.is_some_and(|place| place.index.alias),
+        settings: place.is_some_and(|place| place.index.settings.is_some()),
+        mappings: place.is_some_and(|place| place.index.mappings.is_some()),
+        id: place.map(|place| text(&place.id).unwrap_or_else(|| "{_id}".to_owned())),
+        routing: place.and_then(|place| text(&place.routing)),
+        ingest_pipeline: place.and_then(|place| text(&place.ingest_pipeline)),
+        places_are_kept: places_are_kept(rule, target, destination),
     }
 }
 
@@ -283,13 +332,24 @@ fn point(time: bson::Timestamp) -> String {
 }
 
 /// Whether a document's place is not a function of its key.
-pub(super) fn places_are_kept(rule: &Rule, place: &Place) -> bool {
+pub(super) fn places_are_kept(
+    rule: &Rule,
+    target: &model::Target,
+    destination: &Destination,
+) -> bool {
     let moves = rule.transform.as_ref().is_some_and(|script| script.may_move());
-    let templates = match place {
-        Place::Engine(place) => vec![&place.id, &place.routing, &place.index.name],
-        Place::MongoDb(place) => vec![&place.namespace],
+    let by_document = match (&destination.place, &target.kind) {
+        (Place::Engine(place), _) => [&place.id, &place.routing, &place.index.name]
+            .into_iter()
+            .flatten()
+            .any(Template::depends_on_document),
+        (Place::MongoDb(place), _) => {
+            place.namespace.as_ref().is_some_and(Template::depends_on_document)
+        }
+        (Place::Webhook, TargetKind::Webhook(webhook)) => webhook.url.path.depends_on_document(),
+        (Place::Webhook, _) => false,
     };
-    moves || templates.into_iter().flatten().any(Template::depends_on_document)
+    moves || by_document
 }
 
 fn index_name(rule: &Rule, index: &EngineIndex) -> String {

@@ -10,8 +10,8 @@ use crate::{
     finding::{Finding, Part},
     rules::{
         model::{
-            Destination, Engine, EngineAuth, EnginePlace, NamespacePattern, Place, Rule, RuleFile,
-            TargetKind,
+            Destination, Engine, EngineAuth, EnginePlace, NamespacePattern, OnDrop, Place, Rule,
+            RuleFile, Target, TargetKind, Tls, Webhook, WebhookFormat,
         },
         template::{Part as Piece, Template},
         units::written_size,
@@ -29,14 +29,13 @@ pub fn hints(rules: &RuleFile) -> Vec<Finding> {
     let mut found = Vec::new();
     for target in &rules.targets {
         let part = || Part::Target(target.name.clone());
-        let engine = match &target.kind {
-            TargetKind::Engine(engine) => Some(engine),
-            TargetKind::MongoDb(_) => None,
-        };
-        if let Some(engine) = engine {
-            connection(engine, part, &mut found);
+        match &target.kind {
+            TargetKind::Engine(engine) => connection(engine, part, &mut found),
+            TargetKind::MongoDb(_) => {}
+            TargetKind::Webhook(webhook) => told(webhook, part, &mut found),
         }
-        if engine.is_some() && target.delivery.max_bytes > MOST_BYTES {
+        let engine = matches!(target.kind, TargetKind::Engine(_));
+        if engine && target.delivery.max_bytes > MOST_BYTES {
             let words = format!(
                 "`max_bytes` is {}, and an engine takes {} in one request where nobody told it otherwise",
                 written_size(target.delivery.max_bytes),
@@ -62,7 +61,9 @@ pub fn hints(rules: &RuleFile) -> Vec<Finding> {
         reading(rule, &mut found);
         scripted(rule, &mut found);
         for destination in &rule.to {
-            placed(rule, destination, &mut found);
+            let target = rules.targets.iter().find(|target| target.name == destination.target);
+            let target = target.expect("a rule that leads nowhere is no rule file");
+            placed(rule, target, destination, &mut found);
         }
     }
     for target in &rules.targets {
@@ -83,11 +84,41 @@ fn connection(engine: &Engine, part: impl Fn() -> Part, found: &mut Vec<Finding>
         let words = format!("the login is sent to {url} in clear text");
         found.push(Finding::warning("login_in_clear", part(), words).help("use https"));
     }
-    if engine.tls.insecure {
+    any_certificate(&engine.tls, "the engine's own authority", part, found);
+}
+
+fn any_certificate(tls: &Tls, instead: &str, part: impl Fn() -> Part, found: &mut Vec<Finding>) {
+    if tls.insecure {
         let words = "`insecure` accepts any certificate: whoever stands between is not noticed";
         found.push(
             Finding::warning("any_certificate", part(), words)
-                .help("name the engine's own authority under `tls.ca` in its place"),
+                .help(format!("name {instead} under `tls.ca` in its place")),
+        );
+    }
+}
+
+/// What a webhook's settings lead to.
+fn told(webhook: &Webhook, part: impl Fn() -> Part, found: &mut Vec<Finding>) {
+    let origin = &webhook.url.origin;
+    let open = origin.starts_with("http://") && !is_near(origin);
+    if open && webhook.headers.iter().any(|header| !header.shown) {
+        let words = format!("secret headers are sent to {origin} in clear text");
+        found.push(Finding::warning("login_in_clear", part(), words).help("use https"));
+    }
+    any_certificate(&webhook.tls, "the endpoint's own authority", &part, found);
+    if webhook.secrets.is_empty() {
+        let words = "messages are not signed: whoever knows the URL can send others like them";
+        found.push(
+            Finding::note("unsigned", part(), words)
+                .help("add a `secret`, and let the receiver verify `webhook-signature`"),
+        );
+    }
+    if webhook.format == WebhookFormat::Document && !webhook.url.is_of_one_document() {
+        let words = "with `format: document` and a URL that several documents share, nothing is sent of \
+                     a document that is gone: a `DELETE` could take others away";
+        found.push(
+            Finding::note("removals", part(), words)
+                .help("put `{_id}` into the path of the `url`, or take another `format`"),
         );
     }
 }
@@ -188,9 +219,23 @@ fn scripted(rule: &Rule, found: &mut Vec<Finding>) {
 }
 
 /// Where a rule's documents lie.
-fn placed(rule: &Rule, destination: &Destination, found: &mut Vec<Finding>) {
+fn placed(rule: &Rule, target: &Target, destination: &Destination, found: &mut Vec<Finding>) {
     let part = || Part::Rule(rule.name.clone());
-    if places_are_kept(rule, &destination.place) {
+    let kept = places_are_kept(rule, target, destination);
+    let drops = rule.on_drop == OnDrop::Remove && rule.changes.is_some();
+    if destination.place == Place::Webhook && drops && !kept {
+        let words = format!(
+            "where a collection is dropped or renamed away, {} is not told that its documents are gone: \
+             nobody knows which ones it was told of",
+            destination.target
+        );
+        found.push(
+            Finding::note("dropped", part(), words).help(
+                "`on_drop: keep` says as much; a document that is deleted is told of as ever",
+            ),
+        );
+    }
+    if kept {
         let words = format!(
             "in {} a document can move: where each one lies is kept in the checkpoint store, a record \
              a document",
@@ -202,7 +247,7 @@ fn placed(rule: &Rule, destination: &Destination, found: &mut Vec<Finding>) {
     if project.keeps || !rule.pipeline.is_empty() || rule.transform.is_some() {
         return;
     }
-    for (key, template) in templates(&destination.place) {
+    for (key, template) in templates(target, destination) {
         for piece in template.parts() {
             let Piece::Field(path) = piece else { continue };
             let path = path.join(".");
@@ -224,17 +269,29 @@ fn placed(rule: &Rule, destination: &Destination, found: &mut Vec<Finding>) {
     }
 }
 
-fn templates(place: &Place) -> impl Iterator<Item = (&'static str, &Template)> {
-    let templates = match place {
-        Place::Engine(place) => vec![
+fn templates<'a>(
+    target: &'a Target,
+    destination: &'a Destination,
+) -> Vec<(&'static str, &'a Template)> {
+    match (&destination.place, &target.kind) {
+        (Place::Engine(place), _) => [
             ("id", &place.id),
             ("routing", &place.routing),
             ("ingest_pipeline", &place.ingest_pipeline),
             ("index", &place.index.name),
-        ],
-        Place::MongoDb(place) => vec![("namespace", &place.namespace)],
-    };
-    templates.into_iter().filter_map(|(key, template)| Some((key, template.as_ref()?)))
+        ]
+        .into_iter()
+        .filter_map(|(key, template)| Some((key, template.as_ref()?)))
+        .collect(),
+        (Place::MongoDb(place), _) => {
+            place.namespace.iter().map(|template| ("namespace", template)).collect()
+        }
+        (Place::Webhook, TargetKind::Webhook(webhook)) => {
+            let headers = webhook.headers.iter().map(|header| ("headers", &header.value));
+            [("url", &webhook.url.path)].into_iter().chain(headers).collect()
+        }
+        (Place::Webhook, _) => Vec::new(),
+    }
 }
 
 /// Two rules that put the same document in the same place.
@@ -247,7 +304,7 @@ fn same_place(
     let (first, second) = (&first.place, &second.place);
     let id = |place: &Place| match place {
         Place::Engine(EnginePlace { id: Some(template), .. }) => template.as_str().to_owned(),
-        Place::Engine(_) | Place::MongoDb(_) => "{_id}".to_owned(),
+        Place::Engine(_) | Place::MongoDb(_) | Place::Webhook => "{_id}".to_owned(),
     };
     if id(first) != id(second) || id(first).contains("{rule}") {
         return;
@@ -256,6 +313,7 @@ fn same_place(
         let lies = |rule: &Rule, place: &Place| match place {
             Place::Engine(place) => place.index.name_for(namespace, Some(&rule.name)),
             Place::MongoDb(place) => place.name_for(namespace, Some(&rule.name)),
+            Place::Webhook => None,
         };
         lies(one, first).is_some_and(|name| Some(name) == lies(other, second))
     });
@@ -273,12 +331,12 @@ fn same_place(
         false => Finding::warning,
     };
     found.push(finding("same_place", Part::Rule(other.name.clone()), words).help(match second {
-        Place::Engine(_) => {
-            "give each an index or an id of its own, such as \"{rule}-{_id}\", or filters that \
-                 never take the same document"
-        }
         Place::MongoDb(_) => {
             "give each a collection of its own, or filters that never take the same document"
+        }
+        Place::Engine(_) | Place::Webhook => {
+            "give each an index or an id of its own, such as \"{rule}-{_id}\", or filters that \
+                 never take the same document"
         }
     }));
 }

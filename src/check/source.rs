@@ -270,9 +270,13 @@ impl Looking<'_> {
     /// Collections that hold several types of `_id`, where ids are made from it.
     async fn id_types(&mut self, odd: &BTreeSet<Namespace>) {
         let plain = |rule: &&Rule| {
-            rule.to.iter().any(|to| {
-                let Place::Engine(place) = &to.place else { return false };
-                place.id.as_ref().is_none_or(|id| id.parts().contains(&Piece::Id))
+            rule.to.iter().any(|to| match &to.place {
+                Place::Engine(place) => {
+                    place.id.as_ref().is_none_or(|id| id.parts().contains(&Piece::Id))
+                }
+                Place::Webhook => true,
+                // There an `_id` stays what it is.
+                Place::MongoDb(_) => false,
             })
         };
         let named: BTreeSet<&Namespace> = self

@@ -38,6 +38,7 @@ fn shown(loaded: &Loaded) -> (String, String) {
 #[case::search("rules/search.yaml")]
 #[case::joined("rules/search-joined.yaml")]
 #[case::orders("rules/orders.yaml")]
+#[case::webhook("tests/rule_files/good/webhook.yaml")]
 fn a_file_and_what_it_means(#[case] path: &str) {
     let loaded = loaded(rules::load(Path::new(path), &environment));
     let (text, json) = shown(&loaded);
@@ -120,6 +121,40 @@ fn what_a_place_is_told(#[case] place: &str, #[case] body: &str, #[case] expecte
 fn what_a_target_is_told(#[case] settings: &str, #[case] expected: &[&str]) {
     let target = format!("  t: {{ elasticsearch: {{ {settings} }} }}");
     assert_eq!(codes(&target, "  - { namespace: shop.products, to: t }"), expected);
+}
+
+#[rstest]
+#[case::signed("url: https://h/x, secret: whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", &[])]
+#[case::unsigned("url: https://h/x", &["note target t unsigned"])]
+#[case::in_clear("url: http://h/x, headers: { X-Token: a }", &["warning target t login_in_clear", "note target t unsigned"])]
+#[case::nothing_secret("url: http://h/x, headers: { X-Env: a }", &["note target t unsigned"])]
+#[case::insecure("url: https://h/x, tls: { insecure: true }", &["warning target t any_certificate", "note target t unsigned"])]
+#[case::removals("url: https://h/x, format: document", &["note target t unsigned", "note target t removals"])]
+#[case::a_url_for_several("url: \"https://h/{key.customer}/orders\", format: document", &["note target t unsigned", "note target t removals"])]
+#[case::a_url_for_each("url: \"https://h/{_id}\", format: document", &["note target t unsigned"])]
+#[case::by_a_field("url: \"https://h/{tenant}\"", &["note target t unsigned", "note rule shop.products places"])]
+fn what_a_webhook_is_told(#[case] settings: &str, #[case] expected: &[&str]) {
+    let target = format!("  t: {{ webhook: {{ {settings} }} }}");
+    let rule = "{ namespace: shop.products, delivery: documents, on_drop: keep, to: t }";
+    assert_eq!(codes(&target, &format!("  - {rule}")), expected);
+}
+
+/// Nobody knows what one URL for all was told of.
+#[rstest]
+#[case::one_url("https://h/x", "", &["note rule shop.products dropped"])]
+#[case::one_for_each("https://h/{_id}", "", &["note rule shop.products dropped"])]
+#[case::kept("https://h/x", "on_drop: keep,", &[])]
+#[case::remembered("https://h/{tenant}", "", &["note rule shop.products places"])]
+#[case::copied_once("https://h/x", "changes: false,", &["note rule shop.products no_changes"])]
+fn what_a_webhook_is_told_of_a_drop(
+    #[case] url: &str,
+    #[case] rule: &str,
+    #[case] expected: &[&str],
+) {
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let target = format!("  t: {{ webhook: {{ url: \"{url}\", secret: {secret} }} }}");
+    let rule = format!("  - {{ namespace: shop.products, delivery: documents, {rule} to: t }}");
+    assert_eq!(codes(&target, &rule), expected);
 }
 
 #[rstest]

@@ -35,6 +35,9 @@ fn written(out: &mut String, target: &Written) {
     let _ = writeln!(out, "\ntarget {}", target.name);
     line(out, 2, "writes to", &format!("{} at {}", target.kind, target.urls.join(", ")));
     line(out, 2, "login", &target.login);
+    if let Some(sends) = &target.sends {
+        line(out, 2, "sends", sends);
+    }
     let requests = match target.requests {
         1 => "one at a time".to_owned(),
         count => format!("{count} at a time"),
@@ -85,7 +88,9 @@ fn ruled(out: &mut String, rule: &Ruled) {
     }
     if let Some(name) = &rule.index {
         line(out, 4, "index", &index(rule, name));
-        line(out, 4, "id", &rule.id);
+    }
+    if let Some(id) = &rule.id {
+        line(out, 4, "id", id);
     }
     if let Some(routing) = &rule.routing {
         line(out, 4, "routing", routing);

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     change::{
-        Change, ClusterTime, DocumentKey, Phase, RuleIndex, State,
+        Cause, Change, ClusterTime, DocumentKey, Phase, RuleIndex, State,
         id::{IdType, IdTypes},
     },
     delivery::trial::{Made, Trial},
@@ -143,6 +143,7 @@ fn change(test: &Test) -> Result<Change, Error> {
         namespace: test.namespace.clone(),
         key,
         time: TIME,
+        cause: Cause::Event(TIME),
         read: TIME,
         since: Some(bson::DateTime::from_millis(i64::from(TIME.seconds()) * 1000)),
         phase: Phase::Changes,

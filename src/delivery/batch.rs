@@ -51,9 +51,10 @@ pub struct Entry {
 ///
 /// Every place occurs once: a later operation on a place makes an earlier one void, which is right
 /// since both come from one lane in order and each carries a whole state. It goes to the end: what the
-/// same document does to another place is not overtaken. Unless it is the older by its time: a copied document bears the time of the copy's start, and follows a change of
-/// the same document where its chunk was begun after that. It adds nothing to the change, and sent
-/// in its stead it would be refused for what an earlier batch has written.
+/// same document does to another place is not overtaken. Unless it is the older by its time: a copied
+/// document bears the time of the copy's start, and follows a change of the same document where its
+/// chunk was begun after that. It adds nothing to the change, and sent in its stead it would be refused
+/// for what an earlier batch has written.
 #[derive(Default, Debug)]
 pub struct Batch {
     body: Vec<u8>,
@@ -172,7 +173,8 @@ impl Batch {
     }
 }
 
-fn lettered(origin: &Origin) -> (RuleIndex, Subject) {
+/// Whose letter is a letter of this.
+pub(super) fn lettered(origin: &Origin) -> (RuleIndex, Subject) {
     (origin.rule, Subject { namespace: origin.namespace.clone(), key: origin.key.clone() })
 }
 
@@ -183,7 +185,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::target::{Outcome, Placed, Placing, Retry};
+    use crate::{
+        change::Cause,
+        target::{Outcome, Placed, Placing, Retry},
+    };
 
     /// Encodes an operation as its time.
     struct Times;
@@ -239,6 +244,7 @@ mod tests {
                 place: PlaceKey(Bytes::from_static(b"place")),
                 action: Action::Remove,
                 time,
+                cause: Cause::Event(time),
                 extra: Bytes::new(),
                 namespace,
                 phase,

@@ -1,20 +1,20 @@
 //! Delivers one batch: sends it, in parts where the target can take no more, again where it may
 //! pass, and settles it once the fate of every item is known.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use crate::{
     checkpoint::tracker::Claim,
-    rules::model::DeliverySettings,
+    rules::{model::DeliverySettings, units::written_time},
     status::Settled,
     target::{Outcome, PlaceKey, Pressure, Request, Retry, Right},
 };
 
 use super::{
     Halt,
-    batch::{Batch, Entry, Origin},
+    batch::{Batch, Entry, Origin, lettered},
     contested::Waits,
     dead_letters::{Letter, Stage},
     lane::Subject,
@@ -22,6 +22,9 @@ use super::{
     retry::{Backoff, pause},
     writer::{Context, deadline},
 };
+
+/// The label in metrics of what is tried no more.
+const GIVEN_UP: &str = "given_up";
 
 /// How much a request may hold, as the target's answers have taught.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,11 +88,27 @@ impl Limits {
     }
 }
 
+/// What one batch of a lane learns for the next.
+#[derive(Clone, Copy, Debug)]
+pub struct Course {
+    /// How much a request may hold.
+    pub limits: Limits,
+    /// Since when nothing has gone through, whatever was given up meanwhile.
+    stuck: Option<Instant>,
+}
+
+impl Course {
+    /// Of a lane that has sent nothing yet.
+    pub fn new(settings: &DeliverySettings) -> Self {
+        Self { limits: Limits::new(settings), stuck: None }
+    }
+}
+
 /// A batch of which every item is applied, superseded, or a durable dead letter.
 #[derive(Debug)]
 pub struct Delivered {
     /// What the next batch begins with.
-    pub limits: Limits,
+    pub course: Course,
     /// Not yet written, by the task that also loads places: a trim under way beside a load would
     /// take away what the load has not seen.
     trims: Vec<Trim>,
@@ -128,17 +147,19 @@ pub async fn deliver(
     context: Arc<Context>,
     lane: usize,
     mut batch: Batch,
-    mut limits: Limits,
+    mut course: Course,
 ) -> Result<Delivered, Halt> {
-    let mut letters = std::mem::take(&mut batch.letters);
+    let mut refused = std::mem::take(&mut batch.letters);
+    let mut settled: Vec<Arc<Origin>> = Vec::new();
     let mut behind = Vec::new();
     if let Some((request, entries)) = batch.seal() {
         let request = Request { lane, ..request };
-        let mut through = Vec::with_capacity(entries.len());
-        let ends = &mut Ends { through: &mut through, letters: &mut letters, behind: &mut behind };
-        send_all(&context, &request, &entries, &mut limits, ends).await?;
-        let origins = through.iter().map(|&index| &*entries[index].origin);
-        context.dead_letters.settle(origins, &context.stop).await?;
+        let mut fates = Fates::default();
+        send_all(&context, &request, &entries, &mut course, &mut fates).await?;
+        let Fates { mut through, letters, given_up, behind: waiting } = fates;
+        refused.extend(letters);
+        behind = waiting;
+        settled.extend(through.iter().map(|&index| entries[index].origin.clone()));
         through.sort_unstable();
         for (index, entry) in entries.iter().enumerate().filter(|(_, entry)| entry.removes) {
             if through.binary_search(&index).is_err() {
@@ -146,14 +167,15 @@ pub async fn deliver(
                 batch.places.iter_mut().for_each(|trim| trim.keep(namespace, key, &entry.place));
             }
         }
+        settled.append(&mut batch.gone);
+        // What has become a letter already is no success of its document: only a part went through.
+        let given_up: HashSet<_> =
+            given_up.into_iter().map(|index| lettered(&entries[index].origin)).collect();
+        settled.retain(|origin| given_up.is_empty() || !given_up.contains(&lettered(origin)));
     }
-    let gone = batch.gone.iter().map(|origin| &**origin);
-    context.dead_letters.settle(gone, &context.stop).await?;
-    for letter in &letters {
-        let origin = letter.origin();
-        context.rules[usize::from(origin.rule.0)].count(origin.phase, Settled::DeadLetter, 1);
-    }
-    context.dead_letters.bury(letters, &context.stop).await?;
+    settled.append(&mut batch.gone);
+    context.dead_letters.settle(settled.iter().map(|origin| &**origin), &context.stop).await?;
+    bury(&context, refused).await?;
     if !behind.is_empty() {
         // They come back with the next batch, and what they wait for may take longer than that.
         context.status.retry("behind");
@@ -162,26 +184,39 @@ pub async fn deliver(
             () = context.drain.cancelled() => {}
         }
     }
-    Ok(Delivered { limits, trims: batch.places, claims: batch.claims, behind })
+    Ok(Delivered { course, trims: batch.places, claims: batch.claims, behind })
+}
+
+async fn bury(context: &Context, letters: Vec<Letter>) -> Result<(), Halt> {
+    for letter in &letters {
+        let origin = letter.origin();
+        context.rules[usize::from(origin.rule.0)].count(origin.phase, Settled::DeadLetter, 1);
+    }
+    context.dead_letters.bury(letters, &context.stop).await
 }
 
 /// How long a lane pauses before it looks again at documents that wait for others.
 const BEHIND: Duration = Duration::from_millis(100);
 
-/// How the entries of a batch have ended.
-struct Ends<'a> {
-    /// By their index.
-    through: &'a mut Vec<usize>,
-    letters: &'a mut Vec<Letter>,
-    behind: &'a mut Vec<Arc<Origin>>,
+/// What has become of the entries of a batch.
+#[derive(Default)]
+struct Fates {
+    /// Which went through.
+    through: Vec<usize>,
+    /// Of those that were refused.
+    letters: Vec<Letter>,
+    /// Whose letters are stored already.
+    given_up: Vec<usize>,
+    /// Of those that wait for other documents.
+    behind: Vec<Arc<Origin>>,
 }
 
 async fn send_all(
     context: &Context,
     request: &Request,
     entries: &[Entry],
-    limits: &mut Limits,
-    ends: &mut Ends<'_>,
+    Course { limits, stuck }: &mut Course,
+    fates: &mut Fates,
 ) -> Result<(), Halt> {
     let settings = &context.settings;
     let mut backoff = Backoff::new(settings.retry_initial, settings.retry_max);
@@ -198,10 +233,10 @@ async fn send_all(
                     match conclude(context, &entries[index], outcome, part.len()) {
                         Conclusion::Through => {
                             context.contested.settled(&entries[index].place);
-                            ends.through.push(index);
+                            fates.through.push(index);
                         }
-                        Conclusion::Refused(letter) => ends.letters.push(letter),
-                        Conclusion::Behind => ends.behind.push(entries[index].origin.clone()),
+                        Conclusion::Refused(letter) => fates.letters.push(letter),
+                        Conclusion::Behind => fates.behind.push(entries[index].origin.clone()),
                         Conclusion::Again(retry) => {
                             again.push(index);
                             trouble = Some(worse(trouble, retry));
@@ -210,7 +245,7 @@ async fn send_all(
                 }
             }
             Err(retry) if retry.pressure == Pressure::TooLarge && part.len() == 1 => {
-                ends.letters.push(refused(context, &entries[part[0]], retry.message));
+                fates.letters.push(refused(context, &entries[part[0]], retry.message));
             }
             Err(retry) => {
                 again.clone_from(&part);
@@ -218,10 +253,28 @@ async fn send_all(
             }
         }
         let progress = again.len() < part.len();
+        if progress || trouble.is_none() {
+            *stuck = None;
+        }
+        let mut given_up = false;
+        if let (Some(retry), Some(limit)) = (&trouble, settings.give_up_after)
+            && matches!(retry.pressure, Pressure::Same | Pressure::Less)
+            && stuck.get_or_insert_with(Instant::now).elapsed() >= limit
+        {
+            let words = format!("given up after {}: {}", written_time(limit), retry.message);
+            let letters = again.iter().map(|&at| refused(context, &entries[at], words.clone()));
+            // What comes next is tried no longer than once, as long as nothing goes through.
+            bury(context, letters.collect()).await?;
+            fates.given_up.append(&mut again);
+            (trouble, given_up) = (None, true);
+            context.status.retry(GIVEN_UP);
+        }
         // What is to be sent again goes first: it is the older.
         again.extend_from_slice(&outstanding[part.len()..]);
         outstanding = again;
         match trouble {
+            // What comes next is tried at once, and is not said to go well.
+            None if given_up => backoff.reset(),
             None => {
                 backoff.reset();
                 limits.grow();

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     change::{
-        Change, ClusterTime, Document, DocumentKey, Namespace, Phase, RuleIndex, State,
+        Cause, Change, ClusterTime, Document, DocumentKey, Namespace, Phase, RuleIndex, State,
         id::{IdType, IdTypes},
     },
     checkpoint::{
@@ -220,6 +220,7 @@ pub fn settings() -> DeliverySettings {
         timeout: Duration::from_secs(60),
         retry_initial: Duration::from_millis(100),
         retry_max: Duration::from_secs(30),
+        give_up_after: None,
         on_rejected: OnRejected::DeadLetter,
     }
 }
@@ -348,6 +349,7 @@ pub fn change(id: i64, state: State, claims: Vec<Claim>) -> Change {
         namespace: namespace(),
         key: key(id),
         time: ClusterTime(7),
+        cause: Cause::Event(ClusterTime(7)),
         read: ClusterTime(9),
         since: None,
         phase: Phase::Changes,

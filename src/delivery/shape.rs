@@ -239,7 +239,17 @@ impl Shaper {
             let wanted = by_place.contains_key(&place) || left.contains(&place);
             if !wanted {
                 by_place.insert(place.clone(), origin.rule);
-                let operation = operation(change, place, bytes::Bytes::new(), Action::Remove);
+                let meta = Meta::default();
+                let placing = Placing {
+                    namespace: &change.namespace,
+                    key: &change.key,
+                    id: &id,
+                    op: "remove",
+                    document: None,
+                    meta: &meta,
+                };
+                let extra = self.target.removal(&self.rule(origin.rule).name, &place, &placing);
+                let operation = operation(change, place, extra, Action::Remove);
                 shaped.operations.push((operation, origin));
             }
         }
@@ -366,6 +376,7 @@ fn operation(change: &Change, place: PlaceKey, extra: bytes::Bytes, action: Acti
         place,
         action,
         time: change.time,
+        cause: change.cause,
         extra,
         namespace: change.namespace.clone(),
         phase: change.phase,

@@ -26,7 +26,7 @@ use super::{
     ids::Ids,
     lane::{Lane, Noted, Subject},
     places::{Places, RulePlace},
-    request::{Delivered, Limits, deliver},
+    request::{Course, Delivered, deliver},
     shape::Shaper,
     slice::{Settling, ShapedSlice, Slice},
 };
@@ -78,14 +78,14 @@ pub struct Writer {
     /// When the batch got its first change, and whether a request was under way then.
     begun: Option<(Instant, bool)>,
     under_way: JoinSet<Result<Delivered, Halt>>,
-    limits: Limits,
+    course: Course,
     types: Option<(Namespace, IdTypes)>,
 }
 
 impl Writer {
     /// A writer for one lane; no other has its number.
     pub fn new(number: usize, lane: Arc<Lane>, context: Arc<Context>) -> Self {
-        let limits = Limits::new(&context.settings);
+        let course = Course::new(&context.settings);
         Self {
             number,
             lane,
@@ -93,7 +93,7 @@ impl Writer {
             batch: Batch::default(),
             begun: None,
             under_way: JoinSet::new(),
-            limits,
+            course,
             types: None,
         }
     }
@@ -108,7 +108,7 @@ impl Writer {
         'work: loop {
             while !self.is_full() {
                 // Not more than a request takes: what a batch holds is settled together.
-                let room = self.limits.actions().saturating_sub(self.batch.len());
+                let room = self.course.limits.actions().saturating_sub(self.batch.len());
                 let changes = self.lane.try_output(SLICE.min(room.max(1)));
                 if changes.is_empty() {
                     break;
@@ -145,7 +145,7 @@ impl Writer {
         done: Result<Result<Delivered, Halt>, JoinError>,
     ) -> Result<(), Halt> {
         let mut delivered = ended(done)?;
-        self.limits = delivered.limits;
+        self.course = delivered.course;
         let behind = std::mem::take(&mut delivered.behind);
         let mut claims = Vec::new();
         for claim in delivered.trim(&self.context).await? {
@@ -166,8 +166,8 @@ impl Writer {
     }
 
     fn is_full(&self) -> bool {
-        self.batch.len() >= self.limits.actions()
-            || self.batch.bytes() >= self.limits.bytes()
+        self.batch.len() >= self.course.limits.actions()
+            || self.batch.bytes() >= self.course.limits.bytes()
             || self.batch.claims.len() >= QUIET
             || self.batch.letters.len() >= LETTERS
     }
@@ -194,7 +194,7 @@ impl Writer {
         let next = Batch::after(&self.batch);
         let batch = std::mem::replace(&mut self.batch, next);
         self.begun = None;
-        self.under_way.spawn(deliver(self.context.clone(), self.number, batch, self.limits));
+        self.under_way.spawn(deliver(self.context.clone(), self.number, batch, self.course));
     }
 
     async fn gather(&mut self, changes: Vec<Change>) -> Result<(), Halt> {

@@ -13,7 +13,7 @@ use tokio::{
 
 use crate::{
     change::{
-        Change, ClusterTime, Document, DocumentKey, Namespace, Phase, RuleIndex, State,
+        Cause, Change, ClusterTime, Document, DocumentKey, Namespace, Phase, RuleIndex, State,
         key::KeyShape,
     },
     checkpoint::{
@@ -447,6 +447,7 @@ impl Copying {
                 namespace: copy.namespace.clone(),
                 key,
                 time: copy.plan.started,
+                cause: Cause::Copy(copy.plan.id),
                 read,
                 since: None,
                 phase: Phase::Copy,

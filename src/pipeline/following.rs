@@ -12,7 +12,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
 
 use crate::{
-    change::{Change, ClusterTime, DocumentKey, Namespace, Phase, RuleIndex, State},
+    change::{Cause, Change, ClusterTime, DocumentKey, Namespace, Phase, RuleIndex, State},
     checkpoint::tracker::{Completion, Tracker},
     delivery::{
         Halt,
@@ -538,6 +538,8 @@ impl Answering {
                     namespace: namespace.clone(),
                     key,
                     time: pending.time.max(self.floor),
+                    // A copy that was planned since raises the floor, and not this.
+                    cause: Cause::Event(pending.time),
                     read: as_of,
                     since: pending.since,
                     phase: Phase::Changes,

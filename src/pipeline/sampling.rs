@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     change::{
-        Change, ClusterTime, Document, DocumentKey, Namespace, Phase, RuleIndex, State,
+        Cause, Change, ClusterTime, Document, DocumentKey, Namespace, Phase, RuleIndex, State,
         id::{IdType, IdTypes},
     },
     checkpoint::open::hidden_database,
@@ -226,6 +226,7 @@ impl<'a> Sampling<'a> {
             namespace: namespace.clone(),
             key: key.clone(),
             time,
+            cause: Cause::Event(time),
             read: time,
             since: None,
             phase: Phase::Copy,

@@ -32,7 +32,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 
 use crate::{
-    change::{ClusterTime, DocumentKey, Namespace, Phase},
+    change::{Cause, ClusterTime, DocumentKey, Namespace, Phase},
     checkpoint::{
         keys,
         records::{DeadLetterRecord, PlacesRecord, ReplacementRecord, page, removal},
@@ -44,7 +44,7 @@ use crate::{
         batch::{Batch, Origin},
         insist, insist_on_writing,
         lane::Subject,
-        request::{Limits, deliver},
+        request::{Course, deliver},
         retry::{Backoff, pause},
         writer::Context,
     },
@@ -615,7 +615,8 @@ impl Sweeping {
         let count = places.len();
         let mut places = places.into_iter().peekable();
         while places.peek().is_some() {
-            let limits = Limits::new(&self.context.settings);
+            let course = Course::new(&self.context.settings);
+            let limits = course.limits;
             let mut batch = Batch::default();
             while batch.len() < limits.actions() && batch.bytes() < limits.bytes() {
                 let Some(place) = places.next() else { break };
@@ -624,13 +625,14 @@ impl Sweeping {
                     place,
                     action: Action::Remove,
                     time,
+                    cause: Cause::Copy(copy.plan.id),
                     extra: Bytes::new(),
                     namespace: copy.namespace.clone(),
                     phase: Phase::Copy,
                 };
                 batch.push(&*self.context.target, &operation, &origin);
             }
-            deliver(self.context.clone(), BESIDE_THE_LANES, batch, limits)
+            deliver(self.context.clone(), BESIDE_THE_LANES, batch, course)
                 .await?
                 .settle(&self.context)
                 .await?;

@@ -77,38 +77,27 @@ fn destination(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) 
                 (None, node.span.clone())
             }
         };
-        let is_mongodb = target.as_deref().and_then(|name| is_mongodb(name, targets));
-        for entry in fields.entries() {
-            let engines = matches!(&*entry.key, "id" | "routing" | "ingest_pipeline" | "index");
-            match is_mongodb {
-                Some(true) if engines => {
-                    reader
-                        .error(
-                            &entry.key_span,
-                            format!("`{}` is for Elasticsearch and OpenSearch", entry.key),
-                        )
-                        .help("in a MongoDB a document keeps its `_id`; `namespace` says where it lies");
-                    return None;
-                }
-                Some(false) if &*entry.key == "namespace" => {
-                    reader
-                        .error(&entry.key_span, "`namespace` below `to` is for a MongoDB")
-                        .help("`index` says where documents lie in Elasticsearch and OpenSearch");
-                    return None;
-                }
-                _ => {}
-            }
+        let kind = target.as_deref().and_then(|name| alone(name, targets));
+        if let Some(kind) = &kind
+            && let Some((entry, words, help)) = foreign(kind, fields.entries())
+        {
+            reader.error(&entry.key_span, words).help(help);
+            return None;
         }
-        if is_mongodb == Some(true) {
-            let namespace = collection(reader, fields.entry("namespace"));
-            let place = Place::MongoDb(MongoPlace { namespace: namespace? });
-            return Some(Placed {
-                destination: Destination { target: target?, place },
-                target_span,
-                index_span: fields.get("namespace").map(|node| node.span.clone()),
-                id_span: None,
-                shown: !substituted(node),
-            });
+        match kind {
+            Some(Place::Webhook) => return Some(simple(target?, target_span, Place::Webhook)),
+            Some(Place::MongoDb(_)) => {
+                let namespace = collection(reader, fields.entry("namespace"));
+                let place = Place::MongoDb(MongoPlace { namespace: namespace? });
+                return Some(Placed {
+                    destination: Destination { target: target?, place },
+                    target_span,
+                    index_span: fields.get("namespace").map(|node| node.span.clone()),
+                    id_span: None,
+                    shown: !substituted(node),
+                });
+            }
+            Some(Place::Engine(_)) | None => {}
         }
         let id = template(reader, fields.entry("id"));
         let routing = template(reader, fields.entry("routing"));
@@ -141,23 +130,54 @@ fn destination(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) 
         });
     }
     let target = target(reader, node, targets)?;
-    let place = match is_mongodb(&target, targets) {
-        Some(true) => Place::MongoDb(MongoPlace::default()),
-        _ => Place::Engine(EnginePlace::default()),
-    };
-    Some(Placed {
+    let place = alone(&target, targets).unwrap_or(Place::Engine(EnginePlace::default()));
+    Some(simple(target, node.span.clone(), place))
+}
+
+/// A target without more.
+fn simple(target: String, target_span: Span, place: Place) -> Placed {
+    Placed {
         destination: Destination { target, place },
-        target_span: node.span.clone(),
+        target_span,
         index_span: None,
         id_span: None,
         shown: true,
+    }
+}
+
+/// The place that the name of a target alone stands for; `None` where nobody can tell what it is.
+fn alone(name: &str, targets: Option<&[Named]>) -> Option<Place> {
+    let named = targets?.iter().find(|target| target.name == name)?;
+    Some(match &named.target.as_ref()?.kind {
+        TargetKind::Engine(_) => Place::Engine(EnginePlace::default()),
+        TargetKind::MongoDb(_) => Place::MongoDb(MongoPlace::default()),
+        TargetKind::Webhook(_) => Place::Webhook,
     })
 }
 
-/// Whether a target is a MongoDB; `None` where there is something wrong with it.
-fn is_mongodb(name: &str, targets: Option<&[Named]>) -> Option<bool> {
-    let named = targets?.iter().find(|target| target.name == name)?;
-    Some(matches!(named.target.as_ref()?.kind, TargetKind::MongoDb(_)))
+/// The first key below `to` that says nothing to a target of this kind, and what is said of it.
+fn foreign<'a>(kind: &Place, entries: &'a [Entry]) -> Option<(&'a Entry, String, &'static str)> {
+    let mut others =
+        entries.iter().filter(|entry| &*entry.key != "target" && keys::TO.has(&entry.key));
+    match kind {
+        Place::Engine(_) => {
+            let entry = others.find(|entry| &*entry.key == "namespace")?;
+            let words = "`namespace` below `to` is for a MongoDB".to_owned();
+            let help = "`index` says where documents lie in Elasticsearch and OpenSearch";
+            Some((entry, words, help))
+        }
+        Place::MongoDb(_) => {
+            let entry = others.find(|entry| &*entry.key != "namespace")?;
+            let words = format!("`{}` is for Elasticsearch and OpenSearch", entry.key);
+            let help = "in a MongoDB a document keeps its `_id`; `namespace` says where it lies";
+            Some((entry, words, help))
+        }
+        Place::Webhook => {
+            let entry = others.next()?;
+            let words = format!("`{}` means nothing to a webhook", entry.key);
+            Some((entry, words, "where a document is told to is said by the target's `url`"))
+        }
+    }
 }
 
 /// `namespace:`, whose text has to be a namespace whatever is filled in.
@@ -275,7 +295,7 @@ fn parsed(reader: &mut Reader<'_>, node: &Node, what: &str) -> Option<Template> 
     Some(template)
 }
 
-fn template_error(reader: &mut Reader<'_>, node: &Node, error: &TemplateError) {
+pub(super) fn template_error(reader: &mut Reader<'_>, node: &Node, error: &TemplateError) {
     let substituted = node.scalar().is_some_and(|scalar| scalar.substituted);
     let span = match substituted {
         // The place is one of the text that was put in.

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::transform::Limits;
 
 use super::{
-    model::{Destination, NamespacePattern, Place, Selector, TargetKind},
+    model::{Destination, NamespacePattern, Place, Selector, TargetKind, Webhook},
     script::Transform,
     targets::Named,
     template::Template,
@@ -93,6 +93,8 @@ fn pattern(pattern: &NamespacePattern) -> String {
 }
 
 fn place(destination: &Destination, targets: &[Named]) -> String {
+    let target = targets.iter().find(|target| target.name == destination.target);
+    let kind = target.and_then(|target| target.target.as_ref()).map(|target| &target.kind);
     let place = match &destination.place {
         Place::Engine(place) => place,
         Place::MongoDb(place) => {
@@ -104,14 +106,17 @@ fn place(destination: &Destination, targets: &[Named]) -> String {
             );
             return text;
         }
+        Place::Webhook => {
+            return match kind {
+                Some(TargetKind::Webhook(webhook)) => webhook_place(destination, webhook),
+                _ => destination.target.clone(),
+            };
+        }
     };
     let template = |template: &Option<Template>| -> serde_json::Value {
         template.as_ref().map(Template::as_str).into()
     };
-    let target = targets.iter().find(|target| target.name == destination.target);
-    let extended_json = target.and_then(|target| target.target.as_ref()).is_some_and(
-        |target| matches!(&target.kind, TargetKind::Engine(engine) if engine.extended_json),
-    );
+    let extended_json = matches!(kind, Some(TargetKind::Engine(engine)) if engine.extended_json);
     let mut text = String::new();
     canonical(
         &serde_json::json!({
@@ -124,6 +129,24 @@ fn place(destination: &Destination, targets: &[Named]) -> String {
             "settings": place.index.settings,
             "mappings": place.index.mappings,
             "extended_json": extended_json,
+        }),
+        &mut text,
+    );
+    text
+}
+
+/// Of a webhook, what its messages are, and where one document is told to and another is not. Its
+/// address and its headers are as those of an engine: who is told, and not what.
+fn webhook_place(destination: &Destination, webhook: &Webhook) -> String {
+    let path = &webhook.url.path;
+    let own = path.depends_on_key() || path.depends_on_document();
+    let mut text = String::new();
+    canonical(
+        &serde_json::json!({
+            "target": destination.target,
+            "webhook": webhook.format.as_str(),
+            "path": own.then(|| path.as_str()),
+            "extended_json": webhook.extended_json,
         }),
         &mut text,
     );

@@ -254,6 +254,8 @@ pub static TARGET: Map = Map {
             .example("{ urls: [http://127.0.0.1:9200] }"),
         key("mongodb", Object(&MONGODB), "MongoDB 4.4 or later.")
             .example("{ uri: \"mongodb://mirror:27017/?replicaSet=rs1\" }"),
+        key("webhook", Object(&WEBHOOK), "A URL that every document is told to, as JSON.")
+            .example("{ url: https://example.com/hook }"),
     ],
 };
 
@@ -401,6 +403,102 @@ pub static RETRY: Map = Map {
     ],
 };
 
+/// `method:` of a webhook.
+pub const WEBHOOK_METHODS: [&str; 3] = ["POST", "PUT", "PATCH"];
+
+/// `webhook:`
+pub static WEBHOOK: Map = Map {
+    name: "webhook",
+    one: false,
+    keys: &[
+        key(
+            "url",
+            Text,
+            "Where documents are told to, a template behind the host. Values in it are encoded.",
+        )
+        .example("https://example.com/hooks/{collection}")
+        .required(),
+        key("method", Words(&WEBHOOK_METHODS), "The HTTP method of a document that is there.")
+            .default("POST"),
+        key("headers", Named(&Text), "Headers of one's own, from names to values; templates.")
+            .example("{ X-Env: prod }"),
+        key(
+            "secret",
+            Either(&[Text, List(&Text)]),
+            "Signs by the Standard Webhooks specification; several while keys change.",
+        )
+        .example("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
+        key(
+            "format",
+            Words(&["standard", "cloudevents", "document"]),
+            "What a message looks like: type, time and data; CloudEvents 1.0; or the document alone.",
+        )
+        .default("standard"),
+        key("tls", Object(&TLS), "Certificates; paths start at the rule file."),
+        key(
+            "json",
+            Words(&["plain", "extended"]),
+            "How BSON becomes JSON: plain values, or canonical Extended JSON, which keeps every type.",
+        )
+        .default("plain"),
+        key("batch", Object(&WEBHOOK_BATCH), "How much goes into one request."),
+        key("timeout", Time, "How long one request may take.").default("15s"),
+        key("retry", Object(&WEBHOOK_RETRY), "The pauses between tries, for what can pass."),
+        key(
+            "on_rejected",
+            Either(&[Words(&ON_REJECTED), Object(&REJECTED)]),
+            "What happens when the endpoint refuses a document for good: a dead letter, or the end of \
+             the run.",
+        )
+        .default("dead_letter"),
+        key(
+            "ordering",
+            Words(&["document", "total"]),
+            "Changes keep their order per document, or all of them in one lane.",
+        )
+        .default("document"),
+    ],
+};
+
+/// `batch:` of a webhook.
+pub static WEBHOOK_BATCH: Map = Map {
+    name: "webhook_batch",
+    one: false,
+    keys: &[
+        key("max_bytes", Size, "A request ends here; one larger document goes alone.")
+            .default("1MiB"),
+        key(
+            "max_actions",
+            Whole(1, 1_000_000),
+            "Documents in one request, at the most; with more than 1, its body is a JSON array.",
+        )
+        .default("1"),
+        key(
+            "max_delay",
+            Time,
+            "How long to gather while a request is under way; an idle lane sends at once.",
+        )
+        .default("0ms"),
+        key("concurrency", Whole(1, 256), "Lanes, each with one request at a time.").default("8"),
+    ],
+};
+
+/// `retry:` of a webhook.
+pub static WEBHOOK_RETRY: Map = Map {
+    name: "webhook_retry",
+    one: false,
+    keys: &[
+        key("initial", Time, "The first pause.").default("500ms"),
+        key("max", Time, "The longest pause.").default("5m"),
+        key(
+            "give_up_after",
+            Time,
+            "After so long a document becomes a dead letter. Default: it is tried for ever.",
+        )
+        .example("24h"),
+    ],
+};
+
 /// `on_rejected:` as a map.
 pub static REJECTED: Map = Map {
     name: "rejected",
@@ -431,6 +529,11 @@ pub static RULE: Map = Map {
         .required(),
         key("exclude", Either(&[Text, List(&Text)]), "What of it is not read.")
             .example("[\"shop.tmp_*\"]"),
+        key(
+            "delivery",
+            Words(&["documents"]),
+            "What is delivered: each document as it is now. For a webhook it has to be said.",
+        ),
         key(
             "copy",
             Either(&[Bool, Object(&COPY)]),
@@ -652,5 +755,15 @@ pub static META: Map = Map {
         key("ingest_pipeline", Either(&[Text, Null]), "The ingest pipeline.").example("clean"),
         key("database", Either(&[Text, Null]), "The database.").example("archive"),
         key("collection", Either(&[Text, Null]), "The collection.").example("orders"),
+        key("url", Either(&[Text, Null]), "A webhook's URL, without its query.")
+            .example("https://example.com/hook"),
+        key("method", Either(&[Text, Null]), "A webhook's HTTP method.").example("POST"),
+        key("body", Either(&[Text, Null]), "The body that the script has set.").example("text"),
+        key(
+            "headers",
+            Named(&Either(&[Text, Null])),
+            "Headers of this one delivery, from names to values.",
+        )
+        .example("{ X-Tenant: acme }"),
     ],
 };

@@ -10,6 +10,7 @@
 
 mod checks;
 mod collections;
+mod delivery;
 mod destination;
 pub mod diagnostic;
 mod extended_json;
@@ -35,6 +36,7 @@ mod targets;
 pub mod template;
 pub mod units;
 mod uri;
+mod webhook;
 mod yaml;
 
 use std::{path::Path, sync::Arc};

@@ -16,6 +16,13 @@ use crate::{
 
 use super::template::Template;
 
+mod webhook;
+
+pub use webhook::{
+    Header, SigningSecret, SigningSecretError, Webhook, WebhookFormat, WebhookUrl, header_fault,
+    is_step,
+};
+
 /// A whole rule file.
 #[derive(Debug)]
 pub struct RuleFile {
@@ -167,6 +174,8 @@ pub enum TargetKind {
     Engine(Engine),
     /// `mongodb:`
     MongoDb(MongoDb),
+    /// `webhook:`
+    Webhook(Webhook),
 }
 
 /// The settings that every target has.
@@ -186,6 +195,8 @@ pub struct DeliverySettings {
     pub retry_initial: Duration,
     /// The longest wait between two tries.
     pub retry_max: Duration,
+    /// For how long a document is tried before it becomes a dead letter; `None` is for ever.
+    pub give_up_after: Option<Duration>,
     /// What a refusal for good leads to.
     pub on_rejected: OnRejected,
 }
@@ -462,6 +473,8 @@ pub enum Place {
     Engine(EnginePlace),
     /// In a MongoDB.
     MongoDb(MongoPlace),
+    /// Behind a webhook, whose target says where.
+    Webhook,
 }
 
 /// `to:` of a MongoDB.

@@ -3,6 +3,7 @@
 use bson::{Bson, RawDocumentBuf};
 
 use super::{
+    delivery,
     destination::{self, Placed},
     diagnostic::Span,
     extended_json, fingerprint,
@@ -119,6 +120,8 @@ pub fn read(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) -> 
             None
         }
     };
+    let holds = delivery::holds(reader, fields, &span, placed.as_deref());
+    let rest = holds.and(rest);
     let namespace_span = fields.get("namespace").map_or(&span, |node| &node.span).clone();
     let span = fields.get("name").map_or(&namespace_span, |node| &node.span).clone();
     let shown = ["name", "namespace"]

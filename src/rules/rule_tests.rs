@@ -351,18 +351,34 @@ fn meta(reader: &mut Reader<'_>, node: &Node) -> Option<BTreeMap<String, Option<
     }
     let mut expected = BTreeMap::new();
     let mut complete = true;
-    for entry in fields.entries() {
-        let null = entry.value.scalar().is_some_and(|it| it.typed() == super::node::Typed::Null);
-        let value = match null {
-            true => Some(None),
-            false => reader.text(&entry.value, &format!("`{}`", entry.key)).map(Some),
-        };
+    if let Some(node) = fields.get("headers") {
+        let headers = reader.any_fields(node, "`headers`", "a map from names to values")?;
+        if headers.entries().is_empty() {
+            reader.error(headers.owner, "`headers` is empty");
+            return None;
+        }
+        for entry in headers.entries() {
+            let (name, value) = (entry.key.to_ascii_lowercase(), expected_text(reader, entry));
+            expected.insert(format!("headers.{name}"), value?);
+        }
+    }
+    for entry in fields.entries().iter().filter(|entry| &*entry.key != "headers") {
+        let value = expected_text(reader, entry);
         match value {
             Some(value) => drop(expected.insert(entry.key.to_string(), value)),
             None => complete = false,
         }
     }
     complete.then_some(expected)
+}
+
+/// Text, or null for what is not to be there.
+fn expected_text(reader: &mut Reader<'_>, entry: &Entry) -> Option<Option<String>> {
+    let null = entry.value.scalar().is_some_and(|it| it.typed() == super::node::Typed::Null);
+    match null {
+        true => Some(None),
+        false => reader.text(&entry.value, &format!("`{}`", entry.key)).map(Some),
+    }
 }
 
 /// What a `${…}` stands for is never shown, and a test that fails shows all of its documents. Here

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Words that give a secret away wherever they stand in a key, without case, `_` and `-`.
-const WORDS: [&str; 10] = [
+const WORDS: [&str; 11] = [
     "password",
     "passwd",
     "passphrase",
@@ -25,6 +25,7 @@ const WORDS: [&str; 10] = [
     "bearer",
     "credential",
     "authorization",
+    "cookie",
 ];
 
 /// Keys under a rule that hold field names and values of documents, not logins.
@@ -162,6 +163,11 @@ fn hide_scalar(text: &str, span: Span, hide: &mut Vec<Span>) {
         at = close;
     }
     hide.push(at..end);
+}
+
+/// Whether a header's value is a secret, by its name.
+pub fn is_secret_header(name: &str) -> bool {
+    is_secret_key(name) || name.split('-').any(|part| matches!(part, "auth" | "key" | "signature"))
 }
 
 fn is_secret_key(key: &str) -> bool {

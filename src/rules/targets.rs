@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use super::{
     diagnostic::Span,
-    keys,
+    keys::{self, Map},
     model::{
         DeliverySettings, Engine, EngineAuth, EngineFlavor, MongoDb, OnRejected, Secret, Target,
         TargetKind, Tls,
@@ -12,7 +12,7 @@ use super::{
     node::{Entry, Node, Value},
     reader::{Fields, Reader, shown_key},
     uri::{self, NodeUrl},
-    wording,
+    webhook, wording,
 };
 
 /// `on_rejected:` in a word.
@@ -64,10 +64,11 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
     match (kinds.as_slice(), others.next()) {
         ([kind], None) => {
             let (kind, delivery) = match &*kind.key {
-                "mongodb" => mongodb(reader, &kind.value),
-                "opensearch" => engine(reader, &kind.value, EngineFlavor::OpenSearch),
-                _ => engine(reader, &kind.value, EngineFlavor::Elasticsearch),
-            }?;
+                "webhook" => webhook::webhook(reader, &kind.value)?,
+                "mongodb" => mongodb(reader, &kind.value)?,
+                "opensearch" => engine(reader, &kind.value, EngineFlavor::OpenSearch)?,
+                _ => engine(reader, &kind.value, EngineFlavor::Elasticsearch)?,
+            };
             Some(Target { name: entry.key.to_string(), kind, delivery })
         }
         ([], None) => {
@@ -86,7 +87,8 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
         }
         (kinds, Some(other)) => {
             let key = shown_key(other);
-            if keys::ENGINE.has(&other.key) || keys::MONGODB.has(&other.key) {
+            let maps = [&keys::ENGINE, &keys::MONGODB, &keys::WEBHOOK];
+            if maps.iter().any(|kind| kind.has(&other.key)) {
                 let error =
                     reader.error(&other.key_span, format!("{key} stands one level too high"));
                 match kinds {
@@ -138,7 +140,8 @@ fn engine(
         Some(node) => reader.word(node, "`json`", &[("plain", false), ("extended", true)]),
         None => Some(false),
     };
-    let delivery = delivery(reader, fields, ENGINE_DELIVERY);
+    let tables = Keys { batch: &keys::BATCH, retry: &keys::RETRY };
+    let delivery = delivery(reader, fields, DELIVERY, tables);
     let (urls, logins): (Vec<_>, Vec<_>) =
         urls?.into_iter().map(|url| (url.url, url.login)).unzip();
     let auth = login(reader, fields, auth?, logins)?;
@@ -160,8 +163,8 @@ fn mongodb(reader: &mut Reader<'_>, node: &Node) -> Option<(TargetKind, Delivery
             None
         }
     };
-    let defaults = DeliverySettings { max_actions: 1000, concurrency: 4, ..ENGINE_DELIVERY };
-    let delivery = delivery(reader, fields, defaults);
+    let tables = Keys { batch: &keys::MONGODB_BATCH, retry: &keys::RETRY };
+    let delivery = delivery(reader, fields, MONGODB_DELIVERY, tables);
     Some((TargetKind::MongoDb(MongoDb { uri: uri? }), delivery?))
 }
 
@@ -242,7 +245,8 @@ fn auth(reader: &mut Reader<'_>, node: &Node) -> Option<EngineAuth> {
     }
 }
 
-fn tls(reader: &mut Reader<'_>, node: &Node) -> Option<Tls> {
+/// `tls:`
+pub(super) fn tls(reader: &mut Reader<'_>, node: &Node) -> Option<Tls> {
     let fields = reader.fields(node, "`tls`", &keys::TLS)?;
     let path = |reader: &mut Reader<'_>, key: &str| -> Option<Option<PathBuf>> {
         let Some(node) = fields.get(key) else { return Some(None) };
@@ -267,8 +271,8 @@ fn tls(reader: &mut Reader<'_>, node: &Node) -> Option<Tls> {
     Some(Tls { ca: ca?, client, insecure: insecure? })
 }
 
-/// An engine's defaults.
-const ENGINE_DELIVERY: DeliverySettings = DeliverySettings {
+/// An engine's delivery where the file says nothing.
+const DELIVERY: DeliverySettings = DeliverySettings {
     max_bytes: 8 << 20,
     max_actions: 5000,
     max_delay: Duration::from_millis(50),
@@ -276,17 +280,30 @@ const ENGINE_DELIVERY: DeliverySettings = DeliverySettings {
     timeout: Duration::from_secs(60),
     retry_initial: Duration::from_millis(100),
     retry_max: Duration::from_secs(30),
+    give_up_after: None,
     on_rejected: OnRejected::DeadLetter,
 };
 
-/// The five keys that any target has.
-fn delivery(
+/// A MongoDB's.
+const MONGODB_DELIVERY: DeliverySettings =
+    DeliverySettings { max_actions: 1000, concurrency: 4, ..DELIVERY };
+
+/// The tables of what a kind of target has below `batch` and `retry`.
+#[derive(Clone, Copy)]
+pub(super) struct Keys {
+    pub batch: &'static Map,
+    pub retry: &'static Map,
+}
+
+/// The five keys that any target has; `settings` are the defaults of its kind.
+pub(super) fn delivery(
     reader: &mut Reader<'_>,
     fields: Fields<'_>,
     mut settings: DeliverySettings,
+    keys: Keys,
 ) -> Option<DeliverySettings> {
     let batch = match fields.get("batch") {
-        Some(node) => batch(reader, node, &mut settings),
+        Some(node) => batch(reader, node, keys.batch, &mut settings),
         None => Some(()),
     };
     let timeout = match fields.get("timeout") {
@@ -294,7 +311,7 @@ fn delivery(
         None => Some(settings.timeout),
     };
     let retry = match fields.get("retry") {
-        Some(node) => retry(reader, node, &mut settings),
+        Some(node) => retry(reader, node, keys.retry, &mut settings),
         None => Some(()),
     };
     let on_rejected = match fields.get("on_rejected") {
@@ -319,8 +336,13 @@ fn delivery(
     Some(DeliverySettings { timeout: timeout?, on_rejected: on_rejected?, ..settings })
 }
 
-fn batch(reader: &mut Reader<'_>, node: &Node, settings: &mut DeliverySettings) -> Option<()> {
-    let fields = reader.fields(node, "`batch`", &keys::BATCH)?;
+fn batch(
+    reader: &mut Reader<'_>,
+    node: &Node,
+    map: &'static Map,
+    settings: &mut DeliverySettings,
+) -> Option<()> {
+    let fields = reader.fields(node, "`batch`", map)?;
     let max_bytes = match fields.get("max_bytes") {
         Some(node) => reader.size(node, "`max_bytes`"),
         None => Some(settings.max_bytes),
@@ -344,14 +366,25 @@ fn batch(reader: &mut Reader<'_>, node: &Node, settings: &mut DeliverySettings) 
     Some(())
 }
 
-fn retry(reader: &mut Reader<'_>, node: &Node, settings: &mut DeliverySettings) -> Option<()> {
-    let fields = reader.fields(node, "`retry`", &keys::RETRY)?;
+fn retry(
+    reader: &mut Reader<'_>,
+    node: &Node,
+    map: &'static Map,
+    settings: &mut DeliverySettings,
+) -> Option<()> {
+    let fields = reader.fields(node, "`retry`", map)?;
     let mut time = |key: &str, otherwise: Duration| match fields.get(key) {
         Some(node) => reader.time(node, &format!("`{key}`"), Duration::from_millis(1)),
         None => Some(otherwise),
     };
     let initial = time("initial", settings.retry_initial);
     let max = time("max", settings.retry_max);
+    if map.has("give_up_after")
+        && let Some(node) = fields.get("give_up_after")
+    {
+        settings.give_up_after =
+            Some(reader.time(node, "`give_up_after`", Duration::from_millis(1))?);
+    }
     (settings.retry_initial, settings.retry_max) = (initial?, max?);
     if settings.retry_initial > settings.retry_max {
         let node = fields.get("initial").or(fields.get("max")).unwrap_or(node);

@@ -15,7 +15,7 @@ use super::{
     Loaded, Report, load,
     model::{
         CheckpointStore, EngineAuth, EngineFlavor, OnDelete, OnRejected, Place, Rule, Since,
-        TargetKind,
+        Target, TargetKind, WebhookFormat,
     },
     parse,
 };
@@ -221,6 +221,56 @@ fn every_key_is_read() {
     assert!(copied.changes.is_none());
     let since = log.changes.expect("on").since;
     assert_eq!(since, Since::Time(bson::Timestamp { time: 1_795_132_800, increment: 0 }));
+}
+
+#[test]
+fn every_key_of_a_webhook_is_read() {
+    let loaded = file("good/webhook.yaml").unwrap_or_else(|report| panic!("{report}"));
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    let [notify, plain, secret] = loaded.rules.targets.as_slice() else { panic!("three") };
+    let webhook = |target: &Target| match &target.kind {
+        TargetKind::Webhook(webhook) => webhook.clone(),
+        TargetKind::Engine(_) | TargetKind::MongoDb(_) => panic!("a webhook"),
+    };
+    let all = webhook(notify);
+    assert_eq!(all.url.origin, "https://hooks.example.com:8443");
+    assert_eq!(all.url.path.as_str(), "/in/{collection}/{_id}?tenant={tenant}");
+    assert_eq!(all.url.to_string(), "https://hooks.example.com:8443/in/{collection}/{_id}");
+    assert_eq!(all.method, "PUT");
+    let headers: Vec<_> =
+        all.headers.iter().map(|it| (it.name.as_str(), it.value.as_str(), it.shown)).collect();
+    assert_eq!(
+        headers,
+        [
+            ("x-env", "prod", true),
+            ("authorization", "Bearer hunter2", false),
+            ("x-tenant", "{tenant}", true),
+        ]
+    );
+    let keys: Vec<_> = all.secrets.iter().map(|secret| secret.key().len()).collect();
+    assert_eq!(keys, [24, 32]);
+    assert!(all.format == WebhookFormat::CloudEvents && all.extended_json);
+    assert_eq!(all.tls.ca.as_deref(), Some(Path::new("tests/rule_files/good/ca.pem")));
+    let delivery = &notify.delivery;
+    assert_eq!((delivery.max_bytes, delivery.max_actions, delivery.concurrency), (500_000, 100, 4));
+    assert_eq!(delivery.max_delay, Duration::from_millis(10));
+    assert_eq!(delivery.timeout, Duration::from_secs(5));
+    assert_eq!(delivery.give_up_after, Some(Duration::from_secs(86_400)));
+    assert_eq!(delivery.on_rejected, OnRejected::StopAfter(1000));
+
+    let least = webhook(plain);
+    assert_eq!((least.url.origin.as_str(), least.url.path.as_str()), ("http://127.0.0.1:8080", ""));
+    assert!(least.secrets.is_empty() && least.headers.is_empty() && !least.extended_json);
+    assert_eq!((least.method.as_str(), least.format), ("POST", WebhookFormat::Standard));
+    let delivery = &plain.delivery;
+    assert_eq!((delivery.max_bytes, delivery.max_actions, delivery.concurrency), (1 << 20, 1, 8));
+    assert_eq!((delivery.max_delay, delivery.give_up_after), (Duration::ZERO, None));
+
+    assert_eq!(webhook(secret).url.to_string(), "https://hooks.example.com/…");
+    assert_eq!(secret.delivery.concurrency, 1);
+    assert!(loaded.rules.rules[0].to.iter().all(|to| to.place == Place::Webhook));
+    let shown = format!("{:?}", loaded.rules);
+    assert!(!shown.contains(SECRET) && !shown.contains("MfKQ9r8G"), "{shown}");
 }
 
 #[test]

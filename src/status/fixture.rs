@@ -57,6 +57,7 @@ fn target(name: &str) -> Target {
             timeout: Duration::from_secs(60),
             retry_initial: Duration::from_millis(100),
             retry_max: Duration::from_secs(30),
+            give_up_after: None,
             on_rejected: OnRejected::DeadLetter,
         },
     }

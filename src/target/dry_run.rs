@@ -3,6 +3,7 @@
 use std::{fmt, io, sync::Arc};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use crate::transform::Meta;
 
@@ -40,6 +41,10 @@ impl Target for DryRunTarget {
 
     fn place_is_fixed(&self, rule: &str) -> bool {
         self.target.place_is_fixed(rule)
+    }
+
+    fn removal(&self, rule: &str, place: &PlaceKey, placing: &Placing<'_>) -> Bytes {
+        self.target.removal(rule, place, placing)
     }
 
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {

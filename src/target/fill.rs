@@ -1,5 +1,7 @@
 //! Fills a template in for one document.
 
+use std::borrow::Cow;
+
 use bson::{RawBsonRef, RawDocument};
 
 use crate::{
@@ -17,29 +19,55 @@ use super::Placing;
 /// # Errors
 /// What is missing, in words: the document has no place then.
 pub fn fill(template: &Template, rule: &str, placing: &Placing<'_>) -> Result<String, String> {
+    fill_escaped(template, rule, placing, |value, out| out.push_str(value))
+}
+
+/// The same, where `escape` writes every text that is not the template's own, so that none of them
+/// means more than itself.
+///
+/// # Errors
+/// As [`fill`].
+pub fn fill_escaped(
+    template: &Template,
+    rule: &str,
+    placing: &Placing<'_>,
+    mut escape: impl FnMut(&str, &mut String),
+) -> Result<String, String> {
     let mut out = String::new();
     for part in template.parts() {
         match part {
             Part::Literal(text) => out.push_str(text),
-            Part::Database => out.push_str(placing.namespace.database()),
-            Part::Collection => out.push_str(placing.namespace.collection()),
-            Part::Rule => out.push_str(rule),
-            Part::Operation => out.push_str(placing.op),
-            Part::Id => out.push_str(placing.id),
-            Part::TypedId => out.push_str(&id::typed(placing.key)),
-            Part::Key(path) => {
-                let value = key_field(placing.key.raw(), path);
-                push(&mut out, value, "document key", path)?;
-            }
-            Part::Field(path) => {
-                let document = placing.document.ok_or_else(|| {
-                    format!("the template {} needs a document", template.as_str())
-                })?;
-                push(&mut out, nested(document, path), "document", path)?;
-            }
+            part => escape(&filled(part, rule, placing)?, &mut out),
         }
     }
     Ok(out)
+}
+
+/// The text that one part of a template stands for.
+///
+/// # Errors
+/// As [`fill`].
+pub fn filled<'a>(
+    part: &'a Part,
+    rule: &'a str,
+    placing: &Placing<'a>,
+) -> Result<Cow<'a, str>, String> {
+    Ok(match part {
+        Part::Literal(text) => text.into(),
+        Part::Database => placing.namespace.database().into(),
+        Part::Collection => placing.namespace.collection().into(),
+        Part::Rule => rule.into(),
+        Part::Operation => placing.op.into(),
+        Part::Id => placing.id.into(),
+        Part::TypedId => id::typed(placing.key).into(),
+        Part::Key(path) => text(key_field(placing.key.raw(), path), "document key", path)?,
+        Part::Field(path) => {
+            let document = placing.document.ok_or_else(|| {
+                format!("the field {} is one of a document, and there is none", path.join("."))
+            })?;
+            text(nested(document, path), "document", path)?
+        }
+    })
 }
 
 /// A document key holds dotted shard key fields under their whole path.
@@ -57,12 +85,11 @@ fn nested<'a>(document: &'a RawDocument, path: &[String]) -> Option<RawBsonRef<'
     }
 }
 
-fn push(
-    out: &mut String,
-    value: Option<RawBsonRef<'_>>,
+fn text<'a>(
+    value: Option<RawBsonRef<'a>>,
     of: &str,
     path: &[String],
-) -> Result<(), String> {
+) -> Result<Cow<'a, str>, String> {
     let path = path.join(".");
     match value {
         None | Some(RawBsonRef::Null | RawBsonRef::Undefined) => {
@@ -71,15 +98,11 @@ fn push(
         Some(RawBsonRef::Document(_) | RawBsonRef::Array(_)) => {
             Err(format!("the field {path} of the {of} is no single value to make a place from"))
         }
-        Some(RawBsonRef::String(text)) => {
-            out.push_str(text);
-            Ok(())
-        }
+        Some(RawBsonRef::String(text)) => Ok(text.into()),
         Some(value) => {
             let key = DocumentKey::from_id(value).map_err(|error| error.to_string())?;
             let known: IdTypes = [IdType::of(value)].into_iter().collect();
-            out.push_str(&id::text(&key, &known));
-            Ok(())
+            Ok(id::text(&key, &known).into_owned().into())
         }
     }
 }

@@ -7,9 +7,11 @@
 pub mod dry_run;
 pub mod elasticsearch;
 pub mod fill;
+pub mod http;
 pub mod json;
 pub mod mongodb;
 pub mod open;
+pub mod webhook;
 
 use std::{collections::BTreeMap, ops::Range, time::Duration};
 
@@ -19,7 +21,7 @@ use bytes::Bytes;
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    change::{ClusterTime, Document, DocumentKey, Namespace, Phase},
+    change::{Cause, ClusterTime, Document, DocumentKey, Namespace, Phase},
     finding::Finding,
     transform::Meta,
 };
@@ -85,6 +87,8 @@ pub struct Operation {
     pub action: Action,
     /// A lower bound of the time of the state that is written: the external version.
     pub time: ClusterTime,
+    /// What brought it about.
+    pub cause: Cause,
     /// What a single delivery may set beside its place, as the target's own encoding (for an engine
     /// the ingest pipeline); empty where there is nothing.
     pub extra: Bytes,
@@ -327,6 +331,12 @@ pub trait Target: Send + Sync + 'static {
     /// Whether the place of every document of the rule is a function of namespace and document key
     /// alone, as far as templates go. Only then `place` is asked about removals.
     fn place_is_fixed(&self, rule: &str) -> bool;
+
+    /// What goes with the removal of a place of a rule's document beside the place itself
+    /// ([`Operation::extra`]). `placing` has no document.
+    fn removal(&self, _rule: &str, _place: &PlaceKey, _placing: &Placing<'_>) -> Bytes {
+        Bytes::new()
+    }
 
     /// Appends the bytes of one operation to a request's body. `Err` refuses the operation for
     /// good, with the reason; the body is then as it was.

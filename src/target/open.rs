@@ -6,8 +6,10 @@ use crate::rules::model::{self, EngineAuth, Place, TargetKind, Tls};
 
 use super::{
     Origins, Target,
-    elasticsearch::{EngineRule, EngineTarget, SetupError},
+    elasticsearch::{EngineRule, EngineTarget},
+    http::SetupError,
     mongodb::{MongoRule, MongoTarget},
+    webhook::WebhookTarget,
 };
 
 /// A rule that writes to the target, and what it says about it.
@@ -43,6 +45,9 @@ pub fn open<'a>(
             let timeout = target.delivery.timeout;
             Ok(Arc::new(MongoTarget::new(settings, owner, timeout, rules, origins)))
         }
+        TargetKind::Webhook(webhook) => {
+            Ok(Arc::new(WebhookTarget::new(webhook, owner, &target.delivery)?))
+        }
     }
 }
 
@@ -65,6 +70,10 @@ pub fn open_unconnected<'a>(
             let timeout = target.delivery.timeout;
             let target = MongoTarget::new(settings, "", timeout, mongo_rules(rules), None);
             return Ok(Arc::new(target.shown()));
+        }
+        TargetKind::Webhook(webhook) => {
+            webhook.tls = Tls::default();
+            return Ok(Arc::new(WebhookTarget::to_show(webhook, &target.delivery)?));
         }
     }
     open(&bare, "", None, rules)

@@ -36,7 +36,10 @@ mod tests;
 mod value;
 mod view;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use bson::RawBsonRef;
 
@@ -117,14 +120,33 @@ pub struct Meta {
     pub database: Option<String>,
     /// The collection.
     pub collection: Option<String>,
+    /// A webhook's URL.
+    pub url: Option<String>,
+    /// A webhook's HTTP method.
+    pub method: Option<String>,
+    /// What a webhook sends in the place of the document.
+    pub body: Option<String>,
+    /// Headers of a webhook, beside the target's own; names in lower case.
+    pub headers: BTreeMap<String, String>,
 }
 
 impl Meta {
-    /// What its fields are called.
-    pub const FIELDS: [&str; 6] =
-        ["id", "index", "routing", "ingest_pipeline", "database", "collection"];
+    /// What its fields are called that are texts.
+    pub const FIELDS: [&str; 9] = [
+        "id",
+        "index",
+        "routing",
+        "ingest_pipeline",
+        "database",
+        "collection",
+        "url",
+        "method",
+        "body",
+    ];
+    /// What the one is called that is a map.
+    pub const HEADERS: &str = "headers";
 
-    /// The field of that name; `None` too where there is no such field.
+    /// The field of that name, a header's as `headers.x-name`; `None` too where there is no such field.
     pub fn field(&self, name: &str) -> Option<&str> {
         match name {
             "id" => self.id.as_deref(),
@@ -133,7 +155,13 @@ impl Meta {
             "ingest_pipeline" => self.ingest_pipeline.as_deref(),
             "database" => self.database.as_deref(),
             "collection" => self.collection.as_deref(),
-            _ => None,
+            "url" => self.url.as_deref(),
+            "method" => self.method.as_deref(),
+            "body" => self.body.as_deref(),
+            _ => {
+                let header = name.strip_prefix(Self::HEADERS)?.strip_prefix('.')?;
+                self.headers.get(header).map(String::as_str)
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `event` and `meta`, the two other things that a script is given.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bson::{RawDocumentBuf, Timestamp, Uuid, oid::ObjectId, raw::cstr};
 use bytes::Bytes;
@@ -64,7 +64,8 @@ fn no_such_event_field(name: &str) -> Box<rhai::EvalAltResult> {
 pub(super) struct MetaValue(pub Meta);
 
 fn no_such_meta_field(name: &str) -> Box<rhai::EvalAltResult> {
-    refuse(format!("meta has no field {name}; it has {}", Meta::FIELDS.join(", ")))
+    let fields = Meta::FIELDS.join(", ");
+    refuse(format!("meta has no field {name}; it has {fields}, {}", Meta::HEADERS))
 }
 
 impl MetaValue {
@@ -76,11 +77,19 @@ impl MetaValue {
             "ingest_pipeline" => Ok(&mut self.0.ingest_pipeline),
             "database" => Ok(&mut self.0.database),
             "collection" => Ok(&mut self.0.collection),
+            "url" => Ok(&mut self.0.url),
+            "method" => Ok(&mut self.0.method),
+            "body" => Ok(&mut self.0.body),
             _ => Err(no_such_meta_field(name)),
         }
     }
 
     fn get(&mut self, name: &str) -> Answer<Dynamic> {
+        if name == Meta::HEADERS {
+            let headers = self.0.headers.iter();
+            let headers = headers.map(|(name, value)| (name.into(), value.clone().into()));
+            return Ok(Dynamic::from_map(headers.collect()));
+        }
         let field = self.field(name)?;
         Ok(field
             .as_deref()
@@ -88,6 +97,10 @@ impl MetaValue {
     }
 
     fn set(&mut self, name: &str, value: &Dynamic) -> Answer<()> {
+        if name == Meta::HEADERS {
+            self.0.headers = headers(value)?;
+            return Ok(());
+        }
         let text = plain_text(value).ok_or_else(|| {
             let is = value.type_name();
             refuse(format!("meta.{name} has to be a text, not a value of type {is}"))
@@ -96,6 +109,27 @@ impl MetaValue {
         *field = if value.is_unit() { None } else { Some(text?) };
         Ok(())
     }
+}
+
+/// A map of texts; `()` sets none, as a whole or for one name.
+fn headers(value: &Dynamic) -> Answer<BTreeMap<String, String>> {
+    let is_wrong = |what: &str, value: &Dynamic| {
+        let is = value.type_name();
+        refuse(format!("meta.headers{what} has to be a text, not a value of type {is}"))
+    };
+    if value.is_unit() {
+        return Ok(BTreeMap::new());
+    }
+    let Some(map) = value.read_lock::<rhai::Map>() else {
+        let is = value.type_name();
+        return Err(refuse(format!("meta.headers has to be a map, not a value of type {is}")));
+    };
+    let set = map.iter().filter(|(_, value)| !value.is_unit());
+    set.map(|(name, value)| {
+        let text = plain_text(value).ok_or_else(|| is_wrong(&format!(".{name}"), value))?;
+        Ok((name.to_ascii_lowercase(), text))
+    })
+    .collect()
 }
 
 /// What reads as a text without doubt.
@@ -128,7 +162,7 @@ pub(super) fn register(module: &mut Module) {
     indexer(module, |_: &mut EventValue, name: ImmutableString| -> Answer<Dynamic> {
         Err(no_such_event_field(&name))
     });
-    for name in Meta::FIELDS {
+    for name in Meta::FIELDS.into_iter().chain([Meta::HEADERS]) {
         getter(module, name, move |meta: &mut MetaValue| meta.get(name));
         setter(module, name, move |meta: &mut MetaValue, value: Dynamic| meta.set(name, &value));
     }

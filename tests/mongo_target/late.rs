@@ -9,7 +9,7 @@ use mongodb::{
     bson::{Bson, Document, RawBsonRef, RawDocumentBuf, doc},
 };
 use mongosync::{
-    change::{ClusterTime, DocumentKey, Namespace, Phase},
+    change::{Cause, ClusterTime, DocumentKey, Namespace, Phase},
     rules::model::{self, MongoPlace, NamespacePattern, Secret, Selector},
     target::{
         Action, Item, Operation, Outcome, Placing, Request, Right, Target,
@@ -69,6 +69,10 @@ impl Alone {
             place: place.clone(),
             action: document.map_or(Action::Remove, |document| Action::Put(document.into())),
             time: ClusterTime::ZERO,
+            cause: match phase {
+                Phase::Copy => Cause::Copy(bson::Uuid::new()),
+                Phase::Changes => Cause::Event(ClusterTime::ZERO),
+            },
             extra: placed.extra,
             namespace: self.namespace.clone(),
             phase,

@@ -10,6 +10,7 @@ pub mod fault;
 pub mod history;
 pub mod mongo_proxy;
 pub mod oplog;
+pub mod receiver;
 pub mod run;
 pub mod situations;
 pub mod tcp_proxy;
@@ -128,6 +129,12 @@ impl World {
         anyhow::ensure!(answer.status < 300, "{method} {path}: {} {}", answer.status, answer.body);
         serde_json::from_str(&answer.body).context("the engine answers with JSON")
     }
+}
+
+/// The shared MongoDB, for tests that need no engine: a test keeps to a database of its own name.
+pub async fn mongo() -> Result<Arc<MongoDb>> {
+    let start = || async { Ok::<_, anyhow::Error>(Arc::new(MongoDb::start().await?)) };
+    Ok(MONGO.get_or_try_init(start).await?.clone())
 }
 
 /// An engine as the tests use it: an Elasticsearch, or what `MONGOSYNC_TEST_ENGINE` names.

@@ -241,6 +241,44 @@ impl Run {
         found
     }
 
+    /// Waits until a metric is at least so much.
+    pub async fn metric_reaches(&mut self, name: &str, labels: &[&str], least: f64) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut look = interval(Duration::from_millis(50));
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            if let Some(status) = self.child.try_wait()? {
+                bail!("ended with {status} before {name} was {least}\n{}", self.log());
+            }
+            let value = self.metric(name, labels).await;
+            if value.is_some_and(|value| value >= least) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{name} is {value:?}\n{}", self.log());
+        }
+    }
+
+    /// Waits until something lies in the buffers, and no more comes or goes for two seconds.
+    pub async fn until_full(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut look = interval(Duration::from_millis(100));
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut last, mut still) = (None, 0);
+        while still < 20 {
+            look.tick().await;
+            if let Some(status) = self.child.try_wait()? {
+                bail!("ended with {status}\n{}", self.log());
+            }
+            let now = self.metric("mongosync_buffer_bytes", &[]).await.filter(|now| *now > 0.0);
+            let now = now.map(|now| now.to_string());
+            still = if now.is_some() && now == last { still + 1 } else { 0 };
+            last = now;
+            ensure!(Instant::now() < deadline, "it never stands still: {last:?}\n{}", self.log());
+        }
+        Ok(())
+    }
+
     /// Waits until everything that the source has acknowledged by now is settled.
     pub async fn caught_up(&mut self, source: &Client) -> Result<()> {
         let time = cluster_time(source).await?;
@@ -311,6 +349,16 @@ impl Run {
             Ok(status) => Ok(status?),
             Err(_) => bail!("it does not end\n{}", self.log()),
         }
+    }
+
+    /// Waits for a good end, and returns what it wrote to stdout and to stderr.
+    pub async fn until_end(self) -> Result<String> {
+        let log = self.log.clone();
+        let status = self.ended().await?;
+        let written = std::fs::read_to_string(&log)?;
+        ensure!(status.success(), "{status}: {written}");
+        let output = std::fs::read_to_string(log.with_extension("out"))?;
+        Ok(format!("{output}{written}"))
     }
 
     /// The most memory that it has held so far (VmHWM), in bytes.

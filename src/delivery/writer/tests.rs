@@ -95,6 +95,68 @@ async fn a_request_holds_one_operation_a_place_and_it_is_the_last() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_does_not_pass_in_time_is_given_up_and_the_rest_goes_on() {
+    let give_up_after = Some(Duration::from_secs(60));
+    let bench = with(DeliverySettings { give_up_after, max_actions: 1, ..settings() }).await;
+    // The first never goes through, the second does at its second try.
+    bench.target.answers((0..1000).map(|_| Answer::Items(vec![("p1", again(Pressure::Same))])));
+    let completion = bench.put([(1, value(1)), (2, value(2))]);
+    let writer = bench.write();
+    settled(&completion).await;
+    let letters = bench.letters().await;
+    assert_eq!(letters.len(), 1);
+    assert!(letters[0].1.starts_with("given up after 1m: "), "{letters:?}");
+    let sent = bench.target.sent_at();
+    let (last, tries) = (sent[sent.len() - 2], sent.len() - 1);
+    assert!(tries > 2 && (60_000..120_000).contains(&last), "{sent:?}");
+    assert_eq!(bench.target.sent().last().expect("a request"), &["p2=2"]);
+    writer.abort();
+}
+
+/// A target that is dead is given up once, and not anew for each document behind it.
+#[tokio::test(start_paused = true)]
+async fn what_waits_behind_what_was_given_up_is_tried_once() {
+    let give_up_after = Some(Duration::from_secs(60));
+    let bench = with(DeliverySettings { give_up_after, max_actions: 2, ..settings() }).await;
+    bench.target.answers((0..1000).map(|_| Answer::All(retry(Pressure::Same))));
+    let completion = bench.put((1..=9).map(|id| (id, value(id))));
+    let writer = bench.write();
+    // The limit, and the longest pause.
+    sleep(Duration::from_secs(95)).await;
+    assert!(completion.is_done());
+    assert_eq!(bench.letters().await.len(), 9);
+    let sent = bench.target.sent();
+    assert_eq!(
+        sent[sent.len() - 4..],
+        [vec!["p3=3", "p4=4"], vec!["p5=5", "p6=6"], vec!["p7=7", "p8=8"], vec!["p9=9"]]
+    );
+    writer.abort();
+}
+
+/// The document went through elsewhere, and still lies where it was.
+#[tokio::test(start_paused = true)]
+async fn a_removal_that_is_given_up_is_a_letter_though_the_document_goes_through() {
+    let bench = Bench::new(
+        &[("products", Where::ByField("at"))],
+        DeliverySettings { give_up_after: Some(Duration::from_secs(60)), ..settings() },
+    )
+    .await;
+    let writer = bench.write();
+    settled(&bench.put([(1, lying("a", 1))])).await;
+    bench.target.answers((0..1000).map(|_| Answer::Items(vec![("a-", again(Pressure::Same))])));
+    settled(&bench.put([(1, lying("b", 2))])).await;
+    assert_eq!(bench.target.held(), [("a".into(), 1), ("b".into(), 2)]);
+    let letters = bench.letters().await;
+    assert!(letters.len() == 1 && letters[0].1.starts_with("given up"), "{letters:?}");
+    // It is told again with the next change.
+    let tried = bench.target.sent().len();
+    bench.put([(1, lying("b", 3))]);
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(bench.target.sent()[tried], ["a-", "b=3"]);
+    writer.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn no_change_of_a_document_overtakes_one_that_is_tried_again() {
     let bench = bench().await;
     bench.target.answers((0..4).map(|_| Answer::Items(vec![("p1", again(Pressure::Same))])));

@@ -14,6 +14,8 @@ fn environment(name: &str) -> Option<String> {
     let value = match name {
         "MONGODB_URI" => "mongodb://127.0.0.1:27017/?replicaSet=rs0",
         "ELASTICSEARCH_URL" => "http://127.0.0.1:9200",
+        "WEBHOOK_URL" => "https://example.com/hooks/orders",
+        "WEBHOOK_SECRET" => "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
         _ => "x",
     };
     Some(value.to_owned())
@@ -97,7 +99,7 @@ fn file_with(path: &[&str], set: Option<&Value>) -> Value {
     let mut file = serde_json::json!({
         "source": "mongodb://h/?replicaSet=rs0",
         "targets": { "search": { "elasticsearch": { "urls": ["http://127.0.0.1:9200"] } } },
-        "rules": [{ "namespace": "shop.products", "to": "search" }],
+        "rules": [{ "namespace": "shop.products", "delivery": "documents", "to": "search" }],
     });
     // Where documents lie is said in the words of the target.
     if path.starts_with(&["rules", "-", "to", "-", "namespace"]) {

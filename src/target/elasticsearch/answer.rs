@@ -13,7 +13,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::target::{Outcome, Pressure, Retry};
+use crate::target::{Outcome, Pressure, Retry, http::cut};
 
 /// Words are cut here, in bytes: an engine may quote a whole field.
 const MAX_WORDS: usize = 2000;
@@ -112,15 +112,6 @@ impl fmt::Display for EngineError {
 /// request as it came over the wire, with its `Authorization` header.
 fn without_source(reason: &str) -> &str {
     reason.split("\n at [Source:").next().unwrap_or_default()
-}
-
-fn cut(mut text: String, at: usize) -> String {
-    if text.len() > at {
-        let end = (0..=at).rev().find(|&end| text.is_char_boundary(end));
-        text.truncate(end.unwrap_or_default());
-        text.push('…');
-    }
-    text
 }
 
 /// What a bulk request's answer says of each of its items.
@@ -312,16 +303,6 @@ fn is_document_fault(error: &EngineError) -> bool {
     ];
     error.chain().any(|error| KINDS.contains(&error.kind.as_str()))
         && !error.chain().any(|error| OUTAGES.contains(&error.kind.as_str()))
-}
-
-/// `Retry-After` as a time from `now`: seconds or a date. A date that has passed is no time.
-pub(super) fn retry_after(value: &str, now: chrono::DateTime<chrono::Utc>) -> Option<Duration> {
-    let value = value.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let at = chrono::DateTime::parse_from_rfc2822(value).ok()?;
-    Some((at.to_utc() - now).to_std().unwrap_or_default())
 }
 
 #[cfg(test)]

@@ -38,7 +38,6 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 pub use indices::IndexPlan;
-pub use nodes::SetupError;
 pub use place::{EnginePlaceKey, PlaceError, place_key};
 pub use routes::EngineRule;
 
@@ -49,7 +48,7 @@ use crate::{
     rules::model::{Engine, EngineFlavor},
     target::{
         Listing, Look, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry,
-        Target, json::Mode,
+        Target, http::SetupError, json::Mode,
     },
     transform::Meta,
 };

@@ -6,14 +6,7 @@
 //! rule file does not say, and sets no limit to the time that connecting takes. Neither shows a
 //! secret: credentials live in headers that are marked as sensitive, addresses carry none.
 
-use std::{
-    error::Error,
-    fs, io,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    sync::Mutex,
-    time::Duration,
-};
+use std::{sync::Mutex, time::Duration};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -31,61 +24,24 @@ use elasticsearch::{
         transport::{SingleNodeConnectionPool, TransportBuilder},
     },
 };
-use reqwest::{Url, redirect};
+use reqwest::Url;
 use tokio::time::Instant;
 
 use super::{
-    answer::{Answer, retry_after},
+    answer::Answer,
     health::{Health, Turn},
 };
 use crate::{
     rules::model::{Engine, EngineAuth},
-    target::{Pressure, Retry},
+    target::{
+        Retry,
+        http::{Certificates, SetupError, failure, is_loopback, retry_after, without_login},
+    },
 };
 
-/// A node that does not take a connection for so long is passed over.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Idle connections are closed by us before the usual 60 s of proxies, which then reset them under
-/// the next request.
-const IDLE: Duration = Duration::from_secs(50);
 /// What the answer to a bulk request is reduced to. The status of every item is needed: without it,
 /// an item's position could not be told.
 const ANSWER: &str = "filter_path=errors,took,items.*.status,items.*.error";
-
-/// The settings of an engine can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum SetupError {
-    /// An address is not one.
-    #[error("`{url}` is not an address of a node: {reason}")]
-    Address {
-        /// As it was written.
-        url: String,
-        /// Why not.
-        reason: String,
-    },
-    /// A certificate's or key's file can't be read.
-    #[error("{path} can't be read")]
-    Unreadable {
-        /// Which file.
-        path: PathBuf,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A file does not hold what it should.
-    #[error("{path} does not hold {expected} in PEM form")]
-    Pem {
-        /// Which file.
-        path: PathBuf,
-        /// What should be in it.
-        expected: &'static str,
-    },
-    /// A password, key or token holds what no HTTP header may.
-    #[error("the engine's `auth` holds characters that can't be sent")]
-    Credentials,
-    /// The HTTP client can't be made of these settings.
-    #[error("no connection can be made with these `tls` settings")]
-    Client(#[source] Box<dyn Error + Send + Sync>),
-}
 
 /// The nodes of one engine.
 pub(super) struct Nodes {
@@ -211,10 +167,7 @@ impl Nodes {
 /// What all nodes of an engine share, read from its files once.
 struct Login {
     headers: HeaderMap,
-    authorities: Vec<u8>,
-    /// Certificate and key, one after the other.
-    client: Option<Vec<u8>>,
-    insecure: bool,
+    certificates: Certificates,
 }
 
 impl Login {
@@ -238,42 +191,8 @@ impl Login {
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
         }
-        let authorities = match &settings.tls.ca {
-            Some(path) => read_pem(path, "certificates", |pem| {
-                reqwest::Certificate::from_pem_bundle(pem).is_ok_and(|found| !found.is_empty())
-            })?,
-            None => Vec::new(),
-        };
-        let client = match &settings.tls.client {
-            Some((certificate, key)) => {
-                let mut pem = read_pem(certificate, "a certificate", |pem| {
-                    reqwest::Certificate::from_pem_bundle(pem).is_ok_and(|found| !found.is_empty())
-                })?;
-                pem.push(b'\n');
-                pem.extend(read_pem(key, "a private key without a passphrase", |key| {
-                    let both = [&pem, key].concat();
-                    reqwest::Identity::from_pem(&both).is_ok()
-                })?);
-                Some(pem)
-            }
-            None => None,
-        };
-        Ok(Self { headers, authorities, client, insecure: settings.tls.insecure })
+        Ok(Self { headers, certificates: Certificates::read(&settings.tls)? })
     }
-
-    fn identity(&self) -> Result<Option<reqwest::Identity>, reqwest::Error> {
-        self.client.as_deref().map(reqwest::Identity::from_pem).transpose()
-    }
-}
-
-fn read_pem(
-    path: &Path,
-    expected: &'static str,
-    usable: impl FnOnce(&[u8]) -> bool,
-) -> Result<Vec<u8>, SetupError> {
-    let pem = fs::read(path)
-        .map_err(|source| SetupError::Unreadable { path: path.to_owned(), source })?;
-    if usable(&pem) { Ok(pem) } else { Err(SetupError::Pem { path: path.to_owned(), expected }) }
 }
 
 impl Node {
@@ -320,47 +239,11 @@ impl Node {
         Ok(Self {
             address: address.as_str().trim_end_matches('/').to_owned(),
             bulk,
-            documents: documents_client(login, timeout, near)
-                .map_err(|error| SetupError::Client(error.into()))?,
+            documents: login.certificates.client(login.headers.clone(), timeout, &address)?,
             engine: engine_client(address, login, timeout, near)
                 .map_err(|error| SetupError::Client(error.into()))?,
         })
     }
-}
-
-/// Proxies of the environment are honoured, as by any other client on the same host, but not for
-/// loopback addresses, which mean something else on the proxy.
-fn is_loopback(address: &Url) -> bool {
-    let host = address.host_str().unwrap_or_default();
-    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host == "localhost" || host.ends_with(".localhost") || ip.is_ok_and(|ip| ip.is_loopback())
-}
-
-fn documents_client(
-    login: &Login,
-    timeout: Duration,
-    near: bool,
-) -> Result<reqwest::Client, reqwest::Error> {
-    let mut builder = reqwest::Client::builder()
-        .default_headers(login.headers.clone())
-        .redirect(redirect::Policy::none())
-        .connect_timeout(CONNECT_TIMEOUT)
-        .pool_idle_timeout(IDLE)
-        .tcp_keepalive(IDLE)
-        .timeout(timeout)
-        // An answer is a few kilobytes: not worth the engine's time to compress it.
-        .no_gzip()
-        .danger_accept_invalid_certs(login.insecure);
-    for authority in reqwest::Certificate::from_pem_bundle(&login.authorities)? {
-        builder = builder.add_root_certificate(authority);
-    }
-    if let Some(identity) = login.identity()? {
-        builder = builder.identity(identity);
-    }
-    if near {
-        builder = builder.no_proxy();
-    }
-    builder.build()
 }
 
 fn engine_client(
@@ -373,13 +256,14 @@ fn engine_client(
         .headers(login.headers.clone())
         .enable_meta_header(false)
         .timeout(timeout);
-    if login.insecure {
+    let Certificates { authorities, client, insecure } = &login.certificates;
+    if *insecure {
         builder = builder.cert_validation(CertificateValidation::None);
-    } else if !login.authorities.is_empty() {
-        let authorities = elasticsearch::cert::Certificate::from_pem(&login.authorities)?;
+    } else if !authorities.is_empty() {
+        let authorities = elasticsearch::cert::Certificate::from_pem(authorities)?;
         builder = builder.cert_validation(CertificateValidation::Full(authorities));
     }
-    if let Some(pem) = &login.client {
+    if let Some(pem) = client {
         builder = builder.auth(Credentials::Certificate(ClientCertificate::Pem(pem.clone())));
     }
     if near {
@@ -395,69 +279,5 @@ fn read(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Answer {
         after: text(RETRY_AFTER).and_then(|value| retry_after(value, chrono::Utc::now())),
         location: text(LOCATION).map(without_login),
         body,
-    }
-}
-
-/// No answer: why, in words.
-fn failure(error: &(dyn Error + 'static)) -> Retry {
-    let mut timed_out = false;
-    let mut words: Vec<String> = Vec::new();
-    let mut next = Some(error);
-    while let Some(error) = next {
-        // These two repeat the address, and the cause of the one is the text of the other.
-        if let Some(error) = error.downcast_ref::<reqwest::Error>() {
-            timed_out |= error.is_timeout();
-        } else if !error.is::<elasticsearch::Error>() {
-            let text = error.to_string();
-            if words.last() != Some(&text) {
-                words.push(text);
-            }
-        }
-        next = error.source();
-    }
-    let message = match (words.is_empty(), timed_out) {
-        (false, _) => words.join(": "),
-        (true, true) => "no answer in time".to_owned(),
-        (true, false) => "the answer broke off".to_owned(),
-    };
-    let reason = if timed_out { "timeout" } else { "network" };
-    Retry { reason, message, after: None, pressure: Pressure::Same }
-}
-
-/// An address as it may be shown: what stands before an `@` in the authority is left out.
-fn without_login(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let host = rest[..end].rsplit_once('@').map_or(0, |(login, _)| login.len() + 1);
-    format!("{scheme}://{}", &rest[host..])
-}
-
-#[cfg(test)]
-mod tests {
-    use rstest::rstest;
-
-    use super::*;
-
-    #[rstest]
-    #[case("http://localhost:9200", true)]
-    #[case("http://es.localhost:9200", true)]
-    #[case("https://127.0.0.1", true)]
-    #[case("https://127.9.9.9", true)]
-    #[case("http://[::1]:9200", true)]
-    #[case("http://10.0.0.1:9200", false)]
-    #[case("https://localhost.example.com", false)]
-    #[case("http://[2001:db8::1]:9200", false)]
-    fn proxies_are_not_for_loopback(#[case] url: &str, #[case] loopback: bool) {
-        assert_eq!(is_loopback(&Url::parse(url).unwrap()), loopback);
-    }
-
-    #[rstest]
-    #[case("https://ann:pa@ss@es1:9200/x?y=a@b", "https://es1:9200/x?y=a@b")]
-    #[case("https://es1/@x", "https://es1/@x")]
-    #[case("https://ann@es1", "https://es1")]
-    #[case("/_bulk", "/_bulk")]
-    #[case("", "")]
-    fn addresses_are_shown_without_login(#[case] url: &str, #[case] shown: &str) {
-        assert_eq!(without_login(url), shown);
     }
 }

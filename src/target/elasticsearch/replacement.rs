@@ -177,7 +177,7 @@ fn says_gc_deletes(settings: &Map<String, Value>) -> bool {
     nested || settings.contains_key("gc_deletes") || settings.contains_key(GC_DELETES)
 }
 
-/// What is behind an alias that is not what is being filled.
+/// What is behind an alias.
 async fn replaced(nodes: &Nodes, name: &str) -> Result<BTreeMap<String, Value>, Retry> {
     let answer = nodes
         .ask(|engine| async move {
@@ -221,10 +221,13 @@ pub(super) async fn take_over(
     ids: &[&str],
 ) -> Result<(), Retry> {
     refresh(nodes, name).await?;
-    let from: Vec<String> = replaced(nodes, name).await?.into_keys().collect();
-    for from in &from {
+    let to = filling_alias(name, id);
+    // A process that died right behind the swap finds the new index there, and nothing to take over.
+    let is_filled = |about: &Value| about.get("aliases").is_some_and(|all| all.get(&to).is_some());
+    let old = replaced(nodes, name).await?;
+    for from in old.iter().filter(|(_, about)| !is_filled(about)).map(|(index, _)| index) {
         for ids in ids.chunks(PAGE) {
-            take_page(nodes, (name, from), &filling_alias(name, id), ids).await?;
+            take_page(nodes, (name, from), &to, ids).await?;
         }
     }
     Ok(())
@@ -272,9 +275,10 @@ pub(super) async fn swap(nodes: &Nodes, name: &str, id: &str, owner: &str) -> Re
     })?;
     if !new.is_behind(name) {
         refresh(nodes, &new.index).await?;
-        put_back_gc_deletes(nodes, &new.index).await?;
         exchange(nodes, name, &new.index, owner).await?;
     }
+    // Not before: whoever begins this again must not bring back what was removed.
+    put_back_gc_deletes(nodes, &new.index).await?;
     // What earlier tries left half filled. A late swap of theirs would find nothing.
     let mark = owners::mark(owner, name);
     let left = all.iter().filter(|left| left.replacement().is_some() && left.index != new.index);

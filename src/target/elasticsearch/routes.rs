@@ -169,11 +169,6 @@ impl Routes {
             self.0.get(rule).ok_or_else(|| format!("rule {rule} does not write to this target"))?;
         let place = &route.rule.place;
         let meta = placing.meta;
-        if let Some(field) =
-            ["database", "collection"].into_iter().find(|name| meta.field(name).is_some())
-        {
-            return Err(format!("meta.{field} has no meaning for an engine"));
-        }
         let index = match (&meta.index, &place.index.name) {
             (Some(index), _) => index.clone(),
             (None, Some(template)) => fill(template, rule, placing)?,

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use self::played::{PlayedNode, Received};
 use super::*;
 use crate::{
-    change::{ClusterTime, Document, Namespace, Phase},
+    change::{Cause, ClusterTime, Document, Namespace, Phase},
     rules::model::{EngineAuth, Secret, Tls},
     target::{Action, Item},
 };
@@ -60,6 +60,7 @@ fn request(target: &EngineTarget) -> Request {
         place: place_key("products", "1", None),
         action: Action::Put(Document::from(rawdoc! { "_id": 1, "name": "lamp" })),
         time: ClusterTime(7),
+        cause: Cause::Event(ClusterTime(7)),
         extra: Bytes::new(),
         namespace: Namespace::new("shop", "products"),
         phase: Phase::Changes,
@@ -150,7 +151,7 @@ async fn a_login_in_the_address_is_neither_sent_nor_shown() {
             .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`ftp://es1` is not an address of a node: it must start with http:// or https://"
+        "`ftp://es1` is not an address: it must start with http:// or https://"
     );
 }
 

@@ -104,12 +104,6 @@ impl Routes {
             .get(rule)
             .ok_or_else(|| format!("rule {rule} does not write to this target"))?;
         let meta = placing.meta;
-        if let Some(field) = ["id", "index", "routing", "ingest_pipeline"]
-            .into_iter()
-            .find(|name| meta.field(name).is_some())
-        {
-            return Err(format!("meta.{field} has no meaning for a MongoDB"));
-        }
         let filled = match &route.place.namespace {
             Some(template) => Some(fill(template, rule, placing)?),
             None => None,
@@ -184,7 +178,8 @@ mod tests {
             (Meta { collection: text("a.b"), ..Meta::default() }, Ok("shop.a.b")),
             (Meta { database: text("a"), collection: text("b"), ..Meta::default() }, Ok("a.b")),
             (Meta { database: text("a b"), ..Meta::default() }, Err("is no namespace")),
-            (Meta { index: text("a"), ..Meta::default() }, Err("meta.index has no meaning")),
+            // What concerns other kinds of targets.
+            (Meta { index: text("a"), url: text("b"), ..Meta::default() }, Ok("shop.items")),
         ] {
             let placing = Placing {
                 namespace: &namespace,

@@ -192,6 +192,28 @@ fn meta_is_set_by_field() {
         ),
         ("meta.id = 5; meta.id += \"a\"", Meta { id: Some("5a".into()), ..Meta::default() }),
         ("meta.id = 5; meta.id = ()", Meta::default()),
+        ("meta.url = \"https://h/\"", Meta { url: Some("https://h/".into()), ..Meta::default() }),
+        ("meta.method = \"PUT\"", Meta { method: Some("PUT".into()), ..Meta::default() }),
+        (
+            "meta.body = to_json(#{ a: 1 })",
+            Meta { body: Some("{\"a\":1}".into()), ..Meta::default() },
+        ),
+        (
+            "meta.headers = #{ \"X-A\": 7, \"X-B\": () }",
+            Meta { headers: [("x-a".into(), "7".into())].into(), ..Meta::default() },
+        ),
+        (
+            "meta.headers[\"X-A\"] = doc._id; meta.headers[\"x-b\"] = \"c\"",
+            Meta {
+                headers: [
+                    ("x-a".into(), "64b007090102030405060708".into()),
+                    ("x-b".into(), "c".into()),
+                ]
+                .into(),
+                ..Meta::default()
+            },
+        ),
+        ("meta.headers = #{ a: \"b\" }; meta.headers = ()", Meta::default()),
     ];
     for (text, expected) in rows {
         assert_eq!(outcome(text, &doc! {}).unwrap(), Outcome::Unchanged(expected), "{text}");

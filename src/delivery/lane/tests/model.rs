@@ -7,7 +7,7 @@ use bson::{RawBsonRef, rawdoc};
 
 use super::super::*;
 use crate::{
-    change::{Document, Phase, RuleIndex, State},
+    change::{Cause, Document, Phase, RuleIndex, State},
     checkpoint::tracker::{Completion, Span, Tracker},
 };
 
@@ -90,6 +90,7 @@ fn make(seen: Seen, time: ClusterTime, claims: Vec<Claim>) -> Change {
         namespace: namespace(),
         key: key(seen.id),
         time,
+        cause: Cause::Event(time),
         read: time,
         since: None,
         phase: seen.phase,

@@ -304,16 +304,3 @@ fn long_words_are_cut() {
     };
     assert!(words.len() <= MAX_WORDS + '…'.len_utf8() && words.ends_with('…'));
 }
-
-#[rstest]
-#[case("7", Some(7))]
-#[case(" 120 ", Some(120))]
-#[case("Sat, 21 Nov 2026 02:10:59 GMT", Some(30))]
-#[case("Sat, 21 Nov 2026 02:00:00 GMT", Some(0))]
-#[case("soon", None)]
-#[case("-1", None)]
-#[case("", None)]
-fn reads_retry_after(#[case] value: &str, #[case] seconds: Option<u64>) {
-    let now = chrono::DateTime::parse_from_rfc3339("2026-11-21T02:10:29Z").unwrap().to_utc();
-    assert_eq!(retry_after(value, now), seconds.map(Duration::from_secs));
-}

@@ -1,0 +1,336 @@
+//! Webhooks: each document is told to a URL, as JSON and signed.
+//!
+//! Its place is behind `delivery`, which decides what is sent when, and again. Here a message is made
+//! (`payload` in a `message`, to an `address`, with what is `extra`), signed at each try (`sign`), sent once
+//! (`send`, in requests as `group` says), and the answer read (`answer`) without what is `unspeakable`. It decides nothing about retries, order or how much goes into a request.
+//!
+//! An endpoint holds nothing that could be listed, and compares no versions: what makes a message that
+//! arrives twice or late harmless is its id, which a receiver can know again, and the cluster time in
+//! it. Delivery keeps the order of each document.
+
+mod address;
+mod answer;
+mod extra;
+mod group;
+mod message;
+mod payload;
+mod place;
+mod send;
+mod sign;
+mod unspeakable;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use self::{
+    address::Address,
+    extra::Extra,
+    message::{message_id, write_head},
+    payload::{Style, Told},
+    place::{WebhookPlace, place_key, write_text},
+    send::Sender,
+};
+use crate::{
+    change::{Cause, ClusterTime, DocumentKey, Namespace, Phase},
+    rules::{
+        model::{DeliverySettings, Header, Webhook, WebhookFormat, WebhookUrl},
+        template::Template,
+    },
+    target::{
+        Action, Listing, Operation, Outcome, PlaceKey, Placed, Placing, Request, Retry, Target,
+        http::SetupError,
+        json::{Mode, write_value},
+    },
+    transform::Meta,
+};
+
+/// One webhook.
+///
+/// # Contract, beside that of [`Target`]
+/// - Writes are not idempotent by themselves: an endpoint that does not look at `webhook-id` sees a
+///   message again after a lost answer, a restart, or where the change stream is opened anew. Messages
+///   of one document are sent one after the other, the older first. What was given up for want of an
+///   answer may still be worked on when the next one comes: only the endpoint can tell, by the cluster
+///   time in the message.
+/// - [`Operation::extra`] is what a script or a header's template adds to one message.
+pub struct WebhookTarget {
+    sender: Sender,
+    owner: String,
+    url: WebhookUrl,
+    method: String,
+    /// Those that are made from the document.
+    headers: Vec<(String, Template)>,
+    style: Style,
+    /// Of a target that is only shown: the rule file's own headers, without what is secret.
+    shown: Option<Vec<(String, String)>>,
+}
+
+impl WebhookTarget {
+    /// Reads certificates and makes the client; connects to nothing yet. `owner` is text that nobody
+    /// else uses: it makes the ids of messages one's own.
+    ///
+    /// # Errors
+    /// Where a setting or a file that it names can't be used; never for an endpoint that is away.
+    pub fn new(
+        settings: &Webhook,
+        owner: &str,
+        delivery: &DeliverySettings,
+    ) -> Result<Self, SetupError> {
+        let style = Style {
+            format: settings.format,
+            mode: if settings.extended_json { Mode::Extended } else { Mode::Plain },
+            array: delivery.max_actions > 1,
+        };
+        let made = |header: &&Header| !header.is_fixed();
+        Ok(Self {
+            sender: Sender::new(settings, style, delivery.timeout)?,
+            owner: owner.to_owned(),
+            url: settings.url.clone(),
+            method: settings.method.clone(),
+            headers: settings
+                .headers
+                .iter()
+                .filter(made)
+                .map(|header| (header.name.clone(), header.value.clone()))
+                .collect(),
+            style,
+            shown: None,
+        })
+    }
+
+    /// The same, to show what would be sent and not to send it: secrets are left out, and with them
+    /// the path of a URL that is one.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn to_show(settings: &Webhook, delivery: &DeliverySettings) -> Result<Self, SetupError> {
+        let mut target = Self::new(settings, "", delivery)?;
+        let hidden = Template::parse("…").expect("it has no braces");
+        for (name, value) in &mut target.headers {
+            let header = settings.headers.iter().find(|header| header.name == *name);
+            if header.is_some_and(|header| !header.shown) {
+                *value = hidden.clone();
+            }
+        }
+        let own = settings.headers.iter().filter(|header| header.is_fixed()).map(|header| {
+            let value = if header.shown { header.value.known(None, None) } else { None };
+            (header.name.clone(), value.unwrap_or_else(|| "…".to_owned()))
+        });
+        Ok(Self { shown: Some(own.collect()), ..target })
+    }
+
+    /// The URL of a place, as it is sent to.
+    fn url(&self, place: &WebhookPlace<'_>) -> Result<String, String> {
+        place.address.url(&self.url, &place.rule, &place.namespace)
+    }
+
+    fn shown_url(&self, place: &WebhookPlace<'_>) -> String {
+        match (&place.address, self.url(place)) {
+            (Address::Whole(_), Ok(url)) => without_query(&url).to_owned(),
+            (_, Ok(url)) if self.url.shown => without_query(&url).to_owned(),
+            _ => format!("{}/…", self.url.origin),
+        }
+    }
+
+    fn try_encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
+        let place = WebhookPlace::decode(&operation.place).map_err(|error| error.to_string())?;
+        let mut extra = Extra::decode(&operation.extra);
+        let document = match &operation.action {
+            Action::Put(document) => Some(document),
+            Action::Remove => None,
+        };
+        let (time, op) = (time_of(operation), if document.is_some() { "put" } else { "remove" });
+        let id = message_id(&self.owner, &place, op, operation.cause);
+        let told =
+            Told { id: &id, place: &place, document, time, copy: operation.phase == Phase::Copy };
+        let delete = document.is_none() && self.style.format == WebhookFormat::Document;
+        let filled = matches!(place.address, Address::Filled(_));
+        if delete && !(filled && self.url.is_of_one_document()) {
+            let words = "no document has this URL for itself: to delete it could delete others";
+            return Err(words.to_owned());
+        }
+        let foreign = place.address.is_foreign(&self.url);
+        if document.is_none() && foreign {
+            extra.headers.clear();
+        }
+        let method = match &extra.method {
+            Some(method) => method.as_str(),
+            None if delete => "DELETE",
+            None => &self.method,
+        };
+        let url = self.url(&place)?;
+        let url = if self.shown.is_some() { self.shown_url(&place) } else { url };
+        let mut headers: Vec<(&str, &str)> =
+            extra.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
+        if let Some(shown) = &self.shown {
+            self.show(shown.iter().filter(|_| !foreign), delete, &mut headers);
+        }
+        write_head((method, &url), headers.into_iter(), &id, body);
+        match &extra.body {
+            Some(text) if self.style.array && !is_json(text) => {
+                return Err(
+                    "`meta.body` is no JSON, and several documents make one array".to_owned()
+                );
+            }
+            Some(text) => body.extend_from_slice(text.as_bytes()),
+            None => self.style.write(&told, body)?,
+        }
+        body.push(b'\n');
+        Ok(())
+    }
+
+    /// Puts what every request has before the headers of one message.
+    fn show<'a>(
+        &self,
+        own: impl Iterator<Item = &'a (String, String)>,
+        empty: bool,
+        headers: &mut Vec<(&'a str, &'a str)>,
+    ) {
+        let mut all: Vec<(&str, &str)> = own.map(|(name, value)| (&**name, &**value)).collect();
+        all.retain(|(name, _)| !headers.iter().any(|(other, _)| other == name));
+        let typed = all.iter().chain(&*headers).any(|(name, _)| *name == "content-type");
+        if !empty && !typed {
+            all.insert(0, ("content-type", self.style.content_type()));
+        }
+        headers.splice(0..0, all);
+    }
+}
+
+/// The time that a message bears: of its event, and of a copied document when the copy began.
+fn time_of(operation: &Operation) -> ClusterTime {
+    match operation.cause {
+        Cause::Event(time) => time,
+        Cause::Copy(_) => operation.time,
+    }
+}
+
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok()
+}
+
+fn without_query(url: &str) -> &str {
+    url.split(['?', '#']).next().unwrap_or_default()
+}
+
+#[async_trait]
+impl Target for WebhookTarget {
+    fn place(&self, rule: &str, placing: &Placing<'_>) -> Result<Placed, String> {
+        let address = match &placing.meta.url {
+            Some(url) => Address::whole(url)?,
+            None => Address::of(&self.url.path, rule, placing)?,
+        };
+        let namespace = placing.namespace.as_str();
+        address.url(&self.url, rule, namespace)?;
+        let mut id_json = Vec::new();
+        let id = match &placing.meta.id {
+            Some(id) => {
+                write_text(id, &mut id_json);
+                id
+            }
+            None => {
+                // A script may have made another document of it, with an `_id` of its own.
+                let own = placing.document.and_then(|document| document.get("_id").ok().flatten());
+                let own = own.filter(|own| {
+                    DocumentKey::from_id(*own).is_ok_and(|own| {
+                        DocumentKey::from_id(placing.key.id()).is_ok_and(|key| key != own)
+                    })
+                });
+                let id = own.unwrap_or(placing.key.id());
+                write_value(id, self.style.mode, &mut id_json)
+                    .map_err(|error| error.to_string())?;
+                placing.id
+            }
+        };
+        let place = place_key(rule, namespace, (id, &id_json), &address);
+        if placing.document.is_none() {
+            let extra = self.removal(rule, &place, placing);
+            return Ok(Placed { place, extra });
+        }
+        // A script may choose another host, which is not to learn what the first one is told.
+        let own: &[_] = if address.is_foreign(&self.url) { &[] } else { &self.headers };
+        Ok(Placed { place, extra: Extra::of_put(own, rule, placing)?.encode() })
+    }
+
+    fn place_is_fixed(&self, _rule: &str) -> bool {
+        !self.url.path.depends_on_document()
+    }
+
+    fn removal(&self, rule: &str, place: &PlaceKey, placing: &Placing<'_>) -> Bytes {
+        let Ok(place) = WebhookPlace::decode(place) else { return Bytes::new() };
+        // A script may have told of it under another one.
+        let placing = Placing { id: &place.id, ..*placing };
+        Extra::of_removal(&self.headers, rule, &placing).encode()
+    }
+
+    fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
+        let start = body.len();
+        self.try_encode(operation, body).inspect_err(|_| body.truncate(start))
+    }
+
+    async fn send(&self, request: &Request) -> Result<Vec<Outcome>, Retry> {
+        Ok(self.sender.send(request).await)
+    }
+
+    async fn prepare(&self) -> Result<(), Retry> {
+        self.sender.reach(&self.url).await
+    }
+
+    async fn reach(&self) -> Result<(), Retry> {
+        self.sender.reach(&self.url).await
+    }
+
+    fn container(&self, rule: &str, namespace: &Namespace) -> Option<String> {
+        (!self.url.path.depends_on_document()).then(|| format!("{rule} {namespace}"))
+    }
+
+    fn containers(&self, rule: &str) -> Vec<String> {
+        vec![format!("{rule} *")]
+    }
+
+    async fn list(
+        &self,
+        _container: &str,
+        _written: std::ops::Range<ClusterTime>,
+        _found: &mpsc::Sender<Vec<PlaceKey>>,
+    ) -> Result<Listing, Retry> {
+        Ok(Listing::NotOurs(
+            "a webhook can't be asked what it was told: of a document that went while nobody \
+             looked, nothing is sent"
+                .to_owned(),
+        ))
+    }
+
+    fn meta(&self, operation: &Operation) -> Meta {
+        let Ok(place) = WebhookPlace::decode(&operation.place) else { return Meta::default() };
+        let extra = Extra::decode(&operation.extra);
+        Meta {
+            url: Some(self.shown_url(&place)),
+            method: Some(extra.method.unwrap_or_else(|| self.method.clone())),
+            headers: extra.headers.into_iter().collect(),
+            body: extra.body,
+            id: Some(place.id),
+            ..Meta::default()
+        }
+    }
+
+    fn describe(&self, place: &PlaceKey) -> String {
+        WebhookPlace::decode(place).map_or_else(
+            |error| error.to_string(),
+            |place| format!("{} {} at {}", place.namespace, place.id, self.shown_url(&place)),
+        )
+    }
+}
+
+/// Shows where it sends to, and no secret.
+impl fmt::Debug for WebhookTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = self.url.to_string();
+        f.debug_struct("WebhookTarget").field("url", &url).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,98 @@
+//! Where a document of a rule lies behind a webhook: which document it is, and what of the URL that is
+//! told of it is its own. Kept by the checkpoint store where it depends on the document, so it holds
+//! what a removal needs of the document, and nothing of the rule file: that may be a secret, and may
+//! be another one tomorrow, when the removal is to go there.
+
+use bytes::Bytes;
+use serde_json::value::RawValue;
+
+use super::address::Address;
+use crate::target::PlaceKey;
+
+/// A place, taken apart.
+#[derive(Clone, Debug)]
+pub(super) struct WebhookPlace<'a> {
+    /// The rule, since each of two rules tells of a document by itself.
+    pub rule: String,
+    /// Where the document lives in the source.
+    pub namespace: String,
+    /// The id as text, distinct from that of any other document of the namespace.
+    pub id: String,
+    /// The id as JSON, as a document would hold it.
+    pub id_json: &'a RawValue,
+    /// Where it is told.
+    pub address: Address,
+}
+
+/// The bytes are no place of a webhook: another kind of target wrote them.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("this place is none of a webhook's: the target was of another kind when it was written")]
+pub(super) struct PlaceError;
+
+/// The place of a document; `id_json` is JSON.
+pub(super) fn place_key(
+    rule: &str,
+    namespace: &str,
+    (id, id_json): (&str, &[u8]),
+    address: &Address,
+) -> PlaceKey {
+    let mut bytes = Vec::with_capacity(128 + id_json.len());
+    let mut separator = b'[';
+    for text in [rule, namespace, id] {
+        bytes.push(separator);
+        write_text(text, &mut bytes);
+        separator = b',';
+    }
+    bytes.push(b',');
+    bytes.extend_from_slice(id_json);
+    bytes.push(b',');
+    serde_json::to_writer(&mut bytes, address).expect("writing to memory does not fail");
+    bytes.push(b']');
+    PlaceKey(Bytes::from(bytes))
+}
+
+/// Appends text as JSON.
+pub(super) fn write_text(text: &str, out: &mut Vec<u8>) {
+    serde_json::to_writer(out, text).expect("writing to memory does not fail");
+}
+
+impl<'a> WebhookPlace<'a> {
+    /// Takes a place apart.
+    ///
+    /// # Errors
+    /// Where it is none of a webhook's.
+    pub fn decode(place: &'a PlaceKey) -> Result<Self, PlaceError> {
+        let (rule, namespace, id, id_json, address) =
+            serde_json::from_slice(&place.0).map_err(|_| PlaceError)?;
+        Ok(Self { rule, namespace, id, id_json, address })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_what_it_was_made_from() {
+        for address in [
+            Address::Whole("https://h?x=%20".to_owned()),
+            Address::Filled([("a.b".to_owned(), "\u{0}\"".to_owned())].into()),
+            Address::Filled([].into()),
+        ] {
+            let id = ("\u{0}x", &b"{\"a\":1}"[..]);
+            let key = place_key("r \"1\"", "shop.a\u{1}b", id, &address);
+            let place = WebhookPlace::decode(&key).unwrap();
+            assert_eq!(
+                (place.rule.as_str(), place.namespace.as_str(), place.id.as_str()),
+                ("r \"1\"", "shop.a\u{1}b", "\u{0}x")
+            );
+            assert_eq!((place.id_json.get(), place.address), ("{\"a\":1}", address));
+        }
+    }
+
+    #[test]
+    fn a_place_of_another_target_is_told() {
+        let other = PlaceKey(Bytes::from_static(b"\x08products\x011"));
+        assert!(WebhookPlace::decode(&other).is_err());
+    }
+}
