@@ -224,6 +224,46 @@ async fn documents_as_large_as_can_be_arrive() -> Result<()> {
     Ok(())
 }
 
+/// Where a document lies may follow from what it holds: it moves, and leaves nothing behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_lie_where_a_field_or_a_script_puts_them() -> Result<()> {
+    let worlds = Worlds::new().await?;
+    let items: Collection<Document> = worlds.from.database("sorted").collection("items");
+    let kind = |id: i32| if id % 2 == 0 { "even" } else { "odd" };
+    items.insert_many((0..20).map(|id| doc! { "_id": id, "kind": kind(id) })).await?;
+    let file = worlds.rule_file(
+        "  - name: by field\n    namespace: sorted.items\n    \
+         to: [{ target: search, namespace: 'sorted_by_field.{kind}' }]\n  \
+         - name: by script\n    namespace: sorted.items\n    to: search\n    transform: |\n      \
+         meta.database = \"sorted_by_script\";\n      meta.collection = doc.kind;\n      \
+         meta.index = \"of an engine\";",
+    )?;
+    let mut run = file.run(&[])?;
+    worlds.at_rest(&mut run).await?;
+    let lie = |name: &'static str| {
+        let (fields, scripts) =
+            (worlds.to.database("sorted_by_field"), worlds.to.database("sorted_by_script"));
+        async move {
+            let held = documents(&fields, name).await?;
+            assert_eq!(held, documents(&scripts, name).await?);
+            Ok::<_, anyhow::Error>(held.len())
+        }
+    };
+    assert_eq!((lie("even").await?, lie("odd").await?), (10, 10));
+    items.update_one(doc! { "_id": 3 }, doc! { "$set": { "kind": "even" } }).await?;
+    items.update_one(doc! { "_id": 4 }, doc! { "$set": { "kind": "new" } }).await?;
+    items.delete_one(doc! { "_id": 5 }).await?;
+    // No name of a collection: a dead letter of each rule, which stays where it lay.
+    items.update_one(doc! { "_id": 6 }, doc! { "$set": { "kind": "a$b" } }).await?;
+    worlds.at_rest(&mut run).await?;
+    assert_eq!((lie("even").await?, lie("odd").await?, lie("new").await?), (10, 8, 1));
+    let letters = file.dead_letters().await?;
+    assert_eq!(letters.len(), 2, "{letters:?}");
+    ensure!(letters[0].to_string().contains("is no namespace"), "{letters:?}");
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn collections_are_renamed_by_a_template_and_filtered() -> Result<()> {
     let worlds = Worlds::new().await?;
@@ -334,10 +374,10 @@ async fn a_database_is_the_same_after_kills() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mongodb_that_is_away_is_waited_for() -> Result<()> {
     let worlds = Worlds::new().await?;
-    let items: Collection<Document> = worlds.from.database("away").collection("items");
+    let items: Collection<Document> = worlds.from.database("away_mirror").collection("items");
     fill(&items, 5, 2_000).await?;
     let (mut proxy, target) = worlds.proxy().await?;
-    let rules = "  - { namespace: away.items, to: search }";
+    let rules = "  - { namespace: away_mirror.items, to: search }";
     let file = RuleFile::written(worlds.folder.path(), &worlds.text(&target, rules))?;
     proxy.refuse().await;
     proxy.cut();
@@ -353,7 +393,7 @@ async fn a_mongodb_that_is_away_is_waited_for() -> Result<()> {
         run.waiting().await?;
         proxy.accept().await?;
         worlds.at_rest(&mut run).await?;
-        same(&worlds, "away.items", "away.items").await?;
+        same(&worlds, "away_mirror.items", "away_mirror.items").await?;
     }
     assert!(run.terminate().await?.success());
     Ok(())

@@ -2,6 +2,7 @@
 //!
 //! Knows the target only by its trait, and the source not at all.
 
+pub mod aside;
 pub mod batch;
 pub mod contested;
 pub mod dead_letters;

@@ -17,7 +17,7 @@ use super::{
     batch::{Batch, Entry, Origin, lettered},
     contested::Waits,
     dead_letters::{Letter, Stage},
-    lane::Subject,
+    lane::{self, Subject},
     places::Trim,
     retry::{Backoff, pause},
     writer::{Context, deadline},
@@ -93,14 +93,16 @@ impl Limits {
 pub struct Course {
     /// How much a request may hold.
     pub limits: Limits,
+    /// Bytes of documents that may stand aside, see [`super::aside`].
+    pub aside: usize,
     /// Since when nothing has gone through, whatever was given up meanwhile.
     stuck: Option<Instant>,
 }
 
 impl Course {
-    /// Of a lane that has sent nothing yet.
+    /// Of a lane that has sent nothing yet; nothing may stand aside.
     pub fn new(settings: &DeliverySettings) -> Self {
-        Self { limits: Limits::new(settings), stuck: None }
+        Self { limits: Limits::new(settings), aside: 0, stuck: None }
     }
 }
 
@@ -116,6 +118,8 @@ pub struct Delivered {
     claims: Vec<Claim>,
     /// Documents that are to be looked up again behind all that their lane holds.
     pub behind: Vec<Arc<Origin>>,
+    /// Documents that stand aside, each with why; only where there was room for them.
+    pub held: Vec<(Arc<Origin>, Retry)>,
 }
 
 impl Delivered {
@@ -151,14 +155,14 @@ pub async fn deliver(
 ) -> Result<Delivered, Halt> {
     let mut refused = std::mem::take(&mut batch.letters);
     let mut settled: Vec<Arc<Origin>> = Vec::new();
-    let mut behind = Vec::new();
+    let (mut behind, mut held) = (Vec::new(), Vec::new());
     if let Some((request, entries)) = batch.seal() {
         let request = Request { lane, ..request };
         let mut fates = Fates::default();
         send_all(&context, &request, &entries, &mut course, &mut fates).await?;
-        let Fates { mut through, letters, given_up, behind: waiting } = fates;
-        refused.extend(letters);
-        behind = waiting;
+        let mut through = fates.through;
+        refused.extend(fates.letters);
+        (behind, held) = (fates.behind, fates.held);
         settled.extend(through.iter().map(|&index| entries[index].origin.clone()));
         through.sort_unstable();
         for (index, entry) in entries.iter().enumerate().filter(|(_, entry)| entry.removes) {
@@ -170,7 +174,7 @@ pub async fn deliver(
         settled.append(&mut batch.gone);
         // What has become a letter already is no success of its document: only a part went through.
         let given_up: HashSet<_> =
-            given_up.into_iter().map(|index| lettered(&entries[index].origin)).collect();
+            fates.given_up.into_iter().map(|index| lettered(&entries[index].origin)).collect();
         settled.retain(|origin| given_up.is_empty() || !given_up.contains(&lettered(origin)));
     }
     settled.append(&mut batch.gone);
@@ -184,7 +188,7 @@ pub async fn deliver(
             () = context.drain.cancelled() => {}
         }
     }
-    Ok(Delivered { course, trims: batch.places, claims: batch.claims, behind })
+    Ok(Delivered { course, trims: batch.places, claims: batch.claims, behind, held })
 }
 
 async fn bury(context: &Context, letters: Vec<Letter>) -> Result<(), Halt> {
@@ -209,13 +213,15 @@ struct Fates {
     given_up: Vec<usize>,
     /// Of those that wait for other documents.
     behind: Vec<Arc<Origin>>,
+    /// Of those that stand aside.
+    held: Vec<(Arc<Origin>, Retry)>,
 }
 
 async fn send_all(
     context: &Context,
     request: &Request,
     entries: &[Entry],
-    Course { limits, stuck }: &mut Course,
+    Course { limits, aside, stuck }: &mut Course,
     fates: &mut Fates,
 ) -> Result<(), Halt> {
     let settings = &context.settings;
@@ -230,14 +236,19 @@ async fn send_all(
         match answer {
             Ok(outcomes) => {
                 for (&index, outcome) in part.iter().zip(outcomes) {
+                    let origin = &entries[index].origin;
                     match conclude(context, &entries[index], outcome, part.len()) {
                         Conclusion::Through => {
                             context.contested.settled(&entries[index].place);
                             fates.through.push(index);
                         }
                         Conclusion::Refused(letter) => fates.letters.push(letter),
-                        Conclusion::Behind => fates.behind.push(entries[index].origin.clone()),
-                        Conclusion::Again(retry) => {
+                        Conclusion::Behind => fates.behind.push(origin.clone()),
+                        Conclusion::Held(retry) if cost(origin) <= *aside => {
+                            *aside -= cost(origin);
+                            fates.held.push((origin.clone(), retry));
+                        }
+                        Conclusion::Again(retry) | Conclusion::Held(retry) => {
                             again.push(index);
                             trouble = Some(worse(trouble, retry));
                         }
@@ -331,6 +342,12 @@ enum Conclusion {
     Refused(Letter),
     Again(Retry),
     Behind,
+    Held(Retry),
+}
+
+/// What a document takes that stands aside.
+fn cost(origin: &Origin) -> usize {
+    lane::cost(&Subject { namespace: origin.namespace.clone(), key: origin.key.clone() })
 }
 
 fn conclude(context: &Context, entry: &Entry, outcome: Outcome, sent_with: usize) -> Conclusion {
@@ -365,7 +382,8 @@ fn conclude(context: &Context, entry: &Entry, outcome: Outcome, sent_with: usize
         Outcome::Retry(retry) if retry.pressure == Pressure::TooLarge && sent_with == 1 => {
             Conclusion::Refused(refused(context, entry, retry.message))
         }
-        Outcome::Retry(retry) => Conclusion::Again(retry),
+        Outcome::Held(retry) if context.shaper.follows(origin.rule) => Conclusion::Held(retry),
+        Outcome::Retry(retry) | Outcome::Held(retry) => Conclusion::Again(retry),
     }
 }
 

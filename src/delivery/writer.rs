@@ -14,12 +14,13 @@ use crate::{
     checkpoint::{lease::Validity, tracker::Claim},
     rules::model::DeliverySettings,
     status::{RuleStatus, Settled, TargetStatus},
-    target::Target,
+    target::{Retry, Target},
     transform::Lookup,
 };
 
 use super::{
     Halt,
+    aside::Aside,
     batch::{Batch, Origin},
     contested::Contested,
     dead_letters::DeadLetters,
@@ -79,6 +80,7 @@ pub struct Writer {
     begun: Option<(Instant, bool)>,
     under_way: JoinSet<Result<Delivered, Halt>>,
     course: Course,
+    aside: Aside,
     types: Option<(Namespace, IdTypes)>,
 }
 
@@ -86,6 +88,7 @@ impl Writer {
     /// A writer for one lane; no other has its number.
     pub fn new(number: usize, lane: Arc<Lane>, context: Arc<Context>) -> Self {
         let course = Course::new(&context.settings);
+        let aside = Aside::new(&context.settings);
         Self {
             number,
             lane,
@@ -94,6 +97,7 @@ impl Writer {
             begun: None,
             under_way: JoinSet::new(),
             course,
+            aside,
             types: None,
         }
     }
@@ -123,9 +127,12 @@ impl Writer {
                 continue;
             }
             let wait = self.due_at();
+            let aside = self.aside.due();
             tokio::select! {
                 biased;
                 () = drain.cancelled() => break,
+                () = tokio::time::sleep_until(aside.unwrap_or_else(Instant::now)),
+                    if aside.is_some() => self.lane.asked(self.aside.take()),
                 Some(done) = self.under_way.join_next(), if !self.under_way.is_empty() => {
                     self.conclude(done).await?;
                 }
@@ -147,6 +154,7 @@ impl Writer {
         let mut delivered = ended(done)?;
         self.course = delivered.course;
         let behind = std::mem::take(&mut delivered.behind);
+        let held = std::mem::take(&mut delivered.held);
         let mut claims = Vec::new();
         for claim in delivered.trim(&self.context).await? {
             // A few stand for all, or each document would take one of each.
@@ -160,9 +168,26 @@ impl Writer {
                 shares.into_iter().map(|claim| noted(origin, claim))
             })
             .collect();
+        self.stand_aside(held, &claims);
         Claim::settle_all(claims);
         self.lane.asked(again);
         Ok(())
+    }
+
+    fn stand_aside(&mut self, held: Vec<(Arc<Origin>, Retry)>, claims: &[Claim]) {
+        let status = &self.context.status;
+        if let Some((_, retry)) = held.first() {
+            status.retry(retry.reason);
+            status.held(self.number, Some(&retry.message));
+        }
+        for (origin, retry) in held {
+            for claim in claims.iter().map(Claim::share).chain([self.aside.claim()]) {
+                self.aside.put(noted(&origin, claim), retry.after);
+            }
+        }
+        if self.aside.is_over() {
+            status.held(self.number, None);
+        }
     }
 
     fn is_full(&self) -> bool {
@@ -194,6 +219,7 @@ impl Writer {
         let next = Batch::after(&self.batch);
         let batch = std::mem::replace(&mut self.batch, next);
         self.begun = None;
+        self.course.aside = self.aside.room();
         self.under_way.spawn(deliver(self.context.clone(), self.number, batch, self.course));
     }
 

@@ -10,7 +10,7 @@ mod letters;
 mod lookups;
 mod oplog;
 mod orders;
-mod origins;
+pub(crate) mod origins;
 mod plan;
 mod reading;
 mod rule_set;

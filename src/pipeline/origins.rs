@@ -1,26 +1,23 @@
 //! What a target asks of the run that it writes for.
 
-use std::sync::Arc;
+use std::ops::Deref;
 
 use async_trait::async_trait;
 
 use crate::{
     change::Namespace,
+    checkpoint::open::hidden_database,
     rules::model::{CheckpointStore, RuleFile, TargetKind},
     source::{Source, error::Error as SourceError},
     target::{Deployment, Described, Origins, Pressure, Retry},
 };
 
-use super::rule_set::RuleSet;
-
-/// Answers one target from the source and the rule file.
-pub struct RunOrigins {
+/// Answers targets from the source and the rule file.
+pub struct FileOrigins<F> {
     /// The source.
     pub source: Source,
     /// The rule file.
-    pub file: Arc<RuleFile>,
-    /// The target's rules.
-    pub rules: Arc<RuleSet>,
+    pub file: F,
 }
 
 fn source_failed(error: SourceError) -> Retry {
@@ -33,18 +30,18 @@ fn source_failed(error: SourceError) -> Retry {
 }
 
 #[async_trait]
-impl Origins for RunOrigins {
+impl<F: Deref<Target = RuleFile> + Send + Sync> Origins for FileOrigins<F> {
     async fn collection(&self, namespace: &Namespace) -> Result<Option<Described>, Retry> {
         let described = self.source.described(namespace).await.map_err(source_failed)?;
         Ok(described.map(|(options, indexes)| Described { options, indexes }))
     }
 
     async fn namespaces(&self, rule: &str) -> Result<Vec<Namespace>, Retry> {
-        let Some((_, rule)) = self.rules.iter().find(|(_, own)| own.rule().name == rule) else {
+        let Some(rule) = self.file.rules.iter().find(|own| own.name == rule) else {
             return Ok(Vec::new());
         };
-        let selector = &rule.rule().namespaces;
-        let selected = self.source.select(selector, self.rules.hidden()).await;
+        let hidden = hidden_database(&self.file);
+        let selected = self.source.select(&rule.namespaces, hidden.as_deref()).await;
         let selected = selected.map_err(source_failed)?;
         Ok(selected.read.into_iter().map(|found| found.namespace).collect())
     }
@@ -60,8 +57,10 @@ impl Origins for RunOrigins {
             let target = self.file.targets.iter().find(|target| target.name == name);
             target.is_some_and(|target| matches!(target.kind, TargetKind::MongoDb(_)))
         };
+        let hidden = hidden_database(&self.file);
         let reads = self.file.rules.iter().find(|rule| {
-            self.rules.reads(rule, namespace) && rule.to.iter().any(|to| mirrors(&to.target))
+            rule.namespaces.takes(namespace, hidden.as_deref())
+                && rule.to.iter().any(|to| mirrors(&to.target))
         });
         reads.map(|rule| rule.name.clone())
     }

@@ -50,7 +50,7 @@ use super::{
     letters::Letters,
     lookups::SourceLookup,
     orders::{Order, Ordered, Outcome},
-    origins::RunOrigins,
+    origins::FileOrigins,
     plan::{Plan, Planning},
     reading::Reading,
     rule_set::{RuleSet, TargetRule},
@@ -178,12 +178,8 @@ impl TargetPipeline {
         })
     }
 
-    fn origins(&self) -> RunOrigins {
-        RunOrigins {
-            source: self.source.clone(),
-            file: self.file.clone(),
-            rules: self.rules.clone(),
-        }
+    fn origins(&self) -> FileOrigins<Arc<RuleFile>> {
+        FileOrigins { source: self.source.clone(), file: self.file.clone() }
     }
 
     /// What marks that this target's documents are its own: of this name in this checkpoint store,
@@ -519,6 +515,12 @@ impl TargetPipeline {
         let lanes = shared.lanes.clone();
         let mut sources = self.read(shared, &context, plan, copies_run.clone());
         sources.spawn(ask_for_holders(lanes.clone(), holders, read.clone()));
+        sources.spawn(look_for_faults(
+            context.target.clone(),
+            self.name().to_owned(),
+            (context.settings.clone(), self.target_status()),
+            read.clone(),
+        ));
         Ok(Running {
             reading,
             lanes,
@@ -814,6 +816,17 @@ impl CopyOfRule {
         self.target.prepare().await?;
         self.target.copy_begins(&self.name).await
     }
+}
+
+/// Ends the run where the target is not to be written to as the rules say.
+async fn look_for_faults(
+    target: Arc<dyn Target>,
+    name: String,
+    (settings, status): (crate::rules::model::DeliverySettings, Arc<TargetStatus>),
+    stop: CancellationToken,
+) -> Result<Option<Demand>, Error> {
+    let found = insist_on_target(&status, &settings, &stop, || target.fault()).await.flatten();
+    found.map_or(Ok(None), |fault| Err(Error::Refused(format!("target {name}: {fault}"))))
 }
 
 async fn copies_done(copying: &mut watch::Receiver<bool>) -> bool {

@@ -416,6 +416,11 @@ impl Selector {
             && !self.exclude.iter().any(|pattern| pattern.matches(namespace))
     }
 
+    /// Whether the namespace is selected, and not in the database that patterns pass over.
+    pub fn takes(&self, namespace: &Namespace, hidden: Option<&str>) -> bool {
+        self.matches(namespace) && (hidden != Some(namespace.database()) || self.names(namespace))
+    }
+
     /// Whether the namespace is selected by its exact name.
     pub fn names(&self, namespace: &Namespace) -> bool {
         self.include

@@ -27,12 +27,15 @@ use crate::{
 };
 
 /// What a look at a target is told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Look<'a> {
     /// The target's name, for what is found.
     pub target: &'a str,
     /// What each rule reads now, by the rule's name; without those whose namespaces are not known.
     pub reads: &'a BTreeMap<String, Vec<Namespace>>,
+    /// What else there is to know of the source and of the rule file; `None` where the source was not
+    /// reached.
+    pub origins: Option<&'a dyn Origins>,
 }
 
 /// One place in a target: where one delivered document lies. For an engine that is index, id and
@@ -144,6 +147,9 @@ pub enum Outcome {
         /// Where the other one lies, where it was found.
         holder: Option<PlaceKey>,
     },
+    /// Not done, for what is wrong where it lies and concerns nothing that lies elsewhere, such as a right
+    /// that is missing there: others may go on before it.
+    Held(Retry),
     /// Refused for good, with the target's own words.
     Rejected(String),
 }
@@ -348,6 +354,12 @@ pub trait Target: Send + Sync + 'static {
     /// Reaches the target and makes what has to be there before the first write. Called before the
     /// copy, again after a failure, and harmless to repeat.
     async fn prepare(&self) -> Result<(), Retry>;
+
+    /// Why nothing is to be written as the rules say, for as long as a person changes nothing: a loop.
+    /// Asked at the start, once the target can be reached; it ends the run.
+    async fn fault(&self) -> Result<Option<String>, Retry> {
+        Ok(None)
+    }
 
     /// Called when the copy of a rule begins, and again when a process resumes in the middle of
     /// one: the target may arrange itself for bulk writes.

@@ -285,9 +285,9 @@ async fn a_check_leaves_the_writes_of_the_running_process_alone() -> Result<()> 
     let worlds = Worlds::new().await?;
     let mirror = MongoDb::start().await?;
     let client = mirror.client();
-    let items: Collection<Document> = worlds.from.database("checked").collection("items");
+    let items: Collection<Document> = worlds.from.database("checked_mirror").collection("items");
     items.insert_one(doc! { "_id": 1, "n": 1 }).await?;
-    let rules = "  - { namespace: checked.items, to: search }";
+    let rules = "  - { namespace: checked_mirror.items, to: search }";
     let text = worlds.text(mirror.uri(), rules);
     let file = crate::support::run::RuleFile::written(worlds.folder.path(), &text)?;
     let mut run = file.run(&[])?;

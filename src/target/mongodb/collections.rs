@@ -136,15 +136,19 @@ impl Collections {
                 return Ok(Ready::refused(format!("{name:?} is no namespace: {fault}")));
             }
         };
+        let known = asking.routes.source_of(name);
+        let from = from.cloned().or(known).unwrap_or_else(|| namespace.clone());
         if let Some(words) = self.loops(asking, &namespace).await? {
-            return Ok(Ready::refused(words));
+            // What the rule file says ends the run. What a document says is that document's own fault.
+            return match asking.routes.leads(&from, name) {
+                true => Err(unusable(words)),
+                false => Ok(Ready::refused(words)),
+            };
         }
         if let Some(words) = sharding(asking.connection, &namespace).await? {
             return Ok(Ready::refused(words));
         }
         let database = asking.connection.client.database(namespace.database());
-        let known = asking.routes.source_of(name);
-        let from = from.cloned().or(known).unwrap_or_else(|| namespace.clone());
         let mut found = listed(&database, namespace.collection()).await?;
         if found.is_none() {
             if let Some(words) = create(asking, &database, &namespace, &from).await? {
@@ -203,7 +207,7 @@ impl Collections {
     }
 
     /// Why writing there would never end, or would do harm to mongosync itself.
-    async fn loops(
+    pub async fn loops(
         &self,
         asking: &Asking<'_>,
         namespace: &Namespace,
@@ -225,7 +229,7 @@ impl Collections {
         };
         Ok(Some(format!(
             "{words}, and rule {reader} reads {namespace}: what is written there would be read again \
-             for ever"
+             for ever; write to a database that no rule reads, with a `namespace` below `to`"
         )))
     }
 }

@@ -109,6 +109,8 @@ async fn indexes(database: &Database, collection: &str) -> Result<Vec<Document>,
     match all(database, doc! { "listIndexes": collection }).await {
         Ok(found) => Ok(found),
         Err(error) if answer::code(&error) == Some(NOT_FOUND) => Ok(Vec::new()),
+        // One that is there is built again in no time.
+        Err(error) if answer::code(&error).is_some_and(answer::is_denied) => Ok(Vec::new()),
         Err(error) => Err(answer::refusal(&error)),
     }
 }

@@ -1,6 +1,6 @@
 //! What a MongoDB holds, and whose it is; nothing is written.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bson::{RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
@@ -13,14 +13,17 @@ use tokio::sync::{OnceCell, mpsc};
 use crate::{
     change::Namespace,
     finding::{Finding, Part},
-    target::{Listing, Look, PlaceKey, Retry},
+    source::privileges::Privileges,
+    target::{Listing, Look, Origins, PlaceKey, Retry},
 };
 
 use super::{
     MongoTarget, answer, collections,
-    connection::Connection,
+    collections::Asking,
+    connection::{Connection, unusable},
     marker::{Asked, Markers, Whose},
     place::place_key,
+    rights::missing,
 };
 
 /// Places in one page of a listing.
@@ -70,12 +73,40 @@ impl MongoTarget {
         Ok(Listing::Whole)
     }
 
+    /// Why what the rules want would never end, or do harm to mongosync itself; `reads` is what they read
+    /// now, beside what they name.
+    pub(super) async fn loops(
+        &self,
+        origins: &dyn Origins,
+        reads: &BTreeMap<String, Vec<Namespace>>,
+    ) -> Result<Vec<String>, Retry> {
+        let connection = self.connect().await?;
+        let routes = &self.within.routes;
+        let asking = Asking { connection, routes, origins: Some(origins), owner: &self.owner };
+        let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
+        for rule in routes.names() {
+            let read = reads.get(rule).into_iter().flatten();
+            for namespace in read.chain(routes.exact(rule)) {
+                let Some(name) = routes.container(rule, namespace) else { continue };
+                let own = Namespace::parse(&name).filter(|_| seen.insert(name.clone()));
+                let Some(own) = own else { continue };
+                found.extend(self.within.collections.loops(&asking, &own).await?);
+            }
+        }
+        Ok(found)
+    }
+
     /// What can't be written to of what the rules want.
     pub(super) async fn look_at_collections(&self, look: Look<'_>) -> Result<Vec<Finding>, Retry> {
         let connection = self.connect().await?;
         let part = || Part::Target(look.target.to_owned());
         let mut found = Vec::new();
+        if let Some(origins) = look.origins {
+            let loops = self.loops(origins, look.reads).await?;
+            found.extend(loops.into_iter().map(|words| Finding::error("loop", part(), words)));
+        }
         let mut seen = BTreeSet::new();
+        let mut wanted = Vec::new();
         for (rule, namespaces) in look.reads {
             for namespace in namespaces {
                 let Some(name) = self.within.routes.container(rule, namespace) else { continue };
@@ -87,7 +118,13 @@ impl MongoTarget {
                     found.push(Finding::error("sharded", part(), words));
                 }
                 let database = connection.client.database(own.database());
-                let listed = collections::listed(&database, own.collection()).await?;
+                let listed = match collections::listed(&database, own.collection()).await {
+                    Ok(listed) => listed,
+                    // That is told with the other rights.
+                    Err(retry) if retry.reason == "unauthorized" => None,
+                    Err(retry) => return Err(retry),
+                };
+                wanted.push((own, listed.is_some()));
                 if let Some(listed) = listed.filter(|listed| listed.kind != "collection") {
                     let words = format!("{name} is a {}, and can't be written to", listed.kind);
                     found.push(
@@ -97,6 +134,9 @@ impl MongoTarget {
                 }
             }
         }
+        let privileges = Privileges::of(&connection.client).await;
+        let privileges = privileges.map_err(|error| unusable(error.to_string()))?;
+        found.extend(missing(&privileges, &wanted).into_iter().map(|lack| lack.finding(part())));
         Ok(found)
     }
 

@@ -18,7 +18,7 @@ use super::{answer, connection::unusable};
 
 /// The database of what is remembered in the target; nothing else is written to it.
 pub(super) const DATABASE: &str = "mongosync";
-const COLLECTION: &str = "mirrored";
+pub(super) const COLLECTION: &str = "mirrored";
 /// DuplicateKey
 const DUPLICATE: i32 = 11000;
 

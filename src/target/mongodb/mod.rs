@@ -25,6 +25,7 @@ mod indexes;
 mod looks;
 mod marker;
 mod place;
+mod rights;
 mod routes;
 mod writing;
 
@@ -121,7 +122,13 @@ impl Within {
         for from in origins.namespaces(&rule).await? {
             let Some(name) = self.routes.container(&rule, &from) else { continue };
             // Makes it, where nothing has been written.
-            let cell = self.ready(connection, &owner, &name, Some(&from)).await?;
+            let cell = match self.ready(connection, &owner, &name, Some(&from)).await {
+                Ok(cell) => cell,
+                Err(retry) => {
+                    waits = Some(retry);
+                    continue;
+                }
+            };
             let own = cell.get().is_some_and(|ready| ready.refused.is_none() && ready.own);
             let Some(namespace) = Namespace::parse(&name).filter(|_| own) else { continue };
             let Some(described) = origins.collection(&from).await? else { continue };
@@ -260,8 +267,14 @@ impl Target for MongoTarget {
         for (&name, group) in &groups {
             match self.write(connection, request, (name, group), &mut outcomes).await {
                 Ok(()) => {}
+                // Trouble with one collection leaves the others alone.
+                Err(Failed::These(retry)) if lies_in_the_way(&retry) => {
+                    let retry = Retry { message: format!("{name}: {}", retry.message), ..retry };
+                    for index in group.items() {
+                        outcomes[index].get_or_insert_with(|| Outcome::Held(retry.clone()));
+                    }
+                }
                 Err(Failed::These(retry)) if groups.len() > 1 => {
-                    // Trouble with one collection leaves the others alone.
                     for index in group.items() {
                         outcomes[index].get_or_insert_with(|| Outcome::Retry(retry.clone()));
                     }
@@ -283,6 +296,15 @@ impl Target for MongoTarget {
 
     async fn reach(&self) -> Result<(), Retry> {
         self.connect().await.map(drop)
+    }
+
+    async fn fault(&self) -> Result<Option<String>, Retry> {
+        let Some(origins) = self.within.origins.as_deref() else { return Ok(None) };
+        let mut reads = BTreeMap::new();
+        for rule in self.within.routes.names() {
+            reads.insert(rule.to_owned(), origins.namespaces(rule).await?);
+        }
+        Ok(self.loops(origins, &reads).await?.into_iter().next())
     }
 
     async fn copy_complete(&self, rule: &str) -> Result<(), Retry> {
@@ -361,6 +383,12 @@ impl Target for MongoTarget {
         MongoPlaceKey::decode(place)
             .map_or_else(|error| error.to_string(), |place| place.to_string())
     }
+}
+
+/// Whether what failed is about one collection, and the others can be written to: a right, or what nobody
+/// has heard of. It may last until a person sees to it.
+fn lies_in_the_way(retry: &Retry) -> bool {
+    matches!(retry.reason, "unauthorized" | "unexpected") && retry.pressure == Pressure::Same
 }
 
 /// One operation as a line of canonical Extended JSON.

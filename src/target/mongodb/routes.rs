@@ -55,6 +55,25 @@ impl Routes {
         self.rules.get(rule)?.place.name_for(namespace, Some(rule))
     }
 
+    /// The names of the rules.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.rules.keys().map(String::as_str)
+    }
+
+    /// The namespaces that a rule names, there or not.
+    pub fn exact(&self, rule: &str) -> impl Iterator<Item = &Namespace> {
+        let include = self.rules.get(rule).map(|rule| rule.namespaces.include.as_slice());
+        include.unwrap_or_default().iter().filter_map(|pattern| match pattern {
+            NamespacePattern::Exact(namespace) => Some(namespace),
+            NamespacePattern::Glob(_) | NamespacePattern::Regex(_) => None,
+        })
+    }
+
+    /// Whether a template alone leads from a namespace to this one.
+    pub fn leads(&self, from: &Namespace, to: &str) -> bool {
+        self.names().any(|rule| self.container(rule, from).as_deref() == Some(to))
+    }
+
     /// Where documents of a rule may lie, `*` for any text.
     pub fn containers(&self, rule: &str) -> Vec<String> {
         let Some(rule) = self.rules.get(rule) else { return vec!["*".to_owned()] };

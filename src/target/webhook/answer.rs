@@ -116,7 +116,7 @@ mod tests {
                     Outcome::Superseded => "superseded".to_owned(),
                     Outcome::Rejected(_) => "rejected".to_owned(),
                     Outcome::Retry(it) => retry(it.reason, it.pressure),
-                    Outcome::Behind { .. } => "behind".to_owned(),
+                    other => format!("{other:?}"),
                 });
                 assert_eq!(found, expected, "{status}");
             }

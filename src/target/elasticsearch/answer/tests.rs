@@ -16,6 +16,7 @@ fn short(outcome: &Outcome) -> String {
         Outcome::Superseded => "superseded".to_owned(),
         Outcome::Retry(retry) => format!("retry {} {:?}", retry.reason, retry.pressure),
         Outcome::Behind { words, .. } => format!("behind {words}"),
+        Outcome::Held(retry) => format!("held {}", retry.reason),
         Outcome::Rejected(words) => format!("rejected {words}"),
     }
 }
