@@ -7,6 +7,7 @@ mod copy;
 mod documentation;
 mod edges;
 mod engine_target;
+mod file_target;
 mod ids;
 mod kill;
 mod kill_points;

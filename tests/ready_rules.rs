@@ -162,6 +162,36 @@ async fn webhook_yaml_tells_of_each_status() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn dump_yaml_writes_a_file_for_each_collection() -> Result<()> {
+    let mongo = support::mongo().await?;
+    let (database, folder) = (mongo.client().database("ready_dump"), tempfile::TempDir::new()?);
+    shop::fill(&database).await?;
+    let text = fs::read_to_string(Path::new(ROOT).join("rules/dump.yaml"))?
+        .replace("${MONGODB_URI}", mongo.uri())
+        .replace("${DUMP_FOLDER:-dump}", "dump")
+        .replace("namespace: shop.*", "namespace: ready_dump.*")
+        .replace("namespace: shop.", "namespace: ready_dump.");
+    ensure!(!text.contains("${"), "it needs no other variables");
+    let file = RuleFile::written(folder.path(), &format!("{text}\nhttp: off\n"))?;
+    let (code, log) = file.run_to_end(&["--copy-only"]).await?;
+    assert_eq!(code, Some(0), "{log}");
+    for (name, shown) in [("products", 0), ("categories", 0), ("orders", 500)] {
+        let text = fs::read_to_string(folder.path().join(format!("dump/{name}.ndjson")))?;
+        let mut held = std::collections::BTreeMap::new();
+        for line in text.lines() {
+            let line: Value = serde_json::from_str(line)?;
+            held.insert(line["data"]["_id"].to_string(), line["data"]["document"].clone());
+        }
+        let count = database.collection::<Document>(name).count_documents(doc! {}).await?;
+        assert_eq!((held.len() as u64, text.lines().count() as u64), (count, count), "{name}");
+        let numbers = held.values().filter_map(|it| it["customer"].as_str());
+        assert_eq!(numbers.filter(|it| it.len() == 64).count(), shown, "{name}");
+        ensure!(!text.contains('@'), "{name} tells who it was");
+    }
+    Ok(())
+}
+
 /// Compares with a join that is made here.
 async fn joined(world: &World) -> Result<()> {
     let mut names = std::collections::HashMap::new();
@@ -282,7 +312,7 @@ pub fn variable(name: &str) -> Option<String> {
 #[test]
 fn every_rule_file_is_without_errors_and_warnings() -> Result<()> {
     let files = files(&Path::new(ROOT).join("rules"), "yaml")?;
-    ensure!(files.len() == 5, "each has a test of its own above: {files:?}");
+    ensure!(files.len() == 6, "each has a test of its own above: {files:?}");
     for file in files {
         let loaded = mongosync::rules::load(&file, &variable)
             .map_err(|report| anyhow::anyhow!("{}", report.render(false)))?;
@@ -301,7 +331,7 @@ async fn every_test_of_the_rule_files_passes() -> Result<()> {
             tested += 1;
         }
     }
-    assert_eq!(tested, 4);
+    assert_eq!(tested, 5);
     Ok(())
 }
 

@@ -292,6 +292,11 @@ async fn missed(world: &World, file: &RuleFile, namespace: &str, application: &s
     let leave = doc! { "$set": { "active": false } };
     items.update_many(doc! { "_id": { "$gte": 200, "$lt": 300 } }, leave).await?;
     items.insert_many((5_000..5_050).map(|id| doc! { "_id": id, "kind": "new" })).await?;
+    forgotten(world, file, application).await
+}
+
+/// A run that finds its history lost, at rest.
+async fn forgotten(world: &World, file: &RuleFile, application: &str) -> Result<Run> {
     let fail_point = FAIL_POINT.lock().await;
     lose_history(world, application).await?;
     let mut run = file.run(&[])?;
@@ -558,6 +563,69 @@ async fn what_on_drop_keeps_outlives_a_backlog() -> Result<()> {
     Ok(())
 }
 
+/// Collections that came after their rule was copied, and were dropped or made anew while nobody
+/// looked, keep what the rule says to keep: when their neighbours in an index are copied again before
+/// the stream shows what happened, and when it never does.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_on_drop_keeps_of_collections_that_came_later() -> Result<()> {
+    let world = World::new().await?;
+    for (database, lost) in [("came", false), ("camelost", true)] {
+        let of = |name: &str| world.collection(&format!("{database}.{name}"));
+        let (first, gone, anew) = (of("first"), of("gone"), of("anew"));
+        let with =
+            |ids: std::ops::Range<i32>, n: i32| ids.map(move |id| doc! { "_id": id, "n": n });
+        first.insert_many(with(0..20, 1)).await?;
+        let to = match lost {
+            true => "search".to_owned(),
+            false => {
+                format!(
+                    "[{{ target: search, index: {database}-all, id: '{{collection}}-{{_id}}' }}]"
+                )
+            }
+        };
+        let rules = format!(
+            "  - {{ name: all, namespace: '{database}.*', on_drop: keep, on_rule_change: resync, to: \
+             {to} }}"
+        );
+        let file = world.rule_file_with(&settings(database), &rules)?;
+        let mut run = file.run(&[])?;
+        run.copied().await?;
+        gone.insert_many(with(0..10, 1)).await?;
+        anew.insert_many(with(0..10, 1)).await?;
+        at_rest(&mut run, &world).await?;
+        assert!(run.terminate().await?.success());
+        gone.drop().await?;
+        anew.drop().await?;
+        anew.insert_many(with(5..15, 2)).await?;
+        first.delete_many(doc! { "_id": { "$lt": 5 } }).await?;
+        let mut run = match lost {
+            true => forgotten(&world, &file, database).await?,
+            false => {
+                file.rewrite(|text| {
+                    text.replace("on_drop", "filter: { n: { $gte: 0 } }, on_drop")
+                })?;
+                file.run(&[])?
+            }
+        };
+        at_rest(&mut run, &world).await?;
+        let found = hits(&world.engine, &format!("{database}-*")).await?;
+        let count = |name: &str, n: i32| {
+            let of = |hit: &&Hit| {
+                hit.source["n"] == n
+                    && match lost {
+                        true => hit.index == format!("{database}-{name}"),
+                        false => hit.id.starts_with(name),
+                    }
+            };
+            found.iter().filter(of).count()
+        };
+        let counted = (count("first", 1), count("gone", 1), count("anew", 1), count("anew", 2));
+        assert_eq!(counted, (15, 10, 5, 10), "{database}");
+        assert!(run.terminate().await?.success());
+    }
+    Ok(())
+}
+
 /// The process is killed at the first write to its store after it finds out that something has to be
 /// copied again, then at the second, … until one comes to the end; before each write, and after.
 #[tokio::test(flavor = "multi_thread")]
@@ -645,22 +713,28 @@ async fn a_kill_at_each_write_to_the_store_while_something_is_copied_again() -> 
 async fn what_has_left_a_rule_leaves_the_target_with_the_next_copy() -> Result<()> {
     let world = World::new().await?;
     let (stays, leaves) = (world.collection("narrow.stays"), world.collection("narrow.leaves"));
+    let later = world.collection("narrow.later");
     fill(&stays, 1, 60).await?;
     fill(&leaves, 2, 40).await?;
     let rules = "  - { name: all, namespace: 'narrow.*', to: search }";
     let file = world.rule_file_with(&settings("narrow"), rules)?;
     let mut run = file.run(&[])?;
     run.copied().await?;
+    // It was not there when the rule was copied.
+    fill(&later, 3, 20).await?;
+    run.caught_up(&world.client).await?;
+    assert_eq!(hits(&world.engine, "narrow-later").await?.len(), 20);
     assert!(run.terminate().await?.success());
     file.rewrite(|text| {
         text.replace(
             "to: search }",
-            "exclude: [narrow.leaves], on_rule_change: resync, to: search }",
+            "exclude: [narrow.leaves, narrow.later], on_rule_change: resync, to: search }",
         )
     })?;
     let mut run = file.run(&[])?;
     at_rest(&mut run, &world).await?;
     assert_eq!(hits(&world.engine, "narrow-leaves").await?, []);
+    assert_eq!(hits(&world.engine, "narrow-later").await?, []);
     assert_eq!(compare(&stays, &world.engine, "narrow-stays").await?.none()?, 60);
     leaves.update_one(doc! { "_id": 1 }, doc! { "$set": { "late": true } }).await?;
     at_rest(&mut run, &world).await?;

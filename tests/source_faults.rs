@@ -1,7 +1,13 @@
 //! The source fails over, restarts, is cut off, or answers with errors: what reads it goes on where
 //! it was, and nothing that is rolled back is ever delivered.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use mongodb::{
@@ -18,6 +24,8 @@ use crate::{
         checker::{compare, hits},
         documents::Documents,
         fail_command::FailCommand,
+        fault::{Fault, Gate, Moment},
+        mongo_proxy::{Command, MongoProxy},
         run::Settings,
         situations::situation,
         tcp_proxy::{Direction, Flow, TcpProxy},
@@ -84,6 +92,51 @@ async fn each_error_of_the_source_is_got_over() -> Result<()> {
         assert_eq!(file.dead_letters().await?.len(), 0);
         assert!(run.terminate().await?.success());
     }
+    Ok(())
+}
+
+/// Requests that are swallowed on connections that stay open: nothing ever comes back. Of the stream
+/// and of the copy at one time, then of the lookup of a change.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_that_never_comes_is_not_waited_for() -> Result<()> {
+    let world = World::new().await?;
+    let proxy = MongoProxy::start(&world.mongo_address()?).await?;
+    let settings = Settings {
+        top: format!("checkpoint: {{ mongodb: {{ uri: \"{}\" }} }}", world.mongo.uri()),
+        mongo: Some(proxy.uri()),
+        ..Settings::default()
+    };
+    let items = world.collection("swallowed.items");
+    fill(&items, 3, 500).await?;
+    let mut case = situation("replies of the source that never come");
+    // Only the source is behind the proxy. The plan tries the rule's read with one find.
+    let swallow = |name: &'static str, which: usize, gate: &Arc<Gate>| {
+        let (seen, fault) = (AtomicUsize::new(0), Fault::Hold(Moment::Before, gate.clone()));
+        move |command: &Command| {
+            let is_of_items = command.name == "getMore" || command.collection == "items";
+            let is_it =
+                command.name == name && is_of_items && seen.fetch_add(1, Ordering::AcqRel) == which;
+            is_it.then(|| fault.clone())
+        }
+    };
+    let gate = Gate::closed();
+    let (stream, copy) = (swallow("getMore", 0, &gate), swallow("find", 1, &gate));
+    proxy.play(move |command| stream(command).or_else(|| copy(command)));
+    let file = world.rule_file_with(&settings, "  - { namespace: swallowed.items, to: search }")?;
+    let mut run = file.run(&[])?;
+    run.meets("the stream and the copy", &gate, 2).await?;
+    run.copied().await?;
+    run.caught_up(&world.client).await?;
+    case.compared(&compare(&items, &world.engine, "swallowed-items").await?)?;
+
+    let gate = Gate::closed();
+    proxy.play(swallow("find", 0, &gate));
+    items.update_one(doc! { "_id": 1 }, doc! { "$set": { "late": true } }).await?;
+    items.delete_one(doc! { "_id": 2 }).await?;
+    run.meets("the lookup", &gate, 1).await?;
+    run.caught_up(&world.client).await?;
+    case.compared(&compare(&items, &world.engine, "swallowed-items").await?)?;
+    assert!(run.terminate().await?.success());
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use crate::{
         checker::{compare, hits},
         endpoint::{Endpoint, Play},
         fault::{Fault, Gate, Moment},
+        mongo_proxy::MongoProxy,
         run::{Run, Settings},
     },
 };
@@ -185,6 +186,97 @@ async fn what_is_in_the_dead_letters_is_taken_over() -> Result<()> {
     assert_eq!(compare(&items, &world.engine, "taken").await?.none()?, 49);
     assert_eq!(file.dead_letters().await?.len(), 0);
     assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// The process is killed after the first of its requests that change something other than documents,
+/// or after the first write to its store, while a rule is copied again; then after the second, … until
+/// one comes to the end. Whatever has been swapped by then, and noted of it: all of it is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_at_each_step_of_a_swap() -> Result<()> {
+    let world = World::new().await?;
+    let store = MongoProxy::start(&world.mongo_address()?).await?;
+    for at_engine in [true, false] {
+        let name = if at_engine { "steps-engine" } else { "steps-store" };
+        let items = world.collection(&format!("{name}.items"));
+        items.insert_many((0..40).map(|id| doc! { "_id": id, "n": id })).await?;
+        let (endpoint, mut settings) = world.endpoint().await?;
+        settings.top =
+            format!("checkpoint: {{ every: 50ms, mongodb: {{ uri: \"{}\" }} }}", store.uri());
+        let rules = format!(
+            "  - {{ name: items, namespace: {name}.items, on_rule_change: resync, to: [{{ target: \
+             search, index: {{ name: {name}, alias: true, mappings: {{ properties: {{ n: {{ type: \
+             integer }} }} }} }} }}] }}"
+        );
+        let file = world.rule_file_with(&settings, &rules)?;
+        let mut run = file.run(&[])?;
+        run.copied().await?;
+        // Both have to be taken over: what is refused now, and what nobody here has written.
+        items.update_one(doc! { "_id": 7 }, doc! { "$set": { "n": "many" } }).await?;
+        run.caught_up(&world.client).await?;
+        world.engine_json("PUT", &format!("/{name}/_doc/mine?refresh=true"), r#"{"n":5}"#).await?;
+        assert!(run.terminate().await?.success());
+        items.delete_one(doc! { "_id": 0 }).await?;
+        file.rewrite(|text| text.replace("on_rule", "filter: { _id: { $gte: 0 } }, on_rule"))?;
+        let mut kills = 0;
+        let mut run = loop {
+            let (steps, gate) = (AtomicUsize::new(0), Gate::closed());
+            let fault = Fault::Hold(Moment::After, gate.clone());
+            if at_engine {
+                endpoint.play(move |asked| {
+                    let counts = !asked.is_bulk() && !asked.body.is_empty();
+                    match counts && steps.fetch_add(1, Ordering::AcqRel) == kills {
+                        true => Play::Struck(fault.clone()),
+                        false => Play::Pass,
+                    }
+                });
+            } else {
+                store.play(move |command| {
+                    let is_write = ["insert", "update", "delete", "findAndModify"];
+                    let counts = is_write.contains(&command.name.as_str())
+                        && command.collection != "leases"
+                        && steps.fetch_add(1, Ordering::AcqRel) == kills;
+                    counts.then(|| fault.clone())
+                });
+            }
+            let mut run = file.run(&[])?;
+            let rests = tokio::select! {
+                rests = at_rest(&mut run, &world) => rests.map(|()| true),
+                () = gate.met(1) => Ok(false),
+            };
+            if rests? {
+                endpoint.pass_on();
+                store.pass_on();
+                gate.open();
+                break run;
+            }
+            run.kill().await?;
+            gate.discard();
+            endpoint.pass_on();
+            store.pass_on();
+            kills += 1;
+            items.delete_one(doc! { "_id": i64::try_from(kills)? + 10 }).await?;
+        };
+        at_rest(&mut run, &world).await?;
+        ensure!(kills >= 5, "{kills} steps");
+        let indices = behind(&world, name).await?;
+        let [index] = indices.as_slice() else { anyhow::bail!("{indices:?}") };
+        assert_eq!(behind(&world, &format!("{name}-0*")).await?, [index.as_str()]);
+        let found = hits(&world.engine, name).await?;
+        assert_eq!(found.len(), 40 - kills, "{found:?}");
+        let seven = found.iter().find(|hit| hit.id == "7").expect("it is taken over");
+        assert_eq!(seven.source["n"], 7);
+        ensure!(found.iter().any(|hit| hit.id == "mine"), "{found:?}");
+        let settings = world.engine_json("GET", &format!("/{name}/_settings"), "").await?;
+        let settings = &settings[index]["settings"]["index"];
+        ensure!(settings["gc_deletes"].is_null() && settings["refresh_interval"].is_null());
+        let mine = format!("/{name}/_doc/mine?refresh=true");
+        world.engine_json("DELETE", &mine, "").await?;
+        items.update_one(doc! { "_id": 7 }, doc! { "$set": { "n": 8 } }).await?;
+        run.caught_up(&world.client).await?;
+        assert_eq!(compare(&items, &world.engine, name).await?.none()?, 39 - kills);
+        assert!(run.terminate().await?.success());
+    }
     Ok(())
 }
 

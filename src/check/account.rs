@@ -14,7 +14,7 @@ use crate::rules::{
         WebhookFormat,
     },
     template::Template,
-    units::written_time,
+    units::{written_size, written_time},
 };
 
 /// A whole file.
@@ -200,6 +200,17 @@ fn written(rules: &RuleFile, target: &model::Target) -> Written {
             signed(webhook),
             Some(sent(webhook, target.delivery.max_actions)),
         ),
+        TargetKind::File(file) => {
+            let sends = match file.rotate.and_then(|size| usize::try_from(size).ok()) {
+                Some(size) => format!("lines of JSON, up to {} in a file", written_size(size)),
+                None => "lines of JSON".to_owned(),
+            };
+            let path = file.folder.join(file.path.as_str()).display().to_string();
+            ("file", vec![path], "none".to_owned(), Some(sends))
+        }
+        TargetKind::Stdout(_) => {
+            ("stdout", Vec::new(), "none".to_owned(), Some("lines of JSON".to_owned()))
+        }
     };
     Written {
         name: target.name.clone(),
@@ -274,7 +285,7 @@ fn ruled(
             let template = place.namespace.as_ref().map_or("{db}.{collection}", Template::as_str);
             (None, Some(known.unwrap_or_else(|| template.to_owned())))
         }
-        Place::Webhook => (None, None),
+        Place::Webhook | Place::File | Place::Stdout => (None, None),
     };
     let text = |template: &Option<Template>| template.as_ref().map(|text| text.as_str().to_owned());
     let since =
@@ -347,7 +358,8 @@ pub(super) fn places_are_kept(
             place.namespace.as_ref().is_some_and(Template::depends_on_document)
         }
         (Place::Webhook, TargetKind::Webhook(webhook)) => webhook.url.path.depends_on_document(),
-        (Place::Webhook, _) => false,
+        (Place::File, TargetKind::File(file)) => file.path.depends_on_document(),
+        (Place::Webhook | Place::File | Place::Stdout, _) => false,
     };
     moves || by_document
 }

@@ -33,6 +33,7 @@ pub fn hints(rules: &RuleFile) -> Vec<Finding> {
             TargetKind::Engine(engine) => connection(engine, part, &mut found),
             TargetKind::MongoDb(_) => {}
             TargetKind::Webhook(webhook) => told(webhook, part, &mut found),
+            TargetKind::File(_) | TargetKind::Stdout(_) => {}
         }
         let engine = matches!(target.kind, TargetKind::Engine(_));
         if engine && target.delivery.max_bytes > MOST_BYTES {
@@ -223,7 +224,8 @@ fn placed(rule: &Rule, target: &Target, destination: &Destination, found: &mut V
     let part = || Part::Rule(rule.name.clone());
     let kept = places_are_kept(rule, target, destination);
     let drops = rule.on_drop == OnDrop::Remove && rule.changes.is_some();
-    if destination.place == Place::Webhook && drops && !kept {
+    let forgets = matches!(destination.place, Place::Webhook | Place::File | Place::Stdout);
+    if forgets && drops && !kept {
         let words = format!(
             "where a collection is dropped or renamed away, {} is not told that its documents are gone: \
              nobody knows which ones it was told of",
@@ -290,7 +292,8 @@ fn templates<'a>(
             let headers = webhook.headers.iter().map(|header| ("headers", &header.value));
             [("url", &webhook.url.path)].into_iter().chain(headers).collect()
         }
-        (Place::Webhook, _) => Vec::new(),
+        (Place::File, TargetKind::File(file)) => vec![("path", &file.path)],
+        (Place::Webhook | Place::File | Place::Stdout, _) => Vec::new(),
     }
 }
 
@@ -304,7 +307,7 @@ fn same_place(
     let (first, second) = (&first.place, &second.place);
     let id = |place: &Place| match place {
         Place::Engine(EnginePlace { id: Some(template), .. }) => template.as_str().to_owned(),
-        Place::Engine(_) | Place::MongoDb(_) | Place::Webhook => "{_id}".to_owned(),
+        _ => "{_id}".to_owned(),
     };
     if id(first) != id(second) || id(first).contains("{rule}") {
         return;
@@ -313,7 +316,7 @@ fn same_place(
         let lies = |rule: &Rule, place: &Place| match place {
             Place::Engine(place) => place.index.name_for(namespace, Some(&rule.name)),
             Place::MongoDb(place) => place.name_for(namespace, Some(&rule.name)),
-            Place::Webhook => None,
+            Place::Webhook | Place::File | Place::Stdout => None,
         };
         lies(one, first).is_some_and(|name| Some(name) == lies(other, second))
     });
@@ -334,7 +337,7 @@ fn same_place(
         Place::MongoDb(_) => {
             "give each a collection of its own, or filters that never take the same document"
         }
-        Place::Engine(_) | Place::Webhook => {
+        _ => {
             "give each an index or an id of its own, such as \"{rule}-{_id}\", or filters that \
                  never take the same document"
         }

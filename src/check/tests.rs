@@ -39,6 +39,7 @@ fn shown(loaded: &Loaded) -> (String, String) {
 #[case::joined("rules/search-joined.yaml")]
 #[case::orders("rules/orders.yaml")]
 #[case::webhook("tests/rule_files/good/webhook.yaml")]
+#[case::lines("tests/rule_files/good/lines.yaml")]
 fn a_file_and_what_it_means(#[case] path: &str) {
     let loaded = loaded(rules::load(Path::new(path), &environment));
     let (text, json) = shown(&loaded);

@@ -33,8 +33,14 @@ pub fn account(account: &Account) -> String {
 
 fn written(out: &mut String, target: &Written) {
     let _ = writeln!(out, "\ntarget {}", target.name);
-    line(out, 2, "writes to", &format!("{} at {}", target.kind, target.urls.join(", ")));
-    line(out, 2, "login", &target.login);
+    let at = match target.urls.as_slice() {
+        [] => String::new(),
+        urls => format!(" at {}", urls.join(", ")),
+    };
+    line(out, 2, "writes to", &format!("{}{at}", target.kind));
+    if !matches!(target.kind.as_str(), "file" | "stdout") {
+        line(out, 2, "login", &target.login);
+    }
     if let Some(sends) = &target.sends {
         line(out, 2, "sends", sends);
     }

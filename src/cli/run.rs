@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     pipeline,
-    rules::{self, model::RuleFile},
+    rules::{
+        self,
+        model::{self, RuleFile, TargetKind},
+    },
     status::{Server, Status},
 };
 
@@ -41,8 +44,14 @@ pub async fn run(arguments: RunArguments, console: &Console) -> Result<(), Error
     around.spawn(with_no_error(signals.watch(stop.clone(), end.clone(), console.clone())));
     let dry_run =
         arguments.dry_run.then(|| dry_run::prepare(&rules, &arguments.rules, stop.clone()));
-    // Where the requests are shown on the same screen, there is no room for bars.
-    if !(arguments.dry_run && io::stdout().is_terminal()) {
+    // Where lines are shown on the same screen, by this program or behind a pipe, there is no room for
+    // bars.
+    let is_stdout = |target: &model::Target| matches!(target.kind, TargetKind::Stdout(_));
+    let shows_lines = match arguments.dry_run {
+        true => io::stdout().is_terminal(),
+        false => rules.targets.iter().any(is_stdout),
+    };
+    if !shows_lines {
         around.spawn(with_no_error(progress::show(status.clone(), console.clone(), end.clone())));
     }
     if let Some(server) = server {

@@ -21,12 +21,10 @@ use crate::{
         records::{CopyPlanRecord, CopyProgressRecord},
         tracker::{Claim, Completion},
     },
-    delivery::{
-        lane::{Overflow, WindowId},
-        retry::Backoff,
-    },
+    delivery::lane::{Overflow, WindowId},
     rules::model::OnDelete,
     source::{
+        Patience,
         budget::Budget,
         chunks::{Range, ranges},
         error::{Error as SourceError, Remedy},
@@ -39,7 +37,7 @@ use crate::{
 use super::{
     Error,
     following::{Asked, Lanes},
-    reading::{Fetched, Reading, source_backoff},
+    reading::{Fetched, Reading, SourceBackoff},
     rule_set::RuleSet,
 };
 
@@ -250,11 +248,11 @@ impl Copying {
     async fn chunk(&self, copy: &Copy, chunk: u32, range: Range) -> Result<(), Error> {
         let open = copy.open(chunk);
         let mut range = range;
-        let mut backoff = source_backoff();
+        let mut backoff = SourceBackoff::default();
         let mut by_keys = false;
         loop {
             let tried = tokio::select! {
-                tried = self.read(copy, &mut range, &open, by_keys) => tried,
+                tried = self.read(copy, &mut range, &open, by_keys, backoff.patience) => tried,
                 () = self.reading.stop.cancelled() => return Ok(()),
             };
             match tried {
@@ -284,7 +282,7 @@ impl Copying {
         }
     }
 
-    async fn again(&self, error: &SourceError, backoff: &mut Backoff) -> Result<(), Error> {
+    async fn again(&self, error: &SourceError, backoff: &mut SourceBackoff) -> Result<(), Error> {
         // Stopped while it waits: the caller's select sees it next.
         let _ = self.reading.hold_back("copy", error, backoff).await;
         Ok(())
@@ -298,6 +296,7 @@ impl Copying {
         range: &mut Range,
         open: &OpenChunk,
         by_keys: bool,
+        patience: Patience,
     ) -> Result<(), Trouble> {
         let rule = self.rules.get(copy.rule);
         let window = rule.follows().then(|| self.open_window(&copy.namespace));
@@ -312,7 +311,7 @@ impl Copying {
                 || self.tells_unmatched(copy));
         let read = if looks_up { &copy.keys_only } else { &rule.read };
         let budget = self.budget.clone();
-        let source = &self.reading.source;
+        let source = self.reading.source.patient(patience);
         let mut scan = if copy.view {
             let disk = rule.rule().copy.is_some_and(|copy| copy.allow_disk_use);
             source.scan_view(&copy.namespace, read, low, copy.batch, disk, budget).await?

@@ -31,8 +31,8 @@ use crate::{
 use super::{
     Error,
     demand::Demand,
-    plan::PartId,
-    reading::{Fetched, Reading, source_backoff},
+    newcomers::Newcomers,
+    reading::{Fetched, Reading, SourceBackoff},
     rule_set::RuleSet,
 };
 
@@ -162,8 +162,8 @@ pub struct Following {
     pub status: Arc<TargetStatus>,
     /// Of each rule, by its index.
     pub rule_status: Vec<Arc<RuleStatus>>,
-    /// When the copy of each part was planned: what ended before that has been seen to.
-    pub planned: HashMap<PartId, ClusterTime>,
+    /// What has a plan, and what gets one.
+    pub newcomers: Newcomers,
 }
 
 /// Why a stream is read no further.
@@ -184,22 +184,23 @@ impl Following {
     /// # Errors
     /// `HistoryLost`, and `Refused` where the source has no change stream for these rules.
     pub async fn run(
-        self,
+        mut self,
         start: ClusterTime,
         mut copying: watch::Receiver<bool>,
     ) -> Result<Option<Demand>, Error> {
-        let selectors = self.rules.followed();
-        let scope = self.rules.scope();
+        let rules = self.rules.clone();
+        let (selectors, scope) = (rules.followed(), rules.scope());
         tracing::info!(target = self.target, ?scope, from = %start, "following changes");
         let mut reached = start;
         let mut from = Start::At(start);
-        let mut backoff = source_backoff();
+        let mut backoff = SourceBackoff::default();
         let stop = self.reading.stop.clone();
         loop {
             let copies = *copying.borrow_and_update();
             let max_await = copies.then_some(COPY_AWAIT);
+            let source = self.reading.source.patient(backoff.patience);
             let opened = tokio::select! {
-                opened = self.reading.source.watch(&scope, &selectors, &from, max_await) => opened,
+                opened = source.watch(&scope, &selectors, &from, max_await) => opened,
                 () = stop.cancelled() => return Ok(None),
             };
             let before = reached;
@@ -207,7 +208,7 @@ impl Following {
                 Ok(mut stream) => {
                     let read = self.read(&mut stream, &mut reached, &mut from, &mut copying);
                     tokio::select! {
-                        ended = read => ended,
+                        ended = read => ended?,
                         () = stop.cancelled() => return Ok(None),
                     }
                 }
@@ -244,27 +245,31 @@ impl Following {
 
     /// Reads until the stream can't go on as it is.
     async fn read(
-        &self,
+        &mut self,
         stream: &mut ChangeStream,
         reached: &mut ClusterTime,
         from: &mut Start,
         copying: &mut watch::Receiver<bool>,
-    ) -> Ended {
+    ) -> Result<Ended, Error> {
         loop {
             let mut batch = tokio::select! {
                 batch = stream.next() => match batch {
                     Ok(batch) => batch,
-                    Err(error) => return Ended::Failed(error),
+                    Err(error) => return Ok(Ended::Failed(error)),
                 },
                 // The wait for an idle reply is fixed when a stream is opened.
-                () = changed(copying) => return Ended::Reopen,
+                () = changed(copying) => return Ok(Ended::Reopen),
             };
-            if let Some((first, demand)) = self.ended(&batch.events) {
+            let ended = self.ended(&batch.events);
+            if let Some((first, _)) = &ended {
                 // Once they are copied again, the stream is read again from before them.
-                batch.frontier = batch.frontier.min(batch.events[first].time().before());
-                batch.events.truncate(first);
+                batch.frontier = batch.frontier.min(batch.events[*first].time().before());
+                batch.events.truncate(*first);
+            }
+            self.newcomers.meet(&batch.events).await?;
+            if let Some((_, demand)) = ended {
                 self.spread(batch).await;
-                return Ended::Demand(demand);
+                return Ok(Ended::Demand(demand));
             }
             let invalidated = match batch.events.last() {
                 Some(Event::Invalidated { token, .. }) => Some(token.clone()),
@@ -276,7 +281,7 @@ impl Following {
             match invalidated {
                 Some(token) => {
                     *from = Start::After(token);
-                    return Ended::Reopen;
+                    return Ok(Ended::Reopen);
                 }
                 None => *from = Start::At(*reached),
             }
@@ -299,8 +304,8 @@ impl Following {
                 for &rule in &*self.rules.following(namespace) {
                     self.rule_status[usize::from(rule.0)]
                         .event(EventKind::from_operation_type(op), 1);
-                    let planned = self.planned.get(&(rule, namespace.clone()));
-                    if planned.is_some_and(|planned| planned >= time) {
+                    let planned = self.newcomers.planned(&(rule, namespace.clone()));
+                    if planned.is_some_and(|planned| planned >= *time) {
                         continue;
                     }
                     let rule = self.rules.get(rule).rule();

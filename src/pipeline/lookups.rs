@@ -62,8 +62,8 @@ impl Lookup for SourceLookup {
             stop: stop.clone(),
         };
         let filter = query.filter.raw();
-        let read = reading.insist("looking up for a transform", || {
-            reading.source.find(&query.namespace, filter, query.limit, after)
+        let read = reading.insist_on("looking up for a transform", |source| async move {
+            source.find(&query.namespace, filter, query.limit, after).await
         });
         let documents = self.runtime.block_on(read).map_err(|error| match error {
             None => Unanswered::Stopped,

@@ -8,6 +8,7 @@ mod demand;
 mod following;
 mod letters;
 mod lookups;
+mod newcomers;
 mod oplog;
 mod orders;
 pub(crate) mod origins;
@@ -285,6 +286,10 @@ async fn supervise(
                 total.copied += summary.copied;
                 total.dead_letters += summary.dead_letters;
                 total.stopped |= summary.stopped;
+                // Whatever stopped one of them: the others were stopped too, or are to be.
+                if summary.stopped {
+                    stopping.cancel();
+                }
             }
             Err(error) => {
                 stopping.cancel();

@@ -131,6 +131,8 @@ impl Planning<'_> {
         self.forget_removed_rules(&mut all).await?;
         self.recall_demand().await?;
         let source = self.identity(position.as_ref()).await?;
+        let known = position.as_ref().and_then(|position| position.source);
+        let same = known.is_none() || known == source;
         let newest = all.values().flat_map(BTreeMap::values).map(|own| own.plan.started).max();
         let mut fresh = BTreeSet::new();
         let mut copies = Copies::new();
@@ -165,7 +167,7 @@ impl Planning<'_> {
                 now.max(self.demand.seen).max(known.max(newest).unwrap_or_default())
             }
         };
-        let (all, chosen) = self.chosen(&fresh, &copies).await?;
+        let (all, chosen) = self.chosen(&fresh, &copies, same).await?;
         let begin = self.new_replacements(&chosen).await?;
         self.remember_demand().await?;
         self.remember_replacements(&begin, now).await?;
@@ -193,10 +195,11 @@ impl Planning<'_> {
             self.reaches(start, since).await?;
         }
         // Durable before the first document is read.
-        let record = PositionRecord {
+        let mut record = PositionRecord {
             time: start,
             token: None,
-            source,
+            // Until everything is planned, it is another one's ids that are known.
+            source: known.or(source),
             behind: stored_times(&behind),
             stored_at: bson::DateTime::now(),
         };
@@ -205,6 +208,10 @@ impl Planning<'_> {
         for index in self.planned_whole(&fresh, &chosen, &all) {
             self.remember_rule(self.rules.get(index).rule()).await?;
             self.rule_status[usize::from(index.0)].stale(false);
+        }
+        if !same {
+            record.source = source;
+            self.write(vec![put(keys::position(self.name), &record)]).await?;
         }
         self.forget_demand().await?;
         let planned: HashMap<_, _> = copies
@@ -542,7 +549,10 @@ pub async fn namespaces(
 }
 
 /// Asks the source until it answers or refuses.
-async fn asked<T, F>(
+///
+/// # Errors
+/// `Stopped`, and `Refused` with the server's words.
+pub async fn asked<T, F>(
     reading: &Reading,
     what: &'static str,
     call: impl FnMut() -> F,

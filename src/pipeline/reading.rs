@@ -14,7 +14,7 @@ use crate::{
         retry::{Backoff, pause},
     },
     source::{
-        Source,
+        Patience, Source,
         budget::Budget,
         error::{Error as SourceError, Remedy},
         lookup::{LookedUp, Read},
@@ -68,15 +68,30 @@ impl Reading {
     where
         F: Future<Output = Result<T, SourceError>>,
     {
-        let mut backoff = source_backoff();
+        self.insist_on(what, |_| call()).await
+    }
+
+    /// The same of a read that may take long: each call gets the source that it is to ask.
+    ///
+    /// # Errors
+    /// As [`Self::insist`].
+    pub async fn insist_on<T, F>(
+        &self,
+        what: &'static str,
+        mut call: impl FnMut(Source) -> F,
+    ) -> Result<T, Option<SourceError>>
+    where
+        F: Future<Output = Result<T, SourceError>>,
+    {
+        let mut backoff = SourceBackoff::default();
         loop {
             let answer = tokio::select! {
-                answer = call() => answer,
+                answer = call(self.source.patient(backoff.patience)) => answer,
                 () = self.stop.cancelled() => return Err(None),
             };
             match answer {
                 Ok(value) => {
-                    if backoff.tries() > 0 {
+                    if backoff.has_waited() {
                         self.status.source_recovered();
                     }
                     return Ok(value);
@@ -94,9 +109,9 @@ impl Reading {
         &self,
         what: &'static str,
         error: &SourceError,
-        backoff: &mut Backoff,
+        backoff: &mut SourceBackoff,
     ) -> Result<(), ()> {
-        let wait = backoff.next(None);
+        let wait = backoff.next(error);
         self.status.source_waiting(&error.to_string());
         tracing::warn!(
             what,
@@ -127,10 +142,11 @@ impl Reading {
         let mut operation_time = ClusterTime::ZERO;
         // The last is next, so the parts are answered in order.
         let mut parts = parts(keys);
-        let mut backoff = source_backoff();
+        let mut backoff = SourceBackoff::default();
         let mut failures = 0;
         while let Some(part) = parts.pop() {
-            let lookup = self.source.lookup(namespace, read, &keys[part.clone()], after, budget);
+            let source = self.source.patient(backoff.patience);
+            let lookup = source.lookup(namespace, read, &keys[part.clone()], after, budget);
             let answer = tokio::select! {
                 answer = lookup => answer,
                 () = self.stop.cancelled() => return Err(Halt::Stopped),
@@ -148,7 +164,7 @@ impl Reading {
                     if !complete {
                         break;
                     }
-                    if backoff.tries() > 0 {
+                    if backoff.has_waited() {
                         self.status.source_recovered();
                         backoff.reset();
                     }
@@ -211,9 +227,37 @@ fn parts(keys: &[DocumentKey]) -> Vec<std::ops::Range<usize>> {
 /// How often a read of one document is tried before the document is blamed.
 const SINGLE_TRIES: u32 = 3;
 
-/// The driver itself waits for a server to be selected; this only keeps from spinning.
-pub fn source_backoff() -> Backoff {
-    Backoff::new(Duration::from_millis(100), Duration::from_secs(5))
+/// How one read goes on after errors.
+pub struct SourceBackoff {
+    waits: Backoff,
+    /// How long it waits for replies.
+    pub patience: Patience,
+}
+
+impl Default for SourceBackoff {
+    /// The driver itself waits for a server to be selected; this only keeps from spinning.
+    fn default() -> Self {
+        let waits = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        Self { waits, patience: Patience::FIRST }
+    }
+}
+
+impl SourceBackoff {
+    /// The wait before the next try.
+    fn next(&mut self, error: &SourceError) -> Duration {
+        self.patience = self.patience.after(error);
+        self.waits.next(None)
+    }
+
+    /// Whether something has failed since the last success.
+    fn has_waited(&self) -> bool {
+        self.waits.tries() > 0
+    }
+
+    /// Something went through.
+    pub fn reset(&mut self) {
+        *self = Self::default();
+    }
 }
 
 #[async_trait]

@@ -49,6 +49,7 @@ use super::{
     following::{Answering, Asked, Following, Lanes},
     letters::Letters,
     lookups::SourceLookup,
+    newcomers::Newcomers,
     orders::{Order, Ordered, Outcome},
     origins::FileOrigins,
     plan::{Plan, Planning},
@@ -112,6 +113,8 @@ enum Ended {
     Again(Demand),
     /// It is told to do something else.
     Ordered(Ordered),
+    /// The target can take no more in this run.
+    Closed,
 }
 
 /// An order that has been followed once the pipeline has started again.
@@ -137,6 +140,7 @@ struct Running {
     settling: JoinSet<Result<(), Halt>>,
     copying: watch::Receiver<bool>,
     dead_letters: Arc<DeadLetters>,
+    target: Arc<dyn Target>,
     read: CancellationToken,
     drain: CancellationToken,
     drained: CancellationToken,
@@ -254,7 +258,9 @@ impl TargetPipeline {
                     followed = self.take_up(ordered, &mut demand, false, stop).await?;
                 }
                 Ended::Done => return Ok(summary),
-                Ended::Stopped => return Ok(Summary { stopped: true, ..summary }),
+                Ended::Stopped | Ended::Closed => {
+                    return Ok(Summary { stopped: true, ..summary });
+                }
             }
         }
     }
@@ -529,6 +535,7 @@ impl TargetPipeline {
             settling,
             copying: copies_run,
             dead_letters,
+            target,
             read,
             drain,
             drained,
@@ -613,7 +620,14 @@ impl TargetPipeline {
                 target: self.name().to_owned(),
                 status: status.clone(),
                 rule_status: self.rule_status(),
-                planned: plan.planned,
+                newcomers: Newcomers::new(
+                    reading.clone(),
+                    self.rules.clone(),
+                    context.target.clone(),
+                    self.name().to_owned(),
+                    self.store.clone(),
+                    plan.planned,
+                ),
             };
             tasks.spawn(following.run(plan.start, copying));
         }
@@ -681,6 +695,10 @@ impl TargetPipeline {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(Ended::Stopped),
+                () = running.target.closed() => {
+                    tracing::info!(target = self.name(), "nobody reads any more");
+                    return Ok(Ended::Closed);
+                }
                 Some(ordered) = self.orders.recv() => {
                     if let Some(why) = self.refusal(&ordered.order).await {
                         // Nobody may wait for it any more.

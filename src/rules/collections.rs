@@ -164,7 +164,7 @@ fn loops(reader: &mut Reader<'_>, written: &[Written<'_>], source: &Source, targ
         let target = targets.iter().find(|target| target.name == *name);
         target.and_then(|target| target.target.as_ref()).is_some_and(|target| match &target.kind {
             TargetKind::MongoDb(target) => meet(&source.uri, &target.uri),
-            TargetKind::Engine(_) | TargetKind::Webhook(_) => false,
+            _ => false,
         })
     };
     let written: Vec<_> = written.iter().filter(|written| is_source(written)).collect();

@@ -9,10 +9,11 @@ use super::{
 
 const HELP: &str = "write `delivery: documents`: each document as it is now, several changes of it \
                     perhaps as one. To be told of every single change (`events`) will be what a webhook \
-                    gets where a rule says nothing, and can't be done yet";
+                    and standard output get where a rule says nothing, and can't be done yet";
 
 /// Reads it: whether it holds. `documents` is all that there is, so that nothing of it stands in the
-/// model; what tells a webhook has to say it, since it is not what a rule without it will mean.
+/// model; what tells a webhook or writes to standard output has to say it, since it is not what a rule without it
+/// will mean.
 pub fn holds(
     reader: &mut Reader<'_>,
     fields: Fields<'_>,
@@ -20,13 +21,16 @@ pub fn holds(
     placed: Option<&[Placed]>,
 ) -> Option<()> {
     let Some(node) = fields.get("delivery") else {
-        let told =
-            placed.unwrap_or_default().iter().find(|it| it.destination.place == Place::Webhook);
+        let told = placed.unwrap_or_default().iter().find_map(|it| match it.destination.place {
+            Place::Webhook => Some((it, "tells", "a webhook")),
+            Place::Stdout => Some((it, "writes to", "standard output")),
+            _ => None,
+        });
         let told = told.filter(|_| fields.lacks("delivery"));
-        let Some(told) = told else { return Some(()) };
+        let Some((told, does, what)) = told else { return Some(()) };
         reader
-            .error(rule, "this rule tells a webhook and does not say what of")
-            .also(told.target_span.clone(), "a webhook")
+            .error(rule, format!("this rule {does} {what} and does not say what of"))
+            .also(told.target_span.clone(), what)
             .help(HELP);
         return None;
     };

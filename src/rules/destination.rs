@@ -85,7 +85,6 @@ fn destination(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) 
             return None;
         }
         match kind {
-            Some(Place::Webhook) => return Some(simple(target?, target_span, Place::Webhook)),
             Some(Place::MongoDb(_)) => {
                 let namespace = collection(reader, fields.entry("namespace"));
                 let place = Place::MongoDb(MongoPlace { namespace: namespace? });
@@ -96,6 +95,9 @@ fn destination(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) 
                     id_span: None,
                     shown: !substituted(node),
                 });
+            }
+            Some(place @ (Place::Webhook | Place::File | Place::Stdout)) => {
+                return Some(simple(target?, target_span, place));
             }
             Some(Place::Engine(_)) | None => {}
         }
@@ -152,6 +154,8 @@ fn alone(name: &str, targets: Option<&[Named]>) -> Option<Place> {
         TargetKind::Engine(_) => Place::Engine(EnginePlace::default()),
         TargetKind::MongoDb(_) => Place::MongoDb(MongoPlace::default()),
         TargetKind::Webhook(_) => Place::Webhook,
+        TargetKind::File(_) => Place::File,
+        TargetKind::Stdout(_) => Place::Stdout,
     })
 }
 
@@ -172,10 +176,18 @@ fn foreign<'a>(kind: &Place, entries: &'a [Entry]) -> Option<(&'a Entry, String,
             let help = "in a MongoDB a document keeps its `_id`; `namespace` says where it lies";
             Some((entry, words, help))
         }
-        Place::Webhook => {
+        Place::Webhook | Place::File | Place::Stdout => {
             let entry = others.next()?;
-            let words = format!("`{}` means nothing to a webhook", entry.key);
-            Some((entry, words, "where a document is told to is said by the target's `url`"))
+            let (what, help) = match kind {
+                Place::File => {
+                    ("a file", "which file a document goes to is said by the target's `path`")
+                }
+                Place::Stdout => {
+                    ("standard output", "the name of the target is all there is to say")
+                }
+                _ => ("a webhook", "where a document is told to is said by the target's `url`"),
+            };
+            Some((entry, format!("`{}` means nothing to {what}", entry.key), help))
         }
     }
 }
@@ -257,7 +269,7 @@ fn template(reader: &mut Reader<'_>, entry: Option<&Entry>) -> Option<Option<Tem
 }
 
 /// `id: {_id}`, which YAML reads as a map.
-fn unquoted(reader: &mut Reader<'_>, entry: &Entry, entries: &[Entry]) {
+pub(super) fn unquoted(reader: &mut Reader<'_>, entry: &Entry, entries: &[Entry]) {
     let what = format!("`{}`", entry.key);
     let error = match entries {
         [only] if lone(only) => {

@@ -112,6 +112,7 @@ fn place(destination: &Destination, targets: &[Named]) -> String {
                 _ => destination.target.clone(),
             };
         }
+        Place::File | Place::Stdout => return line_place(destination, kind),
     };
     let template = |template: &Option<Template>| -> serde_json::Value {
         template.as_ref().map(Template::as_str).into()
@@ -147,6 +148,25 @@ fn webhook_place(destination: &Destination, webhook: &Webhook) -> String {
             "webhook": webhook.format.as_str(),
             "path": own.then(|| path.as_str()),
             "extended_json": webhook.extended_json,
+        }),
+        &mut text,
+    );
+    text
+}
+
+/// Of what lines are appended to: in which files they lie, and what they are.
+fn line_place(destination: &Destination, kind: Option<&TargetKind>) -> String {
+    let (path, extended_json) = match kind {
+        Some(TargetKind::File(file)) => (Some(file.path.as_str()), file.extended_json),
+        Some(TargetKind::Stdout(stdout)) => (None, stdout.extended_json),
+        _ => return destination.target.clone(),
+    };
+    let mut text = String::new();
+    canonical(
+        &serde_json::json!({
+            "target": destination.target,
+            "lines": path,
+            "extended_json": extended_json,
         }),
         &mut text,
     );

@@ -256,6 +256,14 @@ pub static TARGET: Map = Map {
             .example("{ uri: \"mongodb://mirror:27017/?replicaSet=rs1\" }"),
         key("webhook", Object(&WEBHOOK), "A URL that every document is told to, as JSON.")
             .example("{ url: https://example.com/hook }"),
+        key(
+            "file",
+            Object(&LINE_FILE),
+            "Files that a line of JSON is appended to for each document.",
+        )
+        .example("{ path: \"out/{collection}.ndjson\" }"),
+        key("stdout", Object(&STDOUT), "Standard output, a line of JSON for each document.")
+            .example("{}"),
     ],
 };
 
@@ -496,6 +504,92 @@ pub static WEBHOOK_RETRY: Map = Map {
             "After so long a document becomes a dead letter. Default: it is tried for ever.",
         )
         .example("24h"),
+    ],
+};
+
+/// `retry:` of a target on this machine.
+pub static LOCAL_RETRY: Map = Map {
+    name: "local_retry",
+    one: false,
+    keys: &[
+        key("initial", Time, "The first pause.").default("100ms"),
+        key("max", Time, "The longest pause.").default("1s"),
+    ],
+};
+
+/// `file:` of `targets:`
+pub static LINE_FILE: Map = Map {
+    name: "line_file",
+    one: false,
+    keys: &[
+        key(
+            "path",
+            Text,
+            "The file that lines are appended to, a template; a relative one starts at the rule file.",
+        )
+        .example("out/{collection}.ndjson")
+        .required(),
+        key(
+            "rotate",
+            Size,
+            "A file that would become larger is put aside as `orders.000001.ndjson`. Default: it only \
+             grows.",
+        )
+        .example("1GiB"),
+        key(
+            "json",
+            Words(&["plain", "extended"]),
+            "How BSON becomes JSON: plain values, or canonical Extended JSON, which keeps every type.",
+        )
+        .default("plain"),
+        key("batch", Object(&BATCH), "How much goes into one request."),
+        key("timeout", Time, "How long one write may take before it counts as lost.")
+            .default("60s"),
+        key("retry", Object(&LOCAL_RETRY), "The pauses between tries. It is tried for ever."),
+        key(
+            "on_rejected",
+            Either(&[Words(&ON_REJECTED), Object(&REJECTED)]),
+            "What happens when a line of a document can't be written for good: a dead letter, or the \
+             end of the run.",
+        )
+        .default("dead_letter"),
+        key(
+            "ordering",
+            Words(&["document", "total"]),
+            "Changes keep their order per document, or all of them in one lane.",
+        )
+        .default("document"),
+    ],
+};
+
+/// `stdout:`
+pub static STDOUT: Map = Map {
+    name: "stdout",
+    one: false,
+    keys: &[
+        key(
+            "json",
+            Words(&["plain", "extended"]),
+            "How BSON becomes JSON: plain values, or canonical Extended JSON, which keeps every type.",
+        )
+        .default("plain"),
+        key("batch", Object(&BATCH), "How much goes into one request."),
+        key("timeout", Time, "How long the reader may take for one write.")
+            .default("24h"),
+        key("retry", Object(&LOCAL_RETRY), "The pauses between tries. It is tried for ever."),
+        key(
+            "on_rejected",
+            Either(&[Words(&ON_REJECTED), Object(&REJECTED)]),
+            "What happens when a line of a document can't be written for good: a dead letter, or the \
+             end of the run.",
+        )
+        .default("dead_letter"),
+        key(
+            "ordering",
+            Words(&["document", "total"]),
+            "Changes keep their order per document, or all of them in one lane.",
+        )
+        .default("document"),
     ],
 };
 

@@ -19,6 +19,7 @@ mod general;
 mod imports;
 mod interpolate;
 mod keys;
+mod lines;
 pub mod model;
 pub mod namespace;
 mod node;
@@ -204,6 +205,7 @@ fn rules(
     checks::all(reader, &rules);
     collections::all(reader, &rules, source, targets);
     if let Some(targets) = targets {
+        lines::shared(reader, targets, &rules);
         checks::unused(reader, nodes, targets);
     }
     (rules.len() == nodes.len()).then_some(rules)

@@ -16,8 +16,10 @@ use crate::{
 
 use super::template::Template;
 
+mod lines;
 mod webhook;
 
+pub use lines::{LineFile, Stdout};
 pub use webhook::{
     Header, SigningSecret, SigningSecretError, Webhook, WebhookFormat, WebhookUrl, header_fault,
     is_step,
@@ -176,6 +178,10 @@ pub enum TargetKind {
     MongoDb(MongoDb),
     /// `webhook:`
     Webhook(Webhook),
+    /// `file:`
+    File(LineFile),
+    /// `stdout:`
+    Stdout(Stdout),
 }
 
 /// The settings that every target has.
@@ -480,6 +486,10 @@ pub enum Place {
     MongoDb(MongoPlace),
     /// Behind a webhook, whose target says where.
     Webhook,
+    /// In files, whose target says which.
+    File,
+    /// On standard output.
+    Stdout,
 }
 
 /// `to:` of a MongoDB.

@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use super::{
     diagnostic::Span,
     keys::{self, Map},
+    lines,
     model::{
         DeliverySettings, Engine, EngineAuth, EngineFlavor, MongoDb, OnRejected, Secret, Target,
         TargetKind, Tls,
@@ -66,6 +67,8 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
             let (kind, delivery) = match &*kind.key {
                 "webhook" => webhook::webhook(reader, &kind.value)?,
                 "mongodb" => mongodb(reader, &kind.value)?,
+                "file" => lines::file(reader, &kind.value)?,
+                "stdout" => lines::stdout(reader, &kind.value)?,
                 "opensearch" => engine(reader, &kind.value, EngineFlavor::OpenSearch)?,
                 _ => engine(reader, &kind.value, EngineFlavor::Elasticsearch)?,
             };
@@ -87,7 +90,8 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
         }
         (kinds, Some(other)) => {
             let key = shown_key(other);
-            let maps = [&keys::ENGINE, &keys::MONGODB, &keys::WEBHOOK];
+            let maps =
+                [&keys::ENGINE, &keys::MONGODB, &keys::WEBHOOK, &keys::LINE_FILE, &keys::STDOUT];
             if maps.iter().any(|kind| kind.has(&other.key)) {
                 let error =
                     reader.error(&other.key_span, format!("{key} stands one level too high"));

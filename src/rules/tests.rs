@@ -230,7 +230,7 @@ fn every_key_of_a_webhook_is_read() {
     let [notify, plain, secret] = loaded.rules.targets.as_slice() else { panic!("three") };
     let webhook = |target: &Target| match &target.kind {
         TargetKind::Webhook(webhook) => webhook.clone(),
-        TargetKind::Engine(_) | TargetKind::MongoDb(_) => panic!("a webhook"),
+        _ => panic!("a webhook"),
     };
     let all = webhook(notify);
     assert_eq!(all.url.origin, "https://hooks.example.com:8443");
@@ -271,6 +271,33 @@ fn every_key_of_a_webhook_is_read() {
     assert!(loaded.rules.rules[0].to.iter().all(|to| to.place == Place::Webhook));
     let shown = format!("{:?}", loaded.rules);
     assert!(!shown.contains(SECRET) && !shown.contains("MfKQ9r8G"), "{shown}");
+}
+
+#[test]
+fn every_key_of_lines_is_read() {
+    let loaded = file("good/lines.yaml").unwrap_or_else(|report| panic!("{report}"));
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    let [out, plain, screen] = loaded.rules.targets.as_slice() else { panic!("three") };
+    let file = |target: &Target| match &target.kind {
+        TargetKind::File(file) => file.clone(),
+        _ => panic!("a file"),
+    };
+    let all = file(out);
+    assert_eq!(all.folder, Path::new("tests/rule_files/good"));
+    assert_eq!(all.path.as_str(), "out/{collection}/{tenant}.ndjson");
+    assert_eq!((all.rotate, all.extended_json), (Some(1 << 30), true));
+    let delivery = &out.delivery;
+    assert_eq!((delivery.max_bytes, delivery.max_actions, delivery.concurrency), (500_000, 100, 1));
+    let (initial, max) = (delivery.retry_initial, delivery.retry_max);
+    assert_eq!((initial, max), (Duration::from_millis(10), Duration::from_secs(2)));
+    assert_eq!(delivery.on_rejected, OnRejected::Stop);
+    let least = file(plain);
+    assert_eq!((least.rotate, least.extended_json), (None, false));
+    assert_eq!(plain.delivery.retry_max, Duration::from_secs(1));
+    assert!(matches!(&screen.kind, TargetKind::Stdout(stdout) if !stdout.extended_json));
+    assert_eq!(screen.delivery.timeout, Duration::from_secs(86_400));
+    let places: Vec<_> = loaded.rules.rules[0].to.iter().map(|to| to.place.clone()).collect();
+    assert_eq!(places, [Place::File, Place::File, Place::Stdout]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use bson::{Bson, RawDocumentBuf, rawdoc};
 
 use crate::{change::Namespace, rules::model::CopySettings};
 
-use super::{Source, error::Error, namespaces::Size};
+use super::{Patience, Source, error::Error, namespaces::Size};
 
 /// More would make the plan a large record, and gain nothing.
 const MOST: u64 = 4096;
@@ -70,7 +70,8 @@ impl Source {
             "allowDiskUse": allow_disk_use,
             "comment": "mongosync",
         };
-        let sampled = self.gathered(&self.client.database(namespace.database()), command).await?;
+        let database = self.client.database(namespace.database());
+        let sampled = self.patient(Patience::LONGEST).gathered(&database, command).await?;
         let mut points: Vec<Bson> = Vec::new();
         for document in sampled.iter().skip(OVERSAMPLING as usize).step_by(OVERSAMPLING as usize) {
             // A sample may hold one document twice.

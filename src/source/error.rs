@@ -13,8 +13,7 @@ pub enum Error {
     /// The server's reply has not the shape that its documentation gives it.
     #[error("the source answered with {0}")]
     Garbled(&'static str),
-    /// A command that is answered at once elsewhere has not been: its connection may have died without
-    /// a word.
+    /// A command has not been answered in time: its connection may have died without a word.
     #[error("the source has not answered {command} for {} s", .after.as_secs())]
     Silent {
         /// Its name.

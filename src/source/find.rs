@@ -2,7 +2,6 @@
 //! what `mongosync try` is asked for.
 
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
-use futures_util::StreamExt;
 
 use crate::change::{ClusterTime, Document, Namespace};
 

@@ -4,7 +4,6 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
-use futures_util::StreamExt;
 
 use crate::{
     change::{ClusterTime, Document, DocumentKey, Namespace},

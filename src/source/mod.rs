@@ -11,6 +11,7 @@ mod find;
 pub mod lookup;
 pub mod namespaces;
 pub mod privileges;
+mod replies;
 pub mod reply;
 pub mod scan;
 pub mod selection;
@@ -19,22 +20,20 @@ pub mod stream;
 use std::time::Duration;
 
 use bson::{Document, RawDocumentBuf, doc, oid::ObjectId, rawdoc};
-use futures_util::StreamExt;
 use mongodb::{
     Client, Database,
     options::{ClientOptions, SelectionCriteria},
-    raw_batch_cursor::RawBatchCursor,
 };
 
 use crate::{change::ClusterTime, rules::model};
 
 use error::Error;
+pub use replies::Patience;
+use replies::Replies;
 
 /// How often the driver looks at a server. One that an error has made it take for lost it looks at
 /// again only then; the driver's own 10 s are longer than the lease of a store in the source.
 const HEARTBEAT: Duration = Duration::from_secs(2);
-/// How long a command may take that reads no documents of anybody's.
-const ANSWER: Duration = Duration::from_secs(45);
 
 /// A connected source. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -45,6 +44,7 @@ pub struct Source {
     max_await: Duration,
     sharded: bool,
     address: String,
+    patience: Patience,
 }
 
 /// What the server says that it is.
@@ -160,6 +160,7 @@ impl Source {
             max_await: settings.max_await,
             sharded: false,
             address,
+            patience: Patience::FIRST,
         };
         let identity = source.identify().await?;
         source.sharded = identity.sharded;
@@ -182,7 +183,8 @@ impl Source {
         if let Some(criteria) = &self.criteria {
             action = action.selection_criteria(criteria.clone());
         }
-        soon("a question about itself", async { Ok(action.await?) }).await
+        let answer = async { Ok(action.await?) };
+        Patience::FIRST.wait("a question about itself", answer).await
     }
 
     /// The driver's client, for a checkpoint store that lives in the source.
@@ -310,7 +312,8 @@ impl Source {
         Ok(Some((ends[0], ends[1])))
     }
 
-    async fn cursor(&self, command: CursorCommand<'_>) -> Result<RawBatchCursor, Error> {
+    /// Opens a cursor.
+    async fn cursor(&self, command: CursorCommand<'_>) -> Result<Replies, Error> {
         let mut action = command.database.run_raw_cursor_command(command.command);
         if let Some(criteria) = &self.criteria {
             action = action.selection_criteria(criteria.clone());
@@ -321,7 +324,9 @@ impl Source {
         if let Some(time) = command.max_time {
             action = action.max_time(time);
         }
-        Ok(action.batch().await?)
+        let opened = async { Ok(action.batch().await?) };
+        let cursor = self.patience.wait("a request for a cursor", opened).await?;
+        Ok(Replies::new(cursor, self.patience))
     }
 
     /// All documents of a small result that takes no time to make, decoded.
@@ -330,7 +335,8 @@ impl Source {
         database: &Database,
         command: RawDocumentBuf,
     ) -> Result<Vec<Document>, Error> {
-        soon("a question about what it holds", self.gathered(database, command)).await
+        let gathered = self.gathered(database, command);
+        Patience::FIRST.wait("a question about what it holds", gathered).await
     }
 
     /// All documents of a small result, decoded.
@@ -353,18 +359,6 @@ impl Source {
             }
         }
         Ok(documents)
-    }
-}
-
-/// Gives up what should be answered at once. The driver sets no limit, and what a network drops
-/// without a word is resent for a quarter of an hour.
-async fn soon<T>(
-    command: &'static str,
-    work: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Error> {
-    match tokio::time::timeout(ANSWER, work).await {
-        Ok(done) => done,
-        Err(_) => Err(Error::Silent { command, after: ANSWER }),
     }
 }
 

@@ -73,18 +73,21 @@ impl Source {
     }
 
     /// The server's own id of each collection of a database: one that was dropped and made again has
-    /// another. Empty where the user may not ask for it.
+    /// another. `None` where the user may not ask for it.
     ///
     /// # Errors
     /// Whatever the driver returns, but for that.
-    pub async fn collection_ids(&self, database: &str) -> Result<HashMap<Namespace, Uuid>, Error> {
+    pub async fn collection_ids(
+        &self,
+        database: &str,
+    ) -> Result<Option<HashMap<Namespace, Uuid>>, Error> {
         let command = rawdoc! {
             "listCollections": 1, "filter": { "type": "collection" }, "cursor": {},
         };
         let listed = match self.all(&self.client.database(database), command).await {
             Ok(listed) => listed,
             // Unauthorized
-            Err(Error::Driver(error)) if code(&error) == Some(13) => Vec::new(),
+            Err(Error::Driver(error)) if code(&error) == Some(13) => return Ok(None),
             Err(error) => return Err(error),
         };
         let id = |entry: &Document| {
@@ -94,7 +97,7 @@ impl Source {
             };
             Some((name, id.to_uuid().ok()?))
         };
-        Ok(listed.iter().filter_map(id).collect())
+        Ok(Some(listed.iter().filter_map(id).collect()))
     }
 
     /// Every database that the user may see, without `admin`, `config` and `local`.

@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use bson::{Bson, RawBson, RawDocumentBuf, rawdoc};
-use futures_util::StreamExt;
-use mongodb::raw_batch_cursor::RawBatchCursor;
 
 use crate::change::{ClusterTime, Document, Namespace};
 
 use super::{
     CursorCommand, Source, budget::Budget, chunks::Range, error::Error, lookup::Read,
-    majority_after, reply::Reply, stream::cstr,
+    majority_after, replies::Replies, reply::Reply, stream::cstr,
 };
 
 /// Bytes of documents that one reply is asked to hold, about.
@@ -37,7 +35,7 @@ pub struct Page {
 
 /// An open scan.
 pub struct Scan {
-    cursor: RawBatchCursor,
+    cursor: Replies,
     budget: Arc<Budget>,
     /// What is read behind the cursor's end.
     rest: Option<Rest>,
@@ -169,7 +167,7 @@ fn find(
 }
 
 impl Rest {
-    async fn open(&self) -> Result<RawBatchCursor, Error> {
+    async fn open(&self) -> Result<Replies, Error> {
         let database = self.source.client.database(&self.database);
         let command = self.command.clone();
         self.source
@@ -194,7 +192,7 @@ impl Scan {
         let batch = loop {
             match (self.cursor.next().await, &self.rest) {
                 (Some(Ok(batch)), _) => break batch,
-                (Some(Err(error)), _) => return Some(Err(error.into())),
+                (Some(Err(error)), _) => return Some(Err(error)),
                 (None, None) => return None,
                 (None, Some(rest)) => match rest.open().await {
                     Ok(cursor) => {

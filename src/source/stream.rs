@@ -8,15 +8,13 @@
 use std::time::Duration;
 
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
-use futures_util::StreamExt;
-use mongodb::raw_batch_cursor::RawBatchCursor;
 
 use crate::{
     change::{ClusterTime, DocumentKey, Namespace},
     rules::model::{NamespacePattern, Selector},
 };
 
-use super::{CursorCommand, Source, error::Error, reply::Reply};
+use super::{CursorCommand, Source, error::Error, replies::Replies, reply::Reply};
 
 /// What a stream watches: the smallest that holds all its rules' namespaces.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -150,7 +148,7 @@ pub enum Start {
 
 /// An open change stream.
 pub struct ChangeStream {
-    cursor: RawBatchCursor,
+    cursor: Replies,
     sharded: bool,
     opened: bool,
 }

@@ -6,11 +6,14 @@
 
 pub mod dry_run;
 pub mod elasticsearch;
+pub mod file;
 pub mod fill;
 pub mod http;
 pub mod json;
+mod line;
 pub mod mongodb;
 pub mod open;
+pub mod stdout;
 pub mod webhook;
 
 use std::{collections::BTreeMap, ops::Range, time::Duration};
@@ -99,6 +102,16 @@ pub struct Operation {
     pub namespace: Namespace,
     /// Copy or changes.
     pub phase: Phase,
+}
+
+impl Operation {
+    /// The time that is told with it: of its event, and of a copied document when the copy began.
+    pub fn told_time(&self) -> ClusterTime {
+        match self.cause {
+            Cause::Event(time) => time,
+            Cause::Copy(_) => self.time,
+        }
+    }
 }
 
 /// Why an item or a request did not go through, and may later.
@@ -451,6 +464,13 @@ pub trait Target: Send + Sync + 'static {
     /// Whether the target answers, be it with a refusal; writes nothing.
     async fn reach(&self) -> Result<(), Retry> {
         Ok(())
+    }
+
+    /// Waits until the target can take nothing more in this run, as a pipe whose reader is gone: then
+    /// the whole run ends, and that is no error. What has not been answered by then counts as not
+    /// written.
+    async fn closed(&self) {
+        std::future::pending().await
     }
 
     /// What only the target can tell of what its rules want of it, all in one go; writes nothing,

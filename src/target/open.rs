@@ -7,8 +7,10 @@ use crate::rules::model::{self, EngineAuth, Place, TargetKind, Tls};
 use super::{
     Origins, Target,
     elasticsearch::{EngineRule, EngineTarget},
+    file::FileTarget,
     http::SetupError,
     mongodb::{MongoRule, MongoTarget},
+    stdout::StdoutTarget,
     webhook::WebhookTarget,
 };
 
@@ -48,6 +50,16 @@ pub fn open<'a>(
         TargetKind::Webhook(webhook) => {
             Ok(Arc::new(WebhookTarget::new(webhook, owner, &target.delivery)?))
         }
+        TargetKind::File(file) => {
+            Ok(Arc::new(FileTarget::new(file, owner, target.delivery.timeout)))
+        }
+        TargetKind::Stdout(stdout) => {
+            let opened = StdoutTarget::new(stdout, owner);
+            Ok(Arc::new(opened.map_err(|source| SetupError::Unreadable {
+                path: "standard output".into(),
+                source,
+            })?))
+        }
     }
 }
 
@@ -75,6 +87,8 @@ pub fn open_unconnected<'a>(
             webhook.tls = Tls::default();
             return Ok(Arc::new(WebhookTarget::to_show(webhook, &target.delivery)?));
         }
+        TargetKind::File(file) => return Ok(Arc::new(FileTarget::to_show(file))),
+        TargetKind::Stdout(_) => {}
     }
     open(&bare, "", None, rules)
 }

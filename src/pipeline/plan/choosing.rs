@@ -41,10 +41,13 @@ pub(super) struct Chosen {
 
 impl Planning<'_> {
     /// What is planned now.
+    ///
+    /// `same` says whether the source is the one that is known from before.
     pub(super) async fn chosen(
         &self,
         fresh: &BTreeSet<RuleIndex>,
         copies: &Copies,
+        same: bool,
     ) -> Result<Choice, Error> {
         let complete = self.is_whole();
         let Demand { rules, lost, seek, .. } = &self.demand;
@@ -70,6 +73,8 @@ impl Planning<'_> {
         }
         let (mut all, found) = self.parts(copies).await?;
         let ids = self.collection_ids(&all).await?;
+        // Another source has other ids, and that says nothing.
+        let known_here = if same { ids.clone() } else { HashMap::new() };
         let mut wanted = BTreeMap::new();
         for part in &mut all {
             let (index, namespace) = &part.id;
@@ -77,31 +82,33 @@ impl Planning<'_> {
             let demanded = self.demand.parts.get(&(name.clone(), namespace.clone()));
             let again =
                 self.demand.rules.contains(name) && self.rules.get(*index).rule().copy.is_some();
-            let why =
-                if demanded.is_none() && self.has_ended(*index, copies, &found, &ids, namespace) {
-                    if !self.demand.lost {
-                        tracing::info!(
-                        target = self.name,
-                        rule = name,
-                        %namespace,
-                        "the collection was dropped or made anew, which is still to be read: until \
-                         then nothing is swept there"
-                        );
-                        // The stream is still to show how it ended: nothing is swept before that.
-                        part.copies = false;
-                        continue;
-                    }
-                    Wanted::Keep
-                } else {
-                    match demanded {
-                        // Whatever else it is copied for, what it held stays.
-                        Some(OnDrop::Keep) => Wanted::Keep,
-                        Some(OnDrop::Remove) => Wanted::Again,
-                        None if again => Wanted::Again,
-                        None if fresh.contains(index) && copies_now(index) => Wanted::First,
-                        None => continue,
-                    }
-                };
+            let why = if demanded.is_none()
+                && self.has_ended(*index, copies, &found, &known_here, namespace)
+            {
+                // Unless the stream is read from somewhere else, and may never show it.
+                if !self.demand.lost && self.demand.seek.is_none() {
+                    tracing::info!(
+                    target = self.name,
+                    rule = name,
+                    %namespace,
+                    "the collection was dropped or made anew, which is still to be read: until \
+                     then nothing is swept there"
+                    );
+                    // The stream is still to show how it ended: nothing is swept before that.
+                    part.copies = false;
+                    continue;
+                }
+                Wanted::Keep
+            } else {
+                match demanded {
+                    // Whatever else it is copied for, what it held stays.
+                    Some(OnDrop::Keep) => Wanted::Keep,
+                    Some(OnDrop::Remove) => Wanted::Again,
+                    None if again => Wanted::Again,
+                    None if fresh.contains(index) && copies_now(index) => Wanted::First,
+                    None => continue,
+                }
+            };
             wanted.insert(part.id.clone(), why);
         }
         for index in fresh.iter().filter(|index| copies_now(index)) {
@@ -169,11 +176,6 @@ impl Planning<'_> {
             // What was seen to has a plan that says so.
             return plan.is_some_and(|plan| !plan.ended);
         }
-        // Of another replica set all ids are others; and where the stream is not read from the stored
-        // position, it may never show what happened.
-        if self.demand.lost || self.demand.seek.is_some() {
-            return false;
-        }
         let known = plan.and_then(|plan| plan.collection);
         known.is_some_and(|known| ids.get(namespace).is_some_and(|own| *own != known))
     }
@@ -186,7 +188,7 @@ impl Planning<'_> {
             let source = &self.reading.source;
             let listed =
                 self.asked("listing collections", || source.collection_ids(database)).await?;
-            ids.extend(listed);
+            ids.extend(listed.unwrap_or_default());
         }
         Ok(ids)
     }

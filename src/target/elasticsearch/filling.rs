@@ -208,6 +208,19 @@ fn says(settings: Option<&Value>, key: &str) -> bool {
     nested || settings.get(key).is_some() || settings.get(format!("index.{key}")).is_some()
 }
 
+/// Puts back what was arranged for the copy into one index, if anything was: nobody will write more of
+/// it.
+pub(super) async fn put_back_in(
+    nodes: &Nodes,
+    index: &str,
+    meta: &Map<String, Value>,
+) -> Result<(), Retry> {
+    match mark_in(meta) {
+        Some(mark) => put_back(nodes, index, mark).await,
+        None => Ok(()),
+    }
+}
+
 async fn put_back(nodes: &Nodes, index: &str, mark: Mark) -> Result<(), Retry> {
     for answer in [
         put_settings(nodes, index, &mark.before).await?,

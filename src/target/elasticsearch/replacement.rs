@@ -25,7 +25,7 @@ use tracing::{info, warn};
 use super::{
     answer::{Answer, refusal},
     encode::MAX_INDEX,
-    filling::{meta_of, parse, with_own},
+    filling::{meta_of, parse, put_back_in, with_own},
     indices::{IndexPlan, Trouble, blocked, change_aliases, create, trouble},
     nodes::Nodes,
     owners,
@@ -274,6 +274,8 @@ pub(super) async fn swap(nodes: &Nodes, name: &str, id: &str, owner: &str) -> Re
         blocked(format!("the index that was being filled for the alias {name} is gone"))
     })?;
     if !new.is_behind(name) {
+        // Readers find it with its replicas and its refreshes.
+        put_back_in(nodes, &new.index, &new.meta).await?;
         refresh(nodes, &new.index).await?;
         exchange(nodes, name, &new.index, owner).await?;
     }

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
-use super::place::WebhookPlace;
+use super::payload::Subject;
 use crate::change::Cause;
 
 /// The last line of a head.
@@ -22,20 +22,29 @@ const ID: &str = "webhook-id";
 /// an id of its own, so that a receiver who drops what he knows loses nothing. Of the URL it knows what
 /// follows from the document: one change may be told in several places. What else stands in it, such as
 /// a token that is replaced, makes no difference.
-pub(super) fn message_id(owner: &str, place: &WebhookPlace<'_>, op: &str, cause: Cause) -> String {
+///
+/// `moving` is what of the place may be another one when the document is.
+pub(in crate::target) fn message_id<'m>(
+    owner: &str,
+    subject: Subject<'_>,
+    moving: impl Iterator<Item = (&'m str, &'m str)>,
+    op: &str,
+    cause: Cause,
+) -> String {
     let mut hash = Sha256::new();
     let mut part = |bytes: &[u8]| {
         hash.update((bytes.len() as u64).to_le_bytes());
         hash.update(bytes);
     };
-    for text in [owner, &place.rule, &place.namespace, &place.id, place.id_json.get(), op] {
+    let Subject { rule, namespace, id, id_json } = subject;
+    for text in [owner, rule, namespace, id, id_json.get(), op] {
         part(text.as_bytes());
     }
     match cause {
         Cause::Event(time) => part(&time.0.to_le_bytes()),
         Cause::Copy(plan) => part(&plan.bytes()),
     }
-    for (name, value) in place.address.moving() {
+    for (name, value) in moving {
         part(name.as_bytes());
         part(value.as_bytes());
     }
@@ -117,7 +126,10 @@ mod tests {
     use bson::Uuid;
 
     use super::{
-        super::{address::Address, place::place_key},
+        super::{
+            address::Address,
+            place::{WebhookPlace, place_key},
+        },
         *,
     };
     use crate::{change::ClusterTime, target::PlaceKey};
@@ -148,7 +160,8 @@ mod tests {
             Address::Filled(owned.collect())
         };
         let id = |owner: &str, place: &PlaceKey, op: &str, cause: Cause| {
-            message_id(owner, &WebhookPlace::decode(place).expect("a place"), op, cause)
+            let place = WebhookPlace::decode(place).expect("a place");
+            message_id(owner, place.subject(), place.address.moving(), op, cause)
         };
         let time = ClusterTime(7_710_508_021_874_655_233);
         let (event, fixed) = (Cause::Event(time), place("r", "7", filled(&[("_id", "7")])));

@@ -12,9 +12,9 @@ mod address;
 mod answer;
 mod extra;
 mod group;
-mod message;
-mod payload;
-mod place;
+pub(super) mod message;
+pub(super) mod payload;
+pub(super) mod place;
 mod send;
 mod sign;
 mod unspeakable;
@@ -30,19 +30,18 @@ use self::{
     extra::Extra,
     message::{message_id, write_head},
     payload::{Style, Told},
-    place::{WebhookPlace, place_key, write_text},
+    place::{WebhookPlace, id_of, place_key},
     send::Sender,
 };
 use crate::{
-    change::{Cause, ClusterTime, DocumentKey, Namespace, Phase},
+    change::{ClusterTime, Namespace, Phase},
     rules::{
         model::{DeliverySettings, Header, Webhook, WebhookFormat, WebhookUrl},
         template::Template,
     },
     target::{
         Action, Listing, Operation, Outcome, PlaceKey, Placed, Placing, Request, Retry, Target,
-        http::SetupError,
-        json::{Mode, write_value},
+        http::SetupError, json::Mode,
     },
     transform::Meta,
 };
@@ -142,10 +141,10 @@ impl WebhookTarget {
             Action::Put(document) => Some(document),
             Action::Remove => None,
         };
-        let (time, op) = (time_of(operation), if document.is_some() { "put" } else { "remove" });
-        let id = message_id(&self.owner, &place, op, operation.cause);
-        let told =
-            Told { id: &id, place: &place, document, time, copy: operation.phase == Phase::Copy };
+        let (time, op) = (operation.told_time(), if document.is_some() { "put" } else { "remove" });
+        let subject = place.subject();
+        let id = message_id(&self.owner, subject, place.address.moving(), op, operation.cause);
+        let told = Told { id: &id, subject, document, time, copy: operation.phase == Phase::Copy };
         let delete = document.is_none() && self.style.format == WebhookFormat::Document;
         let filled = matches!(place.address, Address::Filled(_));
         if delete && !(filled && self.url.is_of_one_document()) {
@@ -199,14 +198,6 @@ impl WebhookTarget {
     }
 }
 
-/// The time that a message bears: of its event, and of a copied document when the copy began.
-fn time_of(operation: &Operation) -> ClusterTime {
-    match operation.cause {
-        Cause::Event(time) => time,
-        Cause::Copy(_) => operation.time,
-    }
-}
-
 fn is_json(text: &str) -> bool {
     serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok()
 }
@@ -224,26 +215,7 @@ impl Target for WebhookTarget {
         };
         let namespace = placing.namespace.as_str();
         address.url(&self.url, rule, namespace)?;
-        let mut id_json = Vec::new();
-        let id = match &placing.meta.id {
-            Some(id) => {
-                write_text(id, &mut id_json);
-                id
-            }
-            None => {
-                // A script may have made another document of it, with an `_id` of its own.
-                let own = placing.document.and_then(|document| document.get("_id").ok().flatten());
-                let own = own.filter(|own| {
-                    DocumentKey::from_id(*own).is_ok_and(|own| {
-                        DocumentKey::from_id(placing.key.id()).is_ok_and(|key| key != own)
-                    })
-                });
-                let id = own.unwrap_or(placing.key.id());
-                write_value(id, self.style.mode, &mut id_json)
-                    .map_err(|error| error.to_string())?;
-                placing.id
-            }
-        };
+        let (id, id_json) = id_of(placing, self.style.mode)?;
         let place = place_key(rule, namespace, (id, &id_json), &address);
         if placing.document.is_none() {
             let extra = self.removal(rule, &place, placing);

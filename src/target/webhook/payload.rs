@@ -8,17 +8,27 @@ use crate::{
     target::json::{Mode, Options, write_document},
 };
 
-use super::{
-    address::segment,
-    place::{WebhookPlace, write_text},
-};
+use super::{address::segment, place::write_text};
+
+/// Which document it is that is told of.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::target) struct Subject<'a> {
+    /// The rule; empty where it makes no difference to the target which one it is.
+    pub rule: &'a str,
+    /// Where the document lives in the source.
+    pub namespace: &'a str,
+    /// The id as text, distinct from that of any other document of the namespace.
+    pub id: &'a str,
+    /// The id as JSON, as a document would hold it.
+    pub id_json: &'a RawValue,
+}
 
 /// What is told of one document.
-pub(super) struct Told<'a> {
+pub(in crate::target) struct Told<'a> {
     /// The message's own id.
     pub id: &'a str,
     /// Which document.
-    pub place: &'a WebhookPlace<'a>,
+    pub subject: Subject<'a>,
     /// `None` where it is gone.
     pub document: Option<&'a Document>,
     /// Of the change.
@@ -29,7 +39,7 @@ pub(super) struct Told<'a> {
 
 /// How it is written.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Style {
+pub(in crate::target) struct Style {
     /// Which of the formats.
     pub format: WebhookFormat,
     /// Which JSON.
@@ -70,13 +80,13 @@ impl Style {
                 out.extend_from_slice(b"{\"specversion\":\"1.0\",\"id\":");
                 write_text(told.id, out);
                 out.extend_from_slice(b",\"source\":");
-                write_text(&format!("/mongosync/{}", segment(&told.place.rule)), out);
+                write_text(&format!("/mongosync/{}", segment(told.subject.rule)), out);
                 out.extend_from_slice(b",\"type\":");
                 write_text(&told.kind(), out);
                 // It is optional, and not to be empty.
-                if !told.place.id.is_empty() {
+                if !told.subject.id.is_empty() {
                     out.extend_from_slice(b",\"subject\":");
-                    write_text(&told.place.id, out);
+                    write_text(told.subject.id, out);
                 }
                 told.write_time("time", out);
                 out.extend_from_slice(b",\"datacontenttype\":\"application/json\"");
@@ -95,9 +105,9 @@ impl Style {
         out.extend_from_slice(b",\"data\":{\"op\":");
         write_text(told.op(), out);
         out.extend_from_slice(b",\"ns\":");
-        write_text(&told.place.namespace, out);
+        write_text(told.subject.namespace, out);
         out.extend_from_slice(b",\"_id\":");
-        out.extend_from_slice(RawValue::get(told.place.id_json).as_bytes());
+        out.extend_from_slice(RawValue::get(told.subject.id_json).as_bytes());
         out.extend_from_slice(b",\"cluster_time\":");
         write_text(&told.time.to_string(), out);
         out.extend_from_slice(b",\"copy\":");
@@ -124,7 +134,7 @@ impl Told<'_> {
     }
 
     fn kind(&self) -> String {
-        format!("{}.{}", self.place.namespace, self.op())
+        format!("{}.{}", self.subject.namespace, self.op())
     }
 
     /// The second of the change, as a field that follows others.

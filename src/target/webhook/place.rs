@@ -6,8 +6,14 @@
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::address::Address;
-use crate::target::PlaceKey;
+use super::{address::Address, payload::Subject};
+use crate::{
+    change::DocumentKey,
+    target::{
+        PlaceKey, Placing,
+        json::{Mode, write_value},
+    },
+};
 
 /// A place, taken apart.
 #[derive(Clone, Debug)]
@@ -51,8 +57,32 @@ pub(super) fn place_key(
     PlaceKey(Bytes::from(bytes))
 }
 
+/// The id of a document, as text and as JSON: that which a script has set, else the document's own.
+///
+/// # Errors
+/// Where it is not BSON.
+pub(in crate::target) fn id_of<'a>(
+    placing: &Placing<'a>,
+    mode: Mode,
+) -> Result<(&'a str, Vec<u8>), String> {
+    let mut json = Vec::new();
+    if let Some(id) = &placing.meta.id {
+        write_text(id, &mut json);
+        return Ok((id, json));
+    }
+    // A script may have made another document of it, with an `_id` of its own.
+    let own = placing.document.and_then(|document| document.get("_id").ok().flatten());
+    let own = own.filter(|own| {
+        DocumentKey::from_id(*own)
+            .is_ok_and(|own| DocumentKey::from_id(placing.key.id()).is_ok_and(|key| key != own))
+    });
+    let id = own.unwrap_or(placing.key.id());
+    write_value(id, mode, &mut json).map_err(|error| error.to_string())?;
+    Ok((placing.id, json))
+}
+
 /// Appends text as JSON.
-pub(super) fn write_text(text: &str, out: &mut Vec<u8>) {
+pub(in crate::target) fn write_text(text: &str, out: &mut Vec<u8>) {
     serde_json::to_writer(out, text).expect("writing to memory does not fail");
 }
 
@@ -65,6 +95,12 @@ impl<'a> WebhookPlace<'a> {
         let (rule, namespace, id, id_json, address) =
             serde_json::from_slice(&place.0).map_err(|_| PlaceError)?;
         Ok(Self { rule, namespace, id, id_json, address })
+    }
+
+    /// Which document it is.
+    pub fn subject(&self) -> Subject<'_> {
+        let Self { rule, namespace, id, id_json, .. } = self;
+        Subject { rule, namespace, id, id_json }
     }
 }
 

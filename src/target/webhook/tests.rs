@@ -6,7 +6,7 @@ use bson::{RawDocumentBuf, rawdoc};
 
 use super::*;
 use crate::{
-    change::Document,
+    change::{Cause, Document, DocumentKey},
     rules::{model::TargetKind, parse},
 };
 

@@ -242,6 +242,11 @@ const SOURCE: &[Row] = &[
     ),
     row("aggregate loses its connection", "the same", "each_error_of_the_source_is_got_over"),
     row(
+        "replies of the source that never come",
+        "of the stream and of a copy, then of a lookup; connections stay open",
+        "a_reply_that_never_comes_is_not_waited_for",
+    ),
+    row(
         "the source's connections are cut all through a copy",
         "eight times, in turn by FIN and RST, with changes",
         "a_network_to_the_source_that_fails",
