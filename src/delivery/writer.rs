@@ -170,6 +170,9 @@ impl Writer {
             .collect();
         self.stand_aside(held, &claims);
         Claim::settle_all(claims);
+        if self.aside.is_over() {
+            self.context.status.held(self.number, None);
+        }
         self.lane.asked(again);
         Ok(())
     }
@@ -184,9 +187,6 @@ impl Writer {
             for claim in claims.iter().map(Claim::share).chain([self.aside.claim()]) {
                 self.aside.put(noted(&origin, claim), retry.after);
             }
-        }
-        if self.aside.is_over() {
-            status.held(self.number, None);
         }
     }
 
