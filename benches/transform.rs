@@ -65,6 +65,7 @@ fn transform(criterion: &mut Criterion) {
                         cluster_time: ClusterTime::ZERO,
                         wall_time: None,
                         copy: true,
+                        happened: None,
                     },
                     reads: None,
                 };

@@ -15,4 +15,5 @@ pub mod checkpoint;
 pub mod pipeline;
 pub mod status;
 pub mod check;
+pub mod draft;
 pub mod cli;

@@ -9,7 +9,7 @@ use mongosync::cli::{
     console::Console,
     dead_letters,
     exit::Error,
-    requests, run, schema, test_rules, try_rule,
+    init, requests, run, schema, status, test_rules, try_rule, verify,
 };
 
 /// glibc's allocator makes large replies from the driver more than twice as slow.
@@ -42,11 +42,14 @@ fn main() -> ExitCode {
             Command::Completions(arguments) => completions::run(&arguments),
             Command::Test(arguments) => test_rules::run(arguments, &console).await,
             Command::Try(arguments) => try_rule::run(arguments, &console).await,
+            Command::Status(arguments) => status::run(arguments, &console).await,
             Command::DeadLetters(arguments) => dead_letters::run(arguments, &console).await,
             Command::Resync(arguments) => requests::resync(arguments, &console).await,
             Command::Pause(arguments) => requests::pause(arguments, &console).await,
             Command::Resume(arguments) => requests::resume(arguments, &console).await,
             Command::Seek(arguments) => requests::seek(arguments, &console).await,
+            Command::Verify(arguments) => verify::run(arguments, &console).await,
+            Command::Init(arguments) => init::run(arguments).await,
         }
     });
     // Not shut down: the driver's tasks, cut off in any order, may panic on the person's screen. All

@@ -16,6 +16,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("change", &["checkpoint"]),
     ("finding", &[]),
     ("check", &["change", "checkpoint", "delivery", "finding", "rules", "source", "target"]),
+    ("draft", &["change", "source"]),
     ("rules", &["change", "finding", "transform"]),
     ("source", &["change", "rules"]),
     ("transform", &["change"]),
@@ -34,9 +35,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "check",
             "checkpoint",
             "delivery",
+            "draft",
             "finding",
             "pipeline",
             "rules",
+            "source",
             "status",
             "target",
             "transform",
@@ -51,7 +54,11 @@ const NARROW: &[(&str, &str, &[&str])] = &[
     // What a script set for one delivery; running it is not the target's business.
     ("target", "transform", &["transform::Meta"]),
     // `mongosync test` runs a rule on what the file gives, with no pipeline around it.
-    ("cli", "delivery", &["delivery::trial::Made", "delivery::trial::Trial"]),
+    (
+        "cli",
+        "delivery",
+        &["delivery::trial::Made", "delivery::trial::Put", "delivery::trial::Trial"],
+    ),
     ("cli", "target", &["target::open"]),
     ("cli", "transform", &["transform::Reads"]),
 ];

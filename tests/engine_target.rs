@@ -151,7 +151,7 @@ impl Bench {
 fn plan(rule: &str, alias: bool, settings: Value, mappings: Value) -> Arc<IndexPlan> {
     let some = |value: Value| (!value.is_null()).then_some(value);
     let (settings, mappings) = (some(settings), some(mappings));
-    Arc::new(IndexPlan { rule: rule.to_owned(), alias, settings, mappings })
+    Arc::new(IndexPlan { rule: rule.to_owned(), alias, appends: false, settings, mappings })
 }
 
 fn at(place: PlaceKey, time: u64, action: Action) -> Operation {

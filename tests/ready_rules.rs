@@ -163,6 +163,49 @@ async fn webhook_yaml_tells_of_each_status() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn status_webhook_yaml_tells_from_what_to_what() -> Result<()> {
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let mongo = support::mongo().await?;
+    let (client, receiver) = (mongo.client(), Receiver::start().await?);
+    let folder = tempfile::TempDir::new()?;
+    let text = fs::read_to_string(Path::new(ROOT).join("rules/status-webhook.yaml"))?
+        .replace("${MONGODB_URI}", mongo.uri())
+        .replace("${WEBHOOK_URL}", receiver.url())
+        .replace("${WEBHOOK_SECRET}", SECRET)
+        .replace("namespace: shop.", "namespace: ready_status.");
+    ensure!(!text.contains("${"), "it needs no other variables");
+    let http = "http: { listen: \"127.0.0.1:${STATUS_PORT}\" }";
+    let file = RuleFile::written(folder.path(), &format!("{text}\n{http}\n"))?;
+    let orders = client.database("ready_status").collection::<Document>("orders");
+    orders.insert_one(doc! { "_id": 0, "status": "placed" }).await?;
+    let mut run = file.run(&[])?;
+    run.until("following", |status| status["targets"]["notify"]["position"].is_string()).await?;
+    orders.insert_one(doc! { "_id": 1, "status": "placed" }).await?;
+    // Each is looked up before the next one.
+    for set in [doc! { "lines": 3 }, doc! { "status": "paid" }, doc! { "status": "shipped" }] {
+        orders.update_one(doc! { "_id": 1 }, doc! { "$set": set }).await?;
+        let time = crate::support::run::cluster_time(&client).await?;
+        run.target_reaches("notify", time).await?;
+    }
+    orders.delete_one(doc! { "_id": 1 }).await?;
+    let time = crate::support::run::cluster_time(&client).await?;
+    run.target_reaches("notify", time).await?;
+    let received = first_of_each(&receiver.received());
+    let told: Vec<Value> =
+        received.iter().map(|request| request.json()["data"]["document"].clone()).collect();
+    let step = |from: Value, to: &str| json!({ "order": 1, "from": from, "to": to });
+    let expected = [
+        step(Value::Null, "placed"),
+        step(json!("placed"), "paid"),
+        step(json!("paid"), "shipped"),
+    ];
+    assert_eq!(told, expected);
+    ensure!(received.iter().all(|it| it.header("webhook-signature").starts_with("v1,")));
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn dump_yaml_writes_a_file_for_each_collection() -> Result<()> {
     let mongo = support::mongo().await?;
     let (database, folder) = (mongo.client().database("ready_dump"), tempfile::TempDir::new()?);

@@ -3,6 +3,7 @@
 //!
 //! Nothing here reads, writes or waits.
 
+pub mod event;
 pub mod id;
 pub mod key;
 pub mod number;
@@ -16,6 +17,8 @@ use bytes::Bytes;
 pub use key::DocumentKey;
 
 use crate::checkpoint::tracker::Claim;
+
+use event::Happened;
 
 /// `db.collection`, cheap to clone. Split at the first dot, as MongoDB does.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -226,6 +229,8 @@ pub enum State {
     /// It is not there, and no event said that it was deleted: its collection has gone, and the rule
     /// keeps what the target holds of it (`on_drop: keep`).
     Dropped,
+    /// This has happened to it (`events` delivery).
+    Happened(Arc<Happened>),
 }
 
 /// The present state of one document under all the rules of a target that read its namespace.
@@ -254,4 +259,15 @@ pub struct Change {
     /// What this change holds back; settled once the change is durable in the target, or known
     /// never to be.
     pub claims: Vec<Claim>,
+}
+
+impl Change {
+    /// Bytes of its documents, each rule's own.
+    pub fn size(&self) -> usize {
+        let sizes = self.states.iter().map(|(_, state)| match state {
+            State::Present(document) => document.size(),
+            _ => 0,
+        });
+        sizes.sum()
+    }
 }

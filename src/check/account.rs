@@ -87,6 +87,9 @@ pub struct Ruled {
     /// What of that it does not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<String>,
+    /// What is told of every single change; `None` where documents are kept as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events: Option<Events>,
     /// Whether what is there is copied.
     pub copy: bool,
     /// Whether changes are followed.
@@ -137,6 +140,20 @@ pub struct Ruled {
     pub ingest_pipeline: Option<String>,
     /// Whether the checkpoint store remembers where each document lies.
     pub places_are_kept: bool,
+}
+
+/// What `delivery: events` tells.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Events {
+    /// What is told of, as MongoDB calls it.
+    pub operations: Vec<&'static str>,
+    /// Which document an update brings, as in the file.
+    pub full_document: &'static str,
+    /// Whether a change brings the document before it, as in the file.
+    pub pre_image: &'static str,
+    /// The names of the stages in the change stream.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pipeline: Vec<String>,
 }
 
 /// A projection.
@@ -297,6 +314,16 @@ fn ruled(
         name: rule.name.clone(),
         namespaces: rule.namespaces.include.iter().map(ToString::to_string).collect(),
         exclude: rule.namespaces.exclude.iter().map(ToString::to_string).collect(),
+        events: rule.events.as_ref().map(|events| Events {
+            operations: events.operations.iter().map(|op| op.as_str()).collect(),
+            full_document: events.full_document.as_str(),
+            pre_image: events.pre_image.as_str(),
+            pipeline: events
+                .pipeline
+                .iter()
+                .filter_map(|stage| fields(stage).into_iter().next())
+                .collect(),
+        }),
         copy: rule.copy.is_some(),
         changes: rule.changes.is_some(),
         since,
@@ -326,7 +353,9 @@ fn ruled(
         alias: place.is_some_and(|place| place.index.alias),
         settings: place.is_some_and(|place| place.index.settings.is_some()),
         mappings: place.is_some_and(|place| place.index.mappings.is_some()),
-        id: place.map(|place| text(&place.id).unwrap_or_else(|| "{_id}".to_owned())),
+        id: place
+            .filter(|_| rule.events.is_none())
+            .map(|place| text(&place.id).unwrap_or_else(|| "{_id}".to_owned())),
         routing: place.and_then(|place| text(&place.routing)),
         ingest_pipeline: place.and_then(|place| text(&place.ingest_pipeline)),
         places_are_kept: places_are_kept(rule, target, destination),
@@ -348,6 +377,10 @@ pub(super) fn places_are_kept(
     target: &model::Target,
     destination: &Destination,
 ) -> bool {
+    // An event lies in one place for ever.
+    if rule.events.is_some() {
+        return false;
+    }
     let moves = rule.transform.as_ref().is_some_and(|script| script.may_move());
     let by_document = match (&destination.place, &target.kind) {
         (Place::Engine(place), _) => [&place.id, &place.routing, &place.index.name]

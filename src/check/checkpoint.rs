@@ -92,8 +92,9 @@ async fn records(
     let text = |part: Option<&Vec<u8>>| {
         part.map(|part| String::from_utf8_lossy(part).into_owned()).unwrap_or_default()
     };
-    let known: Vec<Known> = load_all::<RuleRecord>(store, &keys::all_rules())
-        .await?
+    let mut known = load_all::<RuleRecord>(store, &keys::all_rules()).await?;
+    known.extend(load_all::<RuleRecord>(store, &keys::all_event_rules()).await?);
+    let known: Vec<Known> = known
         .into_iter()
         .map(|(key, record)| (text(key.0.get(1)), text(key.0.get(2)), record))
         .collect();
@@ -101,14 +102,14 @@ async fn records(
     for target in &rules.targets {
         let paused: Option<PausedRecord> = load(store, &keys::paused(&target.name)).await?;
         found.extend(paused.map(|paused| self::paused(rules, &target.name, &paused)));
-        let record: Option<PositionRecord> = load(store, &keys::position(&target.name)).await?;
-        if let (Some(record), Some(oplog)) = (record, seen.and_then(|seen| seen.oplog)) {
-            let policies: Vec<OnHistoryLost> = rules
-                .deliveries(&target.name)
-                .filter(|(rule, _)| rule.changes.is_some())
-                .map(|(rule, _)| rule.on_history_lost)
-                .collect();
-            found.extend(lost(&target.name, &policies, record.time, oplog.first));
+        for (events_of, own) in rules.pipelines(&target.name) {
+            let key = keys::Stream::new(&target.name, events_of).position();
+            let record: Option<PositionRecord> = load(store, &key).await?;
+            if let (Some(record), Some(oplog)) = (record, seen.and_then(|seen| seen.oplog)) {
+                let followed = own.iter().filter(|rule| rule.changes.is_some());
+                let policies: Vec<_> = followed.map(|rule| rule.on_history_lost).collect();
+                found.extend(lost(&target.name, &policies, record.time, oplog.first));
+            }
         }
     }
     Ok(found)
@@ -217,6 +218,9 @@ fn remembered(rules: &RuleFile, known: &[Known]) -> Vec<Finding> {
         let mut fresh = Vec::new();
         for (rule, _) in rules.deliveries(&target.name) {
             match own.iter().find(|(_, name, _)| *name == rule.name) {
+                // What was told stays told, and of what was not there is nothing to be copied.
+                Some(_) if rule.events.is_some() => {}
+                None if rule.events.is_some() && rule.copy.is_none() => {}
                 None => fresh.push(&rule.name),
                 Some((.., record)) if record.fingerprint != rule.fingerprint => {
                     let since = record.since.try_to_rfc3339_string().unwrap_or_default();

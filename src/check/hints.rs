@@ -1,7 +1,5 @@
 //! What a file that is in order still does that its author may not expect. Told from the file alone.
 
-use std::net::IpAddr;
-
 use bson::{Bson, Document, RawDocumentBuf};
 use reqwest::Url;
 
@@ -17,6 +15,7 @@ use crate::{
         units::written_size,
     },
     source::stream::Scope,
+    target::http::is_loopback,
 };
 
 use super::account::{places_are_kept, projected};
@@ -31,8 +30,12 @@ pub fn hints(rules: &RuleFile) -> Vec<Finding> {
         let part = || Part::Target(target.name.clone());
         match &target.kind {
             TargetKind::Engine(engine) => connection(engine, part, &mut found),
+            TargetKind::Webhook(webhook) => {
+                let documents =
+                    rules.deliveries(&target.name).any(|(rule, _)| rule.events.is_none());
+                told(webhook, documents, part, &mut found);
+            }
             TargetKind::MongoDb(_) => {}
-            TargetKind::Webhook(webhook) => told(webhook, part, &mut found),
             TargetKind::File(_) | TargetKind::Stdout(_) => {}
         }
         let engine = matches!(target.kind, TargetKind::Engine(_));
@@ -47,9 +50,12 @@ pub fn hints(rules: &RuleFile) -> Vec<Finding> {
                  `http.max_content_length` in the engine",
             ));
         }
-        let followed = rules.deliveries(&target.name).filter(|(rule, _)| rule.changes.is_some());
-        let mut selectors = followed.map(|(rule, _)| &rule.namespaces).peekable();
-        if selectors.peek().is_some() && Scope::of(selectors) == Scope::Deployment {
+        let whole = |own: &Vec<&Rule>| {
+            let followed = own.iter().filter(|rule| rule.changes.is_some());
+            let mut selectors = followed.map(|rule| &rule.namespaces).peekable();
+            selectors.peek().is_some() && Scope::of(selectors) == Scope::Deployment
+        };
+        if rules.pipelines(&target.name).iter().any(|(_, own)| whole(own)) {
             let words = "its rules read several databases, so that it follows the changes of the whole \
                          deployment";
             found.push(Finding::note("whole_deployment", part(), words).help(
@@ -61,6 +67,7 @@ pub fn hints(rules: &RuleFile) -> Vec<Finding> {
     for rule in &rules.rules {
         reading(rule, &mut found);
         scripted(rule, &mut found);
+        events(rule, &mut found);
         for destination in &rule.to {
             let target = rules.targets.iter().find(|target| target.name == destination.target);
             let target = target.expect("a rule that leads nowhere is no rule file");
@@ -99,7 +106,7 @@ fn any_certificate(tls: &Tls, instead: &str, part: impl Fn() -> Part, found: &mu
 }
 
 /// What a webhook's settings lead to.
-fn told(webhook: &Webhook, part: impl Fn() -> Part, found: &mut Vec<Finding>) {
+fn told(webhook: &Webhook, documents: bool, part: impl Fn() -> Part, found: &mut Vec<Finding>) {
     let origin = &webhook.url.origin;
     let open = origin.starts_with("http://") && !is_near(origin);
     if open && webhook.headers.iter().any(|header| !header.shown) {
@@ -114,21 +121,27 @@ fn told(webhook: &Webhook, part: impl Fn() -> Part, found: &mut Vec<Finding>) {
                 .help("add a `secret`, and let the receiver verify `webhook-signature`"),
         );
     }
-    if webhook.format == WebhookFormat::Document && !webhook.url.is_of_one_document() {
+    if !documents || webhook.format != WebhookFormat::Document {
+        return;
+    }
+    if webhook.url.is_of_one_document() {
+        let words = "with `format: document`, a removal is a `DELETE`, also of what the endpoint does not \
+                     have: whatever it answers but 2xx is waited for or becomes a dead letter";
+        found.push(Finding::note("deletes", part(), words).help(
+            "have it answer 2xx to a `DELETE` of what is not there: after a restart some are sent again",
+        ));
+    } else {
         let words = "with `format: document` and a URL that several documents share, nothing is sent of \
                      a document that is gone: a `DELETE` could take others away";
-        found.push(
-            Finding::note("removals", part(), words)
-                .help("put `{_id}` into the path of the `url`, or take another `format`"),
-        );
+        found.push(Finding::note("removals", part(), words).help(
+            "put `{_id}` into the path of the `url`, beside no other value of the document, or \
+                     take another `format`",
+        ));
     }
 }
 
 fn is_near(url: &str) -> bool {
-    let Ok(url) = Url::parse(url) else { return true };
-    let host = url.host_str().unwrap_or_default();
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+    Url::parse(url).map_or(true, |url| is_loopback(&url))
 }
 
 /// What a rule reads, and from when.
@@ -168,6 +181,8 @@ fn reading(rule: &Rule, found: &mut Vec<Finding>) {
         found.push(Finding::warning("random", part(), words));
     }
     match (rule.copy, rule.changes) {
+        // What is told of changes tells of no more.
+        (None, Some(_)) if rule.events.is_some() => {}
         (None, Some(_)) => found.push(Finding::note(
             "no_copy",
             part(),
@@ -179,6 +194,21 @@ fn reading(rule: &Rule, found: &mut Vec<Finding>) {
             "what was copied stays as it was, whatever becomes of it in the source",
         )),
         _ => {}
+    }
+}
+
+/// What a rule that delivers events asks of MongoDB, and what it does not bring.
+fn events(rule: &Rule, found: &mut Vec<Finding>) {
+    let Some(events) = &rule.events else { return };
+    let part = || Part::Rule(rule.name.clone());
+    if events.needs_images() && rule.changes.is_some() {
+        let words = "images of the documents are required: mongosync switches them on \
+                     (`changeStreamPreAndPostImages`, by `collMod`) in the collections that do not keep \
+                     them";
+        found.push(Finding::note("images", part(), words).help(
+            "they take room in MongoDB's database `config` until they expire \
+             (`changeStreamOptions.preAndPostImages.expireAfterSeconds`)",
+        ));
     }
 }
 
@@ -223,7 +253,7 @@ fn scripted(rule: &Rule, found: &mut Vec<Finding>) {
 fn placed(rule: &Rule, target: &Target, destination: &Destination, found: &mut Vec<Finding>) {
     let part = || Part::Rule(rule.name.clone());
     let kept = places_are_kept(rule, target, destination);
-    let drops = rule.on_drop == OnDrop::Remove && rule.changes.is_some();
+    let drops = rule.on_drop == OnDrop::Remove && rule.changes.is_some() && rule.events.is_none();
     let forgets = matches!(destination.place, Place::Webhook | Place::File | Place::Stdout);
     if forgets && drops && !kept {
         let words = format!(
@@ -309,6 +339,10 @@ fn same_place(
         Place::Engine(EnginePlace { id: Some(template), .. }) => template.as_str().to_owned(),
         _ => "{_id}".to_owned(),
     };
+    // Each event has a place for itself.
+    if one.events.is_some() || other.events.is_some() {
+        return;
+    }
     if id(first) != id(second) || id(first).contains("{rule}") {
         return;
     }

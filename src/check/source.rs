@@ -184,13 +184,20 @@ impl Looking<'_> {
                     .push(Finding::error("missing_privilege", part, words).help(grant(role, &on)));
             }
         }
-        for target in &self.rules.targets {
-            let followed =
-                self.rules.deliveries(&target.name).filter(|(rule, _)| rule.changes.is_some());
-            let selectors: Vec<_> = followed.map(|(rule, _)| &rule.namespaces).collect();
+        let pipelines = self.rules.targets.iter().flat_map(|target| {
+            let own = self.rules.pipelines(&target.name);
+            own.into_iter().map(move |(events_of, rules)| (target, events_of, rules))
+        });
+        for (target, events_of, rules) in pipelines {
+            let followed = rules.iter().filter(|rule| rule.changes.is_some());
+            let selectors: Vec<_> = followed.map(|rule| &rule.namespaces).collect();
             if selectors.is_empty() {
                 continue;
             }
+            let whose = match events_of {
+                Some(rule) => format!("rule {rule}"),
+                None => format!("target {}", target.name),
+            };
             let resource = match Scope::of(selectors) {
                 Scope::Collection(namespace) => Resource::Collection(namespace),
                 Scope::Database(database) => Resource::Database(database),
@@ -201,8 +208,7 @@ impl Looking<'_> {
                 continue;
             }
             let words = format!(
-                "the change stream of target {} covers {resource}, and the user {user} may not {} there",
-                target.name,
+                "the change stream of {whose} covers {resource}, and the user {user} may not {} there",
                 both(&missing)
             );
             let (role, on) = role(&resource);

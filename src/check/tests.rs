@@ -132,7 +132,7 @@ fn what_a_target_is_told(#[case] settings: &str, #[case] expected: &[&str]) {
 #[case::insecure("url: https://h/x, tls: { insecure: true }", &["warning target t any_certificate", "note target t unsigned"])]
 #[case::removals("url: https://h/x, format: document", &["note target t unsigned", "note target t removals"])]
 #[case::a_url_for_several("url: \"https://h/{key.customer}/orders\", format: document", &["note target t unsigned", "note target t removals"])]
-#[case::a_url_for_each("url: \"https://h/{_id}\", format: document", &["note target t unsigned"])]
+#[case::a_url_for_each("url: \"https://h/{_id}\", format: document", &["note target t unsigned", "note target t deletes"])]
 #[case::by_a_field("url: \"https://h/{tenant}\"", &["note target t unsigned", "note rule shop.products places"])]
 fn what_a_webhook_is_told(#[case] settings: &str, #[case] expected: &[&str]) {
     let target = format!("  t: {{ webhook: {{ {settings} }} }}");

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::finding::{Finding, Part, Severity};
 
-use super::account::{Account, Ruled, Written};
+use super::account::{Account, Events, Ruled, Written};
 
 /// Where values begin.
 const COLUMN: usize = 12;
@@ -65,13 +65,21 @@ fn ruled(out: &mut String, rule: &Ruled) {
         exclude => format!(", without {}", exclude.join(", ")),
     };
     line(out, 4, "reads", &format!("{}{excluded}", rule.namespaces.join(", ")));
+    let every = if rule.events.is_some() { "every single change" } else { "changes" };
     let when = match (rule.copy, rule.changes, &rule.since) {
+        (true, true, _) if rule.events.is_some() => format!("what is there, then {every}"),
         (true, true, _) => "what is there, then every change".to_owned(),
         (true, false, _) => "what is there, once".to_owned(),
-        (false, _, None) => "changes, from the first run on".to_owned(),
-        (false, _, Some(since)) => format!("changes, from {since} on"),
+        (false, _, None) => format!("{every}, from the first run on"),
+        (false, _, Some(since)) => format!("{every}, from {since} on"),
     };
     line(out, 4, "takes", &when);
+    if let Some(events) = &rule.events {
+        line(out, 4, "tells", &told(events));
+        if !events.pipeline.is_empty() {
+            line(out, 4, "stream", &events.pipeline.join(", "));
+        }
+    }
     if !rule.filter.is_empty() {
         line(out, 4, "filter", &format!("on {}", rule.filter.join(", ")));
     }
@@ -104,8 +112,10 @@ fn ruled(out: &mut String, rule: &Ruled) {
     if let Some(pipeline) = &rule.ingest_pipeline {
         line(out, 4, "through", &format!("the ingest pipeline {pipeline}"));
     }
-    let deleted = if rule.keeps_deleted { "kept" } else { "removed" };
-    line(out, 4, "deletes", &format!("what is deleted in the source is {deleted}"));
+    if rule.events.is_none() {
+        let deleted = if rule.keeps_deleted { "kept" } else { "removed" };
+        line(out, 4, "deletes", &format!("what is deleted in the source is {deleted}"));
+    }
     // What is usual goes without saying.
     if rule.keeps_dropped {
         line(out, 4, "drops", "a collection that is dropped in the source is kept");
@@ -120,6 +130,23 @@ fn ruled(out: &mut String, rule: &Ruled) {
         }
         _ => {}
     }
+}
+
+/// What an event brings.
+fn told(events: &Events) -> String {
+    let mut text = events.operations.join(", ");
+    text.push_str(match events.full_document {
+        "off" => "; an update without its document",
+        "when_available" => "; an update with its document as it was then, where an image is kept",
+        "required" => "; an update with its document as it was then",
+        _ => "; an update with its document as it is when MongoDB answers",
+    });
+    text.push_str(match events.pre_image {
+        "when_available" => ", and the one before where an image is kept",
+        "required" => ", and the one before",
+        _ => "",
+    });
+    text
 }
 
 fn index(rule: &Ruled, name: &str) -> String {

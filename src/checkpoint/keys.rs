@@ -40,6 +40,61 @@ pub fn copy_progress(target: &str, rule: &str, namespace: &str) -> RecordKey {
     RecordKey::text(&[target, rule, namespace, "progress"])
 }
 
+/// All copies of an `events` rule into a target, plans and progress: the namespace and which of the two
+/// follow. No namespace is called so, which keeps them apart from copies of documents.
+pub fn event_copies(target: &str, rule: &str) -> RecordKey {
+    copies(target, rule).with("events")
+}
+
+/// The plan of the copy of one namespace under an `events` rule.
+pub fn event_copy_plan(target: &str, rule: &str, namespace: &str) -> RecordKey {
+    event_copies(target, rule).with(namespace).with("plan")
+}
+
+/// The progress of the copy of one namespace under an `events` rule.
+pub fn event_copy_progress(target: &str, rule: &str, namespace: &str) -> RecordKey {
+    event_copies(target, rule).with(namespace).with("progress")
+}
+
+/// The keys of what one pipeline stores as it goes on: that of a target's `documents` rules, or that of
+/// an `events` rule.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    target: String,
+    events_of: Option<String>,
+}
+
+impl Stream {
+    /// Of the pipeline of a target's `documents` rules, or of one `events` rule.
+    pub fn new(target: &str, events_of: Option<&str>) -> Self {
+        Self { target: target.to_owned(), events_of: events_of.map(str::to_owned) }
+    }
+
+    /// Its position.
+    pub fn position(&self) -> RecordKey {
+        match &self.events_of {
+            None => position(&self.target),
+            Some(rule) => event_position(&self.target, rule),
+        }
+    }
+
+    /// The progress of the copy of one namespace under a rule.
+    pub fn copy_progress(&self, rule: &str, namespace: &str) -> RecordKey {
+        match &self.events_of {
+            None => copy_progress(&self.target, rule, namespace),
+            Some(_) => event_copy_progress(&self.target, rule, namespace),
+        }
+    }
+
+    /// What it has to do again.
+    pub fn demand(&self) -> RecordKey {
+        match &self.events_of {
+            None => demand(&self.target),
+            Some(rule) => event_demand(&self.target, rule),
+        }
+    }
+}
+
 /// The places of all of a namespace's documents in a target.
 pub fn places(target: &str, namespace: &str) -> RecordKey {
     RecordKey::text(&[target, namespace])
@@ -119,6 +174,26 @@ pub fn demand(target: &str) -> RecordKey {
     RecordKey::text(&["demand", target])
 }
 
+/// What an `events` rule has to do again.
+pub fn event_demand(target: &str, rule: &str) -> RecordKey {
+    RecordKey::text(&["event_demand", target, rule])
+}
+
+/// What is remembered of an `events` rule for a target.
+pub fn event_rule(target: &str, rule: &str) -> RecordKey {
+    event_rules(target).with(rule)
+}
+
+/// What is remembered of all `events` rules for a target: the rule follows.
+pub fn event_rules(target: &str) -> RecordKey {
+    all_event_rules().with(target)
+}
+
+/// What is remembered of all `events` rules, for all targets: the target and the rule follow.
+pub fn all_event_rules() -> RecordKey {
+    RecordKey::text(&["event_rule"])
+}
+
 /// Whose what is written to a target is.
 pub fn owner(target: &str) -> RecordKey {
     RecordKey::text(&["owner", target])
@@ -149,6 +224,11 @@ pub fn id_types(namespace: &str) -> RecordKey {
     all_id_types().with(namespace)
 }
 
+/// What the holder of the name last said of itself.
+pub fn report() -> RecordKey {
+    RecordKey::text(&["report"])
+}
+
 /// Who holds the name.
 pub fn lease() -> RecordKey {
     RecordKey::text(&["lease"])
@@ -169,7 +249,12 @@ mod tests {
     fn keys_of_one_table_do_not_meet() {
         let tables = [
             vec![position("t"), event_position("t", "r")],
-            vec![copy_plan("t", "r", "n"), copy_progress("t", "r", "n")],
+            vec![
+                copy_plan("t", "r", "n"),
+                copy_progress("t", "r", "n"),
+                event_copy_plan("t", "r", "n"),
+                event_copy_progress("t", "r", "n"),
+            ],
             vec![dead_letter("t", "r", "n", b"k"), dead_event("t", "r", "n", b"k", b"e")],
             vec![
                 rule("t", "r"),
@@ -179,8 +264,11 @@ mod tests {
                 kept("n", "r"),
                 kept_of("n", "r", "q"),
                 demand("n"),
+                event_demand("n", "r"),
+                event_rule("n", "r"),
                 replacement("n", "r"),
                 owner("n"),
+                report(),
             ],
             vec![lease(), requests().with("1")],
         ];

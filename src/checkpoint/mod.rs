@@ -4,7 +4,7 @@
 //! settled becomes records ([`records`]), which a [`store`] keeps in MongoDB ([`mongodb`]), in a
 //! file ([`file`]), or, for a run that must leave no trace, in [`memory`]. The [`lease`] sees to it
 //! that one process at a time does so under a name, and its epoch shuts out the one before; others
-//! leave [`requests`] for it.
+//! leave [`requests`] for it, and read what it leaves of itself ([`report`]).
 //!
 //! Nothing here reads a source, writes to a target, or decides what settled is.
 
@@ -19,4 +19,5 @@ pub mod records;
 pub mod keys;
 pub mod lease;
 pub mod requests;
+pub mod report;
 pub mod open;

@@ -320,6 +320,10 @@ pub struct DeadLetterRecord {
     pub cluster_time: ClusterTime,
     /// In `events` delivery, the event. See [`Self::keep_event`].
     pub event: Option<RawDocumentBuf>,
+    /// Whether the document had been deleted: it is to leave the target, whatever `on_drop` says.
+    /// Written only where it had.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deleted: bool,
 }
 
 impl DeadLetterRecord {
@@ -348,6 +352,9 @@ pub struct StoredPlace {
     pub rule: String,
     /// The target's own encoding.
     pub place: Binary,
+    /// Whether its removal is a dead letter. Written only where it is.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub owed: bool,
 }
 
 impl Record for PositionRecord {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bson::{DateTime, Timestamp, oid::ObjectId};
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::{
     keys,
@@ -16,6 +17,9 @@ use super::{
 
 /// Answers are kept so long for whoever asked.
 const KEPT: Duration = Duration::from_secs(600);
+
+/// How often an answer is looked for.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What is asked.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -53,6 +57,33 @@ pub enum Asked {
         /// Their short names; all where empty.
         letters: Vec<String>,
     },
+    /// Deliver documents again, from their present state.
+    Redeliver {
+        /// The target.
+        target: String,
+        /// `db.collection`
+        namespace: String,
+        /// Their document keys: BSON, as base64.
+        keys: Vec<String>,
+    },
+    /// Take out of a target what it holds and should not, unless that has been written since.
+    Remove {
+        /// The target.
+        target: String,
+        /// A rule whose documents lie there.
+        rule: String,
+        /// What is to be removed.
+        places: Vec<OldPlace>,
+    },
+}
+
+/// A place, and when what it is to hold no longer was written.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct OldPlace {
+    /// The target's own encoding, as base64.
+    pub place: String,
+    /// What was written after this stays.
+    pub written: Timestamp,
 }
 
 /// What became of it.
@@ -97,6 +128,29 @@ pub async fn ask(store: &dyn Store, asked: Asked) -> Result<RecordKey, StoreErro
 /// Those of the store.
 pub async fn answer_to(store: &dyn Store, key: &RecordKey) -> Result<Option<Answer>, StoreError> {
     Ok(load::<RequestRecord>(store, key).await?.and_then(|record| record.answer))
+}
+
+/// Waits for the answer to a request, and takes it out. `None` where none comes within `wait`: the
+/// request then stays, and is carried out by whoever holds the name next.
+///
+/// # Errors
+/// Those of the store.
+pub async fn wait_for_answer(
+    store: &dyn Store,
+    key: &RecordKey,
+    wait: Duration,
+) -> Result<Option<Answer>, StoreError> {
+    let deadline = Instant::now() + wait;
+    loop {
+        if let Some(answer) = answer_to(store, key).await? {
+            forget(store, key).await?;
+            return Ok(Some(answer));
+        }
+        if Instant::now() + LOOK > deadline {
+            return Ok(None);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 /// Takes a request back, or its answer out.
@@ -179,5 +233,47 @@ mod tests {
         assert_eq!(answer_to(&store, &second).await.unwrap(), None);
         forget(&store, &first).await.unwrap();
         assert_eq!(answer_to(&store, &first).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn every_request_is_read_as_it_was_written() {
+        let names = || vec!["a".to_owned()];
+        let time = Timestamp { time: 1_795_227_029, increment: 7 };
+        for asked in [
+            Asked::Resync { rules: names() },
+            Asked::Pause { targets: names() },
+            Asked::Resume { targets: Vec::new() },
+            Asked::Seek { target: "a".into(), to: time },
+            Asked::RetryLetters { letters: names() },
+            Asked::PurgeLetters { letters: Vec::new() },
+            Asked::Redeliver { target: "a".into(), namespace: "b.c".into(), keys: names() },
+            Asked::Remove {
+                target: "a".into(),
+                rule: "r".into(),
+                places: vec![OldPlace { place: "AQ==".into(), written: time }],
+            },
+        ] {
+            let store = MemoryStore::new("shop");
+            ask(&store, asked.clone()).await.unwrap();
+            assert_eq!(pending(&store).await.unwrap()[0].1.asked, asked);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_waited_for_and_taken_out() {
+        let store = MemoryStore::new("shop");
+        let key = ask(&store, Asked::Pause { targets: vec![] }).await.unwrap();
+        let wait = Duration::from_secs(1);
+        assert_eq!(wait_for_answer(&store, &key, wait).await.unwrap(), None);
+        let (_, record) = pending(&store).await.unwrap().remove(0);
+        let done = Answer { done: true, words: "is paused".into() };
+        let later = async {
+            tokio::time::sleep(wait / 2).await;
+            answer(&store, key.clone(), record, done.clone()).await
+        };
+        let (answered, left) = tokio::join!(wait_for_answer(&store, &key, wait), later);
+        left.unwrap();
+        assert_eq!(answered.unwrap(), Some(done));
+        assert_eq!(answer_to(&store, &key).await.unwrap(), None);
     }
 }

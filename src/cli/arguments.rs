@@ -24,8 +24,8 @@ Exit codes:
   0  done
   1  failed
   2  the arguments or the rule file are wrong
-  3  the source (with --copy-only or --online a target too) was not reached
-  4  `test` found differences
+  3  the source (with --copy-only, --online or `verify` a target too) was not reached
+  4  `test` or `verify` found differences
   5  the oplog no longer reaches back to the stored position
   6  --copy-only ended with dead letters"
 )]
@@ -74,6 +74,8 @@ pub enum Command {
     Test(TestArguments),
     /// Take one document or a few through a rule, and send nothing
     Try(TryArguments),
+    /// Show what each rule and target is doing, from any machine that reaches the positions
+    Status(StatusArguments),
     /// Show what targets and transforms refused for good, deliver it again, or forget it
     DeadLetters(DeadLetterArguments),
     /// Copy rules again, and remove from the target what is gone from the source
@@ -84,6 +86,10 @@ pub enum Command {
     Resume(TargetsArguments),
     /// Go on from another point of the oplog
     Seek(SeekArguments),
+    /// Compare what the targets hold with the source, and mend what differs
+    Verify(VerifyArguments),
+    /// Look at a database, and write a rule file to start from
+    Init(InitArguments),
     /// Print the JSON Schema of rule files, for editors
     #[command(after_help = "\
 Example:
@@ -228,6 +234,28 @@ pub struct TryArguments {
     pub wait: Duration,
 }
 
+/// `status`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mongosync status shop.yaml
+  mongosync status shop.yaml --watch
+  mongosync status shop.yaml --json | jq '.targets[].lag_seconds'
+
+It reads what the running process leaves in the checkpoint store every few seconds; where no process
+runs, the last words of the one that did. Ctrl-C ends --watch.")]
+pub struct StatusArguments {
+    /// The rule file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Again every two seconds, until it is ended
+    #[arg(long)]
+    pub watch: bool,
+    /// The object of `GET /api/status`, on one line
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `dead-letters`
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -317,6 +345,68 @@ pub struct ResyncArguments {
     #[arg(value_name = "RULE", required = true)]
     pub rules: Vec<String>,
     /// How long the answer of the running process is waited for
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub wait: Duration,
+}
+
+/// `verify`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mongosync verify shop.yaml
+  mongosync verify shop.yaml --rule products --limit 1000 --json | jq '.targets[].differences[]'
+  mongosync verify shop.yaml --repair
+
+It may go on beside a run, on live data: what has changed and is not delivered yet is no
+difference, nor is what lies in the dead letters; both are counted apart. It ends with 4 where
+something differs, and with 0 where nothing does, or all of it was repaired. A repair is carried
+out by the process that runs the rule file: documents are delivered again as they are now, and what
+the source does not have is removed, unless it was written since.")]
+pub struct VerifyArguments {
+    /// The rule file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Only this rule; may be given several times
+    #[arg(long = "rule", value_name = "NAME")]
+    pub rules: Vec<String>,
+    /// Only this target; may be given several times
+    #[arg(long = "target", value_name = "NAME")]
+    pub targets: Vec<String>,
+    /// Have what differs delivered again, and what is extra removed
+    #[arg(long)]
+    pub repair: bool,
+    /// So many differences of each kind are shown for a target; all are counted
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub limit: usize,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// How long source and targets may take to be reached, and the running process to repair
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub wait: Duration,
+}
+
+/// `init`
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  mongosync init 'mongodb://127.0.0.1:27017/?replicaSet=rs0' --database shop > shop.yaml
+  mongosync init \"$MONGODB_URI\" --database shop --output shop.yaml
+
+It reads a few documents of each collection and writes a rule for each, with mappings for the fields
+that it met. The rule file takes the connection string from the variable MONGODB_URI: no password
+is in it.")]
+pub struct InitArguments {
+    /// The connection string of the source
+    #[arg(value_name = "URI")]
+    pub uri: String,
+    /// The database; default: the one in the URI, else the only one that there is
+    #[arg(long, value_name = "NAME")]
+    pub database: Option<String>,
+    /// The file to write, which must not be there yet; default: standard output
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// How long the source may take to be reached
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub wait: Duration,
 }
@@ -510,6 +600,9 @@ mod tests {
             ("completions nushell", ErrorKind::InvalidValue),
             ("dead-letters f.yaml", ErrorKind::MissingSubcommand),
             ("dead-letters f.yaml list --limit 0", ErrorKind::ValueValidation),
+            ("verify", ErrorKind::MissingRequiredArgument),
+            ("verify f.yaml --limit -1", ErrorKind::UnknownArgument),
+            ("init", ErrorKind::MissingRequiredArgument),
             ("ran f.yaml", ErrorKind::InvalidSubcommand),
         ] {
             let error = parse(line).unwrap_err();
@@ -532,6 +625,7 @@ mod tests {
             &["check"],
             &["test"],
             &["try"],
+            &["status"],
             &["dead-letters"],
             &["dead-letters", "list"],
             &["dead-letters", "show"],
@@ -541,6 +635,8 @@ mod tests {
             &["pause"],
             &["resume"],
             &["seek"],
+            &["verify"],
+            &["init"],
             &["schema"],
             &["completions"],
         ] {

@@ -227,6 +227,7 @@ mod tests {
                 attempts: n + 1,
                 cluster_time: crate::change::ClusterTime::ZERO,
                 event: None,
+                deleted: false,
             };
             put(keys::dead_letter("search", "products", "shop.products", &n.to_be_bytes()), &letter)
         });

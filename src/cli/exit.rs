@@ -21,7 +21,7 @@ pub enum Exit {
     Usage = 2,
     /// The source (with `--copy-only` a target too) was not reached at the start.
     NotReached = 3,
-    /// `test` found differences.
+    /// `test` or `verify` found differences.
     Different = 4,
     /// The oplog no longer reaches back.
     HistoryLost = 5,
@@ -87,6 +87,14 @@ pub enum Error {
         /// Of so many.
         total: usize,
     },
+    /// Source and targets differ.
+    #[error("{}", different(*.differences, *.repair))]
+    Different {
+        /// In so many documents.
+        differences: u64,
+        /// Whether they were to be mended.
+        repair: bool,
+    },
     /// The copy is complete, but for these.
     #[error(
         "the copy is complete except for {count} dead letters: see `mongosync dead-letters {} list`",
@@ -117,6 +125,18 @@ fn told(errors: &usize, not_reached: &[String]) -> String {
     }
 }
 
+/// What differs between source and targets.
+fn different(differences: u64, repair: bool) -> String {
+    let documents = match differences {
+        1 => "1 document differs".to_owned(),
+        differences => format!("{differences} documents differ"),
+    };
+    match repair {
+        true => format!("{documents} still"),
+        false => format!("{documents}: `--repair` has them mended"),
+    }
+}
+
 impl Error {
     /// The exit code.
     pub fn exit(&self) -> Exit {
@@ -140,7 +160,7 @@ impl Error {
             | Self::Internal(_) => Exit::Failed,
             Self::Found { not_reached, .. } if !not_reached.is_empty() => Exit::NotReached,
             Self::Found { .. } => Exit::Failed,
-            Self::TestsFailed { .. } => Exit::Different,
+            Self::TestsFailed { .. } | Self::Different { .. } => Exit::Different,
             Self::DeadLetters { .. } | Self::WouldBeDeadLetters { .. } => Exit::DeadLetters,
         }
     }
@@ -218,6 +238,8 @@ mod tests {
             (Error::Found { errors: 1, not_reached: Vec::new() }, 1),
             (Error::NotFound("there is no such document".into()), 1),
             (Error::TestsFailed { failed: 1, total: 3 }, 4),
+            (Error::Different { differences: 1, repair: false }, 4),
+            (Error::Different { differences: 12, repair: true }, 4),
             (Error::DeadLetters { count: 2, file: "shop.yaml".into() }, 6),
             (Error::WouldBeDeadLetters { count: 2 }, 6),
         ]

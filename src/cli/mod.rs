@@ -10,14 +10,18 @@ pub mod dead_letters;
 mod dry_run;
 pub mod exit;
 mod extended_json;
+mod http_commands;
+pub mod init;
 pub mod progress;
 pub mod requests;
 pub mod run;
 pub mod schema;
 pub mod signals;
+pub mod status;
 pub mod store;
 pub mod test_rules;
 pub mod try_rule;
+pub mod verify;
 
 pub use exit::{Error, Exit};
 

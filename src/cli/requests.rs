@@ -1,27 +1,22 @@
 //! `resync`, `pause`, `resume`, `seek`: requests to the process that holds the rule file's name.
 
 use std::{
-    io::{self, Write},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
-
-use tokio::time::Instant;
 
 use super::{
     Error,
     arguments::{ResyncArguments, SeekArguments, TargetsArguments},
     console::Console,
+    print,
     run::{known_rules, known_targets, load},
     store::open_store,
 };
 use crate::checkpoint::{
-    requests::{self, Asked},
-    store::Store,
+    requests::{self, Answer, Asked},
+    store::{Store, StoreError},
 };
-
-/// How often an answer is looked for.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// `resync`
 ///
@@ -102,31 +97,32 @@ pub(super) async fn ask_and_wait(
     wait: Duration,
     console: &Console,
 ) -> Result<(), Error> {
-    let key = requests::ask(&**store, asked).await?;
-    let deadline = Instant::now() + wait;
-    loop {
-        if let Some(answer) = requests::answer_to(&**store, &key).await? {
-            requests::forget(&**store, &key).await?;
-            return match answer.done {
-                true => match writeln!(io::stdout().lock(), "{}", answer.words) {
-                    Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                        let what = "can't write to standard output";
-                        Err(Error::System { what, source: error })
-                    }
-                    _ => Ok(()),
-                },
-                false => Err(Error::Refused(answer.words)),
-            };
+    match ask(&**store, asked, wait).await? {
+        Some(Answer { done: true, words }) => print(&format!("{words}\n")),
+        Some(Answer { done: false, words }) => Err(Error::Refused(words)),
+        None => {
+            console.notice(NO_ANSWER);
+            Ok(())
         }
-        if Instant::now() + LOOK > deadline {
-            console.notice(
-                "no answer yet: the request stays, and is carried out by the process that runs the \
-                 rule file, or by the next one that does",
-            );
-            return Ok(());
-        }
-        tokio::time::sleep(LOOK).await;
     }
+}
+
+/// What is said where nobody has answered in time.
+pub(super) const NO_ANSWER: &str = "no answer yet: the request stays, and is carried out by the \
+                                    process that runs the rule file, or by the next one that does";
+
+/// Leaves a request, and waits so long for its answer. Where it is dropped, or none comes, the request
+/// stays.
+///
+/// # Errors
+/// Those of the store.
+pub(super) async fn ask(
+    store: &dyn Store,
+    asked: Asked,
+    wait: Duration,
+) -> Result<Option<Answer>, StoreError> {
+    let key = requests::ask(store, asked).await?;
+    requests::wait_for_answer(store, &key, wait).await
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Error, arguments::RunArguments, console::Console, dry_run, progress, signals::Signals,
+    Error, arguments::RunArguments, console::Console, dry_run, http_commands::HttpCommands,
+    progress, signals::Signals,
 };
 use crate::{
     pipeline,
@@ -36,6 +37,7 @@ pub async fn run(arguments: RunArguments, console: &Console) -> Result<(), Error
         _ => None,
     };
 
+    let rules = Arc::new(rules);
     let status = Status::of(&rules, &arguments.rules);
     let stop = CancellationToken::new();
     // The server and the bars show the end of the pipeline too, so they end after it.
@@ -55,6 +57,7 @@ pub async fn run(arguments: RunArguments, console: &Console) -> Result<(), Error
         around.spawn(with_no_error(progress::show(status.clone(), console.clone(), end.clone())));
     }
     if let Some(server) = server {
+        let server = server.with_commands(Arc::new(HttpCommands::new(rules.clone())));
         around.spawn(server.serve(status.clone(), end.clone()));
     }
 
@@ -65,7 +68,7 @@ pub async fn run(arguments: RunArguments, console: &Console) -> Result<(), Error
         wait: arguments.wait,
         dry_run: dry_run.as_ref().map(|(dry_run, _)| dry_run.clone()),
     };
-    let pipeline = pipeline::run(Arc::new(rules), options, status, stop.clone());
+    let pipeline = pipeline::run(rules, options, status, stop.clone());
     let result = supervise(pipeline, &mut around, &stop).await;
     end.cancel();
     while around.join_next().await.is_some() {}

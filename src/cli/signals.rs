@@ -51,6 +51,11 @@ impl Signals {
         }
     }
 
+    /// Waits for one of them: for a command that has nothing to finish.
+    pub async fn first(&mut self) {
+        self.next().await;
+    }
+
     async fn next(&mut self) -> (&'static str, i32) {
         tokio::select! {
             _ = self.terminate.recv() => ("SIGTERM", SignalKind::terminate().as_raw_value()),

@@ -24,8 +24,8 @@ use crate::{
         Cause, Change, ClusterTime, DocumentKey, Phase, RuleIndex, State,
         id::{IdType, IdTypes},
     },
-    delivery::trial::{Made, Trial},
-    rules::model::{Expected, RuleFile, Test},
+    delivery::trial::{Made, Put, Trial},
+    rules::model::{Expected, GivenChange, RuleFile, Test},
     target::open,
     transform::Reads,
 };
@@ -136,7 +136,16 @@ fn trial(rules: &RuleFile, test: &Test) -> Result<Trial, Error> {
 
 /// The change that brings the document to the rule.
 fn change(test: &Test) -> Result<Change, Error> {
-    let id = test.document.raw().get("_id").ok().flatten();
+    let (own, state, phase) = match &test.given {
+        GivenChange::Document(document) => {
+            (document.raw(), State::Present(document.clone()), Phase::Changes)
+        }
+        GivenChange::Event { key, event } => {
+            let phase = if event.copy { Phase::Copy } else { Phase::Changes };
+            (&**key, State::Happened(Arc::new((**event).clone())), phase)
+        }
+    };
+    let id = own.get("_id").ok().flatten();
     let id = id.expect("the rule file was refused without it");
     let key = DocumentKey::from_id(id).map_err(|error| Error::Usage(error.to_string()))?;
     Ok(Change {
@@ -146,8 +155,8 @@ fn change(test: &Test) -> Result<Change, Error> {
         cause: Cause::Event(TIME),
         read: TIME,
         since: Some(bson::DateTime::from_millis(i64::from(TIME.seconds()) * 1000)),
-        phase: Phase::Changes,
-        states: vec![(RuleIndex(0), State::Present(test.document.clone()))],
+        phase,
+        states: vec![(RuleIndex(0), state)],
         claims: Vec::new(),
     })
 }
@@ -171,6 +180,7 @@ impl Outcome {
             Expected::Skipped => Self::Skipped,
             Expected::Error(part) => Self::Error(part.clone()),
             Expected::Meta(named) => Self::Meta(named.clone()),
+            Expected::NoDocument => Self::Delivered(vec![Bson::Null]),
             Expected::Documents(documents) => {
                 Self::Delivered(documents.iter().cloned().map(Bson::Document).collect())
             }
@@ -191,7 +201,11 @@ impl Outcome {
                 Self::Meta(named.keys().map(|name| (name.clone(), field(name))).collect())
             }
             (None, false, _, puts) => {
-                Self::Delivered(puts.iter().map(|put| of(put.document.raw())).collect())
+                let document = |put: &Put| match &put.document {
+                    Some(document) => of(document.raw()),
+                    None => Bson::Null,
+                };
+                Self::Delivered(puts.iter().map(document).collect())
             }
         }
     }

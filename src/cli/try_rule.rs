@@ -81,7 +81,8 @@ fn nothing(rules: &RuleFile, rule: &Rule, id: Option<&str>) -> String {
 fn shown(sample: &Sample, rule: &Rule, target: &str) -> String {
     let mut out = String::new();
     let Sample { namespace, key, before, fate } = sample;
-    let heading = format!("{namespace}  _id {}", key.display());
+    let told = if rule.events.is_some() { ", as the copy would tell it" } else { "" };
+    let heading = format!("{namespace}  _id {}{told}", key.display());
     let before = of(before.raw());
     part(&mut out, &heading, "");
     part(&mut out, "before, as it lies in the collection:", &text(&before));
@@ -102,10 +103,10 @@ fn shown(sample: &Sample, rule: &Rule, target: &str) -> String {
     };
     let Made { puts, removed, skipped, refused } = made;
     for put in puts {
-        let after = of(put.document.raw());
-        match same(&before, &after) {
-            true => part(&mut out, "after: the same", ""),
-            false => part(&mut out, &format!("after{}:", steps(rule)), &text(&after)),
+        match put.document.as_ref().map(|document| of(document.raw())) {
+            None => part(&mut out, "after: told without a document", ""),
+            Some(after) if same(&before, &after) => part(&mut out, "after: the same", ""),
+            Some(after) => part(&mut out, &format!("after{}:", steps(rule)), &text(&after)),
         }
         part(&mut out, &format!("the request that {target} would get:"), &lines(&put.request));
     }

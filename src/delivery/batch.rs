@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    change::{ClusterTime, DocumentKey, Namespace, Phase, RuleIndex},
+    change::{ClusterTime, DocumentKey, Namespace, Phase, RuleIndex, event::Happened},
     checkpoint::tracker::Claim,
     target::{Action, Item, Operation, PlaceKey, Request, Target},
 };
@@ -32,6 +32,10 @@ pub struct Origin {
     pub time: ClusterTime,
     /// The server's clock at the oldest event that it answers.
     pub since: Option<bson::DateTime>,
+    /// Whether the document is no more.
+    pub deleted: bool,
+    /// The event itself, in `events` delivery.
+    pub event: Option<Arc<Happened>>,
 }
 
 /// One item of a batch.
@@ -43,6 +47,8 @@ pub struct Entry {
     pub place: PlaceKey,
     /// Whether it removes.
     pub removes: bool,
+    /// Whether it is tried once: where that fails it is a letter, and holds up nothing.
+    pub once: bool,
     /// Where it comes from.
     pub origin: Arc<Origin>,
 }
@@ -63,7 +69,7 @@ pub struct Batch {
     /// Where the others stand.
     by_place: HashMap<PlaceKey, usize>,
     /// Whose letters there are.
-    lettered: HashSet<(RuleIndex, Subject)>,
+    lettered: HashSet<Lettered>,
     /// Refused before they were sent; stored before anything of the batch is settled.
     pub letters: Vec<Letter>,
     /// Documents that the target is not to hold and does not: nothing is sent for them.
@@ -96,24 +102,37 @@ impl Batch {
         self.body.len()
     }
 
-    /// Encodes an operation into the body. What the target refuses becomes a letter of the batch.
-    pub fn push(&mut self, target: &dyn Target, operation: &Operation, origin: &Arc<Origin>) {
+    /// Encodes an operation into the body, to be tried `once` or until it goes through. What the target
+    /// refuses becomes a letter of the batch.
+    pub fn push(
+        &mut self,
+        target: &dyn Target,
+        operation: &Operation,
+        origin: &Arc<Origin>,
+        once: bool,
+    ) {
         let start = self.body.len();
+        let removes = matches!(operation.action, Action::Remove);
         if let Err(words) = target.encode(operation, &mut self.body) {
             self.body.truncate(start);
-            // What can't be written was never there to be removed.
-            if matches!(operation.action, Action::Remove) {
-                self.gone.push(origin.clone());
-                return;
+            if removes {
+                let Origin { namespace, key, .. } = &**origin;
+                self.places.iter_mut().for_each(|trim| trim.owe(namespace, key, &operation.place));
             }
             let place = target.describe(&operation.place);
-            self.refuse(vec![Letter::new(origin.clone(), Stage::Target, words, Some(place))]);
+            let letter = Letter::new(origin.clone(), Stage::Target, words, Some(place));
+            self.refuse(vec![letter.owed(once)]);
+            return;
+        }
+        if self.body.len() == start {
+            self.gone.push(origin.clone());
             return;
         }
         let entry = Entry {
             range: start..self.body.len(),
             place: operation.place.clone(),
-            removes: matches!(operation.action, Action::Remove),
+            removes,
+            once,
             origin: origin.clone(),
         };
         let last = self.entries.len();
@@ -129,6 +148,16 @@ impl Batch {
             self.by_place.insert(entry.place.clone(), last);
         }
         self.entries.push(Some(entry));
+    }
+
+    /// The removals of these places are tried once: a batch ahead has made letters of them.
+    pub fn try_once(&mut self, places: &[PlaceKey]) {
+        for place in places {
+            let entry = self.by_place.get(place).and_then(|&at| self.entries[at].as_mut());
+            if let Some(entry) = entry {
+                entry.once |= entry.removes;
+            }
+        }
     }
 
     /// Drops the letters of documents that a later change of the same batch delivers after all: once
@@ -173,9 +202,13 @@ impl Batch {
     }
 }
 
-/// Whose letter is a letter of this.
-pub(super) fn lettered(origin: &Origin) -> (RuleIndex, Subject) {
-    (origin.rule, Subject { namespace: origin.namespace.clone(), key: origin.key.clone() })
+/// Whose letter is a letter of this: the document's under its rule, or the event's own.
+pub(super) type Lettered = (RuleIndex, Subject, Option<Arc<str>>);
+
+/// See [`Lettered`].
+pub(super) fn lettered(origin: &Origin) -> Lettered {
+    let subject = Subject { namespace: origin.namespace.clone(), key: origin.key.clone() };
+    (origin.rule, subject, origin.event.as_ref().map(|event| event.id.clone()))
 }
 
 #[cfg(test)]
@@ -239,6 +272,8 @@ mod tests {
                 phase,
                 time,
                 since: None,
+                deleted: true,
+                event: None,
             };
             let operation = Operation {
                 place: PlaceKey(Bytes::from_static(b"place")),
@@ -249,7 +284,7 @@ mod tests {
                 namespace,
                 phase,
             };
-            batch.push(&Times, &operation, &Arc::new(origin));
+            batch.push(&Times, &operation, &Arc::new(origin), false);
         }
         let (request, entries) = batch.seal().expect("an item");
         assert_eq!((request.items.len(), entries.len()), (1, 1));

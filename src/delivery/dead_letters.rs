@@ -22,7 +22,7 @@ use crate::{
     rules::model::OnRejected,
 };
 
-use super::{Halt, batch::Origin, insist, insist_on_writing};
+use super::{Halt, batch::Origin, insist, insist_on_writing, lane::Subject};
 
 /// Where a document was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +56,7 @@ pub struct Letter {
     stage: Stage,
     words: String,
     place: Option<String>,
+    owed: bool,
 }
 
 impl Letter {
@@ -63,7 +64,18 @@ impl Letter {
     pub fn new(origin: Arc<Origin>, stage: Stage, words: String, place: Option<String>) -> Self {
         let mut words = words;
         words.truncate(words.floor_char_boundary(MOST_WORDS));
-        Self { origin, stage, words, place }
+        Self { origin, stage, words, place, owed: false }
+    }
+
+    /// Whether it is about a removal that is owed: one that a letter told of before. It takes that
+    /// one's stead, and is no new refusal.
+    pub fn owed(self, owed: bool) -> Self {
+        Self { owed, ..self }
+    }
+
+    /// See [`Self::owed`].
+    pub fn is_owed(&self) -> bool {
+        self.owed
     }
 
     /// Why it was refused.
@@ -87,6 +99,8 @@ pub struct DeadLetters {
     /// with one hash cost a removal of nothing.
     known: Mutex<HashSet<u64>>,
     hasher: RandomState,
+    /// Those that a person has asked to deliver again, for as long as that lasts.
+    asked_for: Mutex<HashSet<RecordKey>>,
     /// When the log last told of letters.
     told: Mutex<Option<Instant>>,
     count: AtomicU64,
@@ -97,33 +111,37 @@ const MOST_WORDS: usize = 4_096;
 /// How often the log tells of letters.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 /// Records read at once at the start.
-const PAGE: usize = 1_000;
+pub const PAGE: usize = 1_000;
+/// The same where each may hold an event of 8 MiB.
+pub const PAGE_OF_EVENTS: usize = 16;
 
 impl DeadLetters {
-    /// Reads which dead letters there are.
+    /// Reads which dead letters there are of these rules; `page` records at once.
     ///
     /// # Errors
     /// See [`Halt`].
     pub async fn load(
         store: Arc<dyn Store>,
         target: &str,
+        page: usize,
         rules: Vec<Arc<str>>,
         policy: OnRejected,
         stop: &CancellationToken,
     ) -> Result<Self, Halt> {
-        let prefix = RecordKey::text(&[target]);
         let hasher = RandomState::new();
         let mut known = HashSet::new();
-        let mut after = None;
-        loop {
-            let page =
-                insist(stop, || store.scan(Table::DeadLetters, &prefix, after.as_ref(), PAGE))
-                    .await?;
-            let complete = page.len() < PAGE;
-            after = page.last().map(|(key, _)| key.clone());
-            known.extend(page.into_iter().map(|(key, _)| hasher.hash_one(key)));
-            if complete {
-                break;
+        for rule in &rules {
+            let prefix = keys::dead_letters(target, rule);
+            let mut after = None;
+            loop {
+                let scan = || store.scan(Table::DeadLetters, &prefix, after.as_ref(), page);
+                let found = insist(stop, scan).await?;
+                let complete = found.len() < page;
+                after = found.last().map(|(key, _)| key.clone());
+                known.extend(found.into_iter().map(|(key, _)| hasher.hash_one(key)));
+                if complete {
+                    break;
+                }
             }
         }
         Ok(Self {
@@ -133,6 +151,7 @@ impl DeadLetters {
             policy,
             known: Mutex::new(known),
             hasher,
+            asked_for: Mutex::default(),
             told: Mutex::new(None),
             count: AtomicU64::new(0),
         })
@@ -148,17 +167,42 @@ impl DeadLetters {
         self.count.load(Ordering::Acquire)
     }
 
-    fn key(&self, origin: &Origin) -> RecordKey {
-        keys::dead_letter(
-            &self.target,
-            &self.rules[usize::from(origin.rule.0)],
-            origin.namespace.as_str(),
-            origin.key.canonical(),
-        )
+    /// Whether there is a letter of this rule's document, as far as hashes tell.
+    pub fn has(&self, rule: &str, document: &Subject) -> bool {
+        let Subject { namespace, key } = document;
+        let key = keys::dead_letter(&self.target, rule, namespace.as_str(), key.canonical());
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.contains(&self.hasher.hash_one(key))
     }
 
-    /// Stores letters durably. A second letter of the same document and rule takes the stead of the
-    /// first and counts its tries.
+    /// From now on these are asked for, or no more.
+    pub fn ask_for(&self, letters: &[RecordKey], asked: bool) {
+        let mut asked_for = self.asked_for.lock().unwrap_or_else(PoisonError::into_inner);
+        match asked {
+            true => asked_for.extend(letters.iter().cloned()),
+            false => asked_for.retain(|letter| !letters.contains(letter)),
+        }
+    }
+
+    /// Whether the letter of this is asked for.
+    pub fn is_asked_for(&self, origin: &Origin) -> bool {
+        let asked_for = self.asked_for.lock().unwrap_or_else(PoisonError::into_inner);
+        !asked_for.is_empty() && asked_for.contains(&self.key(origin))
+    }
+
+    fn key(&self, origin: &Origin) -> RecordKey {
+        let rule = &self.rules[usize::from(origin.rule.0)];
+        let (namespace, document) = (origin.namespace.as_str(), origin.key.canonical());
+        match &origin.event {
+            None => keys::dead_letter(&self.target, rule, namespace, document),
+            Some(event) => {
+                keys::dead_event(&self.target, rule, namespace, document, event.id.as_bytes())
+            }
+        }
+    }
+
+    /// Stores letters durably. A second letter of the same document and rule, or of the same event,
+    /// takes the stead of the first and counts its tries.
     ///
     /// # Errors
     /// `TooManyRejected` where the target's policy says so, once the letters are stored.
@@ -166,7 +210,7 @@ impl DeadLetters {
         if letters.is_empty() {
             return Ok(());
         }
-        let count = letters.len() as u64;
+        let count = letters.iter().filter(|letter| !letter.owed).count() as u64;
         let mut latest: HashMap<RecordKey, Letter> = HashMap::with_capacity(letters.len());
         for letter in letters {
             latest.insert(self.key(&letter.origin), letter);
@@ -188,6 +232,9 @@ impl DeadLetters {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .extend(keys.iter().map(|key| self.hasher.hash_one(key)));
+        if count == 0 {
+            return Ok(());
+        }
         self.tell(latest.values().next(), count);
         let total = self.count.fetch_add(count, Ordering::AcqRel) + count;
         let limit = match self.policy {
@@ -228,7 +275,7 @@ impl DeadLetters {
         now: bson::DateTime,
     ) -> DeadLetterRecord {
         let origin = &letter.origin;
-        DeadLetterRecord {
+        let mut record = DeadLetterRecord {
             target: self.target.clone(),
             rule: self.rules[usize::from(origin.rule.0)].to_string(),
             namespace: origin.namespace.to_string(),
@@ -242,7 +289,18 @@ impl DeadLetters {
             attempts: earlier.map_or(0, |record| record.attempts).saturating_add(1),
             cluster_time: origin.time,
             event: None,
+            deleted: origin.deleted,
+        };
+        if let Some(event) = &origin.event
+            && !event.is_partial()
+        {
+            let (time, since) = (origin.time, origin.since);
+            let kept = event.record(&origin.namespace, &origin.key, time, since);
+            if !record.keep_event(&kept) {
+                record.words.push_str(" (the event itself is too large to be kept)");
+            }
         }
+        record
     }
 
     /// Forgets the letters of documents that have gone through.

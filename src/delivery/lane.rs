@@ -134,6 +134,9 @@ pub struct Lane {
     pending_limit: usize,
     output_limit: usize,
     window_bytes: usize,
+    /// Whether a copied document that is dropped leaves its claims behind the changes that stand for it:
+    /// these are told once, so that the copy is not over before they are.
+    leaves_claims: bool,
     pending_added: Notify,
     pending_taken: Notify,
     output_added: Notify,
@@ -148,11 +151,17 @@ impl Lane {
             pending_limit,
             output_limit: (pending_limit / BESIDE).max(1),
             window_bytes: WINDOW_BYTES,
+            leaves_claims: false,
             pending_added: Notify::new(),
             pending_taken: Notify::new(),
             output_added: Notify::new(),
             output_taken: Notify::new(),
         }
+    }
+
+    /// The same for changes that are events: see [`Lane::happened`].
+    pub fn of_events(pending_limit: usize) -> Self {
+        Self { leaves_claims: true, ..Self::new(pending_limit) }
     }
 
     fn front(&self) -> MutexGuard<'_, Front> {
@@ -169,6 +178,21 @@ impl Lane {
         }
         drop(front);
         self.pending_added.notify_one();
+    }
+
+    /// Takes events into the output, in stream order: nothing is looked up for them, and none stands for
+    /// another.
+    pub fn happened(&self, events: Vec<Change>) {
+        let mut front = self.front();
+        let front = &mut *front;
+        for event in events {
+            front.newest_event = front.newest_event.max(event.time);
+            front.newest = front.newest.max(event.time);
+            let subject = Subject { namespace: event.namespace.clone(), key: event.key.clone() };
+            front.mark(&subject, self.window_bytes);
+            front.put_out(event);
+        }
+        self.output_added.notify_one();
     }
 
     /// Notes documents that are to be read though nothing says that they have changed. Each bears the
@@ -258,14 +282,19 @@ impl Lane {
         }
         let mut dropped = 0;
         let mut taken = Vec::with_capacity(changes.len());
-        for change in changes {
+        for mut change in changes {
             let subject = Subject { namespace: change.namespace.clone(), key: change.key.clone() };
             if window.seen.contains(&subject.key)
                 || front.pending.contains_key(&subject)
                 || front.in_flight.contains(&subject)
             {
                 dropped += 1;
-                Claim::settle_all(change.claims);
+                if self.leaves_claims {
+                    change.states.clear();
+                    taken.push(change);
+                } else {
+                    Claim::settle_all(change.claims);
+                }
             } else {
                 taken.push(change);
             }
@@ -338,10 +367,18 @@ impl Lane {
         }
     }
 
-    /// Takes up to `most` changes from the output, in order; none where there are none.
-    pub fn try_output(&self, most: usize) -> Vec<Change> {
+    /// Takes up to `most` changes from the output, in order, whose documents have no more than so many
+    /// `bytes` together, or one that has more; none where there are none.
+    pub fn try_output(&self, most: usize, bytes: usize) -> Vec<Change> {
         let mut front = self.front();
-        let count = front.output.len().min(most);
+        let mut sum = 0;
+        let fits = |change: &&Change| {
+            let first = sum == 0;
+            // One of no document is no change of none.
+            sum += change.size().max(1);
+            first || sum <= bytes
+        };
+        let count = front.output.iter().take(most).take_while(fits).count();
         let taken: Vec<Change> = front.output.drain(..count).collect();
         let changes = taken.iter().filter(|change| change.phase == Phase::Changes).count();
         front.output_changes -= changes;
@@ -350,6 +387,35 @@ impl Lane {
             self.output_taken.notify_one();
         }
         taken
+    }
+
+    /// Takes up to `most` changes from the output, in order, as long as none is of a document in `held`,
+    /// to which each is added. Whether one of those stands next.
+    pub fn try_output_apart(
+        &self,
+        most: usize,
+        held: &mut HashSet<Subject>,
+    ) -> (Vec<Change>, bool) {
+        let mut front = self.front();
+        let mut taken = Vec::new();
+        let mut apart = true;
+        while taken.len() < most {
+            let Some(next) = front.output.front() else { break };
+            let subject = Subject { namespace: next.namespace.clone(), key: next.key.clone() };
+            // What only settles something is sent nowhere.
+            apart = next.states.is_empty() || held.insert(subject);
+            if !apart {
+                break;
+            }
+            taken.extend(front.output.pop_front());
+        }
+        let changes = taken.iter().filter(|change| change.phase == Phase::Changes).count();
+        front.output_changes -= changes;
+        drop(front);
+        if changes > 0 {
+            self.output_taken.notify_one();
+        }
+        (taken, !apart)
     }
 
     /// Waits until there is output. Cancel safe.

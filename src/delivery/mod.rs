@@ -13,6 +13,7 @@ pub mod request;
 pub mod retry;
 pub mod shape;
 mod slice;
+mod tell;
 pub mod trial;
 pub mod writer;
 

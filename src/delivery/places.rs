@@ -32,6 +32,24 @@ pub struct RulePlace {
     pub rule: Arc<str>,
     /// The place.
     pub place: PlaceKey,
+    /// Whether its removal has become a dead letter: it is still to go, and holds up nothing any more.
+    pub owed: bool,
+}
+
+impl RulePlace {
+    fn is_at(&self, other: &Self) -> bool {
+        self.rule == other.rule && self.place == other.place
+    }
+}
+
+/// Every place of both. Where one is put to again, nothing is owed there.
+pub(super) fn union(old: &[RulePlace], new: &[RulePlace]) -> Vec<RulePlace> {
+    let put = |place: &RulePlace| new.iter().find(|new| new.is_at(place)).cloned();
+    let mut union: Vec<_> =
+        old.iter().map(|place| put(place).unwrap_or_else(|| place.clone())).collect();
+    let others = new.iter().filter(|place| !old.iter().any(|old| old.is_at(place)));
+    union.extend(others.cloned());
+    union
 }
 
 /// What a document's record becomes once its batch is settled.
@@ -44,13 +62,16 @@ pub struct Trim {
 }
 
 impl Trim {
-    /// Leaves a place in the record after all: the target did not clear it, and the next delivery
-    /// has to.
-    pub fn keep(&mut self, namespace: &Namespace, key: &DocumentKey, place: &PlaceKey) {
+    /// Leaves a place in the record after all, as one that is owed: the target did not clear it, and
+    /// a dead letter says so.
+    pub fn owe(&mut self, namespace: &Namespace, key: &DocumentKey, place: &PlaceKey) {
         if self.subject.namespace == *namespace && self.subject.key == *key {
-            let kept = self.old.iter().filter(|old| old.place == *place);
-            let kept: Vec<_> = kept.filter(|old| !self.places.contains(old)).cloned().collect();
-            self.places.extend(kept);
+            let Self { old, places, .. } = self;
+            for old in old.iter().filter(|old| old.place == *place) {
+                if !places.iter().any(|place| place.is_at(old)) {
+                    places.push(RulePlace { owed: true, ..old.clone() });
+                }
+            }
         }
     }
 }
@@ -101,6 +122,7 @@ impl Places {
                     .map(|stored| RulePlace {
                         rule: stored.rule.into(),
                         place: PlaceKey(Bytes::from(stored.place.bytes)),
+                        owed: stored.owed,
                     })
                     .collect())
             })
@@ -120,9 +142,8 @@ impl Places {
         let mut writes = HashMap::new();
         let mut trims = Vec::with_capacity(moves.len());
         for Move { subject, old, new } in moves {
-            let mut union = old.clone();
-            union.extend(new.iter().filter(|place| !old.contains(place)).cloned());
-            if union.len() != old.len() {
+            let union = union(&old, &new);
+            if union != old {
                 // A later change of the same document knows the earlier one's places.
                 writes.insert(subject.clone(), self.write(&subject, &union));
             }
@@ -168,6 +189,7 @@ impl Places {
                         subtype: BinarySubtype::Generic,
                         bytes: place.place.0.to_vec(),
                     },
+                    owed: place.owed,
                 })
                 .collect(),
         };

@@ -25,6 +25,8 @@ use super::{
 
 /// The label in metrics of what is tried no more.
 const GIVEN_UP: &str = "given_up";
+/// So long an owed removal is tried where a person asks for it: what it may hold up the lane.
+const ASKED_FOR: Duration = Duration::from_secs(60);
 
 /// How much a request may hold, as the target's answers have taught.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,6 +122,8 @@ pub struct Delivered {
     pub behind: Vec<Arc<Origin>>,
     /// Documents that stand aside, each with why; only where there was room for them.
     pub held: Vec<(Arc<Origin>, Retry)>,
+    /// Places whose removals have become letters, or have stayed letters.
+    pub owed: Vec<PlaceKey>,
 }
 
 impl Delivered {
@@ -156,28 +160,31 @@ pub async fn deliver(
     let mut refused = std::mem::take(&mut batch.letters);
     let mut settled: Vec<Arc<Origin>> = Vec::new();
     let (mut behind, mut held) = (Vec::new(), Vec::new());
+    let mut owed = Vec::new();
+    let mut given_up = HashSet::new();
     if let Some((request, entries)) = batch.seal() {
         let request = Request { lane, ..request };
         let mut fates = Fates::default();
         send_all(&context, &request, &entries, &mut course, &mut fates).await?;
-        let mut through = fates.through;
-        refused.extend(fates.letters);
-        (behind, held) = (fates.behind, fates.held);
+        let Fates { mut through, letters, given_up: buried, behind: waiting, held: aside } = fates;
+        refused.extend(letters);
+        (behind, held) = (waiting, aside);
         settled.extend(through.iter().map(|&index| entries[index].origin.clone()));
         through.sort_unstable();
         for (index, entry) in entries.iter().enumerate().filter(|(_, entry)| entry.removes) {
             if through.binary_search(&index).is_err() {
                 let Origin { namespace, key, .. } = &*entry.origin;
-                batch.places.iter_mut().for_each(|trim| trim.keep(namespace, key, &entry.place));
+                batch.places.iter_mut().for_each(|trim| trim.owe(namespace, key, &entry.place));
+                owed.push(entry.place.clone());
             }
         }
-        settled.append(&mut batch.gone);
-        // What has become a letter already is no success of its document: only a part went through.
-        let given_up: HashSet<_> =
-            fates.given_up.into_iter().map(|index| lettered(&entries[index].origin)).collect();
-        settled.retain(|origin| given_up.is_empty() || !given_up.contains(&lettered(origin)));
+        given_up.extend(buried.into_iter().map(|index| lettered(&entries[index].origin)));
     }
     settled.append(&mut batch.gone);
+    // What has become a letter is no success of its document: only a part went through.
+    given_up.extend(behind.iter().chain(held.iter().map(|(it, _)| it)).map(|it| lettered(it)));
+    given_up.extend(refused.iter().map(|letter| lettered(letter.origin())));
+    settled.retain(|origin| given_up.is_empty() || !given_up.contains(&lettered(origin)));
     context.dead_letters.settle(settled.iter().map(|origin| &**origin), &context.stop).await?;
     bury(&context, refused).await?;
     if !behind.is_empty() {
@@ -188,11 +195,11 @@ pub async fn deliver(
             () = context.drain.cancelled() => {}
         }
     }
-    Ok(Delivered { course, trims: batch.places, claims: batch.claims, behind, held })
+    Ok(Delivered { course, trims: batch.places, claims: batch.claims, behind, held, owed })
 }
 
 async fn bury(context: &Context, letters: Vec<Letter>) -> Result<(), Halt> {
-    for letter in &letters {
+    for letter in letters.iter().filter(|letter| !letter.is_owed()) {
         let origin = letter.origin();
         context.rules[usize::from(origin.rule.0)].count(origin.phase, Settled::DeadLetter, 1);
     }
@@ -227,26 +234,51 @@ async fn send_all(
     let settings = &context.settings;
     let mut backoff = Backoff::new(settings.retry_initial, settings.retry_max);
     let mut outstanding: Vec<usize> = (0..entries.len()).collect();
+    // Since when the first of them is tried.
+    let mut begun = Instant::now();
     while !outstanding.is_empty() {
         let part = limits.part(request, &outstanding).to_vec();
         let mut sent = request.only(&part);
         let answer = send(context, &mut sent).await?;
         let mut trouble: Option<Retry> = None;
         let mut again = Vec::new();
+        let mut progress = false;
         match answer {
             Ok(outcomes) => {
+                // Documents whose owed removal has had its try: what was held back behind it goes on.
+                let mut freed = HashSet::new();
                 for (&index, outcome) in part.iter().zip(outcomes) {
-                    let origin = &entries[index].origin;
-                    match conclude(context, &entries[index], outcome, part.len()) {
+                    let entry = &entries[index];
+                    match conclude(context, entry, outcome, part.len()) {
                         Conclusion::Through => {
-                            context.contested.settled(&entries[index].place);
+                            context.contested.settled(&entry.place);
                             fates.through.push(index);
+                            progress = true;
                         }
-                        Conclusion::Refused(letter) => fates.letters.push(letter),
-                        Conclusion::Behind => fates.behind.push(origin.clone()),
-                        Conclusion::Held(retry) if cost(origin) <= *aside => {
-                            *aside -= cost(origin);
-                            fates.held.push((origin.clone(), retry));
+                        Conclusion::Refused(letter) => {
+                            fates.letters.push(letter);
+                            progress |= !entry.once;
+                        }
+                        Conclusion::Behind => {
+                            fates.behind.push(entry.origin.clone());
+                            progress = true;
+                        }
+                        Conclusion::Held(retry) if cost(&entry.origin) <= *aside => {
+                            *aside -= cost(&entry.origin);
+                            fates.held.push((entry.origin.clone(), retry));
+                            progress = true;
+                        }
+                        Conclusion::Again(retry) | Conclusion::Held(retry)
+                            if was_tried(context, entry, &retry, (begun, part.len())) =>
+                        {
+                            context.status.retry(retry.reason);
+                            fates.letters.push(refused(context, entry, retry.message));
+                            freed.insert(lettered(&entry.origin));
+                        }
+                        Conclusion::Again(_) | Conclusion::Held(_)
+                            if freed.contains(&lettered(&entry.origin)) =>
+                        {
+                            again.push(index);
                         }
                         Conclusion::Again(retry) | Conclusion::Held(retry) => {
                             again.push(index);
@@ -257,20 +289,28 @@ async fn send_all(
             }
             Err(retry) if retry.pressure == Pressure::TooLarge && part.len() == 1 => {
                 fates.letters.push(refused(context, &entries[part[0]], retry.message));
+                progress = true;
             }
             Err(retry) => {
-                again.clone_from(&part);
-                trouble = Some(retry);
+                for &index in &part {
+                    match was_tried(context, &entries[index], &retry, (begun, part.len())) {
+                        true => {
+                            let words = retry.message.clone();
+                            fates.letters.push(refused(context, &entries[index], words));
+                        }
+                        false => again.push(index),
+                    }
+                }
+                trouble = (!again.is_empty()).then_some(retry);
             }
         }
-        let progress = again.len() < part.len();
-        if progress || trouble.is_none() {
+        if progress {
             *stuck = None;
         }
         let mut given_up = false;
         if let (Some(retry), Some(limit)) = (&trouble, settings.give_up_after)
             && matches!(retry.pressure, Pressure::Same | Pressure::Less)
-            && stuck.get_or_insert_with(Instant::now).elapsed() >= limit
+            && is_over(retry, stuck.get_or_insert_with(Instant::now), &begun, limit)
         {
             let words = format!("given up after {}: {}", written_time(limit), retry.message);
             let letters = again.iter().map(|&at| refused(context, &entries[at], words.clone()));
@@ -283,9 +323,21 @@ async fn send_all(
         // What is to be sent again goes first: it is the older.
         again.extend_from_slice(&outstanding[part.len()..]);
         outstanding = again;
+        if progress || given_up {
+            begun = Instant::now();
+        }
         match trouble {
-            // What comes next is tried at once, and is not said to go well.
-            None if given_up => backoff.reset(),
+            // What comes next is tried soon, and is not said to go well. All that waits behind an
+            // endpoint that is not in order would be letters within a moment otherwise.
+            None if given_up => {
+                backoff.reset();
+                if !pause(backoff.next(None), &context.drain).await && !outstanding.is_empty() {
+                    return Err(Halt::Stopped);
+                }
+                backoff.reset();
+            }
+            // Only what is owed has had its try.
+            None if !progress => {}
             None => {
                 backoff.reset();
                 limits.grow();
@@ -396,8 +448,32 @@ fn waits(context: &Context, entry: &Entry, holder: Option<&PlaceKey>) -> Waits {
 }
 
 fn refused(context: &Context, entry: &Entry, words: String) -> Letter {
+    let origin = &entry.origin;
     let place = Some(context.target.describe(&entry.place));
-    Letter::new(entry.origin.clone(), Stage::Target, words, place)
+    let (rule, subject, _) = lettered(origin);
+    let owed = entry.once && context.dead_letters.has(context.dead_letters.rule(rule), &subject);
+    Letter::new(origin.clone(), Stage::Target, words, place).owed(owed)
+}
+
+/// Whether an entry that is tried once has had its try. One whose letter is asked for is tried like
+/// any other, for some time.
+fn was_tried(
+    context: &Context,
+    entry: &Entry,
+    retry: &Retry,
+    (begun, sent_with): (Instant, usize),
+) -> bool {
+    entry.once
+        && (sent_with == 1 || matches!(retry.pressure, Pressure::Same | Pressure::Less))
+        && !(begun.elapsed() < ASKED_FOR && context.dead_letters.is_asked_for(&entry.origin))
+}
+
+/// Whether the time is over after which something is given up. `stuck` says since when nothing has gone
+/// through, `begun` since when this is tried: who asks for a pause is there, and to be heard.
+fn is_over(retry: &Retry, stuck: &Instant, begun: &Instant, limit: Duration) -> bool {
+    let asks = retry.pressure == Pressure::Less || retry.after.is_some();
+    let since = if asks { begun } else { stuck };
+    since.elapsed() >= limit
 }
 
 /// Of two reasons to try again, the one that asks for more.
@@ -460,7 +536,7 @@ async fn hold_back(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::target::{Item, PlaceKey};
+    use crate::target::Item;
 
     fn request(sizes: &[usize]) -> Request {
         let mut items = Vec::new();

@@ -20,12 +20,12 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Halt,
     contested::Contested,
-    dead_letters::DeadLetters,
+    dead_letters::{DeadLetters, PAGE},
     ids::{Ids, Probe},
     lane::Lane,
     places::Places,
     shape::{ShapedRule, Shaper},
-    writer::{Context, Writer},
+    writer::{Context, Grouping, Writer},
 };
 use crate::{
     change::{
@@ -65,7 +65,8 @@ pub fn retry(pressure: Pressure) -> Retry {
     Retry { reason: "unavailable", message: "busy".into(), after: None, pressure }
 }
 
-/// A rule's places: fixed under a prefix and the id, or a field of the document.
+/// A rule's places: fixed under a prefix (`!` for none) and the id, or a field of the document. What
+/// stands before a `|` makes another place of the same thing.
 #[derive(Clone, Copy)]
 pub enum Where {
     ById(&'static str),
@@ -96,6 +97,11 @@ impl Scripted {
         self.script.lock().unwrap().extend(answers);
     }
 
+    /// From now on everything is applied.
+    pub fn answers_no_more(&self) {
+        self.script.lock().unwrap().clear();
+    }
+
     /// Each request as its lines: `place=value`, or `place-` for a removal.
     pub fn sent(&self) -> Vec<Vec<String>> {
         self.sent.lock().unwrap().iter().map(|(_, lines)| lines.clone()).collect()
@@ -124,6 +130,10 @@ impl Scripted {
 impl Target for Scripted {
     fn place(&self, rule: &str, placing: &Placing<'_>) -> Result<Placed, String> {
         let place = match self.places[rule] {
+            Where::ById("!") => return Err("it can lie nowhere".into()),
+            Where::ById(_) if placing.event.is_some() => {
+                placing.event.unwrap_or_default().to_owned()
+            }
             Where::ById(prefix) => format!("{prefix}{}", placing.id),
             Where::ByField(field) => {
                 let document = placing.document.expect("only fixed places are asked for removals");
@@ -137,8 +147,24 @@ impl Target for Scripted {
         matches!(self.places[rule], Where::ById(_))
     }
 
+    fn thing(&self, place: &PlaceKey) -> PlaceKey {
+        let place = self.describe(place);
+        let thing = place.split('|').next_back().unwrap_or_default();
+        PlaceKey(Bytes::copy_from_slice(thing.as_bytes()))
+    }
+
+    fn is_scripted(&self, place: &PlaceKey) -> bool {
+        self.describe(place).starts_with("http")
+    }
+
+    /// Of what lies at `?` no removal can be made, and none is to be made of what lies at `.`.
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
         let place = self.describe(&operation.place);
+        match (&operation.action, place.as_str()) {
+            (Action::Remove, "?") => return Err("no way there".into()),
+            (Action::Remove, ".") => return Ok(()),
+            _ => {}
+        }
         let line = match &operation.action {
             Action::Put(document) => match document.raw().get("v") {
                 Ok(Some(RawBsonRef::Int64(value))) => format!("{place}={value}\n"),
@@ -148,6 +174,7 @@ impl Target for Scripted {
                 }
             },
             Action::Remove => format!("{place}-\n"),
+            Action::Append(told) => format!("{place}={}\n", told.document_id),
         };
         body.extend_from_slice(line.as_bytes());
         Ok(())
@@ -246,6 +273,7 @@ pub fn shaped(target: &Scripted, on_delete: OnDelete) -> Vec<ShapedRule> {
             on_delete,
             fixed: target.place_is_fixed(name),
             follows: true,
+            events: false,
         })
         .collect()
 }
@@ -261,6 +289,21 @@ impl Bench {
         settings: DeliverySettings,
         script: Option<(&str, Arc<dyn Lookup>)>,
     ) -> Self {
+        Self::grouped(places, settings, script, None).await
+    }
+
+    /// With rules that deliver events, of which so many stand in a batch.
+    pub async fn of_events(settings: DeliverySettings, grouping: Grouping) -> Self {
+        let places = [("products", Where::ById("p"))];
+        Self::grouped(&places, settings, None, Some(grouping)).await
+    }
+
+    async fn grouped(
+        places: &[(&'static str, Where)],
+        settings: DeliverySettings,
+        script: Option<(&str, Arc<dyn Lookup>)>,
+        events: Option<Grouping>,
+    ) -> Self {
         let leases = Arc::new(MemoryStore::new("shop"));
         let store = Arc::new(leases.another());
         let stop = CancellationToken::new();
@@ -275,15 +318,23 @@ impl Bench {
         for rule in &mut rules {
             let compile = |(text, _): &(&str, _)| Script::compile(text, Default::default(), None);
             rule.script = script.as_ref().map(|it| Arc::new(compile(it).expect("a script")));
+            rule.events = events.is_some();
         }
         let names: Vec<Arc<str>> = rules.iter().map(|rule| rule.name.clone()).collect();
         let status = Status::new(&fixture::rules()).target("search");
-        let dead_letters =
-            DeadLetters::load(store.clone(), "search", names.clone(), settings.on_rejected, &stop)
-                .await
-                .expect("a store in memory");
+        let dead_letters = DeadLetters::load(
+            store.clone(),
+            "search",
+            PAGE,
+            names.clone(),
+            settings.on_rejected,
+            &stop,
+        )
+        .await
+        .expect("a store in memory");
         let drain = CancellationToken::new();
         let context = Context {
+            grouping: events.unwrap_or(Grouping::Any),
             target: target.clone(),
             shaper: Shaper::new(target.clone(), rules),
             lookup: script.map(|(_, lookup)| lookup),
@@ -298,7 +349,11 @@ impl Bench {
             drain: drain.clone(),
             stop,
         };
-        let (lane, context) = (Arc::new(Lane::new(1 << 20)), Arc::new(context));
+        let lane = match events {
+            None => Lane::new(1 << 20),
+            Some(_) => Lane::of_events(1 << 20),
+        };
+        let (lane, context) = (Arc::new(lane), Arc::new(context));
         Self { target, lane, store, context, drain, _keeping: keeping }
     }
 

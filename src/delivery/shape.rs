@@ -4,7 +4,10 @@
 //! never takes away what another puts in the same place. Plain computing: nothing waits but a script
 //! that looks other documents up.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     change::{
@@ -31,10 +34,13 @@ pub struct ShapedRule {
     pub script: Option<Arc<Script>>,
     /// Its `on_delete`.
     pub on_delete: OnDelete,
-    /// Whether the place of each of its documents is a function of namespace and key alone.
+    /// Whether the place of each of its documents is a function of namespace and key alone; of an event
+    /// no place is kept.
     pub fixed: bool,
     /// Whether it follows changes: its documents can be looked up at any time.
     pub follows: bool,
+    /// Whether every change is told of, rather than the documents kept as they are.
+    pub events: bool,
 }
 
 impl ShapedRule {
@@ -45,15 +51,17 @@ impl ShapedRule {
             name: rule.name.as_str().into(),
             script: rule.transform.clone(),
             on_delete: rule.on_delete,
-            fixed: !moves && target.place_is_fixed(&rule.name),
-            follows,
+            fixed: rule.events.is_some() || (!moves && target.place_is_fixed(&rule.name)),
+            // What has happened can't be looked up.
+            follows: follows && rule.events.is_none(),
+            events: rule.events.is_some(),
         }
     }
 }
 
 /// Shapes the changes of one target.
 pub struct Shaper {
-    target: Arc<dyn Target>,
+    pub(super) target: Arc<dyn Target>,
     rules: Vec<ShapedRule>,
 }
 
@@ -68,17 +76,20 @@ pub struct Shaped {
     pub places: Vec<RulePlace>,
     /// Documents that the target is not to hold, by rule, with or without an operation.
     pub gone: Vec<Arc<Origin>>,
+    /// Places whose removals are tried once, and hold up nothing where they fail: what is owed, and
+    /// what a script has turned away from.
+    pub once: Vec<PlaceKey>,
     /// Rules that asked to leave the target as it is.
     pub skipped: Vec<RuleIndex>,
 }
 
 /// What all rules are asked about.
-struct Given<'a> {
-    change: &'a Change,
+pub(super) struct Given<'a> {
+    pub change: &'a Change,
     /// The default id.
-    id: &'a str,
+    pub id: &'a str,
     types: &'a IdTypes,
-    reads: Option<&'a Reads>,
+    pub reads: Option<&'a Reads>,
 }
 
 /// What one rule wants.
@@ -131,7 +142,8 @@ impl Shaper {
     pub fn looks_up(&self, change: &Change) -> bool {
         change.states.iter().any(|(index, state)| {
             let script = self.rule(*index).script.as_ref();
-            matches!(state, State::Present(_)) && script.is_some_and(|script| script.looks_up())
+            matches!(state, State::Present(_) | State::Happened(_))
+                && script.is_some_and(|script| script.looks_up())
         })
     }
 
@@ -152,7 +164,7 @@ impl Shaper {
         let mut shaped = Shaped::default();
         let mut puts: Vec<(PlaceKey, Operation, Arc<Origin>)> = Vec::new();
         let mut by_place: HashMap<PlaceKey, RuleIndex> = HashMap::new();
-        let mut removes: Vec<(PlaceKey, Arc<Origin>)> = Vec::new();
+        let mut removes: Vec<(bool, PlaceKey, Arc<Origin>)> = Vec::new();
         let mut left: Vec<PlaceKey> = Vec::new();
         // Places of rules that were not asked (removed from the file, or not part of this copy).
         shaped.places.extend(
@@ -164,6 +176,11 @@ impl Shaper {
         );
         for (index, state) in &change.states {
             let rule = self.rule(*index);
+            if rule.events {
+                let given = Given { change, id: &id, types, reads: reads.as_ref() };
+                self.tell((*index, rule), &given, state, &mut shaped)?;
+                continue;
+            }
             let origin = Arc::new(Origin {
                 rule: *index,
                 namespace: change.namespace.clone(),
@@ -171,6 +188,8 @@ impl Shaper {
                 phase: change.phase,
                 time: change.time,
                 since: change.since,
+                deleted: matches!(state, State::Gone),
+                event: None,
             });
             let mine = old.iter().filter(|place| place.rule == rule.name);
             let given = Given { change, id: &id, types, reads: reads.as_ref() };
@@ -194,14 +213,21 @@ impl Shaper {
                     if !rule.fixed {
                         shaped.gone.push(origin.clone());
                     }
-                    removes.extend(mine.map(|place| (place.place.clone(), origin.clone())));
+                    let known = mine.map(|it| (it.owed, it.place.clone(), origin.clone()));
+                    removes.extend(known);
                     if rule.fixed {
-                        let place = self.fixed_place(rule, &change.namespace, &change.key, &id);
-                        removes.extend(place.map(|place| (place, origin.clone())));
+                        match self.fixed_place(rule, &change.namespace, &change.key, &id) {
+                            Some(place) => removes.push((false, place, origin.clone())),
+                            // Where it can't lie it does not: a letter that says so is outdated.
+                            None => shaped.gone.push(origin.clone()),
+                        }
                     }
                 }
                 Verdict::Put(documents) => {
-                    removes.extend(mine.map(|place| (place.place.clone(), origin.clone())));
+                    removes.extend(mine.map(|it| {
+                        let once = it.owed || self.target.is_scripted(&it.place);
+                        (once, it.place.clone(), origin.clone())
+                    }));
                     for (place, extra, document) in documents {
                         if let Some(other) = by_place.insert(place.clone(), *index) {
                             let words = match other == *index {
@@ -225,8 +251,8 @@ impl Shaper {
                             continue;
                         }
                         if !rule.fixed {
-                            let place = RulePlace { rule: rule.name.clone(), place: place.clone() };
-                            shaped.places.push(place);
+                            let (rule, place) = (rule.name.clone(), place.clone());
+                            shaped.places.push(RulePlace { rule, place, owed: false });
                         }
                         let operation =
                             operation(change, place.clone(), extra, Action::Put(document));
@@ -235,28 +261,54 @@ impl Shaper {
                 }
             }
         }
-        for (place, origin) in removes {
-            let wanted = by_place.contains_key(&place) || left.contains(&place);
-            if !wanted {
-                by_place.insert(place.clone(), origin.rule);
-                let meta = Meta::default();
-                let placing = Placing {
-                    namespace: &change.namespace,
-                    key: &change.key,
-                    id: &id,
-                    op: "remove",
-                    document: None,
-                    meta: &meta,
-                };
-                let extra = self.target.removal(&self.rule(origin.rule).name, &place, &placing);
-                let operation = operation(change, place, extra, Action::Remove);
-                shaped.operations.push((operation, origin));
-            }
-        }
+        self.remove(change, &id, removes, by_place.keys().chain(&left), &mut shaped);
         shaped
             .operations
             .extend(puts.into_iter().map(|(_, operation, origin)| (operation, origin)));
         Ok(shaped)
+    }
+
+    /// The removals (whether each is tried once, where, and of what) of what nothing else stays in the
+    /// stead of: neither what is `wanted` nor another removal.
+    fn remove<'a>(
+        &self,
+        change: &Change,
+        id: &str,
+        mut removes: Vec<(bool, PlaceKey, Arc<Origin>)>,
+        wanted: impl Iterator<Item = &'a PlaceKey>,
+        shaped: &mut Shaped,
+    ) {
+        if removes.is_empty() {
+            return;
+        }
+        let mut things: HashSet<PlaceKey> = wanted.map(|place| self.target.thing(place)).collect();
+        // Of two removals of one thing, the one that is not given up at once.
+        removes.sort_by_key(|(once, ..)| *once);
+        for (once, place, origin) in removes {
+            if !things.insert(self.target.thing(&place)) {
+                // It is another one's now, and its own letter says nothing any more.
+                if self.rule(origin.rule).fixed {
+                    shaped.gone.push(origin);
+                }
+                continue;
+            }
+            if once {
+                shaped.once.push(place.clone());
+            }
+            let meta = Meta::default();
+            let placing = Placing {
+                namespace: &change.namespace,
+                key: &change.key,
+                id,
+                op: "remove",
+                document: None,
+                event: None,
+                meta: &meta,
+            };
+            let extra = self.target.removal(&self.rule(origin.rule).name, &place, &placing);
+            let operation = operation(change, place, extra, Action::Remove);
+            shaped.operations.push((operation, origin));
+        }
     }
 
     fn verdict(
@@ -276,7 +328,8 @@ impl Shaper {
             State::Unmatched => return Ok(Verdict::Remove),
             State::Gone if rule.on_delete == OnDelete::Keep => return Ok(Verdict::Leave),
             State::Gone => return Ok(Verdict::Remove),
-            State::Dropped => return Ok(Verdict::Leave),
+            // An event comes to no rule that keeps documents.
+            State::Dropped | State::Happened(_) => return Ok(Verdict::Leave),
             State::Failed(words) => return refuse(Stage::Source, words.clone()),
         };
         let (documents, meta) = match self.transform(rule, given, document) {
@@ -319,6 +372,7 @@ impl Shaper {
                 cluster_time: change.time,
                 wall_time: change.since,
                 copy: change.phase == Phase::Copy,
+                happened: None,
             },
             reads,
         })
@@ -350,6 +404,7 @@ impl Shaper {
                 id: own.as_deref().unwrap_or(id),
                 op: "put",
                 document: Some(document.raw()),
+                event: None,
                 meta,
             },
         )?;
@@ -366,12 +421,18 @@ impl Shaper {
         id: &str,
     ) -> Option<PlaceKey> {
         let meta = Meta::default();
-        let placing = Placing { namespace, key, id, op: "remove", document: None, meta: &meta };
+        let placing =
+            Placing { namespace, key, id, op: "remove", document: None, event: None, meta: &meta };
         self.target.place(&rule.name, &placing).ok().map(|placed| placed.place)
     }
 }
 
-fn operation(change: &Change, place: PlaceKey, extra: bytes::Bytes, action: Action) -> Operation {
+pub(super) fn operation(
+    change: &Change,
+    place: PlaceKey,
+    extra: bytes::Bytes,
+    action: Action,
+) -> Operation {
     Operation {
         place,
         action,

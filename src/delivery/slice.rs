@@ -12,7 +12,7 @@ use crate::{
 use super::{
     Halt,
     lane::Subject,
-    places::{Move, RulePlace},
+    places::{Move, RulePlace, union},
     shape::{Shaped, Shaper},
     writer::Context,
 };
@@ -92,9 +92,7 @@ impl Slice {
             let shaped = shaper.shape(&change, &types, &old, reads)?;
             if let Some(subject) = moving {
                 // A second change of the document in this slice finds what the first one leaves.
-                let mut union = old.clone();
-                union.extend(shaped.places.iter().filter(|place| !old.contains(place)).cloned());
-                self.places.insert(subject.clone(), union);
+                self.places.insert(subject.clone(), union(&old, &shaped.places));
                 slice.moves.push(Move { subject, old, new: shaped.places.clone() });
             }
             slice.changes.push(Settling { shaped, phase: change.phase, claims: change.claims });

@@ -37,8 +37,8 @@ pub struct Made {
 /// One document to be delivered.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Put {
-    /// As it was shaped.
-    pub document: Document,
+    /// As it was shaped; `None` for an event that is told without one.
+    pub document: Option<Document>,
     /// What is effective for it.
     pub meta: Meta,
     /// The bytes that the target would be sent for it.
@@ -75,8 +75,13 @@ impl Trial {
             let encoded = self.target.encode(&operation, &mut request);
             let meta = self.target.meta(&operation);
             match (operation.action, encoded) {
-                (Action::Put(document), Ok(())) => made.puts.push(Put { document, meta, request }),
-                (Action::Put(_), Err(words)) => made.refused.push(words),
+                (Action::Put(document), Ok(())) => {
+                    made.puts.push(Put { document: Some(document), meta, request });
+                }
+                (Action::Append(told), Ok(())) => {
+                    made.puts.push(Put { document: told.document, meta, request });
+                }
+                (Action::Put(_) | Action::Append(_), Err(words)) => made.refused.push(words),
                 // What can't be written was never there to be removed.
                 (Action::Remove, _) => made.removed.get_or_insert_default().extend(request),
             }

@@ -1,7 +1,11 @@
 //! The end of a lane: takes changes in order, shapes them, gathers them into batches, and has one
 //! batch under way at a time.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     task::{JoinError, JoinSet},
@@ -14,7 +18,7 @@ use crate::{
     checkpoint::{lease::Validity, tracker::Claim},
     rules::model::DeliverySettings,
     status::{RuleStatus, Settled, TargetStatus},
-    target::{Retry, Target},
+    target::{KeepsOrder, Retry, Target},
     transform::Lookup,
 };
 
@@ -26,7 +30,7 @@ use super::{
     dead_letters::DeadLetters,
     ids::Ids,
     lane::{Lane, Noted, Subject},
-    places::{Places, RulePlace},
+    places::{Move, Places, RulePlace},
     request::{Course, Delivered, deliver},
     shape::Shaper,
     slice::{Settling, ShapedSlice, Slice},
@@ -40,8 +44,33 @@ const QUIET: usize = 50_000;
 /// Refusals that one batch may hold.
 const LETTERS: usize = 500;
 
+/// How many changes of one document a batch may hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Grouping {
+    /// Any: of several the newest counts, or the target keeps their order within a request.
+    Any,
+    /// One: a later one would overtake it where it has to be sent again.
+    OneOfEach,
+    /// One change of all documents: nothing may overtake anything.
+    One,
+}
+
+impl Grouping {
+    /// Of events that go to a target in so many lanes.
+    pub fn of_events(target: &dyn Target, lanes: usize) -> Self {
+        match (target.keeps_order(), lanes) {
+            (KeepsOrder::OfAll, _) => Self::Any,
+            (_, 1) => Self::One,
+            (KeepsOrder::OfDocuments, _) => Self::Any,
+            (KeepsOrder::OfNothing, _) => Self::OneOfEach,
+        }
+    }
+}
+
 /// What the lanes of a target share.
 pub struct Context {
+    /// What may be sent together.
+    pub grouping: Grouping,
     /// Where it goes.
     pub target: Arc<dyn Target>,
     /// How changes become operations.
@@ -76,6 +105,10 @@ pub struct Writer {
     lane: Arc<Lane>,
     context: Arc<Context>,
     batch: Batch,
+    /// The documents that the batch holds changes of, where that matters.
+    held: HashSet<Subject>,
+    /// Whether what comes next has to wait for the batch.
+    waits: bool,
     /// When the batch got its first change, and whether a request was under way then.
     begun: Option<(Instant, bool)>,
     under_way: JoinSet<Result<Delivered, Halt>>,
@@ -94,6 +127,8 @@ impl Writer {
             lane,
             context,
             batch: Batch::default(),
+            held: HashSet::new(),
+            waits: false,
             begun: None,
             under_way: JoinSet::new(),
             course,
@@ -113,7 +148,8 @@ impl Writer {
             while !self.is_full() {
                 // Not more than a request takes: what a batch holds is settled together.
                 let room = self.course.limits.actions().saturating_sub(self.batch.len());
-                let changes = self.lane.try_output(SLICE.min(room.max(1)));
+                let bytes = self.course.limits.bytes().saturating_sub(self.batch.bytes());
+                let changes = self.take(SLICE.min(room.max(1)), bytes);
                 if changes.is_empty() {
                     break;
                 }
@@ -153,6 +189,7 @@ impl Writer {
     ) -> Result<(), Halt> {
         let mut delivered = ended(done)?;
         self.course = delivered.course;
+        self.batch.try_once(&delivered.owed);
         let behind = std::mem::take(&mut delivered.behind);
         let held = std::mem::take(&mut delivered.held);
         let mut claims = Vec::new();
@@ -190,8 +227,24 @@ impl Writer {
         }
     }
 
+    /// Up to `most` changes, of about so many `bytes`, from the lane that may stand in the batch.
+    fn take(&mut self, most: usize, bytes: usize) -> Vec<Change> {
+        match self.context.grouping {
+            Grouping::Any => self.lane.try_output(most, bytes),
+            Grouping::OneOfEach => {
+                let (changes, waits) = self.lane.try_output_apart(most, &mut self.held);
+                self.waits = waits;
+                changes
+            }
+            Grouping::One => self.lane.try_output(1, bytes),
+        }
+    }
+
     fn is_full(&self) -> bool {
-        self.batch.len() >= self.course.limits.actions()
+        let alone = self.context.grouping == Grouping::One && matches!(self.batch.len(), 1..);
+        alone
+            || self.waits
+            || self.batch.len() >= self.course.limits.actions()
             || self.batch.bytes() >= self.course.limits.bytes()
             || self.batch.claims.len() >= QUIET
             || self.batch.letters.len() >= LETTERS
@@ -218,6 +271,8 @@ impl Writer {
     fn start(&mut self) {
         let next = Batch::after(&self.batch);
         let batch = std::mem::replace(&mut self.batch, next);
+        self.held.clear();
+        self.waits = false;
         self.begun = None;
         self.course.aside = self.aside.room();
         self.under_way.spawn(deliver(self.context.clone(), self.number, batch, self.course));
@@ -234,14 +289,28 @@ impl Writer {
             .map(|change| Subject { namespace: change.namespace.clone(), key: change.key.clone() })
             .collect();
         let found = context.places.load(&subjects, &context.stop).await?;
-        let places: HashMap<Subject, Vec<RulePlace>> = subjects.into_iter().zip(found).collect();
+        let mut places: HashMap<Subject, Vec<RulePlace>> =
+            subjects.into_iter().zip(found).collect();
+        // What is owed is forgotten with its letter.
+        let mut forgotten: HashMap<Subject, Vec<RulePlace>> = HashMap::new();
+        for (subject, places) in &mut places {
+            let is_forgotten =
+                |it: &mut RulePlace| it.owed && !context.dead_letters.has(&it.rule, subject);
+            let found: Vec<_> = places.extract_if(.., is_forgotten).collect();
+            if !found.is_empty() {
+                forgotten.insert(subject.clone(), found);
+            }
+        }
         let mut typed = Vec::with_capacity(changes.len());
         for change in changes {
             let types = self.types_of(&change).await?;
             typed.push((change, types));
         }
         let slice = Slice { changes: typed, places };
-        let ShapedSlice { changes, moves } = slice.shape(&context).await?;
+        let ShapedSlice { changes, mut moves } = slice.shape(&context).await?;
+        for Move { subject, old, .. } in &mut moves {
+            old.extend(forgotten.get(subject).into_iter().flatten().cloned());
+        }
         let trims = context.places.widen(moves, &context.stop).await?;
         self.batch.places.extend(trims);
         for Settling { shaped, phase, claims } in changes {
@@ -252,7 +321,8 @@ impl Writer {
             self.batch.refuse(shaped.letters);
             self.batch.gone.extend(shaped.gone);
             for (operation, origin) in shaped.operations {
-                self.batch.push(&*context.target, &operation, &origin);
+                let once = shaped.once.contains(&operation.place);
+                self.batch.push(&*context.target, &operation, &origin, once);
             }
             self.batch.claims.extend(claims);
         }

@@ -170,7 +170,7 @@ impl Copy {
 
     /// Whether every chunk is settled.
     pub fn is_settled(&self) -> bool {
-        self.settled().done.len() == self.chunks()
+        self.complete || self.settled().done.len() == self.chunks()
     }
 
     fn open(&self, chunk: u32) -> Arc<OpenChunk> {

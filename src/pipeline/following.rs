@@ -12,7 +12,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::watch;
 
 use crate::{
-    change::{Cause, Change, ClusterTime, DocumentKey, Namespace, Phase, RuleIndex, State},
+    change::{
+        Cause, Change, ClusterTime, DocumentKey, Namespace, Phase, RuleIndex, State, event::Op,
+    },
     checkpoint::tracker::{Completion, Tracker},
     delivery::{
         Halt,
@@ -23,7 +25,7 @@ use crate::{
         budget::Budget,
         error::Remedy,
         lookup::Read,
-        stream::{Batch, ChangeStream, Event, Operation, Start},
+        stream::{Batch, ChangeStream, Event, Start},
     },
     status::{EventKind, RuleStatus, TargetStatus},
 };
@@ -38,7 +40,7 @@ use super::{
 
 /// How long an idle stream's reply is waited for while a copy runs: each of the copy's replies waits
 /// for the stream to have passed its time.
-const COPY_AWAIT: Duration = Duration::from_millis(20);
+pub const COPY_AWAIT: Duration = Duration::from_millis(20);
 /// Bytes of documents that one lookup is asked for, about.
 const LOOKUP_BYTES: usize = 2 << 20;
 /// Keys in one lookup, at the most.
@@ -63,6 +65,16 @@ impl Lanes {
     pub fn new(count: usize, pending: usize, floor: ClusterTime) -> Self {
         let lanes: Vec<_> = (0..count).map(|_| Arc::new(Lane::new(pending / count))).collect();
         lanes.iter().for_each(|lane| lane.raise(floor));
+        Self::over(lanes, floor)
+    }
+
+    /// So many lanes for events, of which none stands for another.
+    pub fn of_events(count: usize, pending: usize) -> Self {
+        let lanes = (0..count).map(|_| Arc::new(Lane::of_events(pending / count))).collect();
+        Self::over(lanes, ClusterTime::ZERO)
+    }
+
+    fn over(lanes: Vec<Arc<Lane>>, floor: ClusterTime) -> Self {
         let (frontier, _) = watch::channel(ClusterTime::ZERO);
         Self { lanes, hasher: RandomState::new(), floor, frontier }
     }
@@ -349,7 +361,7 @@ impl Following {
                         subject: Subject { namespace, key },
                         time,
                         since: wall_time,
-                        deleted: op == Operation::Delete,
+                        deleted: op == Op::Delete,
                         claim: span.claim(),
                     });
                 }
@@ -408,19 +420,19 @@ pub fn history_lost(
     Ok(demand)
 }
 
-impl From<Operation> for EventKind {
-    fn from(operation: Operation) -> Self {
+impl From<Op> for EventKind {
+    fn from(operation: Op) -> Self {
         match operation {
-            Operation::Insert => Self::Insert,
-            Operation::Update => Self::Update,
-            Operation::Replace => Self::Replace,
-            Operation::Delete => Self::Delete,
+            Op::Insert => Self::Insert,
+            Op::Update => Self::Update,
+            Op::Replace => Self::Replace,
+            Op::Delete => Self::Delete,
         }
     }
 }
 
 /// Waits for a change; for ever where none can come any more.
-async fn changed(copying: &mut watch::Receiver<bool>) {
+pub async fn changed(copying: &mut watch::Receiver<bool>) {
     if copying.changed().await.is_err() {
         std::future::pending::<()>().await;
     }
@@ -663,14 +675,7 @@ enum Answered {
 /// How many keys the next lookup takes: about [`LOOKUP_BYTES`] of documents like the last ones.
 fn next_size(changes: &[Change], most: usize) -> usize {
     let keys = changes.len();
-    let bytes: usize = changes
-        .iter()
-        .flat_map(|change| &change.states)
-        .map(|(_, state)| match state {
-            State::Present(document) => document.size(),
-            _ => 0,
-        })
-        .sum();
+    let bytes: usize = changes.iter().map(Change::size).sum();
     if keys == 0 || bytes == 0 {
         return most;
     }

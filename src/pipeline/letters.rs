@@ -14,6 +14,7 @@ use crate::{
         tracker::Completion,
     },
     delivery::{Halt, dead_letters::DeadLetters, insist},
+    rules::model::RuleFile,
 };
 
 use super::{
@@ -29,6 +30,8 @@ const PAGE: usize = 500;
 pub struct Letters {
     /// Where they are.
     pub store: Arc<dyn Store>,
+    /// The rule file.
+    pub file: Arc<RuleFile>,
     /// The target's name.
     pub name: String,
     /// Its rules.
@@ -60,11 +63,14 @@ impl Letters {
                 let namespace = Namespace::parse(&letter.namespace);
                 let document = DocumentKey::from_document_key(&letter.key);
                 if let (Some(namespace), Ok(document)) = (namespace, document) {
-                    let asked = Asked { key: document, time: letter.cluster_time, deleted: false };
+                    let (time, deleted) = (letter.cluster_time, letter.deleted);
+                    let asked = Asked { key: document, time, deleted };
                     by_namespace.entry(namespace).or_default().push(asked);
                 }
                 records.push(key);
             }
+            // What is owed is tried as often as any other.
+            self.dead_letters.ask_for(&records, true);
             let asked = Completion::new();
             for (namespace, keys) in by_namespace {
                 self.lanes.ask(&namespace, keys, &asked).await;
@@ -74,6 +80,7 @@ impl Letters {
                 () = asked.done() => {}
                 () = self.stop.cancelled() => return Err(Halt::Stopped),
             }
+            self.dead_letters.ask_for(&records, false);
             let still = insist(&self.stop, || self.store.get_many(Table::DeadLetters, &records));
             refused += still.await?.iter().flatten().count();
         }
@@ -102,6 +109,11 @@ impl Letters {
         Ok(Ok(format!("{count} forgotten")))
     }
 
+    fn is_of_events(&self, rule: &str) -> bool {
+        let mut all = self.file.rules.iter();
+        all.any(|own| own.name == rule && own.events.is_some())
+    }
+
     fn follows(&self, letter: &DeadLetterRecord) -> bool {
         let mut rules = self.rules.iter();
         rules.any(|(_, rule)| rule.rule().name == letter.rule && rule.follows())
@@ -118,6 +130,8 @@ impl Letters {
             insist(&self.stop, || page(&*self.store, &prefix, after.as_ref(), PAGE)).await?;
         let Some((last, _)) = found.last() else { return Ok(None) };
         *after = Some(last.clone());
+        // Those of an `events` rule are its own pipeline's.
+        found.retain(|(_, letter)| !self.is_of_events(&letter.rule));
         found.retain(|(key, _)| wanted.is_empty() || wanted.contains(&keys::letter_id(key)));
         Ok(Some(found))
     }

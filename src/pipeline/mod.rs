@@ -5,25 +5,33 @@
 mod containers;
 mod copying;
 mod demand;
+mod events;
 mod following;
 mod letters;
 mod lookups;
+mod mending;
 mod newcomers;
 mod oplog;
 mod orders;
 pub(crate) mod origins;
 mod plan;
 mod reading;
+mod reporting;
 mod rule_set;
 mod sampling;
 mod settling;
 mod sweeping;
 mod target_pipeline;
 mod targets;
+mod verifying;
 
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
-use tokio::{sync::mpsc, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{OnceCell, mpsc},
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -43,14 +51,17 @@ use crate::{
         error::{Error as SourceError, Remedy},
         namespaces::Kind,
     },
-    status::Status,
+    status::{Holder, Status},
     target::dry_run::Show,
 };
 
 pub use sampling::{Chosen, Fate, Sample, sample};
+pub use verifying::{
+    Difference, Kind as DifferenceKind, Progress, Report, RuleReport, TargetReport, Verify, verify,
+};
 
 use rule_set::RuleSet;
-use target_pipeline::TargetPipeline;
+use target_pipeline::{BUDGET, TargetPipeline};
 
 /// How a run differs from "copy, then follow for ever".
 #[derive(Clone, Debug)]
@@ -189,7 +200,8 @@ async fn work(
     let held = hold_name(&rules, &store, &status, stop).await?;
     let stopping = stop.child_token();
     let given_up = CancellationToken::new();
-    let (ended, kept, ()) = tokio::join!(
+    let mut reporter = reporting::Reporter::new(&*store, &status, held.epoch());
+    let (ended, kept, (), ()) = tokio::join!(
         async {
             let ended =
                 work_on_targets(&rules, &options, &source, &store, &status, &held, &stopping);
@@ -205,8 +217,10 @@ async fn work(
             kept
         },
         oplog::watch(&source, &status, &stopping),
+        reporter.keep(&given_up),
     );
     kept?;
+    reporter.end().await;
     if let Err(error) = held.release().await {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
@@ -230,30 +244,56 @@ async fn work_on_targets(
     let mut pipelines = JoinSet::new();
     let mut orders = orders::Pipelines::new();
     for index in 0..rules.targets.len() {
-        let set = RuleSet::new(
-            rules,
-            &rules.targets[index].name,
-            open::hidden_database(rules),
-            |name| options.rules.is_empty() || options.rules.iter().any(|rule| rule == name),
-            |namespace| views.contains(namespace),
-        );
-        if set.is_empty() {
-            continue;
-        }
-        let (give, take) = mpsc::channel(ORDERS);
-        orders.insert(rules.targets[index].name.clone(), give);
-        let pipeline = TargetPipeline {
-            file: rules.clone(),
-            index,
-            options: options.clone(),
-            source: source.clone(),
-            rules: Arc::new(set),
-            store: store.clone(),
-            status: status.clone(),
-            validity: held.validity(),
-            orders: take,
+        let name = &rules.targets[index].name;
+        let tells = |rule: &str| {
+            rules.deliveries(name).any(|(own, _)| own.name == rule && own.events.is_some())
         };
-        pipelines.spawn(pipeline.run(stopping.clone()));
+        events::forget_removed_rules(store, name, tells, stopping).await?;
+        let sets: Vec<_> = rules
+            .pipelines(name)
+            .into_iter()
+            .map(|(events_of, _)| {
+                let set = RuleSet::new(
+                    rules,
+                    name,
+                    open::hidden_database(rules),
+                    |rule| {
+                        let selected = options.rules.is_empty()
+                            || options.rules.iter().any(|selected| selected == rule);
+                        selected
+                            && match events_of {
+                                Some(own) => own == rule,
+                                None => !tells(rule),
+                            }
+                    },
+                    |namespace| views.contains(namespace),
+                );
+                (events_of.map(str::to_owned), set)
+            })
+            .filter(|(_, set)| !set.is_empty())
+            .collect();
+        let budget = (BUDGET / sets.len().max(1)).max(LEAST_BUDGET);
+        let owner = Arc::new(OnceCell::new());
+        for (events_of, set) in sets {
+            let (give, take) = mpsc::channel(ORDERS);
+            let pipelines_of_target = orders.entry(name.clone()).or_default();
+            pipelines_of_target.push(orders::Pipeline { events_of: events_of.clone(), give });
+            let pipeline = TargetPipeline {
+                file: rules.clone(),
+                index,
+                options: options.clone(),
+                source: source.clone(),
+                events_of,
+                rules: Arc::new(set),
+                budget,
+                owner: owner.clone(),
+                store: store.clone(),
+                status: status.clone(),
+                validity: held.validity(),
+                orders: take,
+            };
+            pipelines.spawn(pipeline.run(stopping.clone()));
+        }
     }
     let ended = CancellationToken::new();
     let (summary, ()) = tokio::join!(
@@ -266,6 +306,9 @@ async fn work_on_targets(
     );
     summary
 }
+
+/// What a pipeline has for documents where a target has many.
+const LEAST_BUDGET: usize = 4 << 20;
 
 /// Orders that may wait for one pipeline.
 const ORDERS: usize = 4;
@@ -346,6 +389,7 @@ async fn hold_name(
     let told = status.clone();
     let standby = move |standby: &lease::Standby| {
         told.standby(true);
+        told.held_by(holder(&standby.holder));
         tracing::info!(
             host = standby.holder.host,
             pid = standby.holder.pid,
@@ -359,8 +403,15 @@ async fn hold_name(
             AcquireError::Store(error) => Error::Checkpoint(error),
             error @ AcquireError::OtherFile { .. } => Error::Refused(error.to_string()),
         })?;
+    status.held_by(holder(&held.record()));
     status.standby(false);
     Ok(held)
+}
+
+/// The process that a lease names.
+fn holder(lease: &lease::LeaseRecord) -> Holder {
+    let since = lease.since.try_to_rfc3339_string().unwrap_or_default();
+    Holder { host: lease.host.clone(), pid: lease.pid, since }
 }
 
 /// Which of the namespaces that are named exactly are views.

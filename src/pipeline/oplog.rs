@@ -46,6 +46,7 @@ async fn look(
 ) -> Result<bool, Error> {
     let Some(mut oplog) = source.oplog_reach().await? else { return Ok(false) };
     status.oplog_window(oplog.window());
+    status.oplog_reaches_to(oplog.first);
     let positions = status
         .targets()
         .iter()

@@ -23,6 +23,8 @@ use crate::{
     rules::model::RuleFile,
 };
 
+use super::mending::Mend;
+
 /// How often requests are looked for.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -41,6 +43,8 @@ pub enum Order {
     RetryLetters(BTreeSet<String>),
     /// Forget dead letters; all where none are named.
     PurgeLetters(BTreeSet<String>),
+    /// Mend what `verify` found.
+    Mend(Arc<Mend>),
 }
 
 /// What became of an order, in words: done, or refused.
@@ -55,8 +59,35 @@ pub struct Ordered {
     pub done: oneshot::Sender<Outcome>,
 }
 
-/// The way to each target's pipeline, by the target's name.
-pub type Pipelines = BTreeMap<String, mpsc::Sender<Ordered>>;
+/// The way to one pipeline.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// Its `events` rule; `None` for that of the `documents` rules.
+    pub events_of: Option<String>,
+    /// Takes orders.
+    pub give: mpsc::Sender<Ordered>,
+}
+
+impl Pipeline {
+    /// What an order for the target means here; `None` where it means nothing.
+    fn own(&self, order: &Order, rules: &RuleFile) -> Option<Order> {
+        let names = match order {
+            Order::Resync(names) => names,
+            // Documents as they are now: no rule that tells events has any.
+            Order::Mend(_) if self.events_of.is_some() => return None,
+            order => return Some(order.clone()),
+        };
+        let is_own = |name: &&String| match &self.events_of {
+            Some(own) => own == *name,
+            None => !rules.rules.iter().any(|rule| rule.name == **name && rule.events.is_some()),
+        };
+        let own: BTreeSet<String> = names.iter().filter(is_own).cloned().collect();
+        (!own.is_empty()).then_some(Order::Resync(own))
+    }
+}
+
+/// The way to each target's pipelines, by the target's name.
+pub type Pipelines = BTreeMap<String, Vec<Pipeline>>;
 
 /// Carries out requests until it is stopped.
 pub async fn attend(
@@ -116,16 +147,36 @@ type Told = Vec<(String, oneshot::Receiver<Outcome>)>;
 /// # Errors
 /// What is wrong with it, for a person.
 async fn tell(rules: &RuleFile, pipelines: &Pipelines, asked: &Asked) -> Result<Told, String> {
-    tracing::info!(request = ?asked, "a request");
+    match asked {
+        // Their keys and places say nothing to a person.
+        Asked::Redeliver { target, namespace, keys } => {
+            tracing::info!(target, namespace, documents = keys.len(), "asked to deliver again");
+        }
+        Asked::Remove { target, places, .. } => {
+            tracing::info!(target, documents = places.len(), "asked to remove what should not be");
+        }
+        asked => tracing::info!(request = ?asked, "a request"),
+    }
     let mut told = Vec::new();
     for (target, order) in orders(rules, asked)? {
-        let (done, outcome) = oneshot::channel();
-        match pipelines.get(&target) {
+        let all = pipelines.get(&target).map(Vec::as_slice).unwrap_or_default();
+        let before = told.len();
+        for pipeline in all {
+            let Some(order) = pipeline.own(&order, rules) else { continue };
+            let (done, outcome) = oneshot::channel();
             // One that only copies ends before the others do: nobody answers then.
-            Some(pipeline) => drop(pipeline.send(Ordered { order, done }).await),
-            None => drop(done.send(Err("it is not part of this run".to_owned()))),
+            drop(pipeline.give.send(Ordered { order, done }).await);
+            let name = match &pipeline.events_of {
+                Some(rule) if all.len() > 1 => format!("{target} ({rule})"),
+                _ => target.clone(),
+            };
+            told.push((name, outcome));
         }
-        told.push((target, outcome));
+        if told.len() == before {
+            let (done, outcome) = oneshot::channel();
+            drop(done.send(Err("it is not part of this run".to_owned())));
+            told.push((target, outcome));
+        }
     }
     Ok(told)
 }
@@ -213,6 +264,14 @@ fn orders(rules: &RuleFile, asked: &Asked) -> Result<BTreeMap<String, Order>, St
         }
         Asked::RetryLetters { letters } => each(all().collect(), Order::RetryLetters(set(letters))),
         Asked::PurgeLetters { letters } => each(all().collect(), Order::PurgeLetters(set(letters))),
+        Asked::Redeliver { target, namespace, keys } => {
+            let mend = Mend::documents(namespace, keys)?;
+            each(named(std::slice::from_ref(target))?, Order::Mend(mend.into()))
+        }
+        Asked::Remove { target, rule, places } => {
+            let mend = Mend::places(rule, places)?;
+            each(named(std::slice::from_ref(target))?, Order::Mend(mend.into()))
+        }
     })
 }
 
@@ -220,6 +279,17 @@ fn orders(rules: &RuleFile, asked: &Asked) -> Result<BTreeMap<String, Order>, St
 mod tests {
     use super::*;
     use crate::status::fixture;
+
+    #[test]
+    fn what_is_to_be_mended_concerns_no_rule_that_tells_events() {
+        let rules = fixture::rules();
+        let order = Order::Mend(Arc::new(Mend::documents("shop.products", &[]).unwrap()));
+        for (events_of, expected) in [(None, true), (Some("orders".to_owned()), false)] {
+            let pipeline = Pipeline { events_of, give: mpsc::channel(1).0 };
+            assert_eq!(pipeline.own(&order, &rules).is_some(), expected);
+            assert!(pipeline.own(&Order::Pause, &rules).is_some());
+        }
+    }
 
     #[test]
     fn a_request_becomes_an_order_for_each_target_that_it_concerns() {
@@ -232,6 +302,22 @@ mod tests {
         for (asked, expected) in [
             (Asked::Resync { rules: names(&["x"]) }, "the running rule file has no rule x"),
             (Asked::Pause { targets: names(&["x"]) }, "the running rule file has no target x"),
+            (
+                Asked::Redeliver {
+                    target: "x".to_owned(),
+                    namespace: "shop.products".to_owned(),
+                    keys: Vec::new(),
+                },
+                "the running rule file has no target x",
+            ),
+            (
+                Asked::Redeliver {
+                    target: target.clone(),
+                    namespace: "shop".to_owned(),
+                    keys: Vec::new(),
+                },
+                "\"shop\" is no namespace",
+            ),
         ] {
             assert_eq!(orders(&rules, &asked).unwrap_err(), expected);
         }

@@ -93,14 +93,18 @@ pub struct Planning<'a> {
 }
 
 /// A copy as the store or a fresh plan has it.
-struct Planned {
-    namespace: Namespace,
-    plan: CopyPlanRecord,
-    progress: Option<CopyProgressRecord>,
+pub struct Planned {
+    /// Of what.
+    pub namespace: Namespace,
+    /// How it is cut up.
+    pub plan: CopyPlanRecord,
+    /// How far it is.
+    pub progress: Option<CopyProgressRecord>,
 }
 
 impl Planned {
-    fn is_complete(&self) -> bool {
+    /// Whether all of it is settled, and the target knows.
+    pub fn is_complete(&self) -> bool {
         let progress = self.progress.as_ref();
         progress.is_some_and(|own| own.complete && own.plan == self.plan.id)
     }
@@ -130,7 +134,9 @@ impl Planning<'_> {
         let mut all = self.stored_copies().await?;
         self.forget_removed_rules(&mut all).await?;
         self.recall_demand().await?;
-        let source = self.identity(position.as_ref()).await?;
+        let (source, lost) =
+            identity(self.reading, self.rules, self.name, position.as_ref()).await?;
+        self.demand.join(lost);
         let known = position.as_ref().and_then(|position| position.source);
         let same = known.is_none() || known == source;
         let newest = all.values().flat_map(BTreeMap::values).map(|own| own.plan.started).max();
@@ -192,7 +198,7 @@ impl Planning<'_> {
         let since = first_start(new());
         let (start, behind) = start(position.as_ref(), now, since, self.active(), &self.all_rules);
         if position.as_ref().map_or(now, |position| position.time) > start {
-            self.reaches(start, since).await?;
+            reaches(self.reading, self.name, start, since).await?;
         }
         // Durable before the first document is read.
         let mut record = PositionRecord {
@@ -225,22 +231,6 @@ impl Planning<'_> {
         let whole = self.is_whole() && !copies.values().flat_map(BTreeMap::values).any(left_out);
         let copies = self.copies(copies, whole).await?;
         Ok(Plan { start, source, behind, copies, planned, floor, whole, replacements })
-    }
-
-    /// Refuses to begin where the oplog does not reach back to: nothing is stored of it then.
-    async fn reaches(&self, start: ClusterTime, since: Option<ClusterTime>) -> Result<(), Error> {
-        let Some(since) = since.filter(|&since| since == start) else { return Ok(()) };
-        let reach = self
-            .asked("reading how far the oplog reaches back", || self.reading.source.oplog_first())
-            .await?;
-        match reach {
-            Some(first) if first > since => Err(Error::Refused(format!(
-                "`changes.since` of a rule of target {} says {since}, and the oplog begins at {first} \
-                 only: what happened before can't be followed",
-                self.name
-            ))),
-            _ => Ok(()),
-        }
     }
 
     /// The rules of which everything that they read was planned by the present definition.
@@ -292,53 +282,11 @@ impl Planning<'_> {
             });
             let mut made = Vec::with_capacity(planned.len());
             for planned in planned {
-                made.push(Arc::new(self.copy(index, planned).await?));
+                made.push(Arc::new(copy(self.reading, self.rules, index, planned).await?));
             }
             copies.push((index, made, complete));
         }
         Ok(copies)
-    }
-
-    /// The replica set's or cluster's own id; another one than the position's is a lost history.
-    async fn identity(
-        &mut self,
-        position: Option<&PositionRecord>,
-    ) -> Result<Option<ObjectId>, Error> {
-        let own =
-            self.asked("reading the id of the source", || self.reading.source.identity()).await?;
-        let Some(position) = position else { return Ok(own) };
-        let known = position.source;
-        let (Some(own), Some(known)) = (own, known) else {
-            if own.is_none() && known.is_some() {
-                tracing::warn!(
-                    target = self.name,
-                    "the source's id can't be read with this login: whether it is the same replica \
-                     set or cluster as before is not known"
-                );
-            }
-            return Ok(own.or(known));
-        };
-        if own == known {
-            return Ok(Some(own));
-        }
-        let now = self.asked("reading the cluster time", || self.reading.source.now()).await?;
-        if now < position.time {
-            return Err(Error::Refused(format!(
-                "the source is another replica set or cluster than before, and its cluster time \
-                 ({now}) is earlier than what target {} has seen ({}): the target would take none of \
-                 its documents for new. Give the rule file another `name` and write to another place, \
-                 or go back to the source of before",
-                self.name, position.time
-            )));
-        }
-        let why = "the source is another replica set or cluster than before";
-        let demand = history_lost(self.rules, self.name, position.time, why)?;
-        self.demand.join(demand);
-        // Those that follow nothing hold the other one's documents too.
-        let copying = self.rules.iter().filter(|(_, rule)| !rule.follows());
-        let copying = copying.filter(|(_, rule)| rule.rule().copy.is_some());
-        self.demand.rules.extend(copying.map(|(_, rule)| rule.rule().name.clone()));
-        Ok(Some(own))
     }
 
     /// Plans and stores the chosen copies.
@@ -378,7 +326,7 @@ impl Planning<'_> {
             }
             let (bounds, expected) = match chosen.kind {
                 None => (Vec::new(), 0),
-                Some(kind) => self.cut(rule, namespace, kind).await?,
+                Some(kind) => cut(self.reading, rule, namespace, kind).await?,
             };
             let plan = CopyPlanRecord {
                 id: Uuid::new(),
@@ -397,29 +345,6 @@ impl Planning<'_> {
         }
         // Plans of an earlier try are written over; its progress is void by the plan's id.
         self.write(plans).await
-    }
-
-    /// The bounds of a collection's chunks, and how many documents there are.
-    async fn cut(
-        &self,
-        rule: &Rule,
-        namespace: &Namespace,
-        kind: Kind,
-    ) -> Result<(Vec<bson::Bson>, u64), Error> {
-        let settings = rule.copy.unwrap_or(CopySettings::DEFAULT);
-        let source = &self.reading.source;
-        let size =
-            self.asked("reading the size of a collection", || source.size(namespace)).await?;
-        if kind == Kind::View {
-            return Ok((Vec::new(), size.documents));
-        }
-        let chunks = chunks::count(size, settings);
-        let bounds = self
-            .asked("cutting a collection into chunks", || {
-                source.split_points(namespace, chunks, settings.allow_disk_use)
-            })
-            .await?;
-        Ok((bounds, size.documents))
     }
 
     /// Lets MongoDB evaluate each rule's filter, projection and pipeline once on nothing: what it
@@ -487,31 +412,6 @@ impl Planning<'_> {
         namespaces(self.reading, self.rules, rule).await
     }
 
-    async fn copy(&self, rule: RuleIndex, planned: Planned) -> Result<Copy, Error> {
-        let idle = planned.is_complete() || planned.plan.ended;
-        let Planned { namespace, plan, progress } = planned;
-        let source = &self.reading.source;
-        let target_rule = self.rules.get(rule);
-        // Only a rule that follows no changes can have a view.
-        let view = !idle
-            && !target_rule.follows()
-            && target_rule.rule().namespaces.names(&namespace)
-            && self
-                .asked("listing collections", || source.collections(namespace.database()))
-                .await?
-                .iter()
-                .any(|found| found.namespace == namespace && found.kind == Kind::View);
-        let (size, shape) = if idle {
-            Default::default()
-        } else {
-            (
-                self.asked("reading the size of a collection", || source.size(&namespace)).await?,
-                self.asked("reading a shard key", || source.key_shape(&namespace)).await?,
-            )
-        };
-        Ok(Copy::new(rule, namespace, view, plan, progress, shape, size.average()))
-    }
-
     async fn asked<T, F>(&self, what: &'static str, call: impl FnMut() -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, SourceError>>,
@@ -546,6 +446,120 @@ pub async fn namespaces(
         }
         None => Ok(selected.read),
     }
+}
+
+/// Refuses to begin where the oplog does not reach back to: nothing is stored of it then.
+pub async fn reaches(
+    reading: &Reading,
+    target: &str,
+    start: ClusterTime,
+    since: Option<ClusterTime>,
+) -> Result<(), Error> {
+    let Some(since) = since.filter(|&since| since == start) else { return Ok(()) };
+    let what = "reading how far the oplog reaches back";
+    match asked(reading, what, || reading.source.oplog_first()).await? {
+        Some(first) if first > since => Err(Error::Refused(format!(
+            "`changes.since` of a rule of target {target} says {since}, and the oplog begins at {first} \
+             only: what happened before can't be followed"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The replica set's or cluster's own id; another one than the position's is a lost history, and what
+/// that demands.
+pub async fn identity(
+    reading: &Reading,
+    rules: &RuleSet,
+    target: &str,
+    position: Option<&PositionRecord>,
+) -> Result<(Option<ObjectId>, Demand), Error> {
+    let nothing = Demand::default();
+    let own = asked(reading, "reading the id of the source", || reading.source.identity()).await?;
+    let Some(position) = position else { return Ok((own, nothing)) };
+    let known = position.source;
+    let (Some(own), Some(known)) = (own, known) else {
+        if own.is_none() && known.is_some() {
+            tracing::warn!(
+                target,
+                "the source's id can't be read with this login: whether it is the same replica set or \
+                 cluster as before is not known"
+            );
+        }
+        return Ok((own.or(known), nothing));
+    };
+    if own == known {
+        return Ok((Some(own), nothing));
+    }
+    let now = asked(reading, "reading the cluster time", || reading.source.now()).await?;
+    if now < position.time {
+        return Err(Error::Refused(format!(
+            "the source is another replica set or cluster than before, and its cluster time ({now}) is \
+             earlier than what target {target} has seen ({}): the target would take none of its \
+             documents for new. Give the rule file another `name` and write to another place, or go back \
+             to the source of before",
+            position.time
+        )));
+    }
+    let why = "the source is another replica set or cluster than before";
+    let mut demand = history_lost(rules, target, position.time, why)?;
+    // Those that follow nothing hold the other one's documents too.
+    let copying = rules.iter().filter(|(_, rule)| !rule.follows());
+    let copying = copying.filter(|(_, rule)| rule.rule().copy.is_some());
+    demand.rules.extend(copying.map(|(_, rule)| rule.rule().name.clone()));
+    Ok((Some(own), demand))
+}
+
+/// The bounds of a collection's chunks, and how many documents there are.
+pub async fn cut(
+    reading: &Reading,
+    rule: &Rule,
+    namespace: &Namespace,
+    kind: Kind,
+) -> Result<(Vec<bson::Bson>, u64), Error> {
+    let settings = rule.copy.unwrap_or(CopySettings::DEFAULT);
+    let source = &reading.source;
+    let size =
+        asked(reading, "reading the size of a collection", || source.size(namespace)).await?;
+    if kind == Kind::View {
+        return Ok((Vec::new(), size.documents));
+    }
+    let chunks = chunks::count(size, settings);
+    let bounds = asked(reading, "cutting a collection into chunks", || {
+        source.split_points(namespace, chunks, settings.allow_disk_use)
+    })
+    .await?;
+    Ok((bounds, size.documents))
+}
+
+/// A copy as the store or a fresh plan has it, to be carried out.
+pub async fn copy(
+    reading: &Reading,
+    rules: &RuleSet,
+    rule: RuleIndex,
+    planned: Planned,
+) -> Result<Copy, Error> {
+    let idle = planned.is_complete() || planned.plan.ended;
+    let Planned { namespace, plan, progress } = planned;
+    let source = &reading.source;
+    let target_rule = rules.get(rule);
+    // Only a rule that follows no changes can have a view.
+    let view = !idle
+        && !target_rule.follows()
+        && target_rule.rule().namespaces.names(&namespace)
+        && asked(reading, "listing collections", || source.collections(namespace.database()))
+            .await?
+            .iter()
+            .any(|found| found.namespace == namespace && found.kind == Kind::View);
+    let (size, shape) = if idle {
+        Default::default()
+    } else {
+        (
+            asked(reading, "reading the size of a collection", || source.size(&namespace)).await?,
+            asked(reading, "reading a shard key", || source.key_shape(&namespace)).await?,
+        )
+    };
+    Ok(Copy::new(rule, namespace, view, plan, progress, shape, size.average()))
 }
 
 /// Asks the source until it answers or refuses.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use bson::oid::ObjectId;
+use bson::{RawDocumentBuf, oid::ObjectId};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -49,18 +49,35 @@ pub struct RuleCopies {
     backoff: Option<Backoff>,
 }
 
-/// Stores one target's positions and progress.
-pub struct Settling {
+/// A place in a stream, as it is stored. Ordered as the stream is.
+pub trait Place: Clone + PartialOrd + Send + Sync + 'static {
+    /// Everything before this time is settled.
+    fn time(&self) -> ClusterTime;
+
+    /// The place more exactly, in MongoDB's own words.
+    fn token(&self) -> Option<RawDocumentBuf> {
+        None
+    }
+}
+
+impl Place for ClusterTime {
+    fn time(&self) -> ClusterTime {
+        *self
+    }
+}
+
+/// Stores the positions and the progress of one pipeline.
+pub struct Settling<P> {
     /// Where.
     pub store: Arc<dyn Store>,
-    /// The target's name.
-    pub name: String,
+    /// Under which keys.
+    pub keys: keys::Stream,
     /// The target.
     pub target: Arc<dyn Target>,
     /// Its waits.
     pub settings: DeliverySettings,
     /// What the stream has settled.
-    pub tracker: Tracker<ClusterTime>,
+    pub tracker: Tracker<P>,
     /// What is copied.
     pub copies: Vec<RuleCopies>,
     /// What the position holds for.
@@ -79,9 +96,8 @@ pub struct Settling {
 }
 
 /// What the store holds already.
-#[derive(Default)]
-struct Stored {
-    position: Option<ClusterTime>,
+struct Stored<P> {
+    position: Option<P>,
     progress: HashMap<RecordKey, CopyProgressRecord>,
     /// Events of the stream when the position was stored.
     events: u64,
@@ -89,7 +105,13 @@ struct Stored {
     buffers: i64,
 }
 
-impl Settling {
+impl<P> Default for Stored<P> {
+    fn default() -> Self {
+        Self { position: None, progress: HashMap::new(), events: 0, idle: 0, buffers: 0 }
+    }
+}
+
+impl<P: Place> Settling<P> {
     /// Stores every so often; once `drained` is cancelled, one last time.
     ///
     /// # Errors
@@ -122,7 +144,7 @@ impl Settling {
                     () = tokio::time::sleep_until(at.min(Instant::now() + LOOK)) => {}
                 }
                 if let Some(position) = self.tracker.settled() {
-                    self.status.position(position);
+                    self.status.position(position.time());
                 }
                 self.report_buffers(&mut stored);
                 if self.copies.iter().any(RuleCopies::is_ready) {
@@ -132,7 +154,7 @@ impl Settling {
         }
     }
 
-    fn report_buffers(&self, stored: &mut Stored) {
+    fn report_buffers(&self, stored: &mut Stored<P>) {
         let used: usize = self.budgets.iter().map(|budget| budget.used()).sum();
         let used = i64::try_from(used).unwrap_or(i64::MAX);
         self.status.buffer_bytes(used - stored.buffers);
@@ -149,15 +171,16 @@ impl Settling {
 
     async fn store_settled(
         &mut self,
-        stored: &mut Stored,
+        stored: &mut Stored<P>,
         last: bool,
         stop: &CancellationToken,
     ) -> Result<(), Halt> {
         let mut writes = Vec::new();
         let events = self.status.events();
-        let moved = self.tracker.settled().filter(|&position| stored.position < Some(position));
-        if let Some(position) = moved {
-            self.status.position(position);
+        let moved = self.tracker.settled();
+        let moved = moved.filter(|position| stored.position.as_ref() < Some(position));
+        if let Some(position) = &moved {
+            self.status.position(position.time());
             if last || events != stored.events || stored.idle >= IDLE_ROUNDS {
                 writes.push(self.position(position));
             } else {
@@ -176,30 +199,30 @@ impl Settling {
             // Events that came while it was written are not covered by it: their count is older.
             stored.events = events;
             stored.idle = 0;
+            self.status.checkpoint_stored(position.time());
             stored.position = Some(position);
-            self.status.checkpoint_stored(position);
         }
         Ok(())
     }
 
-    fn position(&self, time: ClusterTime) -> Write {
+    fn position(&self, position: &P) -> Write {
         let record = PositionRecord {
-            time,
-            token: None,
+            time: position.time(),
+            token: position.token(),
             source: self.source,
             behind: stored_times(&self.behind),
             stored_at: bson::DateTime::now(),
         };
-        put(keys::position(&self.name), &record)
+        put(self.keys.position(), &record)
     }
 
     /// The progress that the store does not hold yet.
-    fn progress(&self, stored: &Stored) -> Vec<(RecordKey, CopyProgressRecord)> {
+    fn progress(&self, stored: &Stored<P>) -> Vec<(RecordKey, CopyProgressRecord)> {
         self.copies
             .iter()
             .flat_map(|rule| rule.copies.iter().map(move |copy| (rule, copy)))
             .filter_map(|(rule, copy)| {
-                let key = keys::copy_progress(&self.name, &rule.rule, copy.namespace.as_str());
+                let key = self.keys.copy_progress(&rule.rule, copy.namespace.as_str());
                 let settled = copy.settled();
                 let complete = settled.complete || rule.complete || rule.stored;
                 let record = CopyProgressRecord { complete, ..settled };

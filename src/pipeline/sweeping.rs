@@ -73,9 +73,9 @@ const PAGES: usize = 2;
 /// Dead letters that a sweep can spare; it remembers a number for each.
 const MOST_SPARED: usize = 1_000_000;
 /// Whose requests those are that no lane sends.
-const BESIDE_THE_LANES: usize = usize::MAX;
+pub(super) const BESIDE_THE_LANES: usize = usize::MAX;
 /// No cluster time is older: versions below are an engine's own counting.
-const FIRST: ClusterTime = ClusterTime(1_000_000_000 << 32);
+pub const FIRST: ClusterTime = ClusterTime(1_000_000_000 << 32);
 
 /// Sweeps one target.
 pub struct Sweeping {
@@ -630,7 +630,7 @@ impl Sweeping {
                     namespace: copy.namespace.clone(),
                     phase: Phase::Copy,
                 };
-                batch.push(&*self.context.target, &operation, &origin);
+                batch.push(&*self.context.target, &operation, &origin, false);
             }
             deliver(self.context.clone(), BESIDE_THE_LANES, batch, course)
                 .await?
@@ -684,6 +684,8 @@ impl Sweeping {
             phase: Phase::Copy,
             time,
             since: None,
+            deleted: true,
+            event: None,
         }
     }
 }

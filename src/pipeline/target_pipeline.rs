@@ -9,7 +9,7 @@ use std::{
 
 use bson::Uuid;
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{OnceCell, Semaphore, mpsc, oneshot, watch},
     task::{JoinError, JoinSet},
     time::Instant,
 };
@@ -20,20 +20,20 @@ use crate::{
     checkpoint::{
         keys,
         lease::Validity,
-        records::{OwnerRecord, PausedRecord, load, put, removal},
+        records::{OwnerRecord, PausedRecord, PositionRecord, load, put, removal},
         store::Store,
         tracker::Tracker,
     },
     delivery::{
         Halt,
         contested::{Contested, Holder},
-        dead_letters::DeadLetters,
+        dead_letters::{DeadLetters, PAGE, PAGE_OF_EVENTS},
         ids::Ids,
         insist, insist_on_writing,
         places::Places,
         retry::{Backoff, pause},
         shape::{ShapedRule, Shaper},
-        writer::{Context, Writer},
+        writer::{Context, Grouping, Writer},
     },
     rules::model::{RuleFile, Target as TargetRules},
     source::{Source, budget::Budget},
@@ -46,9 +46,11 @@ use super::{
     Error, Options, Summary,
     copying::{CHUNKS_AT_ONCE, Copying},
     demand::Demand,
+    events::EventLetters,
     following::{Answering, Asked, Following, Lanes},
     letters::Letters,
     lookups::SourceLookup,
+    mending::{Mend, Mending},
     newcomers::Newcomers,
     orders::{Order, Ordered, Outcome},
     origins::FileOrigins,
@@ -60,10 +62,10 @@ use super::{
     targets::insist_on_target,
 };
 
-/// Bytes of copied documents that may lie in memory, and as many of changed ones.
-const BUDGET: usize = 16 << 20;
+/// Bytes of copied documents that may lie in memory for one target, and as many of changed ones.
+pub const BUDGET: usize = 16 << 20;
 /// Bytes of keys that may wait for their read.
-const PENDING: usize = 16 << 20;
+pub(super) const PENDING: usize = 16 << 20;
 /// Pauses between plans that are made again and again.
 const AGAIN_FIRST: Duration = Duration::from_millis(50);
 const AGAIN_MOST: Duration = Duration::from_secs(10);
@@ -80,8 +82,14 @@ pub struct TargetPipeline {
     pub options: Options,
     /// The source.
     pub source: Source,
-    /// The target's rules in this run.
+    /// The `events` rule that it tells of; `None` where it keeps the documents of all `documents` rules.
+    pub events_of: Option<String>,
+    /// Its rules in this run.
     pub rules: Arc<RuleSet>,
+    /// Bytes of documents for its copies, and as many for its changes.
+    pub budget: usize,
+    /// What marks the target's documents as its own; all pipelines of a target have one.
+    pub owner: Arc<OnceCell<String>>,
     /// Where positions are kept.
     pub store: Arc<dyn Store>,
     /// What is reported to.
@@ -131,36 +139,52 @@ impl Followed {
 }
 
 /// What a running pipeline is made of.
-struct Running {
-    reading: Arc<Reading>,
-    lanes: Arc<Lanes>,
+pub(super) struct Running {
+    pub reading: Arc<Reading>,
+    pub lanes: Arc<Lanes>,
+    pub context: Arc<Context>,
     /// The stream, the lookups, the copies, the sweep, and dead letters that are tried again.
-    sources: JoinSet<Result<Option<Demand>, Error>>,
-    writers: JoinSet<Result<(), Halt>>,
-    settling: JoinSet<Result<(), Halt>>,
-    copying: watch::Receiver<bool>,
-    dead_letters: Arc<DeadLetters>,
-    target: Arc<dyn Target>,
-    read: CancellationToken,
-    drain: CancellationToken,
-    drained: CancellationToken,
-    now: CancellationToken,
+    pub sources: JoinSet<Result<Option<Demand>, Error>>,
+    pub writers: JoinSet<Result<(), Halt>>,
+    pub settling: JoinSet<Result<(), Halt>>,
+    pub copying: watch::Receiver<bool>,
+    pub dead_letters: Arc<DeadLetters>,
+    pub target: Arc<dyn Target>,
+    pub read: CancellationToken,
+    pub drain: CancellationToken,
+    pub drained: CancellationToken,
+    pub now: CancellationToken,
+}
+
+/// What any pipeline begins with.
+pub(super) struct Begun {
+    pub target: Arc<dyn Target>,
+    pub reading: Arc<Reading>,
+    pub status: Arc<TargetStatus>,
+    /// Nothing more is read.
+    pub read: CancellationToken,
+    /// No new batch.
+    pub drain: CancellationToken,
+    /// All batches have ended: the position is stored a last time.
+    pub drained: CancellationToken,
+    /// Everything ends.
+    pub now: CancellationToken,
 }
 
 impl TargetPipeline {
-    fn target(&self) -> &TargetRules {
+    pub(super) fn target(&self) -> &TargetRules {
         &self.file.targets[self.index]
     }
 
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         &self.target().name
     }
 
     fn target_status(&self) -> Arc<TargetStatus> {
-        self.status.target(self.name())
+        self.status.pipeline(self.name(), self.events_of.as_deref())
     }
 
-    fn rule_status(&self) -> Vec<Arc<RuleStatus>> {
+    pub(super) fn rule_status(&self) -> Vec<Arc<RuleStatus>> {
         let target = self.target_status();
         self.rules.iter().map(|(_, rule)| target.rule(&rule.rule().name)).collect()
     }
@@ -189,6 +213,11 @@ impl TargetPipeline {
     /// What marks that this target's documents are its own: of this name in this checkpoint store,
     /// so that nobody who has forgotten what he wrote takes it for his.
     async fn owner(&self, stop: &CancellationToken) -> Result<String, Error> {
+        // Two pipelines of a target that ask at once get one.
+        self.owner.get_or_try_init(|| self.stored_owner(stop)).await.cloned()
+    }
+
+    async fn stored_owner(&self, stop: &CancellationToken) -> Result<String, Error> {
         let key = keys::owner(self.name());
         let known: Option<OwnerRecord> = insist(stop, || load(&*self.store, &key)).await?;
         let record = match known {
@@ -278,7 +307,16 @@ impl TargetPipeline {
             if paused.is_none() {
                 return Ok(());
             }
-            self.target_status().set_state(State::Paused);
+            let status = self.target_status();
+            status.set_state(State::Paused);
+            // After a restart nothing else tells how far it falls behind, which is what to mind.
+            if status.position_now().is_none() {
+                let key = keys::Stream::new(self.name(), self.events_of.as_deref()).position();
+                let stored = insist(stop, || load::<PositionRecord>(&*self.store, &key)).await?;
+                if let Some(stored) = stored {
+                    status.position(stored.time);
+                }
+            }
             if let Some(followed) = followed.take() {
                 followed.done();
             }
@@ -343,7 +381,7 @@ impl TargetPipeline {
                 write(None).await?;
                 "goes on".to_owned()
             }
-            Order::RetryLetters(_) | Order::PurgeLetters(_) => {
+            Order::RetryLetters(_) | Order::PurgeLetters(_) | Order::Mend(_) => {
                 // Nobody may wait for it any more.
                 let _ = done.send(Err("it is paused".to_owned()));
                 return Ok(None);
@@ -355,7 +393,7 @@ impl TargetPipeline {
 
     /// Stores what the next start is to do, so that it outlives this process.
     async fn remember(&self, demand: &Demand, stop: &CancellationToken) -> Result<(), Error> {
-        let key = keys::demand(self.name());
+        let key = keys::Stream::new(self.name(), self.events_of.as_deref()).demand();
         let mut all = match insist(stop, || load(&*self.store, &key)).await? {
             Some(record) => Demand::of(record, &self.rule_names()),
             None => Demand::default(),
@@ -364,14 +402,19 @@ impl TargetPipeline {
         Ok(insist_on_writing(&*self.store, vec![put(key, &all.record())], stop).await?)
     }
 
-    /// The names of all rules that write to the target.
+    /// The names of all rules of the file that belong to this pipeline.
     fn rule_names(&self) -> BTreeSet<String> {
-        self.file.deliveries(self.name()).map(|(rule, _)| rule.name.clone()).collect()
+        let names = self.file.deliveries(self.name());
+        let own = names.filter(|(rule, _)| match &self.events_of {
+            Some(name) => rule.name == *name,
+            None => rule.events.is_none(),
+        });
+        own.map(|(rule, _)| rule.name.clone()).collect()
     }
 
     /// Why an order can't be followed, if it can't.
     async fn refusal(&self, order: &Order) -> Option<String> {
-        let all = self.file.deliveries(self.name()).count();
+        let all = self.rule_names().len();
         match order {
             Order::Resync(_) | Order::Seek(_) if self.rules.iter().count() < all => {
                 Some("this run leaves rules out (--rule), and all are needed for that".to_owned())
@@ -392,8 +435,29 @@ impl TargetPipeline {
 
     /// Has the dead letters of an order seen to beside everything else.
     fn see_to_letters(&self, running: &mut Running, ordered: Ordered) {
+        if let Some(rule) = &self.events_of {
+            let letters = EventLetters {
+                store: self.store.clone(),
+                name: self.name().to_owned(),
+                rule: rule.clone(),
+                query: Arc::new(self.event_query()),
+                lanes: running.lanes.clone(),
+                dead_letters: running.dead_letters.clone(),
+                stop: running.read.clone(),
+            };
+            running.sources.spawn(async move {
+                let outcome = match &ordered.order {
+                    Order::PurgeLetters(wanted) => letters.purge(wanted).await,
+                    Order::RetryLetters(wanted) => letters.retry(wanted).await,
+                    _ => return Ok(None),
+                };
+                answered(outcome, ordered.done)
+            });
+            return;
+        }
         let letters = Letters {
             store: self.store.clone(),
+            file: self.file.clone(),
             name: self.name().to_owned(),
             rules: self.rules.clone(),
             lanes: running.lanes.clone(),
@@ -406,10 +470,24 @@ impl TargetPipeline {
                 Order::RetryLetters(wanted) => letters.retry(wanted).await,
                 _ => return Ok(None),
             };
-            match outcome {
+            answered(outcome, ordered.done)
+        });
+    }
+
+    /// Has what `verify` found mended beside everything else.
+    fn mend(&self, running: &mut Running, mend: Arc<Mend>, done: oneshot::Sender<Outcome>) {
+        let mending = Mending {
+            reading: running.reading.clone(),
+            rules: self.rules.clone(),
+            lanes: running.lanes.clone(),
+            context: running.context.clone(),
+            stop: running.read.clone(),
+        };
+        running.sources.spawn(async move {
+            match mending.carry_out(&mend).await {
                 Err(Halt::Stopped) => {}
                 // Nobody may wait for it any more.
-                outcome => drop(ordered.done.send(outcome?)),
+                outcome => drop(done.send(outcome?)),
             }
             Ok(None)
         });
@@ -440,59 +518,89 @@ impl TargetPipeline {
         }
     }
 
-    async fn start(&self, demand: Demand, stop: &CancellationToken) -> Result<Running, Error> {
+    /// What any start begins with.
+    pub(super) async fn begin(&self, stop: &CancellationToken) -> Result<Begun, Error> {
         let target = self.build(stop).await?;
-        let read = stop.child_token();
-        let (drain, drained, now) =
-            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-        let status = self.target_status();
+        let (read, status) = (stop.child_token(), self.target_status());
         let reading = Arc::new(Reading {
             source: self.source.clone(),
             status: status.clone(),
             stop: read.clone(),
         });
-        let plan = Planning {
-            reading: &reading,
-            store: &self.store,
-            name: self.name(),
-            target: &*target,
-            rules: &self.rules,
-            rule_status: &self.rule_status(),
-            demand,
-            all_rules: self.rule_names(),
-            options: &self.options,
-            stop: &read,
-        }
-        .make()
-        .await?;
-        for (container, new) in &plan.replacements {
-            target.replace(&new.rule, container, new.id, new.begun);
-        }
-        let dead_letters = self.dead_letters(&read).await?;
-        let settings = &self.target().delivery;
-        let shared = Shared {
-            reading: reading.clone(),
-            lanes: Arc::new(Lanes::new(settings.concurrency, PENDING, plan.floor)),
-            tracker: Tracker::new(),
-            changes: Budget::new(BUDGET),
-            copies: Budget::new(BUDGET),
-        };
-        let (contested, holders) = Contested::new();
-        let context = Arc::new(Context {
-            shaper: Shaper::new(target.clone(), self.shaped_rules(&*target)),
+        let (drain, drained, now) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        Ok(Begun { target, reading, status, read, drain, drained, now })
+    }
+
+    /// What its lanes share.
+    pub(super) fn context(
+        &self,
+        begun: &Begun,
+        dead_letters: &Arc<DeadLetters>,
+        grouping: Grouping,
+        contested: Contested,
+    ) -> Arc<Context> {
+        let Begun { target, reading, status, drain, now, .. } = begun;
+        Arc::new(Context {
+            grouping,
+            shaper: Shaper::new(target.clone(), self.shaped_rules(&**target)),
             lookup: self.lookup(),
             ids: Ids::new(self.store.clone(), reading.clone()),
             places: Places::new(self.store.clone(), self.name()),
             target: target.clone(),
             dead_letters: dead_letters.clone(),
             contested,
-            settings: settings.clone(),
+            settings: self.target().delivery.clone(),
             status: status.clone(),
             rules: self.rule_status(),
             validity: self.validity.clone(),
             drain: drain.clone(),
             stop: now.clone(),
-        });
+        })
+    }
+
+    async fn start(&self, demand: Demand, stop: &CancellationToken) -> Result<Running, Error> {
+        match self.events_of {
+            None => self.start_documents(demand, stop).await,
+            Some(_) => self.start_events(demand, stop).await,
+        }
+    }
+
+    async fn start_documents(
+        &self,
+        demand: Demand,
+        stop: &CancellationToken,
+    ) -> Result<Running, Error> {
+        let begun = self.begin(stop).await?;
+        let Begun { target, reading, status, read, drain, drained, now } = &begun;
+        let plan = Planning {
+            reading,
+            store: &self.store,
+            name: self.name(),
+            target: &**target,
+            rules: &self.rules,
+            rule_status: &self.rule_status(),
+            demand,
+            all_rules: self.rule_names(),
+            options: &self.options,
+            stop: read,
+        }
+        .make()
+        .await?;
+        for (container, new) in &plan.replacements {
+            target.replace(&new.rule, container, new.id, new.begun);
+        }
+        let dead_letters = self.dead_letters(read).await?;
+        let settings = &self.target().delivery;
+        let shared = Shared {
+            reading: reading.clone(),
+            lanes: Arc::new(Lanes::new(settings.concurrency, PENDING, plan.floor)),
+            tracker: Tracker::new(),
+            changes: Budget::new(self.budget),
+            copies: Budget::new(self.budget),
+        };
+        let (contested, holders) = Contested::new();
+        let context = self.context(&begun, &dead_letters, Grouping::Any, contested);
         let mut writers = JoinSet::new();
         for (number, lane) in shared.lanes.iter().enumerate() {
             writers.spawn(Writer::new(number, lane.clone(), context.clone()).run());
@@ -504,7 +612,7 @@ impl TargetPipeline {
         settling.spawn(
             Settling {
                 store: self.store.clone(),
-                name: self.name().to_owned(),
+                keys: keys::Stream::new(self.name(), None),
                 target: target.clone(),
                 settings: settings.clone(),
                 tracker: shared.tracker.clone(),
@@ -527,15 +635,18 @@ impl TargetPipeline {
             (context.settings.clone(), self.target_status()),
             read.clone(),
         ));
+        let (read, drain, drained, now) =
+            (read.clone(), drain.clone(), drained.clone(), now.clone());
         Ok(Running {
-            reading,
+            reading: reading.clone(),
             lanes,
+            context,
             sources,
             writers,
             settling,
             copying: copies_run,
             dead_letters,
-            target,
+            target: target.clone(),
             read,
             drain,
             drained,
@@ -543,11 +654,15 @@ impl TargetPipeline {
         })
     }
 
-    async fn dead_letters(&self, stop: &CancellationToken) -> Result<Arc<DeadLetters>, Error> {
+    pub(super) async fn dead_letters(
+        &self,
+        stop: &CancellationToken,
+    ) -> Result<Arc<DeadLetters>, Error> {
         let rules = self.rules.iter().map(|(_, rule)| rule.rule().name.as_str().into()).collect();
+        let page = if self.events_of.is_some() { PAGE_OF_EVENTS } else { PAGE };
         let policy = self.target().delivery.on_rejected;
         let letters =
-            DeadLetters::load(self.store.clone(), self.name(), rules, policy, stop).await?;
+            DeadLetters::load(self.store.clone(), self.name(), page, rules, policy, stop).await?;
         if letters.stored() > 0 {
             tracing::warn!(
                 target = self.name(),
@@ -709,6 +824,7 @@ impl TargetPipeline {
                         Order::RetryLetters(_) | Order::PurgeLetters(_) => {
                             self.see_to_letters(running, ordered);
                         }
+                        Order::Mend(mend) => self.mend(running, mend, ordered.done),
                         Order::Resume => {
                             // Nobody may wait for it any more.
                             let _ = ordered.done.send(Ok("is not paused".to_owned()));
@@ -809,18 +925,31 @@ async fn ask_for_holders(
     Ok(None)
 }
 
+/// Tells the outcome of an order to the one who waits for it.
+fn answered(
+    outcome: Result<Outcome, Halt>,
+    done: oneshot::Sender<Outcome>,
+) -> Result<Option<Demand>, Error> {
+    match outcome {
+        Err(Halt::Stopped) => {}
+        // Nobody may wait for it any more.
+        outcome => drop(done.send(outcome?)),
+    }
+    Ok(None)
+}
+
 /// The copy of one rule, from telling the target to the last chunk.
-struct CopyOfRule {
-    copying: Arc<Copying>,
-    target: Arc<dyn Target>,
-    name: String,
-    parallel: usize,
-    settings: crate::rules::model::DeliverySettings,
-    status: Arc<TargetStatus>,
+pub(super) struct CopyOfRule {
+    pub copying: Arc<Copying>,
+    pub target: Arc<dyn Target>,
+    pub name: String,
+    pub parallel: usize,
+    pub settings: crate::rules::model::DeliverySettings,
+    pub status: Arc<TargetStatus>,
 }
 
 impl CopyOfRule {
-    async fn run(&self, copies: &[Arc<super::copying::Copy>]) -> Result<(), Error> {
+    pub(super) async fn run(&self, copies: &[Arc<super::copying::Copy>]) -> Result<(), Error> {
         let stop = &self.copying.reading.stop;
         let told = insist_on_target(&self.status, &self.settings, stop, || self.tell());
         if told.await.is_none() {

@@ -6,7 +6,7 @@ use crate::change::Namespace;
 use super::{
     destination::{Placed, index_fault},
     diagnostic::Span,
-    model::{NamespacePattern, Place, Selector},
+    model::{NamespacePattern, Place, Selector, TargetKind, WebhookFormat},
     node::{Node, Value},
     reader::Reader,
     rule::Read,
@@ -16,16 +16,32 @@ use super::{
 };
 
 /// All checks, over what could be read.
-pub fn all(reader: &mut Reader<'_>, rules: &[Read]) {
+pub fn all(reader: &mut Reader<'_>, rules: &[Read], targets: &[Named]) {
     names(reader, rules);
     for rule in rules {
         let (Some(selector), Some(placed)) = (&rule.selector, &rule.placed) else { continue };
         for placed in placed {
             index_name(reader, rule, selector, placed);
-            shared_index(reader, rule, selector, placed);
+            match rule.delivers_events() {
+                Some(true) => event_id(reader, placed),
+                _ => shared_index(reader, rule, selector, placed),
+            }
         }
     }
     between_rules(reader, rules);
+    for target in targets {
+        shared_url(reader, rules, target);
+    }
+}
+
+/// Every event has an id of its own, and no other would tell two of one document apart.
+fn event_id(reader: &mut Reader<'_>, placed: &Placed) {
+    if let Some(span) = &placed.id_span {
+        reader
+            .error(span, "this rule delivers events, and each has an id of its own")
+            .label("an `id` is for documents")
+            .help("leave it out; a field of the document can be put into `routing` or `index`");
+    }
 }
 
 fn names(reader: &mut Reader<'_>, rules: &[Read]) {
@@ -102,37 +118,13 @@ fn index_name(reader: &mut Reader<'_>, rule: &Read, selector: &Selector, placed:
 fn shared_index(reader: &mut Reader<'_>, rule: &Read, selector: &Selector, placed: &Placed) {
     let Place::Engine(place) = &placed.destination.place else { return };
     let Some(index) = &place.index.name else { return };
-    let (databases, collections) = spread(selector);
     let has = |part: &Part| {
         let in_id = place.id.as_ref().is_some_and(|id| id.parts().contains(part));
         in_id || index.parts().contains(part)
     };
-    let (database, collection) = (has(&Part::Database), has(&Part::Collection));
-    // Exact names may be told apart by either of the two.
-    let exact: Vec<&Namespace> = selector
-        .include
-        .iter()
-        .filter_map(|pattern| match pattern {
-            NamespacePattern::Exact(namespace) => Some(namespace),
-            _ => None,
-        })
-        .collect();
-    if exact.len() == selector.include.len() {
-        let told_apart = |a: &Namespace, b: &Namespace| {
-            a == b
-                || (database && a.database() != b.database())
-                || (collection && a.collection() != b.collection())
-        };
-        if exact.iter().all(|a| exact.iter().all(|b| told_apart(a, b))) {
-            return;
-        }
-    }
-    let missing = match (databases && !database, collections && !collection) {
-        (false, false) => return,
-        (true, true) => "{db}-{collection}",
-        (true, false) => "{db}",
-        (false, true) => "{collection}",
-    };
+    let include: Vec<_> = selector.include.iter().collect();
+    let Some(missing) = missing(&include, has) else { return };
+    let missing = missing.join("-");
     let (span, label) = match (&placed.id_span, &placed.index_span) {
         (Some(id), _) => (id, "this id does not tell them apart"),
         (None, Some(index)) => (index, "one index for all of them"),
@@ -148,12 +140,82 @@ fn shared_index(reader: &mut Reader<'_>, rule: &Read, selector: &Selector, place
         .help(format!("put the namespace into the id: `id: \"{missing}-{id}\"`"));
 }
 
-/// Whether a rule can read more than one database, and more than one collection.
-pub fn spread(selector: &Selector) -> (bool, bool) {
+/// What a webhook's URL has to say for documents of several namespaces to stay apart, where a `DELETE`
+/// of it takes a document away.
+fn shared_url(reader: &mut Reader<'_>, rules: &[Read], named: &Named) {
+    let Some(TargetKind::Webhook(webhook)) = named.target.as_ref().map(|target| &target.kind)
+    else {
+        return;
+    };
+    let url = &webhook.url;
+    if webhook.format != WebhookFormat::Document || !url.is_of_one_document() {
+        return;
+    }
+    let told: Vec<(&Read, &Selector)> = rules
+        .iter()
+        .filter_map(|rule| {
+            let mut placed = rule.placed.iter().flatten();
+            let leads = placed.any(|placed| placed.destination.target == named.name);
+            rule.selector.as_ref().filter(|_| leads).map(|selector| (rule, selector))
+        })
+        .collect();
+    let apart: Vec<&[(&Read, &Selector)]> = match url.names(&Part::Rule) {
+        true => told.chunks(1).collect(),
+        false => vec![&told],
+    };
+    for told in apart {
+        let include: Vec<_> = told.iter().flat_map(|(_, selector)| &selector.include).collect();
+        let Some(missing) = missing(&include, |part| url.names(part)) else { continue };
+        let missing = missing.join("/");
+        let error = reader.error(
+            &named.span,
+            "documents of several namespaces would have one URL, and a `DELETE` of one would take away \
+             another",
+        );
+        for (rule, _) in told {
+            error.also(rule.namespace_span.clone(), "read here");
+        }
+        error.help(format!("put the namespace into the path of `url`: `…/{missing}/{{_id}}`"));
+    }
+}
+
+/// Which of database and collection would have to stand where documents of these namespaces meet, and
+/// do not.
+fn missing(
+    patterns: &[&NamespacePattern],
+    has: impl Fn(&Part) -> bool,
+) -> Option<Vec<&'static str>> {
+    let (databases, collections) = spread(patterns);
+    let (database, collection) = (has(&Part::Database), has(&Part::Collection));
+    // Exact names may be told apart by either of the two.
+    let exact: Vec<&Namespace> = patterns
+        .iter()
+        .filter_map(|pattern| match pattern {
+            NamespacePattern::Exact(namespace) => Some(namespace),
+            _ => None,
+        })
+        .collect();
+    if exact.len() == patterns.len() {
+        let told_apart = |a: &Namespace, b: &Namespace| {
+            a == b
+                || (database && a.database() != b.database())
+                || (collection && a.collection() != b.collection())
+        };
+        if exact.iter().all(|a| exact.iter().all(|b| told_apart(a, b))) {
+            return None;
+        }
+    }
+    let parts = [("{db}", databases && !database), ("{collection}", collections && !collection)];
+    let missing: Vec<_> = parts.into_iter().filter(|(_, it)| *it).map(|(part, _)| part).collect();
+    (!missing.is_empty()).then_some(missing)
+}
+
+/// Whether there can be more than one database among these, and more than one collection.
+pub fn spread(patterns: &[&NamespacePattern]) -> (bool, bool) {
     let mut databases: Vec<&str> = Vec::new();
     let mut collections: Vec<&str> = Vec::new();
     let (mut any_database, mut any_collection) = (false, false);
-    for pattern in &selector.include {
+    for pattern in patterns {
         match pattern {
             NamespacePattern::Exact(namespace) => {
                 databases.push(namespace.database());
@@ -191,6 +253,7 @@ struct Lies<'r> {
     default: bool,
     id: Option<&'r Template>,
     rule: usize,
+    events: bool,
     span: Span,
     shown: bool,
 }
@@ -212,15 +275,44 @@ fn between_rules(reader: &mut Reader<'_>, rules: &[Read]) {
                 let id = place.id.as_ref();
                 let target = placed.destination.target.as_str();
                 let shown = rule.shown && placed.shown;
+                let events = rule.delivers_events() == Some(true);
                 let rule = number;
-                lies.push(Lies { namespace, target, index, default, id, rule, span, shown });
+                lies.push(Lies {
+                    namespace,
+                    target,
+                    index,
+                    default,
+                    id,
+                    rule,
+                    events,
+                    span,
+                    shown,
+                });
             }
         }
     }
     for (number, later) in lies.iter().enumerate() {
+        let mixed = lies[..number].iter().find(|earlier| {
+            earlier.target == later.target
+                && earlier.index == later.index
+                && earlier.events != later.events
+        });
+        if let Some(earlier) = mixed {
+            let index = shown_text(&later.index);
+            let message = match earlier.shown && later.shown {
+                true => format!("documents and events would lie in one index, {index}"),
+                false => "documents and events would lie in one index".to_owned(),
+            };
+            reader
+                .error(&later.span, message)
+                .also(earlier.span.clone(), "here too")
+                .help("events are kept for ever, documents are removed: name another index for one of them");
+            continue;
+        }
         let meets = lies[..number].iter().find(|earlier| {
             earlier.target == later.target
                 && earlier.index == later.index
+                && !later.events
                 && earlier.namespace != later.namespace
                 && meet(earlier, later)
         });

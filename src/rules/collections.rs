@@ -110,7 +110,7 @@ fn shared(reader: &mut Reader<'_>, written: &Written<'_>) {
             return;
         }
     }
-    let (databases, collections) = spread(written.selector);
+    let (databases, collections) = spread(&written.selector.include.iter().collect::<Vec<_>>());
     let name = match (databases && !database, collections && !collection) {
         (false, false) => return,
         (true, _) => "mirror.{db}_{collection}",

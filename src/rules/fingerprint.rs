@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::transform::Limits;
 
 use super::{
-    model::{Destination, NamespacePattern, Place, Selector, TargetKind, Webhook},
+    model::{Destination, EventSettings, NamespacePattern, Place, Selector, TargetKind, Webhook},
     script::Transform,
     targets::Named,
     template::Template,
@@ -28,6 +28,7 @@ pub struct Delivered<'a> {
     pub pipeline: &'a [RawDocumentBuf],
     pub transform: Option<&'a Transform>,
     pub limits: Limits,
+    pub events: Option<&'a EventSettings>,
     pub to: &'a [Destination],
     pub targets: &'a [Named],
 }
@@ -55,6 +56,17 @@ pub fn of(delivered: &Delivered<'_>) -> String {
         // Without a script they limit nothing.
         let Limits { operations, call_depth, string, array, map } = delivered.limits;
         hash.part("limits", format!("{operations} {call_depth} {string} {array} {map}").as_bytes());
+    }
+    // A rule that delivers documents keeps the fingerprint that it had before there were events.
+    if let Some(EventSettings { operations, full_document, pre_image, pipeline }) = delivered.events
+    {
+        hash.part("delivery", b"events");
+        hash.all("operation", operations.iter().map(|op| op.as_str().to_owned()).collect());
+        hash.part("full_document", full_document.as_str().as_bytes());
+        hash.part("pre_image", pre_image.as_str().as_bytes());
+        for stage in pipeline {
+            hash.part("event_stage", stage.as_bytes());
+        }
     }
     let to = delivered.to.iter().map(|destination| place(destination, delivered.targets));
     hash.all("to", sorted(to));

@@ -5,7 +5,10 @@
 //! the same tables; and a test sets every key to values of every kind and holds readers and schema to
 //! the same verdict.
 
-use super::{query::STAGES, targets::ON_REJECTED};
+use super::{
+    query::{EVENT_STAGES, STAGES},
+    targets::ON_REJECTED,
+};
 
 use Shape::{
     Bool, Collections, Document, Documents, Either, List, Named, Null, Object, Size, Stage, Text,
@@ -625,13 +628,21 @@ pub static RULE: Map = Map {
             .example("[\"shop.tmp_*\"]"),
         key(
             "delivery",
-            Words(&["documents"]),
-            "What is delivered: each document as it is now. For a webhook it has to be said.",
+            Words(&["documents", "events"]),
+            "What is delivered: each document as it is now, or every single change. By default \
+             `events` to a webhook and to standard output, `documents` to others.",
         ),
+        key(
+            "operations",
+            List(&Words(&["insert", "update", "replace", "delete"])),
+            "Of `delivery: events`, what is told of. Default: all of them.",
+        )
+        .example("[insert, delete]"),
         key(
             "copy",
             Either(&[Bool, Object(&COPY)]),
-            "Whether what is there at the first run is copied, and how it is read.",
+            "Whether what is there at the first run is copied, and how it is read. Of events, nothing is \
+             copied unless this says so.",
         )
         .default("true"),
         key(
@@ -683,7 +694,7 @@ pub static RULE: Map = Map {
             "on_history_lost",
             Words(&["resync", "stop", "now"]),
             "What happens when the oplog no longer reaches back to the stored position. By default \
-             `resync`; `stop` where nothing is copied.",
+             `resync`; `stop` where nothing is copied, and for events.",
         ),
         key(
             "to",
@@ -710,14 +721,36 @@ pub static COPY: Map = Map {
 pub static CHANGES: Map = Map {
     name: "changes",
     one: false,
-    keys: &[key(
-        "since",
-        Either(&[Text, Document]),
-        "Where the first run begins when `copy` is false: `now`, a time, or `seconds.increment` of \
-         MongoDB's own clock.",
-    )
-    .default("now")
-    .example("2026-11-20T00:00:00Z")],
+    keys: &[
+        key(
+            "since",
+            Either(&[Text, Document]),
+            "Where the first run begins when nothing is copied: `now`, a time, or `seconds.increment` \
+             of MongoDB's own clock.",
+        )
+        .default("now")
+        .example("2026-11-20T00:00:00Z"),
+        key(
+            "full_document",
+            Words(&["update_lookup", "when_available", "required", "off"]),
+            "Of `delivery: events`, which document an update brings: as it is when MongoDB answers, as \
+             it was behind the change (where images are kept), or none.",
+        )
+        .default("update_lookup"),
+        key(
+            "pre_image",
+            Words(&["off", "when_available", "required"]),
+            "Of `delivery: events`, whether a change brings the document before it. `required` has \
+             MongoDB keep images where it does not.",
+        )
+        .default("off"),
+        key(
+            "pipeline",
+            List(&Stage(&EVENT_STAGES)),
+            "Of `delivery: events`, stages of the change stream; fields are those of change events.",
+        )
+        .example("[{ $match: { \"updateDescription.updatedFields.status\": { $exists: true } } }]"),
+    ],
 };
 
 /// `transform:` as a map.
@@ -817,11 +850,31 @@ pub static GIVEN: Map = Map {
     one: false,
     keys: &[
         key("document", Document, "The document, in Extended JSON, as it leaves `pipeline`.")
-            .example("{ _id: 1 }")
-            .required(),
+            .example("{ _id: 1 }"),
+        key("event", Object(&GIVEN_EVENT), "Or, where the rule delivers events, what happened."),
         key("namespace", Text, "Where it lives. Default: the rule's one namespace.")
             .example("shop.products"),
         key("lookup", Collections, "What the script's `lookup()` and `lookup_all()` find."),
+    ],
+};
+
+/// `event:` of a test.
+pub static GIVEN_EVENT: Map = Map {
+    name: "given_event",
+    one: false,
+    keys: &[
+        key("op", Words(&["insert", "update", "replace", "delete"]), "What happened.")
+            .example("delete")
+            .required(),
+        key("key", Document, "The document key. Default: the `_id` of `document` or `before`.")
+            .example("{ _id: 1 }"),
+        key("document", Document, "The document behind the change; of a delete its pre-image.")
+            .example("{ _id: 1 }"),
+        key("before", Document, "The document before the change.").example("{ _id: 1 }"),
+        key("updated", Document, "The fields that have another value, by path.")
+            .example("{ status: paid }"),
+        key("removed", List(&Text), "The fields that are no more, by path.").example("[coupon]"),
+        key("copy", Bool, "Whether it is a document of the copy.").default("false"),
     ],
 };
 
@@ -830,7 +883,12 @@ pub static EXPECT: Map = Map {
     name: "expect",
     one: true,
     keys: &[
-        key("document", Document, "The one document that is delivered.").example("{ _id: 1 }"),
+        key(
+            "document",
+            Either(&[Document, Null]),
+            "The one document that is delivered; null where an event is told without one.",
+        )
+        .example("{ _id: 1 }"),
         key("documents", Documents, "The documents that are delivered."),
         key("meta", Object(&META), "Where it goes; what is not named may be anything.")
             .example("{ index: shop }"),

@@ -202,7 +202,7 @@ fn rules(
     }
     let nodes = reader.list(node, "`rules`", "rules")?;
     let rules: Vec<_> = nodes.iter().filter_map(|node| rule::read(reader, node, targets)).collect();
-    checks::all(reader, &rules);
+    checks::all(reader, &rules, targets.unwrap_or_default());
     collections::all(reader, &rules, source, targets);
     if let Some(targets) = targets {
         lines::shared(reader, targets, &rules);

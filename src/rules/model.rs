@@ -10,7 +10,10 @@ use bson::{RawDocumentBuf, Timestamp};
 use mongodb::options::{ConnectionString, HostInfo};
 
 use crate::{
-    change::{Document, Namespace},
+    change::{
+        Document, Namespace,
+        event::{Happened, Op},
+    },
     transform::{Given, Script},
 };
 
@@ -21,8 +24,8 @@ mod webhook;
 
 pub use lines::{LineFile, Stdout};
 pub use webhook::{
-    Header, SigningSecret, SigningSecretError, Webhook, WebhookFormat, WebhookUrl, header_fault,
-    is_step,
+    Header, MOST_HEADERS, SigningSecret, SigningSecretError, Webhook, WebhookFormat, WebhookUrl,
+    header_fault, is_step,
 };
 
 /// A whole rule file.
@@ -55,6 +58,16 @@ impl RuleFile {
         self.rules.iter().flat_map(move |rule| {
             rule.to.iter().filter(move |to| to.target == target).map(move |to| (rule, to))
         })
+    }
+
+    /// The rules of each pipeline of `target`: those that deliver documents share one, each that delivers
+    /// events has its own, with its name. None is empty.
+    pub fn pipelines<'a>(&'a self, target: &'a str) -> Vec<(Option<&'a str>, Vec<&'a Rule>)> {
+        let all = self.deliveries(target).map(|(rule, _)| rule);
+        let (events, documents): (Vec<_>, Vec<_>) = all.partition(|rule| rule.events.is_some());
+        let shared = Some((None, documents)).filter(|(_, rules)| !rules.is_empty());
+        let own = events.into_iter().map(|rule| (Some(rule.name.as_str()), vec![rule]));
+        shared.into_iter().chain(own).collect()
     }
 }
 
@@ -296,6 +309,8 @@ pub struct Rule {
     pub copy: Option<CopySettings>,
     /// `changes:`; `None` where it is false: what is only copied.
     pub changes: Option<ChangesSettings>,
+    /// What goes with `delivery: events`; `None` where documents are delivered as they are now.
+    pub events: Option<EventSettings>,
     /// A MongoDB query.
     pub filter: Option<RawDocumentBuf>,
     /// A MongoDB projection, which keeps `_id`.
@@ -559,6 +574,94 @@ pub struct ChangesSettings {
     pub since: Since,
 }
 
+/// What goes with `delivery: events`.
+#[derive(Clone, PartialEq, Debug)]
+pub struct EventSettings {
+    /// What is told of; in the order of [`Op::ALL`], never empty.
+    pub operations: Vec<Op>,
+    /// `changes.full_document`
+    pub full_document: FullDocument,
+    /// `changes.pre_image`
+    pub pre_image: PreImage,
+    /// `changes.pipeline`: stages of the change stream.
+    pub pipeline: Vec<RawDocumentBuf>,
+}
+
+impl EventSettings {
+    /// What a rule has that says nothing.
+    pub fn new() -> Self {
+        Self {
+            operations: Op::ALL.to_vec(),
+            full_document: FullDocument::UpdateLookup,
+            pre_image: PreImage::Off,
+            pipeline: Vec::new(),
+        }
+    }
+
+    /// Whether MongoDB has to keep images of the collections' documents.
+    pub fn needs_images(&self) -> bool {
+        self.pre_image == PreImage::Required || self.full_document == FullDocument::Required
+    }
+}
+
+impl Default for EventSettings {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// `changes.full_document:` which document an update brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FullDocument {
+    /// As it is when MongoDB answers: perhaps newer than the change.
+    UpdateLookup,
+    /// As it was behind the change, where MongoDB keeps images.
+    WhenAvailable,
+    /// The same; an update without one is refused.
+    Required,
+    /// None.
+    Off,
+}
+
+impl FullDocument {
+    /// Each by its name in the file, the default first.
+    pub const WORDS: [(&'static str, Self); 4] = [
+        ("update_lookup", Self::UpdateLookup),
+        ("when_available", Self::WhenAvailable),
+        ("required", Self::Required),
+        ("off", Self::Off),
+    ];
+
+    /// As in the file.
+    pub fn as_str(self) -> &'static str {
+        let own = Self::WORDS.iter().find(|(_, word)| *word == self);
+        own.map_or("", |(name, _)| *name)
+    }
+}
+
+/// `changes.pre_image:` whether a change brings the document before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PreImage {
+    /// No.
+    Off,
+    /// Where MongoDB keeps images.
+    WhenAvailable,
+    /// Yes: images are switched on where they are not, and a change without one is refused.
+    Required,
+}
+
+impl PreImage {
+    /// Each by its name in the file, the default first.
+    pub const WORDS: [(&'static str, Self); 3] =
+        [("off", Self::Off), ("when_available", Self::WhenAvailable), ("required", Self::Required)];
+
+    /// As in the file.
+    pub fn as_str(self) -> &'static str {
+        let own = Self::WORDS.iter().find(|(_, word)| *word == self);
+        own.map_or("", |(name, _)| *name)
+    }
+}
+
 /// `changes.since:`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Since {
@@ -579,14 +682,28 @@ pub struct Test {
     pub target: String,
     /// Where the document lives: one that the rule reads.
     pub namespace: Namespace,
-    /// What the transform is run on; it has an `_id`.
-    pub document: Document,
+    /// What the rule is run on.
+    pub given: GivenChange,
     /// What answers the script's lookups.
     pub lookup: Given,
     /// What is to come of it.
     pub expected: Expected,
     /// Where that is written.
     pub place: LineColumn,
+}
+
+/// What a test runs its rule on.
+#[derive(Debug)]
+pub enum GivenChange {
+    /// A document, which has an `_id`; for a rule that delivers events it is one of the copy.
+    Document(Document),
+    /// An event, with the document key of the document that it is about.
+    Event {
+        /// `{_id: …}`
+        key: RawDocumentBuf,
+        /// What is told.
+        event: Box<Happened>,
+    },
 }
 
 /// A place in the rule file, for messages.
@@ -605,8 +722,10 @@ pub enum Expected {
     Removed,
     /// `skip()`
     Skipped,
-    /// What is delivered, each with an `_id`.
+    /// What is delivered; each has an `_id` where documents are delivered.
     Documents(Vec<bson::Document>),
+    /// An event without a document.
+    NoDocument,
     /// Of what is effective for the delivery, what is named; `None` where there is to be none.
     Meta(BTreeMap<String, Option<String>>),
     /// A dead letter whose reason holds this text.

@@ -33,6 +33,24 @@ const SEARCHES: &str = "a text index or a distance says nothing of a document on
 
 const NO_WHERE: &str = "MongoDB takes `$where` in no aggregation: write `$expr`, or a transform";
 
+/// The stages that a change stream takes.
+pub const EVENT_STAGES: [&str; 8] = [
+    "$match",
+    "$project",
+    "$addFields",
+    "$set",
+    "$unset",
+    "$replaceRoot",
+    "$replaceWith",
+    "$redact",
+];
+
+/// What can't be asked of the document within an event.
+const NOT_IN_EVENTS: [&str; 7] =
+    ["$where", "$text", "$expr", "$near", "$nearSphere", "$jsonSchema", "$sampleRate"];
+const IN_PIPELINE: &str = "in `delivery: events` the filter looks at the document within the event; \
+                           write a `$match` on `fullDocument` in `changes.pipeline` instead";
+
 const STAYS: &str = "`_id` has to stay: a document is found again by it. An index never shows it \
                      among the fields anyway";
 
@@ -72,7 +90,82 @@ pub fn pipeline(reader: &mut Reader<'_>, node: &Node) -> Option<Vec<RawDocumentB
     stages.into_iter().collect()
 }
 
+/// `changes.pipeline:`
+pub fn event_pipeline(reader: &mut Reader<'_>, node: &Node) -> Option<Vec<RawDocumentBuf>> {
+    let stages = reader.list(node, "`pipeline`", "stages")?;
+    let stages: Vec<_> = stages
+        .iter()
+        .map(|item| {
+            let help = "a change stream shows events one by one; the stages that it takes are";
+            let (entry, document) = one_stage(reader, item, &EVENT_STAGES, help)?;
+            // MongoDB itself says the same of what it finds out.
+            if let ("$unset" | "$project" | "$set" | "$addFields", Some(entries)) =
+                (&*entry.key, entry.value.map())
+                && let Some(id) = entries.iter().find(|it| is_id(&it.key))
+                && !is_kept(id)
+            {
+                reader
+                    .error(
+                        &id.key_span,
+                        "a change stream can't go on without the `_id` of its events",
+                    )
+                    .help("the document's own is `documentKey._id` and `fullDocument._id`");
+                return None;
+            }
+            raw(&document)
+        })
+        .collect();
+    stages.into_iter().collect()
+}
+
+fn is_kept(entry: &Entry) -> bool {
+    let typed = entry.value.scalar().map(|scalar| scalar.typed());
+    matches!(typed, Some(Typed::Int(1) | Typed::Bool(true)))
+}
+
+/// Tells what a filter asks that an event can't be asked.
+pub fn event_filter(reader: &mut Reader<'_>, node: &Node) {
+    refuse(
+        reader,
+        node,
+        &NOT_IN_EVENTS,
+        "the `filter` of a rule that delivers events",
+        IN_PIPELINE,
+    );
+}
+
+/// Tells what a projection does that can't be done to the document within an event.
+pub fn event_project(reader: &mut Reader<'_>, node: &Node) {
+    for entry in node.map().unwrap_or_default() {
+        let typed = entry.value.scalar().map(|scalar| scalar.typed());
+        let plain = matches!(typed, Some(Typed::Int(_) | Typed::Float(_) | Typed::Bool(_)));
+        if plain && !entry.key.starts_with('$') && !entry.key.split('.').any(|part| part == "$") {
+            continue;
+        }
+        reader
+            .error(
+                &entry.key_span,
+                "in `delivery: events`, `project` keeps fields or leaves them out",
+            )
+            .label("only 0 or 1 here")
+            .help("what is computed is made by a `transform`, or by `$set` in `changes.pipeline`");
+    }
+}
+
 fn stage(reader: &mut Reader<'_>, node: &Node) -> Option<RawDocumentBuf> {
+    let help = "one document has to stay one document; the stages that do are";
+    let (entry, document) = one_stage(reader, node, &STAGES, help)?;
+    keeps_id(reader, entry);
+    raw(&document)
+}
+
+/// A stage and its one key, which is one of these names.
+fn one_stage<'n>(
+    reader: &mut Reader<'_>,
+    node: &'n Node,
+    names: &[&'static str],
+    help: &str,
+) -> Option<(&'n Entry, bson::Document)> {
     let entries = match &node.value {
         Value::Map(entries) => entries,
         Value::Poison => return None,
@@ -87,21 +180,18 @@ fn stage(reader: &mut Reader<'_>, node: &Node) -> Option<RawDocumentBuf> {
         return None;
     };
     let document = extended_json::document(reader, node, "a stage");
-    if !STAGES.contains(&&*entry.key) {
-        let near = wording::near(&entry.key, STAGES).filter(|_| entry.written.is_none());
+    if !names.contains(&&*entry.key) {
+        let near = wording::near(&entry.key, names.iter().copied());
+        let near = near.filter(|_| entry.written.is_none());
         let message = format!("{} can't be a stage here", shown_key(entry));
         let error = reader.error(&entry.key_span, message);
         if let Some(near) = near {
             error.label(format!("did you mean `{near}`?"));
         }
-        error.help(format!(
-            "one document has to stay one document; the stages that do are {}",
-            wording::list(&STAGES)
-        ));
+        error.help(format!("{help} {}", wording::list(names)));
         return None;
     }
-    keeps_id(reader, entry);
-    raw(&document?)
+    Some((entry, document?))
 }
 
 /// Tells where a stage would take or change `_id`.

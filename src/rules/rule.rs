@@ -3,14 +3,14 @@
 use bson::{Bson, RawDocumentBuf};
 
 use super::{
-    delivery,
+    delivery::{self, Delivery},
     destination::{self, Placed},
     diagnostic::Span,
     extended_json, fingerprint,
     keys::{self, Map},
     model::{
-        ChangesSettings, CopySettings, OnDelete, OnDrop, OnHistoryLost, OnRuleChange, Rule,
-        Selector, Since,
+        ChangesSettings, CopySettings, EventSettings, OnDelete, OnDrop, OnHistoryLost,
+        OnRuleChange, Rule, Selector, Since,
     },
     namespace,
     node::{Node, Typed, Value},
@@ -44,6 +44,7 @@ pub struct Read {
 pub struct Rest {
     copy: Option<CopySettings>,
     changes: Option<ChangesSettings>,
+    events: Option<EventSettings>,
     filter: Option<RawDocumentBuf>,
     project: Option<RawDocumentBuf>,
     pipeline: Vec<RawDocumentBuf>,
@@ -62,6 +63,11 @@ impl Read {
         Some(script.is_some_and(|transform| transform.script.looks_up()))
     }
 
+    /// Whether it delivers events; `None` where that could not be read.
+    pub fn delivers_events(&self) -> Option<bool> {
+        Some(self.rest.as_ref()?.events.is_some())
+    }
+
     /// The rule, where all of it could be read.
     pub fn finish(self, targets: &[Named]) -> Option<Rule> {
         let (name, namespaces, rest) = (self.name?, self.selector?, self.rest?);
@@ -73,6 +79,7 @@ impl Read {
             pipeline: &rest.pipeline,
             transform: rest.transform.as_ref(),
             limits: rest.limits,
+            events: rest.events.as_ref(),
             to: &to,
             targets,
         });
@@ -81,6 +88,7 @@ impl Read {
             namespaces,
             copy: rest.copy,
             changes: rest.changes,
+            events: rest.events,
             filter: rest.filter,
             project: rest.project,
             pipeline: rest.pipeline,
@@ -111,7 +119,6 @@ pub fn read(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) -> 
         }
     };
     let name = name(reader, fields, selector.as_ref(), &span);
-    let rest = rest(reader, fields);
     let placed = match fields.get("to") {
         Some(node) => destination::destinations(reader, node, targets),
         None if !fields.lacks("to") => None,
@@ -120,8 +127,10 @@ pub fn read(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) -> 
             None
         }
     };
-    let holds = delivery::holds(reader, fields, &span, placed.as_deref());
-    let rest = holds.and(rest);
+    // Without it, what else is wrong with the rule is told all the same.
+    let delivery = delivery::delivery(reader, fields, &span, placed.as_deref());
+    let rest = rest(reader, fields, delivery.unwrap_or(Delivery::Documents));
+    let rest = delivery.and(rest);
     let namespace_span = fields.get("namespace").map_or(&span, |node| &node.span).clone();
     let span = fields.get("name").map_or(&namespace_span, |node| &node.span).clone();
     let shown = ["name", "namespace"]
@@ -158,20 +167,23 @@ fn name(
     }
 }
 
-fn rest(reader: &mut Reader<'_>, fields: Fields<'_>) -> Option<Rest> {
+fn rest(reader: &mut Reader<'_>, fields: Fields<'_>, delivery: Delivery) -> Option<Rest> {
     let copy = match fields.get("copy") {
         Some(node) => copy(reader, node),
-        None => Some(Some(COPY)),
+        None => Some((delivery == Delivery::Documents).then_some(COPY)),
     };
     let changes = match fields.get("changes") {
         Some(node) => changes(reader, node, copy),
         None => Some(Some(ChangesSettings { since: Since::Now })),
     };
+    let events = delivery::events(reader, fields, delivery);
     if let (Some(None), Some(None), Some(entry)) = (copy, changes, fields.entry("changes")) {
         let error = reader.error(&entry.value.span, "this rule does nothing");
-        error
-            .label("without copy and without changes")
-            .help("take one of the two out, or the whole rule");
+        let help = match fields.get("copy") {
+            Some(_) => "take one of the two out, or the whole rule",
+            None => "events are not copied unless `copy: true` says so",
+        };
+        error.label("without copy and without changes").help(help);
         if let Some(copy) = fields.get("copy") {
             error.also(copy.span.clone(), "");
         }
@@ -216,10 +228,11 @@ fn rest(reader: &mut Reader<'_>, fields: Fields<'_>) -> Option<Rest> {
         }
         None => Some(OnRuleChange::Warn),
     };
-    let on_history_lost = on_history_lost(reader, fields, copy);
+    let on_history_lost = on_history_lost(reader, fields, copy, delivery);
     Some(Rest {
         copy: copy?,
         changes: changes?,
+        events: events?,
         filter: filter?,
         project: project?,
         pipeline: pipeline?.unwrap_or_default(),
@@ -232,15 +245,18 @@ fn rest(reader: &mut Reader<'_>, fields: Fields<'_>) -> Option<Rest> {
     })
 }
 
-/// `on_history_lost:`. What a rule without a copy has missed can't be read again.
+/// `on_history_lost:`. What a rule without a copy has missed can't be read again, and of events that
+/// were missed nothing is told by a copy either.
 fn on_history_lost(
     reader: &mut Reader<'_>,
     fields: Fields<'_>,
     copy: Option<Option<CopySettings>>,
+    delivery: Delivery,
 ) -> Option<OnHistoryLost> {
     let Some(node) = fields.get("on_history_lost") else {
         return Some(match copy {
             Some(None) => OnHistoryLost::Stop,
+            _ if delivery == Delivery::Events => OnHistoryLost::Stop,
             _ => OnHistoryLost::Resync,
         });
     };
@@ -267,8 +283,8 @@ fn can_copy(
     }
     reader
         .error(&node.span, format!("`{what}` needs a rule that copies"))
-        .label("this rule says `copy: false`")
-        .help("leave out `copy: false`, or choose another word");
+        .label("this rule does not copy")
+        .help("say `copy: true`, or choose another word");
     false
 }
 

@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use bson::{Document, RawDocumentBuf};
 
 use crate::{
-    change::{self, Namespace},
+    change::{
+        self, Namespace,
+        event::{Happened, Op},
+    },
     transform::Given,
 };
 
 use super::{
     diagnostic::Span,
     extended_json, keys,
-    model::{Expected, LineColumn, Test},
+    model::{Expected, GivenChange, LineColumn, Test},
     node::{Entry, Node, Value},
     reader::{Fields, Reader, shown, shown_key},
     rule::Read,
@@ -46,7 +49,8 @@ fn test(reader: &mut Reader<'_>, node: &Node, rules: Option<&[Read]>) -> Option<
     let rule = needed(reader, "rule", "add the name of the rule that it is about");
     let rule = rule.and_then(|node| known_rule(reader, node, rules));
     let expect = needed(reader, "expect", "add what is to come of it, such as `expect: removed`");
-    let expected = expect.and_then(|node| expected(reader, node));
+    let events = rule.as_ref().and_then(|rule| rule.read).and_then(Read::delivers_events);
+    let expected = expect.and_then(|node| expected(reader, node, events != Some(true)));
     let given = needed(reader, "given", "add what it is run on: `given: { document: { _id: 1 } }`");
     let given = given.and_then(|node| given_of(reader, node, rule.as_ref().and_then(|it| it.read)));
     let target = target(reader, fields, rule.as_ref(), expected.as_ref());
@@ -60,7 +64,7 @@ fn test(reader: &mut Reader<'_>, node: &Node, rules: Option<&[Read]>) -> Option<
         rule: rule.name,
         target: target?,
         namespace: given.namespace?,
-        document: given.document,
+        given: given.given,
         lookup: given.lookup,
         expected: expected?,
         place: place?,
@@ -148,17 +152,28 @@ fn target(
 struct GivenOf {
     /// `None` where the rules could not be read.
     namespace: Option<Namespace>,
-    document: change::Document,
+    given: GivenChange,
     lookup: Given,
 }
 
 fn given_of(reader: &mut Reader<'_>, node: &Node, rule: Option<&Read>) -> Option<GivenOf> {
     let fields = reader.fields(node, "`given`", &keys::GIVEN)?;
     no_replacement(reader, node)?;
-    let document = match fields.get("document") {
-        Some(node) => delivered(reader, node, "`document`"),
-        None => {
-            if fields.lacks("document") {
+    let given = match (fields.entry("document"), fields.entry("event")) {
+        (Some(document), Some(event)) => {
+            reader
+                .error(&event.key_span, "`given` takes one thing at a time")
+                .label("and this")
+                .also(document.key_span.clone(), "this")
+                .help("what an event brings stands below it: `event: { op: …, document: … }`");
+            None
+        }
+        (Some(document), None) => {
+            stored(reader, &document.value, "`document`").map(GivenChange::Document)
+        }
+        (None, Some(entry)) => event(reader, entry, rule),
+        (None, None) => {
+            if fields.lacks("document") && fields.lacks("event") {
                 reader
                     .error(fields.owner, "`given` has no `document`")
                     .help("add the document that the rule is run on: `document: { _id: 1 }`");
@@ -171,8 +186,86 @@ fn given_of(reader: &mut Reader<'_>, node: &Node, rule: Option<&Read>) -> Option
         Some(entry) => lookup(reader, entry, rule),
         None => Some(Given::default()),
     };
-    let document = RawDocumentBuf::try_from(&document?).ok()?.into();
-    Some(GivenOf { namespace: namespace?, document, lookup: lookup? })
+    Some(GivenOf { namespace: namespace?, given: given?, lookup: lookup? })
+}
+
+/// A document as it lies in a collection.
+fn stored(reader: &mut Reader<'_>, node: &Node, what: &str) -> Option<change::Document> {
+    let document = delivered(reader, node, what, true)?;
+    RawDocumentBuf::try_from(&document).ok().map(change::Document::from)
+}
+
+/// `event:`
+fn event(reader: &mut Reader<'_>, entry: &Entry, rule: Option<&Read>) -> Option<GivenChange> {
+    let fields = reader.fields(&entry.value, "`event`", &keys::GIVEN_EVENT)?;
+    if rule.is_some_and(|rule| rule.delivers_events() == Some(false)) {
+        reader
+            .error(&entry.key_span, "the rule delivers documents, and no event comes to it")
+            .help("give it a `document`, or say `delivery: events` in the rule");
+        return None;
+    }
+    let op = match fields.get("op") {
+        Some(node) => reader.word(node, "`op`", &Op::ALL.map(|op| (op.as_str(), op))),
+        None => {
+            if fields.lacks("op") {
+                reader
+                    .error(fields.owner, "this event has no `op`")
+                    .help("say what happened: `op: update`");
+            }
+            None
+        }
+    };
+    let mut document = |name: &str| match fields.get(name) {
+        Some(node) => stored(reader, node, &format!("`{name}`")).map(Some),
+        None => Some(None),
+    };
+    let (document, before) = (document("document"), document("before"));
+    let key = match fields.get("key") {
+        Some(node) => stored(reader, node, "`key`").map(Some),
+        None => Some(None),
+    };
+    let updated = match fields.get("updated") {
+        Some(node) => extended_json::document(reader, node, "`updated`")
+            .and_then(|updated| RawDocumentBuf::try_from(&updated).ok())
+            .map(|updated| Some(updated.into())),
+        None => Some(None),
+    };
+    let removed = match fields.get("removed") {
+        Some(node) => reader.list(node, "`removed`", "names of fields").and_then(|nodes| {
+            let names: Vec<_> = nodes.iter().map(|node| reader.text(node, "a name")).collect();
+            names.into_iter().collect()
+        }),
+        None => Some(Vec::new()),
+    };
+    let copy = match fields.get("copy") {
+        Some(node) => reader.boolean(node, "`copy`"),
+        None => Some(false),
+    };
+    let (document, before, key): (Option<change::Document>, _, _) = (document?, before?, key?);
+    let known = [&key, &document, &before].into_iter().flatten().next();
+    let id = known.and_then(|document| document.raw().get("_id").ok().flatten());
+    let Some(id) = id else {
+        reader
+            .error(fields.owner, "which document this event is about is not said")
+            .help("add its `key: { _id: … }`, or the `document`");
+        return None;
+    };
+    let mut own = RawDocumentBuf::new();
+    own.append(bson::raw::cstr!("_id"), id);
+    let op = op?;
+    let event = Happened {
+        id: "event".into(),
+        op,
+        copy: copy?,
+        raw: None,
+        document: document.or_else(|| before.clone().filter(|_| op == Op::Delete)),
+        before,
+        updated: updated?,
+        removed: removed?,
+        truncated: Vec::new(),
+        lacks: None,
+    };
+    Some(GivenChange::Event { key: own, event: Box::new(event) })
 }
 
 /// Where the document lives: the inner `None` is for a rule that could not be read.
@@ -261,10 +354,10 @@ fn documents(
     documents.into_iter().collect()
 }
 
-/// A document as MongoDB has it and as it is delivered: with an `_id`.
-fn delivered(reader: &mut Reader<'_>, node: &Node, what: &str) -> Option<Document> {
+/// A document as MongoDB has it and as it is delivered: with an `_id`, unless that is not asked for.
+fn delivered(reader: &mut Reader<'_>, node: &Node, what: &str, id: bool) -> Option<Document> {
     let document = extended_json::document(reader, node, what)?;
-    if document.contains_key("_id") {
+    if !id || document.contains_key("_id") {
         return Some(document);
     }
     let span = match &node.value {
@@ -277,8 +370,8 @@ fn delivered(reader: &mut Reader<'_>, node: &Node, what: &str) -> Option<Documen
     None
 }
 
-/// `expect:`
-fn expected(reader: &mut Reader<'_>, node: &Node) -> Option<Expected> {
+/// `expect:`; `id` says whether what is delivered has an `_id`.
+fn expected(reader: &mut Reader<'_>, node: &Node, id: bool) -> Option<Expected> {
     let takes = format!(
         "`removed`, `skipped`, or a map with one of {}",
         wording::list(&keys::EXPECT.names())
@@ -327,12 +420,12 @@ fn expected(reader: &mut Reader<'_>, node: &Node) -> Option<Expected> {
         }
     };
     match &*entry.key {
-        "document" => {
-            delivered(reader, &entry.value, "`document`").map(|it| Expected::Documents(vec![it]))
-        }
+        "document" if !id && is_null(&entry.value) => Some(Expected::NoDocument),
+        "document" => delivered(reader, &entry.value, "`document`", id)
+            .map(|it| Expected::Documents(vec![it])),
         "documents" => {
             let each = |reader: &mut Reader<'_>, node: &Node| {
-                delivered(reader, node, "an entry of `documents`")
+                delivered(reader, node, "an entry of `documents`", id)
             };
             documents(reader, &entry.value, each).map(Expected::Documents)
         }
@@ -374,8 +467,7 @@ fn meta(reader: &mut Reader<'_>, node: &Node) -> Option<BTreeMap<String, Option<
 
 /// Text, or null for what is not to be there.
 fn expected_text(reader: &mut Reader<'_>, entry: &Entry) -> Option<Option<String>> {
-    let null = entry.value.scalar().is_some_and(|it| it.typed() == super::node::Typed::Null);
-    match null {
+    match is_null(&entry.value) {
         true => Some(None),
         false => reader.text(&entry.value, &format!("`{}`", entry.key)).map(Some),
     }
@@ -401,4 +493,8 @@ fn no_replacement(reader: &mut Reader<'_>, node: &Node) -> Option<()> {
         return None;
     }
     Some(())
+}
+
+fn is_null(node: &Node) -> bool {
+    node.scalar().is_some_and(|it| it.typed() == super::node::Typed::Null)
 }

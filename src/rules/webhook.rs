@@ -8,8 +8,8 @@ use super::{
     destination::template_error,
     keys,
     model::{
-        DeliverySettings, Header, OnRejected, SigningSecret, TargetKind, Tls, Webhook,
-        WebhookFormat, WebhookUrl, header_fault, is_step,
+        DeliverySettings, Header, MOST_HEADERS, OnRejected, SigningSecret, TargetKind, Tls,
+        Webhook, WebhookFormat, WebhookUrl, header_fault, is_step,
     },
     node::{Entry, Node, Value},
     reader::{Reader, shown_key},
@@ -30,9 +30,6 @@ const DELIVERY: DeliverySettings = DeliverySettings {
     give_up_after: None,
     on_rejected: OnRejected::DeadLetter,
 };
-
-/// `headers:` that there may be, and as many again of a script: an endpoint takes no more.
-const MOST_HEADERS: usize = 100;
 
 /// Reads one.
 pub fn webhook(reader: &mut Reader<'_>, node: &Node) -> Option<(TargetKind, DeliverySettings)> {
@@ -115,6 +112,15 @@ fn url(reader: &mut Reader<'_>, node: &Node) -> Option<WebhookUrl> {
         );
         return None;
     }
+    let forbidden = |c: char| c == '#' || c == '\\' || c.is_control() || c.is_whitespace();
+    // What is taken for a part of the host here, and for the beginning of the path elsewhere.
+    if authority.contains(forbidden) {
+        reader
+            .error(&node.span, "`url` holds what no host can hold")
+            .label("a `\\`, a space or the like")
+            .help("a path begins with `/`");
+        return None;
+    }
     let origin = match Url::parse(&format!("{scheme}://{authority}")) {
         Ok(url) => url.origin().ascii_serialization(),
         Err(reason) => {
@@ -126,7 +132,6 @@ fn url(reader: &mut Reader<'_>, node: &Node) -> Option<WebhookUrl> {
             return None;
         }
     };
-    let forbidden = |c: char| c == '#' || c == '\\' || c.is_control() || c.is_whitespace();
     let literal = |part: &Part| matches!(part, Part::Literal(text) if text.contains(forbidden));
     let template = match Template::parse(path) {
         Ok(template) => template,

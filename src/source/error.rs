@@ -72,6 +72,14 @@ impl Error {
         }
     }
 
+    /// The server's code, where it was a command that failed.
+    pub fn code(&self) -> Option<i32> {
+        match self {
+            Self::Driver(error) => super::namespaces::code(error),
+            Self::Garbled(_) | Self::Refused(_) | Self::Silent { .. } => None,
+        }
+    }
+
     /// What to do about it.
     pub fn remedy(&self) -> Remedy {
         match self {

@@ -7,12 +7,17 @@
 pub mod budget;
 pub mod chunks;
 pub mod error;
+mod event_filter;
+mod event_fields;
+pub mod events;
 mod find;
+pub mod images;
 pub mod lookup;
 pub mod namespaces;
 pub mod privileges;
 mod replies;
 pub mod reply;
+mod sample;
 pub mod scan;
 pub mod selection;
 pub mod stream;
@@ -43,6 +48,9 @@ pub struct Source {
     batch_size: u32,
     max_await: Duration,
     sharded: bool,
+    /// Whether a change stream can split an event that is too large for one message.
+    splits: bool,
+    version: String,
     address: String,
     patience: Patience,
 }
@@ -78,6 +86,18 @@ impl Identity {
             ));
         }
         faults
+    }
+}
+
+impl Identity {
+    /// Whether it knows `$changeStreamSplitLargeEvent`: 6.0.9 and later, and 7.0 and later.
+    pub fn splits_events(&self) -> bool {
+        let mut parts = self.version.split(['.', '-']).map(|part| part.parse().unwrap_or(0_u32));
+        let mut part = || parts.next().unwrap_or_default();
+        match (part(), part(), part()) {
+            (6, 0, patch) => patch >= 9,
+            (major, ..) => major >= 7,
+        }
     }
 }
 
@@ -159,11 +179,15 @@ impl Source {
             batch_size: settings.batch_size,
             max_await: settings.max_await,
             sharded: false,
+            splits: false,
+            version: String::new(),
             address,
             patience: Patience::FIRST,
         };
         let identity = source.identify().await?;
         source.sharded = identity.sharded;
+        source.splits = identity.splits_events();
+        source.version.clone_from(&identity.version);
         Ok((source, identity))
     }
 
@@ -195,6 +219,11 @@ impl Source {
     /// The hosts, without user and password.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// The server's version.
+    pub fn version(&self) -> &str {
+        &self.version
     }
 
     /// Whether the source is a sharded cluster.
@@ -368,4 +397,25 @@ fn majority_after(time: ClusterTime) -> RawDocumentBuf {
         return rawdoc! { "level": "majority" };
     }
     rawdoc! { "level": "majority", "afterClusterTime": bson::Timestamp::from(time) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_events_are_split_where_the_server_can() {
+        for (version, splits) in [
+            ("6.0.5", false),
+            ("6.0.9", true),
+            ("6.0.15-rc0", true),
+            ("6.3.2", false),
+            ("7.0.0", true),
+            ("8.0.4", true),
+            ("", false),
+        ] {
+            let identity = Identity { version: version.to_owned(), set: None, sharded: false };
+            assert_eq!(identity.splits_events(), splits, "{version}");
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! One reply of the server, read without decoding or copying what is in it.
 
-use bson::{RawArray, RawBsonRef, RawDocument};
+use std::sync::Arc;
+
+use bson::{RawArray, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use bytes::Bytes;
 use mongodb::raw_batch_cursor::RawBatch;
 
@@ -91,12 +93,53 @@ impl Reply {
     /// # Errors
     /// Where there is no token or its shape is not the one above.
     pub fn post_batch_time(&self) -> Result<ClusterTime, Error> {
-        let data = self
-            .cursor()?
-            .get_document("postBatchResumeToken")
-            .and_then(|token| token.get_str("_data"))
-            .map_err(|_| Error::garbled("no postBatchResumeToken"))?;
-        token_time(data).ok_or_else(|| Error::garbled("a resume token of an unknown shape"))
+        self.post_batch_token()?
+            .time()
+            .ok_or_else(|| Error::garbled("a resume token of an unknown shape"))
+    }
+
+    /// The `postBatchResumeToken` of a change stream's reply: a stream that is opened behind it misses
+    /// nothing.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn post_batch_token(&self) -> Result<ResumeToken, Error> {
+        let token = self.cursor()?.get_document("postBatchResumeToken");
+        token
+            .ok()
+            .and_then(ResumeToken::read)
+            .ok_or_else(|| Error::garbled("no postBatchResumeToken"))
+    }
+}
+
+/// A place in a change stream: MongoDB's own words for it, which are in the order of the stream.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ResumeToken(Arc<str>);
+
+impl ResumeToken {
+    /// From the server's document; `None` where it is not of the shape that is known.
+    pub fn read(raw: &RawDocument) -> Option<Self> {
+        raw.get_str("_data").ok().map(|data| Self(data.into()))
+    }
+
+    /// Of what has none.
+    pub fn none() -> Self {
+        Self("".into())
+    }
+
+    /// As the server takes it.
+    pub fn document(&self) -> RawDocumentBuf {
+        rawdoc! { "_data": &*self.0 }
+    }
+
+    /// The hex digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The cluster time within.
+    pub fn time(&self) -> Option<ClusterTime> {
+        token_time(&self.0)
     }
 }
 

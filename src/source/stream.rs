@@ -10,7 +10,7 @@ use std::time::Duration;
 use bson::{RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 
 use crate::{
-    change::{ClusterTime, DocumentKey, Namespace},
+    change::{ClusterTime, DocumentKey, Namespace, event::Op},
     rules::model::{NamespacePattern, Selector},
 };
 
@@ -47,6 +47,17 @@ impl Scope {
         scope.unwrap_or(Self::Deployment)
     }
 
+    /// The database and the collection of the `aggregate` that opens its stream.
+    pub(super) fn aggregated(&self) -> (&str, bson::RawBson) {
+        match self {
+            Self::Collection(namespace) => {
+                (namespace.database(), bson::RawBson::String(namespace.collection().to_owned()))
+            }
+            Self::Database(database) => (database, bson::RawBson::Int32(1)),
+            Self::Deployment => ("admin", bson::RawBson::Int32(1)),
+        }
+    }
+
     fn database(&self) -> Option<&str> {
         match self {
             Self::Collection(namespace) => Some(namespace.database()),
@@ -80,8 +91,8 @@ pub enum Event {
         time: ClusterTime,
         /// The server's clock when it was written, in milliseconds since 1970.
         wall_time: Option<bson::DateTime>,
-        /// `insert`, `update`, `replace` or `delete`, for metrics.
-        op: Operation,
+        /// What happened, for metrics.
+        op: Op,
     },
     /// A collection or database ended or got another name.
     Ended {
@@ -101,31 +112,6 @@ pub enum Event {
         /// The only thing that a stream can be opened behind.
         token: RawDocumentBuf,
     },
-}
-
-/// What happened to a document, for metrics.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Operation {
-    /// `insert`
-    Insert,
-    /// `update`
-    Update,
-    /// `replace`
-    Replace,
-    /// `delete`
-    Delete,
-}
-
-impl Operation {
-    /// The server's name for it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Insert => "insert",
-            Self::Update => "update",
-            Self::Replace => "replace",
-            Self::Delete => "delete",
-        }
-    }
 }
 
 /// One reply of the stream.
@@ -177,13 +163,7 @@ impl Source {
         if *scope == Scope::Deployment {
             stage.append(cstr("allChangesForCluster"), true);
         }
-        let (database, collection) = match scope {
-            Scope::Collection(namespace) => {
-                (namespace.database(), bson::RawBson::String(namespace.collection().to_owned()))
-            }
-            Scope::Database(database) => (database.as_str(), bson::RawBson::Int32(1)),
-            Scope::Deployment => ("admin", bson::RawBson::Int32(1)),
-        };
+        let (database, collection) = scope.aggregated();
         let mut pipeline = RawArrayBuf::new();
         pipeline.push(rawdoc! { "$changeStream": stage });
         pipeline.push(rawdoc! { "$match": selection(scope, selectors) });
@@ -235,16 +215,26 @@ impl ChangeStream {
                 _ => Err(Error::garbled("a batch that holds something else than documents")),
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let frontier = match events.last() {
-            // More events of the same transaction, with the same time, may follow.
-            Some(last) => last.time().before(),
-            // The first reply only tells where the stream begins, events at that time are to come;
-            // and a mongos promises no more than that nothing before the time follows.
-            None if self.sharded || !opened => reply.post_batch_time()?.before(),
-            None => reply.post_batch_time()?,
-        };
+        let frontier = frontier(events.last().map(Event::time), self.sharded || !opened, &reply)?;
         Ok(Batch { events, frontier })
     }
+}
+
+/// Up to which time every event has been returned, after a reply whose last event is of the time
+/// `last`. `coming` says whether events of the time of an empty reply may still come.
+pub(super) fn frontier(
+    last: Option<ClusterTime>,
+    coming: bool,
+    reply: &Reply,
+) -> Result<ClusterTime, Error> {
+    Ok(match last {
+        // More events of the same transaction, with the same time, may follow.
+        Some(last) => last.before(),
+        // The first reply only tells where the stream begins, events at that time are to come;
+        // and a mongos promises no more than that nothing before the time follows.
+        None if coming => reply.post_batch_time()?.before(),
+        None => reply.post_batch_time()?,
+    })
 }
 
 impl Event {
@@ -260,7 +250,7 @@ impl Event {
 
 /// The server-side selection. It may let through more than the rules take, never less: patterns are
 /// matched by the selectors themselves.
-fn selection(scope: &Scope, selectors: &[&Selector]) -> RawDocumentBuf {
+pub(super) fn selection(scope: &Scope, selectors: &[&Selector]) -> RawDocumentBuf {
     // Without this clause dropDatabase would close a database stream in silence.
     let mut any = RawArrayBuf::new();
     any.push(rawdoc! { "operationType": { "$in": ["dropDatabase", "invalidate"] } });
@@ -319,10 +309,6 @@ fn parse(event: &RawDocument) -> Result<Event, Error> {
         }
     }
     let operation = match op {
-        "insert" => Operation::Insert,
-        "update" => Operation::Update,
-        "replace" => Operation::Replace,
-        "delete" => Operation::Delete,
         "invalidate" => {
             let token = token.ok_or_else(|| Error::garbled("an event without a token"))?;
             return Ok(Event::Invalidated { time, token: token.to_owned() });
@@ -330,7 +316,7 @@ fn parse(event: &RawDocument) -> Result<Event, Error> {
         "drop" => return Ok(Event::Ended { op: "drop", namespace, to, time }),
         "rename" => return Ok(Event::Ended { op: "rename", namespace, to, time }),
         "dropDatabase" => return Ok(Event::Ended { op: "dropDatabase", namespace, to, time }),
-        _ => return Err(Error::garbled("an event that was not asked for")),
+        op => Op::named(op).ok_or_else(|| Error::garbled("an event that was not asked for"))?,
     };
     let key = key.ok_or_else(|| Error::garbled("an event without a document key"))?;
     Ok(Event::Changed {
@@ -343,7 +329,7 @@ fn parse(event: &RawDocument) -> Result<Event, Error> {
     })
 }
 
-fn namespace_of(raw: &RawDocument) -> Option<Namespace> {
+pub(super) fn namespace_of(raw: &RawDocument) -> Option<Namespace> {
     Some(Namespace::new(raw.get_str("db").ok()?, raw.get_str("coll").ok()?))
 }
 
@@ -402,7 +388,7 @@ mod tests {
         };
         assert_eq!(namespace, Namespace::new("shop", "a.b"));
         assert_eq!((time.seconds(), time.increment()), (7, 2));
-        assert_eq!(op, Operation::Update);
+        assert_eq!(op, Op::Update);
     }
 
     #[test]

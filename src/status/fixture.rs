@@ -78,6 +78,7 @@ fn rule(name: &str, targets: &[&str]) -> Rule {
         },
         copy: Some(CopySettings { parallel: 4, chunk: 32 << 20, allow_disk_use: true }),
         changes: Some(ChangesSettings { since: Since::Now }),
+        events: None,
         filter: None,
         project: None,
         pipeline: Vec::new(),

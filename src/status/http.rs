@@ -1,14 +1,21 @@
-//! The status server: `/metrics`, `/api/status`, `/healthz`, `/readyz`.
+//! The status server: the page, `/metrics`, `/api/status`, `/healthz`, `/readyz`, and what is asked of
+//! the holder of the name.
 //!
-//! It reads a [`Status`] and nothing else, and changes nothing.
+//! It reads a [`Status`] and nothing else, and changes nothing itself: what is asked is passed on to
+//! [`Commands`].
 //!
 //! Who may ask: with a token, whoever has it (in the `Authorization` header only: a token in a URL
 //! ends up in logs and histories); without, whoever can reach a loopback address by a loopback
 //! name. The name is checked because a page on the internet can point a name of its own at
-//! 127.0.0.1 and have a browser on this machine ask.
+//! 127.0.0.1 and have a browser on this machine ask. A page needs no name for a request whose answer
+//! it does not read, so what changes something is refused where the request says that it comes from
+//! another page than ours; every browser does say so. A token is the answer to both: no page has it.
+//!
+//! The page itself holds nothing, and is given to anybody: a browser that is led to it has no header
+//! to send.
 
 use std::{
-    io,
+    fmt, io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -17,7 +24,7 @@ use std::{
 use axum::{
     Json, Router,
     extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -27,8 +34,13 @@ use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+pub use commands::{Asked, Commands, Outcome};
+
 use super::Status;
 use crate::rules::model::{Http, Secret};
+
+mod commands;
+mod page;
 
 /// How long answers under way may take once the server is told to stop.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -43,11 +55,17 @@ pub struct ListenError {
 }
 
 /// A server that has its port and does not answer yet.
-#[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     token: Option<Secret>,
+    commands: Option<Arc<dyn Commands>>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("address", &self.address).finish_non_exhaustive()
+    }
 }
 
 impl Server {
@@ -69,7 +87,13 @@ impl Server {
             tracing::warn!(taken = %http.listen, "the default port is taken, another is used");
         }
         tracing::info!(%address, "status server listens");
-        Ok(Self { listener, address, token: http.token.clone() })
+        Ok(Self { listener, address, token: http.token.clone(), commands: None })
+    }
+
+    /// Takes commands too (`POST /api/…`), and passes them on.
+    #[must_use]
+    pub fn with_commands(self, commands: Arc<dyn Commands>) -> Self {
+        Self { commands: Some(commands), ..self }
     }
 
     /// Where it listens.
@@ -86,7 +110,7 @@ impl Server {
             token: self.token.as_ref().map(|token| digest(token.expose())),
             loopback: self.address.ip().is_loopback(),
         });
-        let serve = axum::serve(self.listener, router(status, door))
+        let serve = axum::serve(self.listener, router(status, self.commands, door))
             .with_graceful_shutdown(stop.clone().cancelled_owned());
         tokio::select! {
             end = serve => end,
@@ -95,13 +119,27 @@ impl Server {
     }
 }
 
-fn router(status: Arc<Status>, door: Arc<Door>) -> Router {
+fn router(status: Arc<Status>, commands: Option<Arc<dyn Commands>>, door: Arc<Door>) -> Router {
     let open = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));
+    let changing = commands.map(commands::router).unwrap_or_default();
     let guarded = Router::new()
         .route("/metrics", get(metrics))
         .route("/api/status", get(snapshot))
+        .with_state(status.clone())
+        .merge(changing.layer(middleware::from_fn_with_state(door.clone(), ask_origin)))
         .layer(middleware::from_fn_with_state(door.clone(), ask_token));
-    open.merge(guarded).with_state(status).layer(middleware::from_fn_with_state(door, ask_host))
+    open.with_state(status)
+        .merge(page::router())
+        .merge(guarded)
+        .layer(middleware::from_fn_with_state(door, ask_host))
+        .layer(middleware::map_response(no_guessing))
+}
+
+/// What a response is stands in its header, and in no browser's opinion of its bytes.
+async fn no_guessing(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 async fn healthz() -> &'static str {
@@ -146,6 +184,33 @@ impl Door {
                 .get(header::HOST)
                 .is_none_or(|host| host.to_str().is_ok_and(is_loopback_name))
     }
+
+    /// Whether a request that changes something may come from where it says that it does.
+    fn trusts(&self, headers: &HeaderMap) -> bool {
+        if self.token.is_some() {
+            return true;
+        }
+        let text =
+            |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or("?"));
+        let own = match (text(header::ORIGIN.as_str()), text(header::HOST.as_str())) {
+            (None, _) => true,
+            (Some(origin), Some(host)) => {
+                origin.strip_prefix("http://").is_some_and(|from| from.eq_ignore_ascii_case(host))
+            }
+            (Some(_), None) => false,
+        };
+        // Where a browser leaves out the one, it has the other.
+        let site = text("sec-fetch-site").is_none_or(|site| matches!(site, "same-origin" | "none"));
+        self.loopback && own && site
+    }
+}
+
+async fn ask_origin(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {
+    if door.trusts(request.headers()) {
+        return next.run(request).await;
+    }
+    let error = "without a token only this machine and the status page itself change anything";
+    (StatusCode::FORBIDDEN, Json(json!({ "error": error }))).into_response()
 }
 
 async fn ask_token(State(door): State<Arc<Door>>, request: Request, next: Next) -> Response {

@@ -4,8 +4,8 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
 };
@@ -13,8 +13,9 @@ use std::{
 use metrics::{Counter, Gauge};
 
 use super::{
+    UNKNOWN,
     lag::LagClock,
-    metrics::{BATCH, BUFFER, CHECKPOINT_TIMESTAMP, DELIVERY, LAG, Metrics, RETRIES, Samples},
+    metrics::{BATCH, BUFFER, DELIVERY, Metrics, RETRIES, Samples},
     rule::RuleStatus,
     secrets::masked,
     snapshot::TargetSnapshot,
@@ -22,7 +23,7 @@ use super::{
 use crate::{change::ClusterTime, rules::model::Rule};
 
 /// What a target's pipeline is doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// At least one rule's copy is not complete; changes may be followed meanwhile.
@@ -57,10 +58,13 @@ impl fmt::Display for State {
     }
 }
 
-/// One target.
+/// One target, as far as one of its pipelines goes: that of its `documents` rules, or that of one
+/// `events` rule. The status object shows them as one.
 #[derive(Debug)]
 pub struct TargetStatus {
     name: String,
+    /// The `events` rule whose pipeline it is.
+    events_of: Option<String>,
     rules: Vec<Arc<RuleStatus>>,
     /// Whether any of its rules follows changes; without, there is no lag.
     follows: bool,
@@ -73,8 +77,8 @@ pub struct TargetStatus {
     /// The same for `condition.held`.
     held: AtomicBool,
     lag: Mutex<Lag>,
-    lag_gauge: OnceLock<Gauge>,
-    checkpoint_gauge: OnceLock<Gauge>,
+    /// Seconds of the stored position; `UNKNOWN` until there is one.
+    stored: AtomicU64,
     buffer: Gauge,
     delivery: Samples,
     batch: Samples,
@@ -118,7 +122,7 @@ struct Lag {
 impl TargetStatus {
     pub(super) fn new(
         metrics: &Arc<Metrics>,
-        name: &str,
+        (name, events_of): (&str, Option<&str>),
         rules: &[&Rule],
         max_await: Duration,
     ) -> Self {
@@ -126,6 +130,7 @@ impl TargetStatus {
         let copies = rules.iter().any(|rule| rule.copy.is_some());
         Self {
             name: name.to_owned(),
+            events_of: events_of.map(str::to_owned),
             rules: rules
                 .iter()
                 .map(|rule| Arc::new(RuleStatus::new(metrics, name, rule)))
@@ -142,8 +147,7 @@ impl TargetStatus {
             source_waiting: AtomicBool::new(false),
             held: AtomicBool::new(false),
             lag: Mutex::new(Lag { clock: LagClock::new(max_await), position: None }),
-            lag_gauge: OnceLock::new(),
-            checkpoint_gauge: OnceLock::new(),
+            stored: AtomicU64::new(UNKNOWN),
             buffer: metrics.gauge(BUFFER, &labels),
             delivery: metrics.samples(DELIVERY, &labels),
             batch: metrics.samples(BATCH, &labels),
@@ -155,6 +159,19 @@ impl TargetStatus {
     /// The target's name.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The `events` rule whose pipeline it is; `None` for that of the `documents` rules.
+    pub fn events_of(&self) -> Option<&str> {
+        self.events_of.as_deref()
+    }
+
+    /// What a person may call it.
+    pub fn label(&self) -> String {
+        match &self.events_of {
+            Some(rule) => format!("{} ({rule})", self.name),
+            None => self.name.clone(),
+        }
     }
 
     /// The rules that write to it, in the order of the file.
@@ -257,9 +274,12 @@ impl TargetStatus {
 
     /// The position that the checkpoint store now holds durably.
     pub fn checkpoint_stored(&self, position: ClusterTime) {
-        self.checkpoint_gauge
-            .get_or_init(|| self.metrics.gauge(CHECKPOINT_TIMESTAMP, &[("target", &self.name)]))
-            .set(f64::from(position.seconds()));
+        self.stored.store(position.seconds().into(), Relaxed);
+    }
+
+    /// Seconds of that.
+    pub(super) fn stored_seconds(&self) -> Option<u64> {
+        Some(self.stored.load(Relaxed)).filter(|&seconds| seconds != UNKNOWN)
     }
 
     /// From one change's cluster time until the target acknowledged it.
@@ -308,7 +328,8 @@ impl TargetStatus {
         self.rules.iter().map(|rule| rule.events()).sum()
     }
 
-    pub(super) fn snapshot(&self, now: SystemTime) -> TargetSnapshot {
+    /// `oplog` is the time of its oldest entry.
+    pub(super) fn snapshot(&self, now: SystemTime, oplog: Option<ClusterTime>) -> TargetSnapshot {
         let position = self.position_now();
         let lag = self.lag_at(now);
         let condition = self.condition();
@@ -316,6 +337,9 @@ impl TargetStatus {
             state: condition.state(),
             lag_seconds: lag.map(|lag| (lag.as_secs_f64() * 1000.0).round() / 1000.0),
             position,
+            oplog_left_seconds: position.zip(oplog).map(|(position, oldest)| {
+                position.seconds().saturating_sub(oldest.seconds()).into()
+            }),
             last_error: condition.error().map(str::to_owned),
             rules: self
                 .rules
@@ -323,15 +347,6 @@ impl TargetStatus {
                 .map(|rule| (rule.name().to_owned(), rule.snapshot(position)))
                 .collect(),
             follows: self.follows,
-        }
-    }
-
-    /// Lag grows by itself, so its gauge is set when it is read.
-    pub(super) fn export_lag(&self, now: SystemTime) {
-        if let Some(lag) = self.lag_at(now) {
-            self.lag_gauge
-                .get_or_init(|| self.metrics.gauge(LAG, &[("target", &self.name)]))
-                .set(lag.as_secs_f64());
         }
     }
 

@@ -11,6 +11,9 @@ fn time(seconds: u64) -> ClusterTime {
 fn busy() -> Arc<Status> {
     let status = Status::new(&fixture::rules());
     status.oplog_window(Duration::from_secs(86_400));
+    status.oplog_reaches_to(time(400));
+    let since = "2026-11-21T10:00:00Z".into();
+    status.held_by(Holder { host: "host1".into(), pid: 4711, since });
 
     let search = status.target("search");
     let products = search.rule("products");
@@ -43,6 +46,23 @@ fn busy() -> Arc<Status> {
 fn the_status_object() {
     let snapshot = busy().snapshot(UNIX_EPOCH + Duration::from_millis(1_010_250));
     insta::assert_snapshot!(serde_json::to_string_pretty(&snapshot).unwrap());
+}
+
+/// What is stored of it is read again, also what was stored before some of it was there.
+#[test]
+fn the_status_object_is_read_as_it_was_written() {
+    let mut snapshot = busy().snapshot(UNIX_EPOCH + Duration::from_millis(1_010_250));
+    let document = bson::serialize_to_document(&snapshot).unwrap();
+    // What a stage needs to know is not told.
+    snapshot.targets.iter_mut().for_each(|(_, target)| target.follows = false);
+    assert_eq!(bson::deserialize_from_document::<Snapshot>(document.clone()).unwrap(), snapshot);
+
+    let mut older = document;
+    for added in ["age_seconds", "holder"] {
+        older.remove(added).unwrap();
+    }
+    let read: Snapshot = bson::deserialize_from_document(older).unwrap();
+    assert_eq!(read, Snapshot { age_seconds: None, holder: None, ..snapshot });
 }
 
 #[test]
@@ -120,6 +140,7 @@ fn readiness() {
         state,
         lag_seconds,
         position: None,
+        oplog_left_seconds: None,
         last_error: None,
         rules: vec![("r".into(), rule(true))],
         follows,
@@ -170,6 +191,8 @@ fn readiness() {
         let snapshot = Snapshot {
             name: "shop".into(),
             state,
+            age_seconds: Some(0.0),
+            holder: None,
             targets: vec![("t".into(), target)],
             oplog_window_seconds: None,
         };

@@ -7,7 +7,9 @@ use bytes::Bytes;
 
 use crate::transform::Meta;
 
-use super::{Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry, Target};
+use super::{
+    KeepsOrder, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry, Target,
+};
 
 /// Takes the name of a target and a request's body. It may wait, as for a pipe that is full.
 pub type Show = Arc<dyn Fn(&str, &[u8]) -> io::Result<()> + Send + Sync>;
@@ -45,6 +47,19 @@ impl Target for DryRunTarget {
 
     fn removal(&self, rule: &str, place: &PlaceKey, placing: &Placing<'_>) -> Bytes {
         self.target.removal(rule, place, placing)
+    }
+
+    fn thing(&self, place: &PlaceKey) -> PlaceKey {
+        self.target.thing(place)
+    }
+
+    fn is_scripted(&self, place: &PlaceKey) -> bool {
+        self.target.is_scripted(place)
+    }
+
+    fn keeps_order(&self) -> KeepsOrder {
+        // What is shown is shown at once.
+        KeepsOrder::OfAll
     }
 
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {

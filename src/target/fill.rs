@@ -125,6 +125,7 @@ mod tests {
             id: "7",
             op: "put",
             document: Some(&document),
+            event: None,
             meta: &meta,
         };
         for (template, expected) in [

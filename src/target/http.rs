@@ -157,7 +157,7 @@ fn read_pem(
 
 /// Proxies of the environment are honoured, as by any other client on the same host, but not for
 /// loopback addresses, which mean something else on the proxy.
-pub(super) fn is_loopback(address: &Url) -> bool {
+pub fn is_loopback(address: &Url) -> bool {
     let host = address.host_str().unwrap_or_default();
     let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
     host == "localhost" || host.ends_with(".localhost") || ip.is_ok_and(|ip| ip.is_loopback())

@@ -8,6 +8,7 @@
 //! error, is the reader's rule, and to drop one here would hide it.
 
 mod bytes;
+mod same;
 mod scalar;
 
 use bson::{RawBsonRef, RawDocument};
@@ -15,6 +16,7 @@ use bson::{RawBsonRef, RawDocument};
 use bytes::{Bytes, kind};
 
 pub use crate::change::text::escape_into;
+pub use same::same;
 
 /// How deep documents and arrays nest at most: MongoDB's own limit.
 const MAX_DEPTH: usize = 200;

@@ -2,6 +2,7 @@
 //! message of the format `standard` carries, with the message's id in it.
 
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::{
@@ -24,13 +25,17 @@ pub(super) const BEGINNING: &[u8] = b"{\"id\":\"msg_";
 
 /// Where a document of a namespace lies, taken apart: the rule is no part of it, so that of two rules
 /// that tell of one document in one file, one that puts it is not contradicted by one that does not.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
 pub(super) struct LinePlace<'a> {
     /// The file as its template is filled in; empty for standard output.
     pub path: String,
     namespace: String,
     id: String,
+    #[serde(borrow)]
     id_json: &'a RawValue,
+    /// Of which event, where events are told.
+    #[serde(default)]
+    event: Option<String>,
 }
 
 impl<'a> LinePlace<'a> {
@@ -39,10 +44,12 @@ impl<'a> LinePlace<'a> {
     /// # Errors
     /// Where it is none of a line's.
     pub fn decode(place: &'a PlaceKey) -> Result<Self, String> {
-        let (path, namespace, id, id_json) = serde_json::from_slice(&place.0).map_err(|_| {
+        let array = Some(&place.0).filter(|bytes| bytes.first() == Some(&b'['));
+        let place = array.and_then(|bytes| serde_json::from_slice(bytes).ok());
+        place.ok_or_else(|| {
             "this place is none of a file's: the target was of another kind when it was written"
-        })?;
-        Ok(Self { path, namespace, id, id_json })
+                .into()
+        })
     }
 
     /// The document, for dead letters and logs.
@@ -86,6 +93,10 @@ impl Lines {
         }
         bytes.push(b',');
         bytes.extend_from_slice(&id_json);
+        if let Some(event) = placing.event {
+            bytes.push(b',');
+            write_text(event, &mut bytes);
+        }
         bytes.push(b']');
         Ok(PlaceKey(Bytes::from(bytes)))
     }
@@ -95,16 +106,23 @@ impl Lines {
     /// # Errors
     /// Where the document is not BSON; the body is then as it was.
     pub fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
-        let place = LinePlace::decode(&operation.place)?;
-        let (document, op) = match &operation.action {
-            Action::Put(document) => (Some(document), "put"),
-            Action::Remove => (None, "remove"),
+        let place = match LinePlace::decode(&operation.place) {
+            // Nothing of it was ever written here.
+            Err(_) if matches!(operation.action, Action::Remove) => return Ok(()),
+            place => place?,
+        };
+        let (document, event) = match &operation.action {
+            Action::Put(document) => (Some(document), None),
+            Action::Remove => (None, None),
+            Action::Append(told) => (told.document.as_ref(), Some(&*told.event)),
         };
         let (subject, start) = (place.subject(), body.len());
         let moving = [("", place.path.as_str())].into_iter();
-        let id = message_id(&self.owner, subject, moving, op, operation.cause);
-        let copy = operation.phase == Phase::Copy;
-        let told = Told { id: &id, subject, document, time: operation.told_time(), copy };
+        let (time, copy) = (operation.told_time(), operation.phase == Phase::Copy);
+        let mut told = Told { id: "", subject, document, time, copy, event };
+        let cause = (operation.cause, place.event.as_deref());
+        let id = message_id(&self.owner, subject, moving, told.op(), cause);
+        told.id = &id;
         self.style.write(&told, body).inspect_err(|_| body.truncate(start))?;
         body.push(b'\n');
         Ok(())

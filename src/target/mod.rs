@@ -6,6 +6,7 @@
 
 pub mod dry_run;
 pub mod elasticsearch;
+pub mod event;
 pub mod file;
 pub mod fill;
 pub mod http;
@@ -16,7 +17,7 @@ pub mod open;
 pub mod stdout;
 pub mod webhook;
 
-use std::{collections::BTreeMap, ops::Range, time::Duration};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bson::{RawDocument, Uuid, oid::ObjectId};
@@ -24,7 +25,7 @@ use bytes::Bytes;
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    change::{Cause, ClusterTime, Document, DocumentKey, Namespace, Phase},
+    change::{Cause, ClusterTime, Document, DocumentKey, Namespace, Phase, event::Happened},
     finding::Finding,
     transform::Meta,
 };
@@ -56,6 +57,28 @@ pub enum Action {
     Put(Document),
     /// The place holds nothing from now on.
     Remove,
+    /// This has happened: it is told, or appended, under the id that it has at every try. The place is
+    /// the event's own, and of no other.
+    Append(Box<Appended>),
+}
+
+/// What is told of an event (`events` delivery).
+#[derive(Clone, Debug)]
+pub struct Appended {
+    /// The same at every try and after every restart; of nothing else that the rule tells.
+    pub id: String,
+    /// Where the document lives in the source.
+    pub namespace: Namespace,
+    /// Of which document.
+    pub key: DocumentKey,
+    /// The document's default id: `_id` as text that no other `_id` of the namespace has.
+    pub document_id: String,
+    /// The server's clock at the event; `None` in the copy.
+    pub wall_time: Option<bson::DateTime>,
+    /// What happened.
+    pub event: Arc<Happened>,
+    /// The document, as it was shaped; `None` where there is none.
+    pub document: Option<Document>,
 }
 
 /// What a place is made from.
@@ -67,10 +90,13 @@ pub struct Placing<'a> {
     pub key: &'a DocumentKey,
     /// The default id: `_id` as text that no other `_id` of the namespace has.
     pub id: &'a str,
-    /// `put` or `remove`, for templates.
+    /// `put` or `remove`, or what has happened, for templates.
     pub op: &'a str,
-    /// The shaped document; `None` for a removal, which only a fixed place can be made for.
+    /// The shaped document; `None` for a removal, which only a fixed place can be made for, and for an
+    /// event without one.
     pub document: Option<&'a RawDocument>,
+    /// The id of what is told of an event, which has its place for itself.
+    pub event: Option<&'a str>,
     /// What the transform set for this one delivery.
     pub meta: &'a Meta,
 }
@@ -318,6 +344,17 @@ pub trait Origins: Send + Sync {
     fn positions(&self) -> Option<&str>;
 }
 
+/// See [`Target::keeps_order`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeepsOrder {
+    /// Any item may be done while one before it is not.
+    OfNothing,
+    /// The items of one document keep theirs.
+    OfDocuments,
+    /// All items do.
+    OfAll,
+}
+
 /// What became of listing a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listing {
@@ -326,6 +363,24 @@ pub enum Listing {
     /// Others write there too, or it can't be told: nothing may be removed for being old. Why, for a
     /// person.
     NotOurs(String),
+}
+
+/// What a place holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// As JSON; `None` where the target keeps what it was sent in no form that can be compared.
+    pub content: Option<Vec<u8>>,
+    /// The time that it was written with, or what an engine counts where somebody else wrote it.
+    pub written: ClusterTime,
+}
+
+/// What places hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// One entry a place, in order; `None` where it holds nothing.
+    Held(Vec<Option<Held>>),
+    /// The target can't be read. Why, for a person.
+    Unreadable(String),
 }
 
 /// A place that is written to.
@@ -357,8 +412,27 @@ pub trait Target: Send + Sync + 'static {
         Bytes::new()
     }
 
-    /// Appends the bytes of one operation to a request's body. `Err` refuses the operation for
-    /// good, with the reason; the body is then as it was.
+    /// What lies in a place, whichever rule put it there: by default the place itself. Of two rules of
+    /// which one puts a document where another would remove it, the first one counts.
+    fn thing(&self, place: &PlaceKey) -> PlaceKey {
+        place.clone()
+    }
+
+    /// Whether a script has chosen the whole of a place, so that nothing says that it is still there
+    /// once the script chooses another one.
+    fn is_scripted(&self, _place: &PlaceKey) -> bool {
+        false
+    }
+
+    /// Whose items keep their order within a request, also where some are to be sent again: what comes
+    /// behind such a one is not done either. It decides how many events stand in a request together.
+    fn keeps_order(&self) -> KeepsOrder {
+        KeepsOrder::OfNothing
+    }
+
+    /// Appends the bytes of one operation to a request's body; nothing where nothing is to be sent for
+    /// it. `Err` refuses the operation for good, with the reason; the body is then as it was. A removal
+    /// too: what can't have been written is not to be refused.
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String>;
 
     /// Sends a request once.
@@ -422,6 +496,20 @@ pub trait Target: Send + Sync + 'static {
         _found: &mpsc::Sender<Vec<PlaceKey>>,
     ) -> Result<Listing, Retry> {
         Ok(Listing::NotOurs("the target can't list what it holds".to_owned()))
+    }
+
+    /// What a place holds once a put is done, as JSON, to be compared with what [`read`](Self::read)
+    /// finds there. `None` where that can't be told beforehand, as behind an ingest pipeline.
+    ///
+    /// # Errors
+    /// As those of `encode`.
+    fn expected(&self, _operation: &Operation) -> Result<Option<Vec<u8>>, String> {
+        Ok(None)
+    }
+
+    /// What lies in these places now, with whatever was acknowledged before.
+    async fn read(&self, _places: &[PlaceKey]) -> Result<Contents, Retry> {
+        Ok(Contents::Unreadable("what it was sent can't be read back".to_owned()))
     }
 
     /// Whether a container of a rule can be filled anew beside the one that is read, and then swapped

@@ -37,6 +37,7 @@ pub fn open<'a>(
                     name: rule.name.clone(),
                     namespaces: rule.namespaces.clone(),
                     place: place.clone(),
+                    appends: rule.events.is_some(),
                 })
             });
             let timeout = target.delivery.timeout;

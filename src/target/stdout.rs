@@ -23,7 +23,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Listing, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry, Target,
+    KeepsOrder, Listing, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry,
+    Target,
     line::{LinePlace, Lines},
 };
 use crate::{
@@ -130,6 +131,11 @@ impl Target for StdoutTarget {
 
     fn place_is_fixed(&self, _rule: &str) -> bool {
         true
+    }
+
+    /// Behind a line that was not written none is.
+    fn keeps_order(&self) -> KeepsOrder {
+        KeepsOrder::OfAll
     }
 
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {

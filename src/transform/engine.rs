@@ -291,7 +291,7 @@ pub(super) fn run(script: &Script, input: Input<'_>) -> Result<Outcome, ScriptEr
             Err(error) => Err(ScriptError::run(error, limits, None)),
         };
     }
-    outcome::of(&scope, input.document, script.moves)
+    outcome::of(&scope, input.document, input.event.happened.is_some(), script.moves)
         .map_err(|error| ScriptError::run(*error, limits, None))
 }
 

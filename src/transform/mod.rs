@@ -43,7 +43,7 @@ use std::{
 
 use bson::RawBsonRef;
 
-use crate::change::{ClusterTime, Document, Namespace};
+use crate::change::{ClusterTime, Document, Namespace, event::Happened};
 
 pub use engine::Script;
 pub use failure::ScriptError;
@@ -103,6 +103,9 @@ pub struct Event<'a> {
     pub wall_time: Option<bson::DateTime>,
     /// Whether this is the copy rather than a change.
     pub copy: bool,
+    /// What has happened, in `events` delivery: then what is delivered needs no `_id`, and lies in no
+    /// place that it could leave.
+    pub happened: Option<&'a Happened>,
 }
 
 /// What a script set for this one delivery; `None` leaves the rule's own setting.
@@ -188,9 +191,9 @@ pub struct UnknownCall {
 pub enum Outcome {
     /// Deliver the input byte for byte.
     Unchanged(Meta),
-    /// Deliver this instead; it has an `_id`.
+    /// Deliver this instead; it has an `_id`, unless it is told of an event.
     Document(Document, Meta),
-    /// Deliver these instead, each with an `_id`; possibly none.
+    /// Deliver these instead, each with an `_id` as above; possibly none.
     Documents(Vec<Document>, Meta),
     /// `remove()`: take it out of the target.
     Remove,

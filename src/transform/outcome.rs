@@ -40,8 +40,14 @@ impl Ended {
 }
 
 /// Reads `doc` and `meta`. With `moves` false, anything that could give the document another place
-/// is refused, so that what was said of the script when it was compiled holds.
-pub(super) fn of(scope: &Scope<'_>, input: Option<&Document>, moves: bool) -> Answer<Outcome> {
+/// is refused, so that what was said of the script when it was compiled holds. What is told of an event
+/// has no place, and needs no `_id`.
+pub(super) fn of(
+    scope: &Scope<'_>,
+    input: Option<&Document>,
+    event: bool,
+    moves: bool,
+) -> Answer<Outcome> {
     let meta = match scope.get("meta") {
         None => Meta::default(),
         Some(meta) => meta
@@ -52,14 +58,14 @@ pub(super) fn of(scope: &Scope<'_>, input: Option<&Document>, moves: bool) -> An
     let doc = scope.get("doc").ok_or_else(|| refuse("doc is gone"))?;
     let outcome = if let Ok(items) = doc.as_array_ref() {
         let documents = items.iter().enumerate().map(|(at, item)| {
-            document(item)?.ok_or_else(|| {
+            document(item, !event)?.ok_or_else(|| {
                 let is = describe(item);
                 refuse(format!("item {at} of doc has to be a document, not {is}"))
             })
         });
         Outcome::Documents(documents.collect::<Answer<_>>()?, meta)
     } else {
-        match (document(doc)?, input) {
+        match (document(doc, !event)?, input) {
             (Some(document), Some(input)) if document == *input => Outcome::Unchanged(meta),
             (Some(document), _) => Outcome::Document(document, meta),
             (None, None) if doc.is_unit() => Outcome::Unchanged(meta),
@@ -72,7 +78,7 @@ pub(super) fn of(scope: &Scope<'_>, input: Option<&Document>, moves: bool) -> An
             }
         }
     };
-    if !moves {
+    if !moves && !event {
         check_place(&outcome, input)?;
     }
     Ok(outcome)
@@ -82,12 +88,12 @@ fn describe(value: &Dynamic) -> String {
     if value.is_unit() { "()".to_owned() } else { format!("a value of type {}", value.type_name()) }
 }
 
-/// The document that a value is; `None` where it is none.
-fn document(value: &Dynamic) -> Answer<Option<Document>> {
+/// The document that a value is; `None` where it is none. `id` says whether it has to have an `_id`.
+fn document(value: &Dynamic, id: bool) -> Answer<Option<Document>> {
     let bytes = if let Some(view) = value.read_lock::<View>() {
         if view.is_untouched() {
             // What the source gave needs no check, and what it gave is what is delivered.
-            return whole(view.base().clone()).map(Some);
+            return whole(view.base().clone(), id).map(Some);
         }
         view.to_bytes()?
     } else if let Ok(map) = value.as_map_ref() {
@@ -95,7 +101,7 @@ fn document(value: &Dynamic) -> Answer<Option<Document>> {
     } else {
         return Ok(None);
     };
-    whole(bytes).map(Some)
+    whole(bytes, id).map(Some)
 }
 
 fn map_bytes(map: &Map) -> Answer<Bytes> {
@@ -104,8 +110,8 @@ fn map_bytes(map: &Map) -> Answer<Bytes> {
     Ok(out.into())
 }
 
-fn whole(bytes: Bytes) -> Answer<Document> {
-    if raw::find(&bytes, b"_id").map_err(malformed)?.is_none() {
+fn whole(bytes: Bytes, id: bool) -> Answer<Document> {
+    if id && raw::find(&bytes, b"_id").map_err(malformed)?.is_none() {
         return Err(refuse("a document that is delivered needs an _id"));
     }
     Document::from_bytes(bytes).map_err(refuse)

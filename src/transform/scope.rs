@@ -11,10 +11,12 @@ use super::{
     failure::{Answer, refuse},
     functions::{getter, indexer, set_indexer, setter},
     raw, value,
-    view::malformed,
+    view::{View, malformed},
 };
+use crate::change::{Document, event::Truncated};
 
-const EVENT_FIELDS: &str = "op, ns, db, collection, id, cluster_time, wall_time, copy";
+const EVENT_FIELDS: &str = "op, ns, db, collection, id, cluster_time, wall_time, copy, before, updated, \
+                            removed, truncated";
 
 /// `event`: made only for scripts that mention it.
 #[derive(Clone, Debug)]
@@ -30,6 +32,10 @@ struct EventFields {
     cluster_time: Timestamp,
     wall_time: Option<bson::DateTime>,
     copy: bool,
+    before: Dynamic,
+    updated: Dynamic,
+    removed: Dynamic,
+    truncated: Dynamic,
 }
 
 impl EventValue {
@@ -42,6 +48,21 @@ impl EventValue {
             Some(element) => value::read(element.kind, &holder, element.value, most)?,
             None => Dynamic::UNIT,
         };
+        let view = |document: Option<&Document>| {
+            document.map_or(Dynamic::UNIT, |document| {
+                Dynamic::from(View::new(document.bytes().clone(), most))
+            })
+        };
+        let happened = event.happened;
+        let removed = happened.map(|happened| happened.removed.as_slice()).unwrap_or_default();
+        let truncated = happened.map(|happened| happened.truncated.as_slice()).unwrap_or_default();
+        let cut = |array: &Truncated| {
+            let fields = [
+                ("field".into(), Dynamic::from(ImmutableString::from(array.field.as_str()))),
+                ("newSize".into(), Dynamic::from(array.new_size)),
+            ];
+            Dynamic::from_map(fields.into_iter().collect())
+        };
         Ok(Self(Arc::new(EventFields {
             op: event.op.into(),
             ns: event.namespace.as_str().into(),
@@ -51,6 +72,12 @@ impl EventValue {
             cluster_time: event.cluster_time.into(),
             wall_time: event.wall_time,
             copy: event.copy,
+            before: view(happened.and_then(|happened| happened.before.as_ref())),
+            updated: view(happened.and_then(|happened| happened.updated.as_ref())),
+            removed: Dynamic::from_array(
+                removed.iter().map(|path| ImmutableString::from(path.as_str()).into()).collect(),
+            ),
+            truncated: Dynamic::from_array(truncated.iter().map(cut).collect()),
         })))
     }
 }
@@ -159,6 +186,10 @@ pub(super) fn register(module: &mut Module) {
         event.0.wall_time.map_or(Dynamic::UNIT, Dynamic::from)
     });
     getter(module, "copy", |event: &mut EventValue| event.0.copy);
+    getter(module, "before", |event: &mut EventValue| event.0.before.clone());
+    getter(module, "updated", |event: &mut EventValue| event.0.updated.clone());
+    getter(module, "removed", |event: &mut EventValue| event.0.removed.clone());
+    getter(module, "truncated", |event: &mut EventValue| event.0.truncated.clone());
     indexer(module, |_: &mut EventValue, name: ImmutableString| -> Answer<Dynamic> {
         Err(no_such_event_field(&name))
     });

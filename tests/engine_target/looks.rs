@@ -14,7 +14,7 @@ use super::*;
 fn rule(name: &str, place: EnginePlace) -> EngineRule {
     let include = vec![NamespacePattern::Exact(Namespace::new("looks", name))];
     let namespaces = Selector { include, exclude: Vec::new() };
-    EngineRule { name: name.to_owned(), namespaces, place }
+    EngineRule { name: name.to_owned(), namespaces, place, appends: false }
 }
 
 fn index(mappings: Value) -> EnginePlace {

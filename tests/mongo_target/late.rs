@@ -61,6 +61,7 @@ impl Alone {
             id: "",
             op: "put",
             document: document.as_deref(),
+            event: None,
             meta: &meta,
         };
         let placed = self.target.place("items", &placing).map_err(anyhow::Error::msg)?;

@@ -69,6 +69,20 @@ pub struct Reply {
     pub cut: bool,
     /// No answer, and the connection stays.
     pub hang: bool,
+    /// What follows the body.
+    pub end: End,
+}
+
+/// How an answer ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum End {
+    /// As it should.
+    #[default]
+    Whole,
+    /// The connection is cut.
+    Cut,
+    /// It does not.
+    Never,
 }
 
 impl Reply {
@@ -198,14 +212,14 @@ fn lock<T: ?Sized>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 async fn receive(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Response<Body> {
     let (head, body) = request.into_parts();
-    let Ok(body) = axum::body::to_bytes(body, usize::MAX).await else { return cut() };
+    let Ok(body) = axum::body::to_bytes(body, usize::MAX).await else { cut() };
     if head.method == "OPTIONS" {
         let reply = lock(&shared.asked).clone();
         if reply.hang {
             std::future::pending::<()>().await;
         }
         if reply.cut {
-            return cut();
+            cut();
         }
         return Response::builder().status(reply.status).body(Body::empty()).expect("a status");
     }
@@ -232,7 +246,7 @@ async fn receive(State(shared): State<Arc<Shared>>, request: Request<Body>) -> R
         std::future::pending::<()>().await;
     }
     if reply.cut {
-        return cut();
+        cut();
     }
     lock(&shared.received)[at].answered = Some(reply.status);
     shared.count.send_modify(|count| *count += 1);
@@ -240,14 +254,29 @@ async fn receive(State(shared): State<Arc<Shared>>, request: Request<Body>) -> R
     for (name, value) in reply.headers {
         response = response.header(name, value);
     }
-    response.body(Body::from(reply.body)).expect("a status and headers")
+    let body = Bytes::from(reply.body);
+    let body = match reply.end {
+        End::Whole => Body::from(body),
+        end => {
+            Body::from_stream(futures_util::stream::unfold(Some(body), move |body| async move {
+                match body {
+                    Some(body) => Some((Ok(body), None)),
+                    // What was sent before is on its way by then.
+                    None if end == End::Cut => {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        Some((Err(std::io::Error::other("cut by the test")), None))
+                    }
+                    None => std::future::pending().await,
+                }
+            }))
+        }
+    };
+    response.body(body).expect("a status and headers")
 }
 
-/// An answer that ends before it has begun: the server closes the connection.
-fn cut() -> Response<Body> {
-    let error = std::io::Error::other("cut by the test");
-    let nothing = futures_util::stream::once(async move { Err::<Bytes, _>(error) });
-    Response::new(Body::from_stream(nothing))
+/// No answer at all: the task of the connection ends, and the connection with it.
+fn cut() -> ! {
+    std::panic::resume_unwind(Box::new("cut by the test"))
 }
 
 struct TlsListener {

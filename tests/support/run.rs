@@ -176,6 +176,26 @@ impl Run {
         Some((status, answer.text().await.ok()?))
     }
 
+    /// `POST PATH`, with a JSON body unless it is empty.
+    pub async fn post(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Result<(u16, Value)> {
+        let url = format!("http://127.0.0.1:{}{path}", self.port);
+        let mut request = reqwest::Client::new().post(url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if !body.is_empty() {
+            request = request.header("content-type", "application/json").body(body.to_owned());
+        }
+        let answer = request.send().await?;
+        let (status, text) = (answer.status().as_u16(), answer.text().await?);
+        Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+
     /// The status object; `None` while there is none.
     pub async fn status(&self) -> Option<Value> {
         serde_json::from_str(&self.get("/api/status").await?.1).ok()

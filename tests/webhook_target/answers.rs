@@ -178,14 +178,22 @@ async fn an_array_is_halved_until_the_guilty_one_is_alone() -> Result<()> {
 }
 
 /// What a removal was refused with is a letter, and is told again where it was refused.
+#[rstest]
+#[case::what_is_dropped_goes("hook_removals", "remove")]
+#[case::what_is_dropped_stays("hook_removals_keep", "keep")]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removal_that_was_refused_is_told_again() -> Result<()> {
+async fn a_removal_that_was_refused_is_told_again(
+    #[case] database: &str,
+    #[case] on_drop: &str,
+) -> Result<()> {
     let world = Hooked::new().await?;
-    let orders = world.collection("hook_removals.orders");
+    let orders = world.collection(&format!("{database}.orders"));
     orders.insert_one(doc! { "_id": 1, "at": "a" }).await?;
     orders.insert_one(doc! { "_id": 2, "at": "a" }).await?;
-    let rules = "  - { delivery: documents, namespace: hook_removals.orders, to: notify }";
-    let file = world.file("/in/{at}", "", rules)?;
+    let rules = format!(
+        "  - {{ delivery: documents, namespace: {database}.orders, on_drop: {on_drop}, to: notify }}"
+    );
+    let file = world.file("/in/{at}", "", &rules)?;
     let mut run = file.run(&[])?;
     copied(&mut run).await?;
     world.receiver.answer(|request| {
@@ -208,6 +216,55 @@ async fn a_removal_that_was_refused_is_told_again() -> Result<()> {
         .collect();
     let both = ["1", "2"].map(|id| ("/in/a".to_owned(), id.to_owned()));
     assert_eq!(removed, both.into());
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// An endpoint has to take a `DELETE` of what it does not have; one that does not is told so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_of_what_is_not_there_is_told() -> Result<()> {
+    let world = Hooked::new().await?;
+    let orders = world.collection("hook_deletes.orders");
+    orders.insert_many((1..=3).map(|id| doc! { "_id": id })).await?;
+    let rules = "  - { delivery: documents, namespace: hook_deletes.orders, to: notify }";
+    let file = world.file("/o/{_id}", ", method: PUT, format: document", rules)?;
+    let mut run = file.run(&[])?;
+    copied(&mut run).await?;
+    let deleted = |request: &Received| request.method == "DELETE";
+    let refuse = |status: u16| {
+        let reply = move |it: &Received| Reply::of(if deleted(it) { status } else { 200 });
+        world.receiver.answer(reply);
+    };
+    refuse(404);
+    orders.delete_one(doc! { "_id": 1 }).await?;
+    run.until("waiting", |status| {
+        let notify = &status["targets"]["notify"];
+        let error = notify["last_error"].to_string();
+        notify["state"] == "waiting"
+            && error.contains(
+                "HTTP 404 (to a DELETE of what is not there, an endpoint has to answer 2xx)",
+            )
+    })
+    .await?;
+    refuse(204);
+    world.caught_up(&mut run).await?;
+    assert_eq!(file.dead_letters().await?.len(), 0);
+    refuse(422);
+    orders.delete_one(doc! { "_id": 2 }).await?;
+    world.caught_up(&mut run).await?;
+    assert_eq!(file.dead_letters().await?.len(), 1);
+    refuse(204);
+    let retried = file.command("dead-letters", &["retry", "--all"]).await?;
+    ensure!(retried.status.success(), "{}", String::from_utf8_lossy(&retried.stderr));
+    assert_eq!(file.dead_letters().await?.len(), 0);
+    let accepted: BTreeSet<String> = world
+        .receiver
+        .received()
+        .into_iter()
+        .filter(|it| deleted(it) && it.is_accepted())
+        .map(|it| it.path)
+        .collect();
+    assert_eq!(accepted, ["/o/1", "/o/2"].map(str::to_owned).into());
     assert!(run.terminate().await?.success());
     Ok(())
 }

@@ -66,6 +66,7 @@ fn request(target: &WebhookTarget, messages: &[Message<'_>]) -> Result<Request> 
             id: &text,
             op: "put",
             document: Some(&document),
+            event: None,
             meta,
         };
         let Placed { place, extra } =
@@ -132,6 +133,54 @@ async fn the_pause_that_an_endpoint_asks_for_is_told() -> Result<()> {
     receiver.answer(|_| Reply::of(503));
     let Outcome::Retry(retry) = sent(&target).await? else { anyhow::bail!("it passes") };
     assert_eq!((retry.after, retry.pressure), (None, Pressure::Same));
+    Ok(())
+}
+
+/// The status decides, whatever becomes of the rest: what was accepted is not told again for ever.
+#[tokio::test]
+async fn an_answer_is_its_status() -> Result<()> {
+    let receiver = Receiver::start().await?;
+    let target = target(Path::new(""), receiver.url(), ", timeout: 30s")?;
+    let refused = |words: &str| Outcome::Rejected(words.to_owned());
+    let long = "x".repeat(100_000);
+    for (status, body, end, expected) in [
+        (200, "ok", End::Never, Outcome::Applied),
+        (200, "ok", End::Cut, Outcome::Applied),
+        (202, long.as_str(), End::Whole, Outcome::Applied),
+        (422, "no such total", End::Never, refused("HTTP 422: no such total")),
+        (422, "no such total", End::Cut, refused("HTTP 422: no such total")),
+        (422, long.as_str(), End::Whole, refused(&format!("HTTP 422: {}…", &long[..500]))),
+    ] {
+        let body = body.to_owned();
+        receiver.answer(move |_| Reply { end, ..Reply::with(status, &body) });
+        assert_eq!(sent(&target).await?, expected, "{status} {end:?}");
+    }
+    receiver.answer(|_| Reply { end: End::Cut, ..Reply::with(503, "closed") });
+    let Outcome::Retry(retry) = sent(&target).await? else { anyhow::bail!("it passes") };
+    ensure!(retry.message.ends_with("HTTP 503: closed"), "{retry:?}");
+    Ok(())
+}
+
+/// What no time is left for is sent in a request of its own, without a pause.
+#[tokio::test]
+async fn a_slow_url_takes_the_time_of_those_behind_it() -> Result<()> {
+    let receiver = Receiver::start().await?;
+    let url = format!("{}/in/{{tenant}}", receiver.url());
+    let target = target(Path::new(""), &url, ", timeout: 1s, batch: { max_actions: 10 }")?;
+    receiver.answer(|_| Reply { hang: true, ..Reply::default() });
+    let both = request(&target, &[message(1, "a", false), message(2, "b", false)])?;
+    let outcomes = target.send(&both).await.expect("an answer");
+    let told: Vec<_> = outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            Outcome::Retry(retry) => {
+                (retry.reason, retry.pressure, retry.message.contains("time was left"))
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(told, [("timeout", Pressure::Same, false), ("timeout", Pressure::Split, true)]);
+    assert_eq!(receiver.received().len(), 1);
     Ok(())
 }
 
@@ -275,6 +324,13 @@ async fn an_authority_of_ones_own_is_trusted_where_the_file_says_so() -> Result<
     let Outcome::Retry(retry) = sent(&stranger).await? else { anyhow::bail!("it is trusted") };
     ensure!(retry.reason == "network" && retry.message.contains("certificate"), "{retry:?}");
     assert_eq!(receiver.received().len(), 2);
+    // What is said of the one endpoint is not said of those that a script chooses.
+    let other = Receiver::start_tls(acceptor(&authority, false)?).await?;
+    let careless = target(folder.path(), receiver.url(), ", tls: { insecure: true }")?;
+    let Outcome::Retry(retry) = sent_to(&careless, &format!("{}/x", other.url())).await? else {
+        anyhow::bail!("it is trusted")
+    };
+    ensure!(retry.message.contains("certificate") && other.received().is_empty(), "{retry:?}");
     Ok(())
 }
 
@@ -307,6 +363,8 @@ async fn documents_are_put_and_deleted_where_they_are() -> Result<()> {
         .update_many(doc! { "_id": { "$lt": 30 } }, doc! { "$set": { "tenant": "moved" } })
         .await?;
     world.caught_up(&mut run).await?;
+    // With what they were about.
+    assert_eq!(file.dead_letters().await?.len(), 0);
 
     let mut held: BTreeMap<String, Value> = BTreeMap::new();
     let mut known = BTreeSet::new();
@@ -368,6 +426,103 @@ fn percent_decoded(text: &str) -> String {
         }
     }
     String::from_utf8(bytes).expect("text")
+}
+
+/// Two rules tell one endpoint of one collection: what the one puts, the other does not take away,
+/// also where the one leaves it as it is.
+#[rstest]
+#[case::in_messages("hook_two", "/in", "")]
+#[case::as_resources("hook_two_own", "/o/{_id}", ", method: PUT, format: document")]
+#[tokio::test(flavor = "multi_thread")]
+async fn two_rules_of_a_collection_take_away_nothing_of_one_another(
+    #[case] database: &str,
+    #[case] path: &str,
+    #[case] settings: &str,
+) -> Result<()> {
+    let world = Hooked::new().await?;
+    let orders = world.collection(&format!("{database}.orders"));
+    orders.insert_one(doc! { "_id": 7, "status": "paid", "n": 0 }).await?;
+    let rules = format!(
+        "  - {{ name: paid, namespace: {database}.orders, delivery: documents, filter: {{ status: paid }}, to: \
+         notify }}
+  - name: shipped
+    namespace: {database}.orders
+    delivery: documents
+    filter: {{ status: shipped }}
+    transform: |
+      if \"skipped\" in doc {{ skip(); }}
+    to: notify"
+    );
+    let file = world.file(path, settings, &rules)?;
+    let mut run = file.run(&[])?;
+    copied(&mut run).await?;
+    world.caught_up(&mut run).await?;
+    let count = world.receiver.received().len();
+    let status = |status: &str| doc! { "$set": { "status": status }, "$inc": { "n": 1 } };
+    orders.update_one(doc! {}, status("shipped")).await?;
+    world.caught_up(&mut run).await?;
+    orders.update_one(doc! {}, doc! { "$set": { "skipped": true } }).await?;
+    world.caught_up(&mut run).await?;
+    let is_removal =
+        |request: &Received| request.method == "DELETE" || request.json()["data"]["op"] == "remove";
+    let received = world.receiver.received();
+    ensure!(received.len() > count && !received.iter().any(is_removal), "{received:?}");
+    // Nobody's any more, and told once.
+    orders.update_one(doc! {}, status("returned")).await?;
+    world.caught_up(&mut run).await?;
+    let received = first_of_each(&world.receiver.received());
+    assert_eq!(received.iter().filter(|it| is_removal(it)).count(), 1);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// The URL of a script that has turned to another one need not be there any more: that is a letter,
+/// and holds up nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_url_that_a_script_has_left_holds_up_nothing() -> Result<()> {
+    let world = Hooked::new().await?;
+    let orders = world.collection("hook_left.orders");
+    orders.insert_many((1..=3).map(|id| doc! { "_id": id, "t": 1 })).await?;
+    let url = world.receiver.url();
+    let rules = format!(
+        "  - namespace: hook_left.orders
+    delivery: documents
+    transform: |
+      meta.url = \"{url}/T\" + doc.t;
+    to: notify"
+    );
+    let file = world.file("/in", ", batch: { concurrency: 1 }", &rules)?;
+    let mut run = file.run(&[])?;
+    copied(&mut run).await?;
+    world.caught_up(&mut run).await?;
+    world.receiver.answer(|it| Reply::of(if it.path == "/T1" { 404 } else { 200 }));
+    for n in 0..3 {
+        orders.update_many(doc! {}, doc! { "$set": { "t": 2, "n": n } }).await?;
+        world.caught_up(&mut run).await?;
+        let letters = file.dead_letters().await?;
+        let missing = |letter: &Value| letter["words"].to_string().contains("HTTP 404");
+        ensure!(letters.len() == 3 && letters.iter().all(missing), "{letters:?}");
+    }
+    let at = |path: &str| {
+        let received = world.receiver.received();
+        received.iter().filter(|it| it.path == path).count()
+    };
+    ensure!(at("/T2") >= 9);
+    // They are told again where that is asked for, and forgotten where that is.
+    world.receiver.answer(|_| Reply::of(200));
+    let letters = file.dead_letters().await?;
+    let first = letters[0]["id"].as_str().context("an id")?;
+    let before = at("/T1");
+    let retried = file.command("dead-letters", &["retry", first]).await?;
+    ensure!(retried.status.success(), "{}", String::from_utf8_lossy(&retried.stderr));
+    assert_eq!((file.dead_letters().await?.len(), at("/T1")), (2, before + 1));
+    let purged = file.command("dead-letters", &["purge", "--all"]).await?;
+    ensure!(purged.status.success(), "{}", String::from_utf8_lossy(&purged.stderr));
+    orders.update_many(doc! {}, doc! { "$set": { "n": 9 } }).await?;
+    world.caught_up(&mut run).await?;
+    assert_eq!((file.dead_letters().await?.len(), at("/T1")), (0, before + 1));
+    assert!(run.terminate().await?.success());
+    Ok(())
 }
 
 /// A script says what is sent, to which host, and the file's own headers stay with their host.

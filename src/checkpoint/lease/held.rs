@@ -140,7 +140,8 @@ impl Held {
         self.validity.is_valid()
     }
 
-    fn record(&self) -> LeaseRecord {
+    /// What the store holds of it, so far as is known.
+    pub fn record(&self) -> LeaseRecord {
         self.record.lock().expect("nothing panics while it holds the record").clone()
     }
 

@@ -162,11 +162,17 @@ pub enum Claim {
 pub fn claim(record: &LeaseRecord, me: &Identity) -> Claim {
     if me.sees_other_file(record) {
         Claim::OtherFile
-    } else if record.released || me.knows_dead(record) {
+    } else if is_over(record, me) {
         Claim::Free
     } else {
         Claim::Held
     }
+}
+
+/// Whether nobody holds it: it was given back, or its holder is known to have ended. Where this says no
+/// the holder may be dead all the same.
+pub fn is_over(record: &LeaseRecord, me: &Identity) -> bool {
+    record.released || me.knows_dead(record)
 }
 
 /// Sets the lease record if it is `expected` now.

@@ -10,6 +10,7 @@ use crate::{
     change::id::IdType,
     checkpoint::{
         lease::LeaseRecord,
+        report::ReportRecord,
         requests::{Answer, Asked, RequestRecord},
     },
 };
@@ -53,6 +54,7 @@ fn rewrite(kind: &str, stored: &RawDocument) -> Result<RawDocumentBuf, StoreErro
         "dead_letter" => of::<DeadLetterRecord>(stored),
         "places" => of::<PlacesRecord>(stored),
         "lease" => of::<LeaseRecord>(stored),
+        "report" => of::<ReportRecord>(stored),
         other => panic!("{other} is no kind of record"),
     }
 }
@@ -72,6 +74,7 @@ fn samples() -> Map<String, Value> {
     let place = StoredPlace {
         rule: "products".into(),
         place: Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: b"a\0b".to_vec() },
+        owed: false,
     };
     let letter = DeadLetterRecord {
         target: "search".into(),
@@ -87,6 +90,7 @@ fn samples() -> Map<String, Value> {
         attempts: 2,
         cluster_time: time,
         event: None,
+        deleted: false,
     };
     let samples = [
         ("position", position.encode()),
@@ -164,6 +168,11 @@ fn samples() -> Map<String, Value> {
         ("dead_letter", letter.encode()),
         ("places", PlacesRecord { key: Some(rawdoc! { "_id": 1 }), places: vec![place] }.encode()),
         ("lease", LeaseRecord::sample().encode()),
+        (
+            "report",
+            ReportRecord { epoch: 3, at: date, said: doc! { "name": "shop", "state": "active" } }
+                .encode(),
+        ),
     ];
     samples.into_iter().map(|(kind, record)| (kind.to_owned(), json(&record))).collect()
 }

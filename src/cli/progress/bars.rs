@@ -40,6 +40,7 @@ struct Screen {
 
 struct TargetBars {
     target: Arc<TargetStatus>,
+    label: String,
     copies: Vec<CopyBar>,
     line: Option<ProgressBar>,
     events: Rate,
@@ -59,7 +60,7 @@ impl Bars {
         let targets: Vec<_> = status.targets().iter().map(TargetBars::new).collect();
         let labels = targets.iter().flat_map(|target| {
             let copies = target.copies.iter().map(|copy| copy.label.as_str());
-            copies.chain([target.target.name()])
+            copies.chain([target.label.as_str()])
         });
         let width = labels.map(console::measure_text_width).max().unwrap_or(0).min(LABEL);
         let screen = Screen { lines: console.bars().clone(), width, columns: console.columns() };
@@ -70,7 +71,7 @@ impl Bars {
     pub(super) fn look(&mut self, now: Instant, wall: SystemTime) {
         self.screen.columns = self.console.columns();
         let mut row = 0;
-        for TargetBars { target, copies, line, events } in &mut self.targets {
+        for TargetBars { target, label, copies, line, events } in &mut self.targets {
             let trouble = trouble(target);
             let mut copying = false;
             for copy in copies {
@@ -88,7 +89,7 @@ impl Bars {
                 self.screen.remove(line);
                 continue;
             }
-            let line = line.get_or_insert_with(|| self.screen.line(row, target.name()));
+            let line = line.get_or_insert_with(|| self.screen.line(row, label.as_str()));
             let lag = target.lag_at(wall);
             line.set_message(match trouble {
                 Some((word, error)) => format!("{word}  {error}"),
@@ -134,6 +135,7 @@ impl TargetBars {
         });
         Self {
             target: target.clone(),
+            label: target.label(),
             copies: copies.collect(),
             line: None,
             events: Rate::default(),

@@ -30,7 +30,7 @@ fn subject(id: u64) -> Subject {
 
 /// One value a key, so that an assertion reads as `(key, version)`.
 fn outputs(lane: &Lane) -> Vec<(u64, u64)> {
-    let changes = lane.try_output(usize::MAX);
+    let changes = lane.try_output(usize::MAX, usize::MAX);
     let seen = changes.iter().map(model::seen).map(|seen| (seen.id, seen.version)).collect();
     changes.into_iter().for_each(|change| Claim::settle_all(change.claims));
     seen
@@ -196,6 +196,26 @@ fn what_waits_holds_the_stream_back_and_what_is_taken_lets_it_go_on() {
     outputs(&lane);
 }
 
+/// What is taken together is settled together, so it is to be no more than a request holds.
+#[test]
+fn output_is_taken_by_count_and_by_bytes() {
+    let (lane, tracker) = (Lane::new(1 << 20), Tracker::new());
+    let put = |count: u64| {
+        lane.changed((0..count).map(|id| noted(&tracker, id, 5 + id)));
+        let taken = lane.take(100).now_or_never().expect("they wait");
+        lane.complete(model::answer(taken, 9), Vec::new(), ClusterTime(9));
+    };
+    put(1);
+    let size = lane.try_output(1, 0).remove(0).size();
+    for (most, bytes, expected) in
+        [(9, usize::MAX, 4), (2, usize::MAX, 2), (9, 2 * size, 2), (9, 2 * size - 1, 1), (9, 0, 1)]
+    {
+        put(4);
+        assert_eq!(lane.try_output(most, bytes).len(), expected, "{most}, {bytes}");
+        outputs(&lane);
+    }
+}
+
 /// Removals hold no bytes of a reply, so no budget holds them back.
 #[test]
 fn output_holds_the_lookups_back() {
@@ -206,7 +226,7 @@ fn output_holds_the_lookups_back() {
     lane.complete(model::answer(taken, 6), Vec::new(), ClusterTime(6));
     let mut room = Box::pin(lane.output_room());
     assert!((&mut room).now_or_never().is_none());
-    Claim::settle_all(lane.try_output(1).remove(0).claims);
+    Claim::settle_all(lane.try_output(1, usize::MAX).remove(0).claims);
     assert!((&mut room).now_or_never().is_some());
     outputs(&lane);
 }

@@ -14,7 +14,11 @@ struct Shelf {
 }
 
 fn lies(at: &str) -> RulePlace {
-    RulePlace { rule: "products".into(), place: PlaceKey(Bytes::copy_from_slice(at.as_bytes())) }
+    RulePlace {
+        rule: "products".into(),
+        place: PlaceKey(Bytes::copy_from_slice(at.as_bytes())),
+        owed: false,
+    }
 }
 
 fn subject() -> Subject {
@@ -62,6 +66,30 @@ async fn both_places_are_stored_until_the_batch_is_settled() {
     shelf.end(gone).await;
     assert!(shelf.stored().await.is_empty());
     assert!(shelf.places.widened.lock().expect("not poisoned").is_empty(), "nothing is left over");
+}
+
+/// Until it is put there again.
+#[tokio::test]
+async fn what_could_not_be_removed_is_stored_as_owed() {
+    let shelf = Shelf::new().await;
+    let owed = |places: Vec<RulePlace>| places.into_iter().map(|it| it.owed).collect::<Vec<_>>();
+    let load = || async {
+        shelf.places.load(&[subject()], &shelf.stop).await.expect("in memory").remove(0)
+    };
+    let first = shelf.begin(&["a"]).await;
+    shelf.end(first).await;
+    let mut second = shelf.begin(&["b"]).await;
+    second[0].owe(&namespace(), &key(2), &lies("a").place);
+    second[0].owe(&namespace(), &key(1), &lies("a").place);
+    shelf.end(second).await;
+    assert_eq!(shelf.stored().await, ["b", "a"]);
+    assert_eq!(owed(load().await), [false, true]);
+    // Before anything is sent.
+    let moves = vec![Move { subject: subject(), old: load().await, new: vec![lies("a")] }];
+    let trims = shelf.places.widen(moves, &shelf.stop).await.expect("in memory");
+    assert_eq!(owed(load().await), [false, false]);
+    shelf.end(trims).await;
+    assert_eq!(shelf.stored().await, ["a"]);
 }
 
 #[tokio::test]

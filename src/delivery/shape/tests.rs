@@ -11,6 +11,9 @@ use crate::{
 
 const SAME: [(&str, Where); 2] = [("products", Where::ById("p")), ("orders", Where::ById("p"))];
 const APART: [(&str, Where); 2] = [("products", Where::ById("p")), ("orders", Where::ById("o"))];
+const SHARED: [(&str, Where); 2] =
+    [("products", Where::ById("a|p")), ("orders", Where::ById("b|p"))];
+const NOWHERE: [(&str, Where); 2] = [("products", Where::ById("!")), ("orders", Where::ById("p"))];
 const MOVING: [(&str, Where); 2] =
     [("products", Where::ByField("at")), ("orders", Where::ById("p"))];
 
@@ -44,7 +47,7 @@ fn shape(
 }
 
 fn lies(at: &'static str) -> RulePlace {
-    RulePlace { rule: "products".into(), place: PlaceKey(bytes::Bytes::from(at)) }
+    RulePlace { rule: "products".into(), place: PlaceKey(bytes::Bytes::from(at)), owed: false }
 }
 
 #[rstest]
@@ -55,6 +58,10 @@ fn lies(at: &'static str) -> RulePlace {
 #[case::two_puts_are_an_error_of_the_second(&SAME, [value(1), value(2)], &["p1=1"], 1)]
 #[case::what_failed_stays_as_it_is(&SAME, [failed(), State::Gone], &[], 1)]
 #[case::a_failure_does_not_keep_others_out(&SAME, [failed(), value(2)], &["p1=2"], 1)]
+#[case::a_put_beats_a_removal_of_the_same_thing(&SHARED, [State::Unmatched, value(2)], &["b|p1=2"], 0)]
+#[case::and_so_does_what_is_left(&SHARED, [failed(), State::Unmatched], &[], 1)]
+#[case::one_thing_is_removed_once(&SHARED, [State::Gone, State::Gone], &["a|p1-"], 0)]
+#[case::each_is_told_of_what_it_puts(&SHARED, [value(1), value(2)], &["a|p1=1", "b|p1=2"], 0)]
 #[case::nor_elsewhere(&APART, [failed(), State::Gone], &["o1-"], 1)]
 fn rules_are_taken_together(
     #[case] places: &'static [(&'static str, Where)],
@@ -97,6 +104,54 @@ fn a_document_whose_place_is_stored_moves(
     let shaped = shape(&MOVING, OnDelete::Remove, [first, second], old);
     assert_eq!(shaped.0, operations);
     assert_eq!(shaped.2, stored);
+}
+
+/// Each place as it lies, with a `-` where it is owed; the removals that are tried once.
+#[rstest]
+#[case::what_is_owed(lying("c", 1), &["a-", "b"], &["a"], &["c"])]
+#[case::also_of_what_is_gone(State::Gone, &["a-", "b"], &["a"], &[])]
+#[case::what_a_script_has_turned_away_from(lying("http:b", 1), &["http:a"], &["http:a"], &["http:b"])]
+#[case::nobody_asked_the_script(State::Gone, &["http:a"], &[], &[])]
+#[case::it_is_there_again(lying("a", 1), &["a-"], &[], &["a"])]
+#[case::it_is_left(failed(), &["a-", "b"], &[], &["a-", "b"])]
+fn what_is_owed_is_tried_once(
+    #[case] state: State,
+    #[case] old: &[&'static str],
+    #[case] once: &[&str],
+    #[case] stored: &[&str],
+) {
+    let target = Scripted::new(&MOVING);
+    let shaper = Shaper::new(target.clone(), shaped(&target, OnDelete::Remove));
+    let old: Vec<_> = old
+        .iter()
+        .map(|at| match at.strip_suffix('-') {
+            Some(at) => RulePlace { owed: true, ..lies(at) },
+            None => lies(at),
+        })
+        .collect();
+    let shaped =
+        shaper.shape(&change(1, state, Vec::new()), &ints(), &old, None).expect("no script waits");
+    let text = |place: &PlaceKey| target.describe(place);
+    assert_eq!(shaped.once.iter().map(text).collect::<Vec<_>>(), once);
+    let lies = |it: &RulePlace| format!("{}{}", text(&it.place), if it.owed { "-" } else { "" });
+    assert_eq!(shaped.places.iter().map(lies).collect::<Vec<_>>(), stored);
+}
+
+/// Their letters say nothing any more.
+#[rstest]
+#[case::it_can_lie_nowhere(&NOWHERE, value(2))]
+#[case::another_rule_has_it(&SHARED, value(2))]
+fn what_is_not_there_is_gone_without_a_removal(
+    #[case] places: &'static [(&'static str, Where)],
+    #[case] other: State,
+) {
+    let target = Scripted::new(places);
+    let shaper = Shaper::new(target.clone(), shaped(&target, OnDelete::Remove));
+    let mut change = change(1, State::Unmatched, Vec::new());
+    change.states.push((RuleIndex(1), other));
+    let shaped = shaper.shape(&change, &ints(), &[], None).expect("no script waits");
+    let gone: Vec<_> = shaped.gone.iter().map(|origin| origin.rule).collect();
+    assert_eq!((gone, shaped.operations.len()), (vec![RuleIndex(0)], 1));
 }
 
 /// The rule may have been taken out of the file, or not be part of this copy.

@@ -15,10 +15,13 @@ use super::super::{
 };
 use crate::{
     change::{Change, ClusterTime, State},
-    checkpoint::tracker::Completion,
+    checkpoint::{
+        store::{RecordKey, Store, Table},
+        tracker::Completion,
+    },
     rules::model::{DeliverySettings, OnRejected},
     status::State as Condition,
-    target::{Outcome, Pressure},
+    target::{Outcome, Pressure, Retry},
 };
 
 async fn bench() -> Bench {
@@ -149,11 +152,159 @@ async fn a_removal_that_is_given_up_is_a_letter_though_the_document_goes_through
     assert_eq!(bench.target.held(), [("a".into(), 1), ("b".into(), 2)]);
     let letters = bench.letters().await;
     assert!(letters.len() == 1 && letters[0].1.starts_with("given up"), "{letters:?}");
-    // It is told again with the next change.
+    // It is told again with each change, and nothing waits for it.
+    for (n, at) in [(3, "b"), (4, "c"), (5, "c")] {
+        let tried = bench.target.sent().len();
+        let completion = bench.put([(1, lying(at, n))]);
+        sleep(Duration::from_millis(10)).await;
+        assert!(completion.is_done());
+        let sent = &bench.target.sent()[tried..];
+        assert_eq!(sent.iter().flatten().filter(|line| *line == "a-").count(), 1, "{sent:?}");
+        assert_eq!(bench.letters().await.len(), 1);
+    }
+    assert_eq!(bench.target.held(), [("a".into(), 1), ("c".into(), 5)]);
+    // It was refused once.
+    assert_eq!(bench.context.dead_letters.written(), 1);
+    bench.target.answers_no_more();
+    settled(&bench.put([(1, lying("c", 6))])).await;
+    assert_eq!(bench.target.held(), [("c".into(), 6)]);
+    assert_eq!(bench.letters().await.len(), 0);
+    writer.abort();
+}
+
+/// What was gathered while a removal was tried does not try it for as long once more.
+#[tokio::test(start_paused = true)]
+async fn a_removal_is_given_up_once() {
+    let settings = DeliverySettings { give_up_after: Some(Duration::from_secs(60)), ..settings() };
+    let bench = Bench::new(&[("products", Where::ByField("at"))], settings).await;
+    let writer = bench.write();
+    settled(&bench.put([(1, lying("a", 1))])).await;
+    bench.target.answers((0..1000).map(|_| Answer::Items(vec![("a-", again(Pressure::Same))])));
+    let first = bench.put([(1, lying("b", 2))]);
+    sleep(Duration::from_secs(1)).await;
+    let second = bench.put([(1, lying("b", 3)), (2, lying("d", 4))]);
+    sleep(Duration::from_secs(95)).await;
+    assert!(first.is_done() && second.is_done());
+    assert_eq!(bench.target.held(), [("a".into(), 1), ("b".into(), 3), ("d".into(), 4)]);
+    assert_eq!(bench.letters().await.len(), 1);
+    writer.abort();
+}
+
+/// Who purges a letter has nothing to do with what it was about.
+#[tokio::test(start_paused = true)]
+async fn what_is_owed_is_forgotten_with_its_letter() {
+    let bench = moving().await;
+    let writer = bench.write();
+    settled(&bench.put([(1, lying("a", 1))])).await;
+    bench.target.answers([Answer::Items(vec![("a-", Outcome::Rejected("no".into()))])]);
+    settled(&bench.put([(1, lying("b", 2))])).await;
+    let records = bench.store.scan(Table::DeadLetters, &RecordKey(Vec::new()), None, 10).await;
+    let letters = records.expect("in memory").into_iter().map(|(key, _)| key).collect();
+    let context = &bench.context;
+    context.dead_letters.purge(letters, &context.stop).await.expect("in memory");
     let tried = bench.target.sent().len();
-    bench.put([(1, lying("b", 3))]);
-    sleep(Duration::from_millis(10)).await;
-    assert_eq!(bench.target.sent()[tried], ["a-", "b=3"]);
+    // Another letter of the document does not bring it back.
+    bench.target.answers([Answer::Items(vec![("b=3", Outcome::Rejected("no".into()))])]);
+    settled(&bench.put([(1, lying("b", 3))])).await;
+    assert_eq!(bench.letters().await.len(), 1);
+    settled(&bench.put([(1, lying("b", 4))])).await;
+    assert_eq!(bench.target.sent()[tried..], [["b=3"], ["b=4"]]);
+    writer.abort();
+}
+
+/// A person who asks for it has it tried as anything is, for a minute.
+#[tokio::test(start_paused = true)]
+async fn what_is_owed_is_tried_again_where_it_is_asked_for() {
+    let bench = moving().await;
+    let writer = bench.write();
+    settled(&bench.put([(1, lying("a", 1))])).await;
+    bench.target.answers([Answer::Items(vec![("a-", Outcome::Rejected("no".into()))])]);
+    settled(&bench.put([(1, lying("b", 2))])).await;
+    let records = bench.store.scan(Table::DeadLetters, &RecordKey(Vec::new()), None, 10).await;
+    let letters: Vec<_> = records.expect("in memory").into_iter().map(|(key, _)| key).collect();
+    bench.context.dead_letters.ask_for(&letters, true);
+    let tried = bench.target.sent().len();
+    bench.target.answers((0..3).map(|_| Answer::Items(vec![("a-", again(Pressure::Same))])));
+    settled(&bench.put([(1, lying("b", 3))])).await;
+    let sent = bench.target.sent();
+    assert_eq!(sent[tried..].iter().flatten().filter(|line| *line == "a-").count(), 4);
+    assert_eq!(bench.target.held(), [("b".into(), 3)]);
+    assert_eq!(bench.letters().await.len(), 0);
+
+    bench.target.answers([Answer::Items(vec![("b-", Outcome::Rejected("no".into()))])]);
+    settled(&bench.put([(1, lying("c", 4))])).await;
+    bench.target.answers((0..1000).map(|_| Answer::Items(vec![("b-", again(Pressure::Same))])));
+    let held_up = bench.put([(1, lying("c", 5))]);
+    sleep(Duration::from_secs(50)).await;
+    assert!(!held_up.is_done());
+    sleep(Duration::from_secs(45)).await;
+    assert!(held_up.is_done());
+    assert_eq!(bench.letters().await.len(), 1);
+    writer.abort();
+}
+
+/// What can't be told is not forgotten, and what is not to be told is no letter.
+#[tokio::test(start_paused = true)]
+async fn a_removal_that_can_not_be_made_is_a_letter() {
+    let bench = moving().await;
+    let writer = bench.write();
+    settled(&bench.put([(1, lying("?", 1)), (2, lying(".", 1))])).await;
+    for n in 2..5 {
+        settled(&bench.put([(1, lying("b", n)), (2, lying("c", n))])).await;
+        assert_eq!(bench.letters().await, [("1".to_owned(), "no way there".to_owned())]);
+    }
+    assert_eq!(bench.context.dead_letters.written(), 1);
+    settled(&bench.put([(1, State::Gone), (2, State::Gone)])).await;
+    assert_eq!(bench.letters().await.len(), 1);
+    // It is there again.
+    settled(&bench.put([(1, lying("?", 9))])).await;
+    assert_eq!(bench.letters().await.len(), 0);
+    writer.abort();
+}
+
+/// Who asks for a pause is there: what comes behind what was given up is not given up with it. What is
+/// not there is not run through at full speed.
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_a_pause_is_not_given_up_at_once() {
+    let give_up_after = Some(Duration::from_secs(60));
+    let bench = with(DeliverySettings { give_up_after, max_actions: 1, ..settings() }).await;
+    let asks = |pressure, after| Outcome::Retry(Retry { after, ..retry(pressure) });
+    let pause = Some(Duration::from_secs(7));
+    // The first never goes through; the others at their second try.
+    bench.target.answers((0..1000).map(|_| Answer::Items(vec![("p1", again(Pressure::Same))])));
+    let first = bench.put([(1, value(1))]);
+    let writer = bench.write();
+    settled(&first).await;
+    bench.target.answers_no_more();
+    bench.target.answers([
+        Answer::Items(vec![("p2", asks(Pressure::Less, None))]),
+        Answer::Items(Vec::new()),
+        Answer::Items(vec![("p3", asks(Pressure::Same, pause))]),
+    ]);
+    settled(&bench.put([(2, value(2)), (3, value(3))])).await;
+    assert_eq!(bench.letters().await.len(), 1);
+    assert_eq!(bench.target.held(), [("p2".into(), 2), ("p3".into(), 3)]);
+
+    // What asks for a pause for ever is given up in its own time.
+    let began = bench.target.sent().len();
+    bench
+        .target
+        .answers((0..1000).map(|_| Answer::Items(vec![("p4", asks(Pressure::Less, pause))])));
+    settled(&bench.put([(4, value(4))])).await;
+    let tried = bench.target.sent_at();
+    let lasted = tried[tried.len() - 1] - tried[began];
+    assert!((60_000..90_000).contains(&lasted), "{lasted}");
+    assert_eq!(bench.letters().await.len(), 2);
+
+    // Those behind it are tried once, with a pause between them.
+    let began = bench.target.sent().len();
+    bench.target.answers_no_more();
+    bench.target.answers((0..1000).map(|_| Answer::All(retry(Pressure::Same))));
+    settled(&bench.put([(5, value(5)), (6, value(6)), (7, value(7))])).await;
+    assert_eq!(bench.letters().await.len(), 5);
+    let tried = &bench.target.sent_at()[began..];
+    assert_eq!(tried.len(), 3);
+    assert!(tried.windows(2).all(|two| two[1] - two[0] >= 50), "{tried:?}");
     writer.abort();
 }
 

@@ -102,7 +102,7 @@ impl Bench {
         let settling = Settling {
             budgets: Vec::new(),
             store: store.clone(),
-            name: "search".into(),
+            keys: keys::Stream::new("search", None),
             target: target.clone(),
             settings: fixture::rules().targets.remove(0).delivery,
             tracker: tracker.clone(),

@@ -38,18 +38,41 @@ pub struct WebhookUrl {
 }
 
 impl WebhookUrl {
-    /// Whether the path is that of one document alone, so that a `DELETE` of it takes away no other:
-    /// its `_id` is in it. (A query is no name of a thing.)
+    /// Whether the path is that of one document of a collection alone, so that a `DELETE` of it takes
+    /// away no other: its `_id` is in it, told apart by type, and in that segment nothing else of a
+    /// document. (`{key._id}` writes 1 and "1" alike; a query is no name of a thing.)
     pub fn is_of_one_document(&self) -> bool {
+        // Of the segment.
+        let (mut has_id, mut has_more) = (false, false);
         for part in self.path.parts() {
             match part {
-                Part::Literal(text) if text.contains('?') => return false,
-                Part::Id | Part::TypedId => return true,
-                Part::Key(path) if path.as_slice() == ["_id"] => return true,
-                _ => {}
+                Part::Literal(text) => {
+                    let (folders, query) = match text.split_once('?') {
+                        Some((folders, _)) => (folders, true),
+                        None => (text.as_str(), false),
+                    };
+                    if has_id && !has_more && (folders.contains('/') || query) {
+                        return true;
+                    }
+                    if query {
+                        return false;
+                    }
+                    if folders.contains('/') {
+                        (has_id, has_more) = (false, false);
+                    }
+                }
+                Part::Id | Part::TypedId => has_id = true,
+                Part::Key(_) | Part::Field(_) => has_more = true,
+                Part::Database | Part::Collection | Part::Rule | Part::Operation => {}
             }
         }
-        false
+        has_id && !has_more
+    }
+
+    /// Whether this part stands in the path: what a query holds names no thing.
+    pub fn names(&self, part: &Part) -> bool {
+        let query = |part: &Part| matches!(part, Part::Literal(text) if text.contains('?'));
+        self.path.parts().iter().take_while(|part| !query(part)).any(|it| it == part)
     }
 }
 
@@ -75,6 +98,9 @@ impl fmt::Debug for WebhookUrl {
         fmt::Display::fmt(self, f)
     }
 }
+
+/// `headers:` that there may be, and as many again of a script: an endpoint takes no more.
+pub const MOST_HEADERS: usize = 100;
 
 /// One of `headers:`.
 #[derive(Clone)]
@@ -217,8 +243,15 @@ mod tests {
             ("/orders", false),
             ("/orders/{_id}", true),
             ("/orders/{_id:typed}", true),
-            ("/orders/{key._id}", true),
             ("/{tenant}/orders/{_id}/parts?x=1", true),
+            ("/{tenant}/{collection}-{_id}.json", true),
+            ("/orders/{_id}?x={tenant}", true),
+            ("/{_id}", true),
+            // 1 and "1", and `a-1` of `b` and `1` of `b-a`.
+            ("/orders/{key._id}", false),
+            ("/orders/{tenant}-{_id}", false),
+            ("/orders/{_id}{tenant}/x", false),
+            ("/orders/{tenant}-{_id}/{_id}", true),
             // Several documents have one of each of these.
             ("/customers/{customer}/orders", false),
             ("/regions/{key.region}", false),

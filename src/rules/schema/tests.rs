@@ -108,6 +108,9 @@ fn file_with(path: &[&str], set: Option<&Value>) -> Value {
         });
     }
     put(&mut file, &FILE, &[], path, set);
+    if path.contains(&"event") {
+        file["rules"][0]["delivery"] = "events".into();
+    }
     file
 }
 
@@ -134,6 +137,15 @@ fn put(at: &mut Value, map: &'static Map, walked: &[&str], path: &[&str], set: O
         };
         for (name, value) in companions {
             fields.insert((*name).to_owned(), (*value).into());
+        }
+        match walked.as_slice() {
+            [.., "given", "namespace" | "lookup"] => {
+                fields.insert("document".to_owned(), serde_json::json!({ "_id": 1 }));
+            }
+            [.., "event", name] if *name != "key" => {
+                fields.insert("key".to_owned(), serde_json::json!({ "_id": 1 }));
+            }
+            _ => {}
         }
         return;
     }

@@ -5,6 +5,20 @@ use crate::{change::ClusterTime, status::fixture};
 
 type Headers<'a> = &'a [(&'a str, &'a str)];
 
+/// Says what it was asked.
+struct Echo;
+
+#[async_trait::async_trait]
+impl Commands for Echo {
+    async fn carry_out(&self, asked: Asked) -> Outcome {
+        match asked {
+            Asked::Resume { .. } => Outcome::Refused("not now".into()),
+            Asked::Resync { .. } => Outcome::Unavailable("away".into()),
+            asked => Outcome::Done(format!("{asked:?}")),
+        }
+    }
+}
+
 /// A server on a port of its own, and what ends it.
 struct Running {
     address: SocketAddr,
@@ -17,6 +31,7 @@ impl Running {
     async fn start(token: Option<&str>) -> Self {
         let status = Status::new(&fixture::rules());
         let server = Server::bind(&fixture::http(token)).await.unwrap();
+        let server = server.with_commands(Arc::new(Echo));
         let stop = CancellationToken::new();
         let address = server.address();
         let task = tokio::spawn(server.serve(status.clone(), stop.clone()));
@@ -24,11 +39,24 @@ impl Running {
     }
 
     async fn get(&self, path: &str, headers: Headers<'_>) -> (u16, String) {
+        self.send(reqwest::Method::GET, path, headers).await
+    }
+
+    async fn post(&self, path: &str, headers: Headers<'_>) -> (u16, String) {
+        self.send(reqwest::Method::POST, path, headers).await
+    }
+
+    async fn send(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        headers: Headers<'_>,
+    ) -> (u16, String) {
         let mut request = reqwest::Client::builder()
             .no_proxy()
             .build()
             .unwrap()
-            .get(format!("http://{}{path}", self.address));
+            .request(method, format!("http://{}{path}", self.address));
         for &(name, value) in headers {
             request = request.header(name, value);
         }
@@ -99,6 +127,98 @@ async fn without_a_token_a_foreign_name_is_refused() {
 #[case("", false)]
 fn loopback_names(#[case] host: &str, #[case] expected: bool) {
     assert_eq!(is_loopback_name(host), expected);
+}
+
+/// Who may change something. A browser says where a page is from; what is no browser need not.
+#[rstest]
+#[case::no_browser(None, &[], 200)]
+#[case::the_page_itself(None, &[("host", "localhost:7800"), ("origin", "http://localhost:7800")], 200)]
+#[case::in_capitals(None, &[("host", "LOCALHOST:7800"), ("origin", "http://localhost:7800")], 200)]
+#[case::by_another_port(None, &[("host", "localhost:7800"), ("origin", "http://localhost:3000")], 403)]
+#[case::by_another_name(None, &[("host", "localhost:7800"), ("origin", "http://127.0.0.1:7800")], 403)]
+#[case::another_page(None, &[("host", "localhost:7800"), ("origin", "https://evil.example")], 403)]
+#[case::a_page_of_nowhere(None, &[("origin", "null")], 403)]
+#[case::a_rebound_name(None, &[("host", "evil.example"), ("origin", "http://evil.example")], 403)]
+#[case::a_form_elsewhere(None, &[("sec-fetch-site", "cross-site")], 403)]
+#[case::another_port_without_origin(None, &[("sec-fetch-site", "same-site")], 403)]
+#[case::by_a_person(None, &[("sec-fetch-site", "none")], 200)]
+#[case::no_token(Some("s3cret"), &[], 401)]
+#[case::a_wrong_token(Some("s3cret"), &[("authorization", "Bearer s3cre")], 401)]
+#[case::the_token(Some("s3cret"), &[("authorization", "Bearer s3cret")], 200)]
+#[case::behind_a_proxy(
+    Some("s3cret"),
+    &[("authorization", "Bearer s3cret"), ("host", "h"), ("origin", "https://sync.example")],
+    200
+)]
+#[case::no_token_from_the_page(
+    Some("s3cret"),
+    &[("host", "localhost:7800"), ("origin", "http://localhost:7800")],
+    401
+)]
+#[tokio::test]
+async fn what_changes_something_is_for_few(
+    #[case] token: Option<&str>,
+    #[case] headers: Headers<'_>,
+    #[case] expected: u16,
+) {
+    let server = Running::start(token).await;
+    let (code, body) = server.post("/api/pause?target=search", headers).await;
+    assert_eq!(code, expected, "{body}");
+    assert_eq!(body.contains("Pause { targets: [\\\"search\\\"] }"), expected == 200, "{body}");
+    server.end().await;
+}
+
+/// The rule file does not let it come to this; a program might.
+#[test]
+fn beyond_this_machine_nothing_is_changed_without_a_token() {
+    let door = Door { token: None, loopback: false };
+    assert!(!door.trusts(&HeaderMap::new()));
+}
+
+#[tokio::test]
+async fn what_became_of_a_command_is_in_the_code() {
+    let server = Running::start(None).await;
+    for (path, expected) in [
+        ("/api/pause", 200),
+        ("/api/resume", 409),
+        ("/api/resync?rule=products", 503),
+        ("/api/resync", 400),
+        ("/api/pause?targets=a&x=b", 400),
+        ("/api/seek", 404),
+    ] {
+        assert_eq!(server.post(path, &[]).await.0, expected, "{path}");
+    }
+    for path in ["/api/pause", "/api/resume", "/api/resync"] {
+        assert_eq!(server.get(path, &[]).await.0, 405, "a link changes nothing: {path}");
+    }
+    server.end().await;
+}
+
+#[tokio::test]
+async fn the_page_is_whole_and_loads_nothing_from_elsewhere() {
+    let server = Running::start(Some("s3cret")).await;
+    let (code, page) = server.get("/", &[]).await;
+    assert_eq!(code, 200);
+    let named: Vec<_> = ["href=\"", "src=\""]
+        .iter()
+        .flat_map(|head| page.split(head).skip(1))
+        .filter_map(|rest| rest.split('"').next())
+        .collect();
+    assert!(named.contains(&"page.js") && named.contains(&"page.css"), "{named:?}");
+    for path in named {
+        let path = format!("/{path}");
+        let (code, _) = server.get(&path, &[("authorization", "Bearer s3cret")]).await;
+        assert!(code == 200 || path == "/readyz", "{path}: {code}");
+    }
+    let address = format!("http://{}", server.address);
+    for path in ["/", "/page.css", "/page.js", "/page.svg"] {
+        let answer = reqwest::get(format!("{address}{path}")).await.unwrap();
+        let policy = answer.headers()["content-security-policy"].to_str().unwrap().to_owned();
+        assert!(policy.starts_with("default-src 'none';"), "{policy}");
+        assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
+        assert_eq!(answer.headers()["x-content-type-options"], "nosniff");
+    }
+    server.end().await;
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use super::place::EnginePlaceKey;
+use super::{event, place::EnginePlaceKey};
 use crate::{
     change::ClusterTime,
     target::{
@@ -24,7 +24,7 @@ pub(super) const MAX_INDEX: usize = 255;
 pub(super) struct Line<'a> {
     /// Where.
     pub place: EnginePlaceKey<'a>,
-    /// The external version.
+    /// The external version; of an event, its time.
     pub time: ClusterTime,
     /// The name of an ingest pipeline; empty for none.
     pub pipeline: &'a Bytes,
@@ -57,9 +57,11 @@ fn try_write_lines(
     let EnginePlaceKey { index, id, routing } = line.place;
     refuse_id(id)?;
     refuse_index(index)?;
-    let (name, document) = match action {
-        Action::Put(document) => ("index", Some(document)),
-        Action::Remove => ("delete", None),
+    let name = match action {
+        Action::Put(_) => "index",
+        Action::Remove => "delete",
+        // A data stream takes nothing else, and what is there already is what was to be appended.
+        Action::Append(_) => "create",
     };
     body.extend_from_slice(b"{\"");
     body.extend_from_slice(name.as_bytes());
@@ -71,7 +73,7 @@ fn try_write_lines(
         body.extend_from_slice(b",\"routing\":");
         write_text(routing, body);
     }
-    if document.is_some() && !line.pipeline.is_empty() {
+    if !matches!(action, Action::Remove) && !line.pipeline.is_empty() {
         let pipeline = str::from_utf8(line.pipeline)
             .map_err(|_| "the name of the ingest pipeline is not text".to_owned())?;
         body.extend_from_slice(b",\"pipeline\":");
@@ -80,18 +82,26 @@ fn try_write_lines(
     if line.require_alias {
         body.extend_from_slice(b",\"require_alias\":true");
     }
-    body.extend_from_slice(b",\"version\":");
-    body.extend_from_slice(itoa::Buffer::new().format(line.time.version()).as_bytes());
-    body.extend_from_slice(b",\"version_type\":\"external_gte\"}}\n");
-    if let Some(document) = document {
-        write_document(document.raw(), Options { mode, skip_id: true }, body)
-            .map_err(|error| error.to_string())?;
-        body.push(b'\n');
+    if let Action::Append(_) = action {
+        body.extend_from_slice(b"}}\n");
+    } else {
+        body.extend_from_slice(b",\"version\":");
+        body.extend_from_slice(itoa::Buffer::new().format(line.time.version()).as_bytes());
+        body.extend_from_slice(b",\"version_type\":\"external_gte\"}}\n");
     }
+    match action {
+        Action::Put(document) => {
+            write_document(document.raw(), Options { mode, skip_id: true }, body)
+                .map_err(|error| error.to_string())?;
+        }
+        Action::Append(told) => event::write(told, line.time, mode, body)?,
+        Action::Remove => return Ok(()),
+    }
+    body.push(b'\n');
     Ok(())
 }
 
-fn write_text(text: &str, body: &mut Vec<u8>) {
+pub(super) fn write_text(text: &str, body: &mut Vec<u8>) {
     serde_json::to_writer(body, text).expect("writing to memory does not fail");
 }
 
@@ -177,6 +187,48 @@ mod tests {
             "{\"index\":{\"_index\":\"products\",\"_id\":\"a\\\"b\",\"routing\":\"eu\",\
              \"pipeline\":\"clean \\\"up\\\"\",\"require_alias\":true,\
              \"version\":7710508021874655233,\"version_type\":\"external_gte\"}}"
+        );
+    }
+
+    #[test]
+    fn an_event_is_appended_and_never_written_over() {
+        use crate::{
+            change::{
+                DocumentKey, Namespace,
+                event::{Happened, Op},
+            },
+            target::Appended,
+        };
+        let event = Happened {
+            id: "e1".into(),
+            op: Op::Update,
+            copy: false,
+            raw: None,
+            document: None,
+            before: Some(rawdoc! { "_id": 1, "n": 1 }.into()),
+            updated: Some(rawdoc! { "n": 2 }.into()),
+            removed: vec!["a.b".to_owned()],
+            truncated: Vec::new(),
+            lacks: None,
+        };
+        let told = Action::Append(Box::new(Appended {
+            id: "e1".to_owned(),
+            namespace: Namespace::new("shop", "orders"),
+            key: DocumentKey::from_document_key(&rawdoc! { "_id": 1 }).unwrap(),
+            document_id: "1".to_owned(),
+            wall_time: Some(bson::DateTime::from_millis(1_795_227_029_007)),
+            event: event.into(),
+            document: None,
+        }));
+        let mut body = Vec::new();
+        let none = Bytes::new();
+        write_lines(&line("log", "e1", &none), &told, Mode::Plain, &mut body).unwrap();
+        assert_eq!(
+            String::from_utf8(body).unwrap(),
+            "{\"create\":{\"_index\":\"log\",\"_id\":\"e1\"}}\n\
+             {\"@timestamp\":\"2026-11-21T02:10:29.007Z\",\"op\":\"update\",\"ns\":\"shop.orders\",\
+             \"id\":\"1\",\"cluster_time\":\"1795227029.1\",\"copy\":false,\"document\":null,\
+             \"before\":{\"_id\":1,\"n\":1},\"updated\":{\"n\":2},\"removed\":[\"a.b\"],\"truncated\":[]}\n"
         );
     }
 

@@ -44,6 +44,8 @@ pub struct IndexPlan {
     /// Whether the name that documents are written to is an alias; `NAME-000001` is then made
     /// behind it.
     pub alias: bool,
+    /// Whether events are appended: the name may then be a data stream, and nothing is ever swept.
+    pub appends: bool,
     /// Settings, as the engine's own JSON.
     pub settings: Option<Value>,
     /// Mappings, as the engine's own JSON.
@@ -280,12 +282,17 @@ impl Indices {
     async fn find_or_make(&self, nodes: &Nodes, name: &str, known: &Known) -> Result<(), Trouble> {
         let plan = known.plan();
         let alias = plan.is_some_and(|plan| plan.alias);
+        // What was appended is nothing that a sweep of documents may find old.
+        let mark = match plan.is_some_and(|plan| plan.appends) {
+            true => owners::mark(&format!("{} events", self.owner), name),
+            false => owners::mark(&self.owner, name),
+        };
         let mut found = find(nodes, name, alias).await?;
         if found.is_none() {
             let concrete = if alias { format!("{name}-000001") } else { name.to_owned() };
             let settings = plan.and_then(|plan| plan.settings.clone());
             let mappings = plan.and_then(|plan| plan.mappings.clone());
-            let mark = owners::alias(&owners::mark(&self.owner, name));
+            let mark = owners::alias(&mark);
             let own = alias.then(|| (name.to_owned(), json!({ "is_write_index": true })));
             let unmarked: Aliases = own.into_iter().collect();
             let aliases = unmarked.clone().into_iter().chain([mark]).collect();
@@ -312,6 +319,9 @@ impl Indices {
                 if let Some(plan) = plan {
                     self.filling.made(&concrete, plan);
                 }
+            } else if plan.is_some_and(|plan| plan.appends) && is_of_data_stream(&answer) {
+                // The first event makes it, by the template that says so.
+                return Ok(());
             } else if error != "resource_already_exists_exception" {
                 return Err(trouble(name, &answer));
             } else {
@@ -325,9 +335,7 @@ impl Indices {
             }
         }
         if let Some(found) = found {
-            owners::claim(nodes, &found, &owners::mark(&self.owner, name))
-                .await
-                .map_err(Trouble::Request)?;
+            owners::claim(nodes, &found, &mark).await.map_err(Trouble::Request)?;
             if alias {
                 replacement::tidy(nodes, name, &found).await.map_err(Trouble::Request)?;
             }
@@ -403,6 +411,12 @@ async fn find(
         }
         _ => Err(trouble(name, &answer)),
     }
+}
+
+/// Whether an index was refused because its name is that of a data stream to be.
+fn is_of_data_stream(answer: &Answer) -> bool {
+    answer.status == 400
+        && answer.error().is_some_and(|error| error.to_string().contains("data stream"))
 }
 
 /// Whether what the engine has under a name can be written to by that name.
@@ -557,6 +571,7 @@ mod tests {
         let plan = Arc::new(IndexPlan {
             rule: "products".to_owned(),
             alias: true,
+            appends: false,
             settings: None,
             mappings: None,
         });
@@ -575,7 +590,7 @@ mod tests {
         let indices = Indices::new("shop");
         let plan = |rule: &str, alias| {
             let (settings, mappings) = (None, None);
-            Arc::new(IndexPlan { rule: rule.to_owned(), alias, settings, mappings })
+            Arc::new(IndexPlan { rule: rule.to_owned(), alias, appends: false, settings, mappings })
         };
         let first = plan("a", true);
         indices.declare("shared", &first);

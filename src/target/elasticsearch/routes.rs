@@ -30,6 +30,8 @@ pub struct EngineRule {
     pub namespaces: Selector,
     /// What its `to` says.
     pub place: EnginePlace,
+    /// Whether events are appended rather than documents kept.
+    pub appends: bool,
 }
 
 /// An index that a rule writes to, as far as its name is known before any document is.
@@ -59,6 +61,7 @@ impl Routes {
                 let plan = Arc::new(IndexPlan {
                     rule: rule.name.clone(),
                     alias: index.alias,
+                    appends: rule.appends,
                     settings: index.settings.clone(),
                     mappings: index.mappings.clone(),
                 });
@@ -176,7 +179,12 @@ impl Routes {
         };
         let filled_id;
         let id = match (&meta.id, &place.id) {
+            // With another id an event could be taken for one that was appended before.
+            (Some(_), _) if placing.event.is_some() => {
+                return Err("`meta.id` can't be set: each event has an id of its own".to_owned());
+            }
             (Some(id), _) => id.as_str(),
+            (None, _) if placing.event.is_some() => placing.event.unwrap_or_default(),
             (None, Some(template)) => {
                 filled_id = fill(template, rule, placing)?;
                 filled_id.as_str()
@@ -189,11 +197,12 @@ impl Routes {
             (None, None) => None,
         };
         // A removal runs through no ingest pipeline.
-        let pipeline = match (&meta.ingest_pipeline, &place.ingest_pipeline, placing.document) {
-            (_, _, None) => String::new(),
-            (Some(pipeline), _, _) => pipeline.clone(),
-            (None, Some(template), _) => fill(template, rule, placing)?,
-            (None, None, _) => String::new(),
+        let removal = placing.document.is_none() && placing.event.is_none();
+        let pipeline = match (&meta.ingest_pipeline, &place.ingest_pipeline) {
+            _ if removal => String::new(),
+            (Some(pipeline), _) => pipeline.clone(),
+            (None, Some(template)) => fill(template, rule, placing)?,
+            (None, None) => String::new(),
         };
         indices.declare(&index, &route.plan);
         Ok(Placed {

@@ -351,7 +351,13 @@ async fn a_copy_goes_on_where_an_index_may_not_be_arranged(
 ) {
     let node = PlayedNode::start(refusing(refused)).await;
     let target = target(&settings(&[&node.url]));
-    let plan = IndexPlan { rule: "r".to_owned(), alias: false, settings: None, mappings: None };
+    let plan = IndexPlan {
+        rule: "r".to_owned(),
+        alias: false,
+        appends: false,
+        settings: None,
+        mappings: None,
+    };
     target.declare_index("products", &Arc::new(plan));
     target.copy_begins("r").await.unwrap();
     assert_eq!(target.send(&request(&target)).await, Ok(vec![Outcome::Applied]));

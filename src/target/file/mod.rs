@@ -28,7 +28,8 @@ use self::{
     path::FilePath,
 };
 use super::{
-    Listing, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry, Target,
+    KeepsOrder, Listing, Operation, Outcome, PlaceKey, Placed, Placing, Pressure, Request, Retry,
+    Target,
     line::{LinePlace, Lines},
 };
 use crate::{
@@ -177,9 +178,15 @@ impl Target for FileTarget {
         !self.path.moves()
     }
 
+    /// Of one file, no line is written behind one that was not.
+    fn keeps_order(&self) -> KeepsOrder {
+        if self.path.moves() { KeepsOrder::OfNothing } else { KeepsOrder::OfDocuments }
+    }
+
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
-        if self.shown {
-            let path = LinePlace::decode(&operation.place)?.path;
+        if let Ok(LinePlace { path, .. }) = LinePlace::decode(&operation.place)
+            && self.shown
+        {
             body.extend_from_slice(format!("{}\n", serde_json::json!({ "file": path })).as_bytes());
         }
         self.lines.encode(operation, body)

@@ -158,6 +158,7 @@ mod tests {
             id: "7",
             op: "put",
             document: Some(document),
+            event: None,
             meta: &Meta::default(),
         };
         path.fill("r", &placing)

@@ -36,6 +36,7 @@ fn operation(target: &FileTarget, id: i32, document: Option<RawDocumentBuf>) -> 
         id: &id.to_string(),
         op: if document.is_some() { "put" } else { "remove" },
         document: document.as_deref(),
+        event: None,
         meta: &Meta::default(),
     };
     let Placed { place, extra } = target.place("orders", &placing).expect("a place");

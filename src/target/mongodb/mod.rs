@@ -73,6 +73,8 @@ const COPIED: u8 = b'c';
 const CHANGED: u8 = b'u';
 /// A removal; nothing follows.
 const REMOVED: u8 = b'r';
+/// The rule file's reader lets no rule come here that delivers events.
+const NO_EVENTS: &str = "a MongoDB holds documents as they are now, and takes no events";
 /// How long the end of a copy waits for its indexes before it says so.
 const BUILDING: Duration = Duration::from_millis(10);
 
@@ -254,6 +256,7 @@ impl Target for MongoTarget {
                 body.push(if phase == Phase::Copy { COPIED } else { CHANGED });
                 body.extend_from_slice(document.bytes());
             }
+            (Action::Append(_), _) => return Err(NO_EVENTS.to_owned()),
         }
         Ok(())
     }
@@ -402,6 +405,7 @@ fn show(operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
             doc! { "put": place.namespace, "document": read(document.raw())? }
         }
         Action::Remove => doc! { "remove": place.namespace, "document": read(place.id)? },
+        Action::Append(_) => return Err(NO_EVENTS.to_owned()),
     };
     let line = bson::Bson::Document(line).into_canonical_extjson();
     serde_json::to_writer(&mut *body, &line).map_err(|error| error.to_string())?;

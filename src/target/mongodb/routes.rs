@@ -206,6 +206,7 @@ mod tests {
                 id: "1",
                 op: "put",
                 document: None,
+                event: None,
                 meta: &meta,
             };
             let placed = Routes::new(vec![rule.clone()]).place("items", &placing);

@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// A longer URL is none that servers take, in bytes as it is sent.
+/// A longer URL or header is none that servers take, in bytes as it is sent.
 const LONGEST: usize = 16 << 10;
 
 /// What is told of a document, and where, as far as that is its own: whatever else stands in the URL
@@ -62,11 +62,17 @@ impl Address {
         Ok(Self::Whole(parsed.into()))
     }
 
-    /// The URL that is sent to.
+    /// The URL that is sent to. `id` is the document's default id: a place may have been made before
+    /// `url` asked for it.
     ///
     /// # Errors
     /// Where a value is missing or empty, would be a step to another folder, or makes the URL too long.
-    pub fn url(&self, url: &WebhookUrl, rule: &str, namespace: &str) -> Result<String, String> {
+    pub fn url(
+        &self,
+        url: &WebhookUrl,
+        rule: &str,
+        (namespace, id): (&str, &str),
+    ) -> Result<String, String> {
         let values = match self {
             Self::Whole(url) => return Ok(url.clone()),
             Self::Filled(values) => values,
@@ -82,6 +88,7 @@ impl Address {
                 Part::Database => database,
                 Part::Collection => collection,
                 Part::Rule => rule,
+                Part::Id => values.get("_id").map_or(id, String::as_str),
                 part => {
                     let asked = name(part).unwrap_or_default();
                     values.get(&asked).map(String::as_str).ok_or_else(|| {
@@ -155,14 +162,24 @@ fn not_too_long(url: &str) -> Result<(), String> {
 /// A header's value from a template.
 ///
 /// # Errors
-/// Where a value is missing.
+/// Where a value is missing, or makes it longer than servers take.
 pub(super) fn fill_header(
     template: &Template,
     rule: &str,
     placing: &Placing<'_>,
 ) -> Result<String, String> {
     let filled = fill_escaped(template, rule, placing, escape_header)?;
-    Ok(filled.trim().to_owned())
+    header_of(&filled)
+}
+
+fn header_of(encoded: &str) -> Result<String, String> {
+    match encoded.trim() {
+        long if long.len() > LONGEST => Err(format!(
+            "a header's value has {} bytes, and servers take {LONGEST} at the most",
+            long.len()
+        )),
+        value => Ok(value.to_owned()),
+    }
 }
 
 /// Appends a value to a header's.
@@ -171,10 +188,13 @@ pub(super) fn escape_header(value: &str, out: &mut String) {
 }
 
 /// A header's value that a script has set: only what no header can hold is encoded.
-pub(super) fn header_value(value: &str) -> String {
+///
+/// # Errors
+/// Where it is longer than servers take.
+pub(super) fn header_value(value: &str) -> Result<String, String> {
     let mut out = String::with_capacity(value.len());
     encode(value, is_in_header, &mut out);
-    out.trim().to_owned()
+    header_of(&out)
 }
 
 /// Text as one segment of a path: `/`, `?`, `#`, `%` and whatever else means something are encoded.
@@ -221,6 +241,7 @@ mod tests {
             id: "a/b",
             op: "put",
             document: Some(document),
+            event: None,
             meta: &Meta::default(),
         };
         read(&placing)
@@ -236,7 +257,7 @@ mod tests {
         let url = url_of(template);
         let document = rawdoc! { "t": value };
         let address = with(&document, |placing| Address::of(&url.path, "r", placing))?;
-        let filled = address.url(&url, "r", "shop.or?ders")?;
+        let filled = address.url(&url, "r", ("shop.or?ders", "a/b"))?;
         Ok(filled.strip_prefix("https://host:8443").expect("the host").to_owned())
     }
 
@@ -314,7 +335,12 @@ mod tests {
             let filled = with(&rawdoc! { "t": value }, |it| fill_header(&template, "r", it));
             assert_eq!(filled.as_deref(), Ok(expected), "{value:?}");
         }
-        assert_eq!(header_value("a%0A\nb"), "a%0A%0Ab");
+        assert_eq!(header_value("a%0A\nb").as_deref(), Ok("a%0A%0Ab"));
+        assert!(header_value(&"x".repeat(16 << 10)).is_ok());
+        let long = "ü".repeat(3_000);
+        assert!(header_value(&long).expect_err("too long").contains("servers take 16384"));
+        let of_document = with(&rawdoc! { "t": long }, |it| fill_header(&template, "r", it));
+        assert!(of_document.expect_err("too long").contains("18007 bytes"));
     }
 
     #[test]
@@ -351,7 +377,7 @@ mod tests {
             ("/{collection}", Ok("https://host:8443/or%3Fders")),
             ("/{t}/{u}", Err("what is known of where this lies has no u, which `url` asks for")),
         ] {
-            let url = address.url(&url_of(path), "r", "shop.or?ders");
+            let url = address.url(&url_of(path), "r", ("shop.or?ders", "a/b"));
             assert_eq!(url.as_deref(), expected.map_err(str::to_owned).as_deref(), "{path}");
         }
     }

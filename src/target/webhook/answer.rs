@@ -9,6 +9,8 @@ use crate::target::{Outcome, Pressure, Retry, http::cut};
 
 /// Words of an endpoint are cut here, in bytes.
 const MAX_WORDS: usize = 500;
+/// What an endpoint that takes a `DELETE` for an error has to be told.
+const DELETED: &str = "to a DELETE of what is not there, an endpoint has to answer 2xx";
 
 /// An HTTP answer, as far as it was read, and without what is secret.
 #[derive(Clone, Debug)]
@@ -39,13 +41,13 @@ pub(super) fn heard(body: &[u8], whole: bool, unspeakable: &Unspeakable) -> Stri
     cut(text, MAX_WORDS)
 }
 
-/// What an answer says of all that was sent in its request: one document (put or `DELETE`), or an array
+/// What an answer says of all that was sent in its request: one document (put or `delete`), or an array
 /// of `several`.
 ///
 /// A status that every request would get (a wrong password, a path that is not there) is a state of
 /// the endpoint, and is waited for; only what says that this one is wrong refuses it. A `DELETE` is no
 /// exception: an endpoint that is not there answers 404 to all of them.
-pub(super) fn outcome(answer: &Answer, several: bool) -> Outcome {
+pub(super) fn outcome(answer: &Answer, several: bool, delete: bool) -> Outcome {
     let (reason, pressure) = match (answer.status, several) {
         (200..300, _) => return Outcome::Applied,
         (300..400, _) => ("redirected", Pressure::Same),
@@ -62,7 +64,11 @@ pub(super) fn outcome(answer: &Answer, several: bool) -> Outcome {
         (500.., _) => ("unavailable", Pressure::Same),
         _ => ("unexpected", Pressure::Same),
     };
-    Outcome::Retry(Retry { reason, message: words(answer), after: answer.after, pressure })
+    let message = match answer.status {
+        404 | 410 if delete => format!("{} ({DELETED})", words(answer)),
+        _ => words(answer),
+    };
+    Outcome::Retry(Retry { reason, message, after: answer.after, pressure })
 }
 
 /// The status, and what the endpoint says about it.
@@ -111,13 +117,14 @@ mod tests {
             (&[500, 501, 502, 503, 504, 507, 599], same("unavailable")),
         ] {
             for &status in statuses {
-                let found = [false, true].map(|several| match outcome(&answer(status), several) {
-                    Outcome::Applied => "applied".to_owned(),
-                    Outcome::Superseded => "superseded".to_owned(),
-                    Outcome::Rejected(_) => "rejected".to_owned(),
-                    Outcome::Retry(it) => retry(it.reason, it.pressure),
-                    other => format!("{other:?}"),
-                });
+                let found =
+                    [false, true].map(|several| match outcome(&answer(status), several, false) {
+                        Outcome::Applied => "applied".to_owned(),
+                        Outcome::Superseded => "superseded".to_owned(),
+                        Outcome::Rejected(_) => "rejected".to_owned(),
+                        Outcome::Retry(it) => retry(it.reason, it.pressure),
+                        other => format!("{other:?}"),
+                    });
                 assert_eq!(found, expected, "{status}");
             }
         }
@@ -155,10 +162,23 @@ mod tests {
     }
 
     #[test]
+    fn who_has_nothing_to_delete_is_told_what_to_answer() {
+        for (status, delete, told) in
+            [(404, true, true), (410, true, true), (404, false, false), (503, true, false)]
+        {
+            let Outcome::Retry(retry) = outcome(&answer(status), false, delete) else {
+                panic!("{status} passes")
+            };
+            assert_eq!(retry.message.contains("has to answer 2xx"), told, "{status} {delete}");
+        }
+    }
+
+    #[test]
     fn the_pause_that_is_asked_for_is_kept() {
         let after = Some(Duration::from_secs(7));
         for status in [429, 503] {
-            let Outcome::Retry(retry) = outcome(&Answer { after, ..answer(status) }, false) else {
+            let Outcome::Retry(retry) = outcome(&Answer { after, ..answer(status) }, false, false)
+            else {
                 panic!("{status} passes")
             };
             assert_eq!(retry.after, after);

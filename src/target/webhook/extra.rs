@@ -6,14 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use super::address::{fill_header, header_value};
 use crate::{
-    rules::{model::header_fault, template::Template},
+    rules::{
+        model::{MOST_HEADERS, header_fault},
+        template::Template,
+    },
     target::Placing,
 };
 
 /// Methods that a script may choose. `DELETE` says that a document is gone.
 const METHODS: [&str; 4] = ["POST", "PUT", "PATCH", "DELETE"];
-/// Headers that one message may have of a script: no endpoint takes more.
-const MOST_HEADERS: usize = 100;
 
 /// See [`Operation::extra`](crate::target::Operation::extra).
 #[derive(Default, PartialEq, Debug, Serialize, Deserialize)]
@@ -48,15 +49,21 @@ impl Extra {
             return Err(format!("`meta.headers` holds {count}, and {MOST_HEADERS} are the most"));
         }
         for (name, template) in own {
-            if !meta.headers.contains_key(name) {
-                extra.headers.push((name.clone(), fill_header(template, rule, placing)?));
+            if meta.headers.contains_key(name) {
+                continue;
+            }
+            match fill_header(template, rule, placing) {
+                Ok(value) => extra.headers.push((name.clone(), value)),
+                // An event without a document has what follows from its key, as a removal has.
+                Err(_) if placing.document.is_none() => {}
+                Err(words) => return Err(words),
             }
         }
         for (name, value) in &meta.headers {
             if let Some(fault) = header_fault(name) {
                 return Err(format!("`meta.headers` can't set {name:?}: {fault}"));
             }
-            extra.headers.push((name.to_owned(), header_value(value)));
+            extra.headers.push((name.to_owned(), header_value(value)?));
         }
         Ok(extra)
     }

@@ -23,13 +23,13 @@ const ID: &str = "webhook-id";
 /// follows from the document: one change may be told in several places. What else stands in it, such as
 /// a token that is replaced, makes no difference.
 ///
-/// `moving` is what of the place may be another one when the document is.
+/// `moving` is what of the place may be another one when the document is, `event` the id of an event.
 pub(in crate::target) fn message_id<'m>(
     owner: &str,
     subject: Subject<'_>,
     moving: impl Iterator<Item = (&'m str, &'m str)>,
     op: &str,
-    cause: Cause,
+    (cause, event): (Cause, Option<&str>),
 ) -> String {
     let mut hash = Sha256::new();
     let mut part = |bytes: &[u8]| {
@@ -40,9 +40,11 @@ pub(in crate::target) fn message_id<'m>(
     for text in [owner, rule, namespace, id, id_json.get(), op] {
         part(text.as_bytes());
     }
-    match cause {
-        Cause::Event(time) => part(&time.0.to_le_bytes()),
-        Cause::Copy(plan) => part(&plan.bytes()),
+    match (event, cause) {
+        // What tells it from every other one is its own id, whatever brings it here again.
+        (Some(event), _) => part(event.as_bytes()),
+        (None, Cause::Event(time)) => part(&time.0.to_le_bytes()),
+        (None, Cause::Copy(plan)) => part(&plan.bytes()),
     }
     for (name, value) in moving {
         part(name.as_bytes());
@@ -152,7 +154,11 @@ mod tests {
     #[test]
     fn ids_do_not_change() {
         let place = |rule: &str, id: &str, address: Address| {
-            place_key(rule, "shop.orders", (id, b"7"), &address)
+            place_key(rule, "shop.orders", (id, b"7"), &address, None)
+        };
+        let of_event = |event: &str| {
+            let address = Address::Filled([].into());
+            place_key("r", "shop.orders", ("7", b"7"), &address, Some(event))
         };
         let filled = |values: &[(&str, &str)]| {
             let owned =
@@ -161,6 +167,7 @@ mod tests {
         };
         let id = |owner: &str, place: &PlaceKey, op: &str, cause: Cause| {
             let place = WebhookPlace::decode(place).expect("a place");
+            let cause = (cause, place.event.as_deref());
             message_id(owner, place.subject(), place.address.moving(), op, cause)
         };
         let time = ClusterTime(7_710_508_021_874_655_233);
@@ -181,7 +188,12 @@ mod tests {
             id("shop 1", &place("r", "7", filled(&[("tenant", "a")])), "put", event),
             id("shop 1", &place("r", "7", filled(&[("tenant", "b")])), "put", event),
             id("shop 1", &place("r", "7", whole), "put", event),
+            id("shop 1", &of_event("1"), "update", event),
+            id("shop 1", &of_event("2"), "update", event),
         ];
+        let again = Cause::Event(ClusterTime(1));
+        let known = id("shop 1", &of_event("1"), "update", again);
+        assert_eq!(known, others[others.len() - 2]);
         let all: BTreeSet<_> = others.iter().chain([&first]).collect();
         assert_eq!(all.len(), others.len() + 1, "{others:?}");
     }

@@ -40,8 +40,8 @@ use crate::{
         template::Template,
     },
     target::{
-        Action, Listing, Operation, Outcome, PlaceKey, Placed, Placing, Request, Retry, Target,
-        http::SetupError, json::Mode,
+        Action, KeepsOrder, Listing, Operation, Outcome, PlaceKey, Placed, Placing, Request, Retry,
+        Target, http::SetupError, json::Mode,
     },
     transform::Meta,
 };
@@ -123,7 +123,7 @@ impl WebhookTarget {
 
     /// The URL of a place, as it is sent to.
     fn url(&self, place: &WebhookPlace<'_>) -> Result<String, String> {
-        place.address.url(&self.url, &place.rule, &place.namespace)
+        place.address.url(&self.url, &place.rule, (&place.namespace, &place.id))
     }
 
     fn shown_url(&self, place: &WebhookPlace<'_>) -> String {
@@ -135,24 +135,34 @@ impl WebhookTarget {
     }
 
     fn try_encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
-        let place = WebhookPlace::decode(&operation.place).map_err(|error| error.to_string())?;
-        let mut extra = Extra::decode(&operation.extra);
-        let document = match &operation.action {
-            Action::Put(document) => Some(document),
-            Action::Remove => None,
+        let removes = matches!(operation.action, Action::Remove);
+        let place = match WebhookPlace::decode(&operation.place) {
+            Err(error) if !removes => return Err(error.to_string()),
+            // Nothing of it was ever told here.
+            Err(_) => return Ok(()),
+            Ok(place) => place,
         };
-        let (time, op) = (operation.told_time(), if document.is_some() { "put" } else { "remove" });
+        let mut extra = Extra::decode(&operation.extra);
+        let (document, event) = match &operation.action {
+            Action::Put(document) => (Some(document), None),
+            Action::Remove => (None, None),
+            Action::Append(told) => (told.document.as_ref(), Some(&*told.event)),
+        };
+        let removal = matches!(operation.action, Action::Remove);
+        let (time, copy) = (operation.told_time(), operation.phase == Phase::Copy);
         let subject = place.subject();
-        let id = message_id(&self.owner, subject, place.address.moving(), op, operation.cause);
-        let told = Told { id: &id, subject, document, time, copy: operation.phase == Phase::Copy };
-        let delete = document.is_none() && self.style.format == WebhookFormat::Document;
+        let mut told = Told { id: "", subject, document, time, copy, event };
+        let cause = (operation.cause, place.event.as_deref());
+        let id = message_id(&self.owner, subject, place.address.moving(), told.op(), cause);
+        told.id = &id;
+        let delete = removal && self.style.format == WebhookFormat::Document;
         let filled = matches!(place.address, Address::Filled(_));
+        // Where no document has the URL for itself, to delete it could take others away.
         if delete && !(filled && self.url.is_of_one_document()) {
-            let words = "no document has this URL for itself: to delete it could delete others";
-            return Err(words.to_owned());
+            return Ok(());
         }
         let foreign = place.address.is_foreign(&self.url);
-        if document.is_none() && foreign {
+        if removal && foreign {
             extra.headers.clear();
         }
         let method = match &extra.method {
@@ -214,10 +224,15 @@ impl Target for WebhookTarget {
             None => Address::of(&self.url.path, rule, placing)?,
         };
         let namespace = placing.namespace.as_str();
-        address.url(&self.url, rule, namespace)?;
+        address.url(&self.url, rule, (namespace, placing.id))?;
+        if placing.meta.id.is_some() && placing.event.is_none() {
+            return Err("`meta.id` is for an index: what a webhook is told is told of the \
+                        document's own `_id`; set `meta.url` or a field"
+                .to_owned());
+        }
         let (id, id_json) = id_of(placing, self.style.mode)?;
-        let place = place_key(rule, namespace, (id, &id_json), &address);
-        if placing.document.is_none() {
+        let place = place_key(rule, namespace, (id, &id_json), &address, placing.event);
+        if placing.document.is_none() && placing.event.is_none() {
             let extra = self.removal(rule, &place, placing);
             return Ok(Placed { place, extra });
         }
@@ -230,11 +245,34 @@ impl Target for WebhookTarget {
         !self.url.path.depends_on_document()
     }
 
+    /// What comes behind a message of the same document that was not taken waits for it.
+    fn keeps_order(&self) -> KeepsOrder {
+        KeepsOrder::OfDocuments
+    }
+
     fn removal(&self, rule: &str, place: &PlaceKey, placing: &Placing<'_>) -> Bytes {
         let Ok(place) = WebhookPlace::decode(place) else { return Bytes::new() };
         // A script may have told of it under another one.
         let placing = Placing { id: &place.id, ..*placing };
         Extra::of_removal(&self.headers, rule, &placing).encode()
+    }
+
+    fn thing(&self, place: &PlaceKey) -> PlaceKey {
+        let known = WebhookPlace::decode(place).ok();
+        let url = known.as_ref().and_then(|known| self.url(known).ok());
+        match (known, url) {
+            // A receiver knows a document by namespace and id, and where it is told.
+            (Some(known), Some(url)) => {
+                let id = (&*known.id, known.id_json.get().as_bytes());
+                place_key("", &known.namespace, id, &Address::Whole(url), None)
+            }
+            _ => place.clone(),
+        }
+    }
+
+    fn is_scripted(&self, place: &PlaceKey) -> bool {
+        let place = WebhookPlace::decode(place);
+        place.is_ok_and(|place| matches!(place.address, Address::Whole(_)))
     }
 
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {

@@ -3,9 +3,12 @@
 use serde_json::value::RawValue;
 
 use crate::{
-    change::{ClusterTime, Document, text::rfc3339},
+    change::{ClusterTime, Document, event::Happened, text::rfc3339},
     rules::model::WebhookFormat,
-    target::json::{Mode, Options, write_document},
+    target::{
+        event::{write_change, write_optional},
+        json::Mode,
+    },
 };
 
 use super::{address::segment, place::write_text};
@@ -35,6 +38,8 @@ pub(in crate::target) struct Told<'a> {
     pub time: ClusterTime,
     /// Whether it comes from the copy.
     pub copy: bool,
+    /// What has happened, where events are told.
+    pub event: Option<&'a Happened>,
 }
 
 /// How it is written.
@@ -93,8 +98,15 @@ impl Style {
                 self.write_data(told, out)?;
             }
             WebhookFormat::Document => {
-                let Some(document) = told.document else { return Ok(()) };
-                return self.write_document(document, out);
+                return match (told.document, told.event) {
+                    (Some(document), _) => write_optional(Some(document), self.mode, out),
+                    // A message has a body, and every event is told.
+                    (None, Some(_)) => {
+                        out.extend_from_slice(b"null");
+                        Ok(())
+                    }
+                    (None, None) => Ok(()),
+                };
             }
         }
         out.push(b'}');
@@ -113,24 +125,24 @@ impl Style {
         out.extend_from_slice(b",\"copy\":");
         out.extend_from_slice(if told.copy { b"true" } else { b"false" });
         out.extend_from_slice(b",\"document\":");
-        match told.document {
-            Some(document) => self.write_document(document, out)?,
-            None => out.extend_from_slice(b"null"),
+        write_optional(told.document, self.mode, out)?;
+        if let Some(event) = told.event {
+            out.push(b',');
+            write_change(event, self.mode, out)?;
         }
         out.push(b'}');
         Ok(())
-    }
-
-    fn write_document(self, document: &Document, out: &mut Vec<u8>) -> Result<(), String> {
-        let options = Options { mode: self.mode, skip_id: false };
-        write_document(document.raw(), options, out).map_err(|error| error.to_string())
     }
 }
 
 impl Told<'_> {
     /// What happened, as templates and payloads call it.
     pub fn op(&self) -> &'static str {
-        if self.document.is_some() { "put" } else { "remove" }
+        match self.event {
+            Some(event) => event.op.as_str(),
+            None if self.document.is_some() => "put",
+            None => "remove",
+        }
     }
 
     fn kind(&self) -> String {

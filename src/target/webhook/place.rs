@@ -4,6 +4,7 @@
 //! be another one tomorrow, when the removal is to go there.
 
 use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{address::Address, payload::Subject};
@@ -16,7 +17,7 @@ use crate::{
 };
 
 /// A place, taken apart.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
 pub(super) struct WebhookPlace<'a> {
     /// The rule, since each of two rules tells of a document by itself.
     pub rule: String,
@@ -25,9 +26,13 @@ pub(super) struct WebhookPlace<'a> {
     /// The id as text, distinct from that of any other document of the namespace.
     pub id: String,
     /// The id as JSON, as a document would hold it.
+    #[serde(borrow)]
     pub id_json: &'a RawValue,
     /// Where it is told.
     pub address: Address,
+    /// Of which event, where events are told.
+    #[serde(default)]
+    pub event: Option<String>,
 }
 
 /// The bytes are no place of a webhook: another kind of target wrote them.
@@ -35,12 +40,13 @@ pub(super) struct WebhookPlace<'a> {
 #[error("this place is none of a webhook's: the target was of another kind when it was written")]
 pub(super) struct PlaceError;
 
-/// The place of a document; `id_json` is JSON.
+/// The place of a document, or of an event of it; `id_json` is JSON.
 pub(super) fn place_key(
     rule: &str,
     namespace: &str,
     (id, id_json): (&str, &[u8]),
     address: &Address,
+    event: Option<&str>,
 ) -> PlaceKey {
     let mut bytes = Vec::with_capacity(128 + id_json.len());
     let mut separator = b'[';
@@ -53,6 +59,10 @@ pub(super) fn place_key(
     bytes.extend_from_slice(id_json);
     bytes.push(b',');
     serde_json::to_writer(&mut bytes, address).expect("writing to memory does not fail");
+    if let Some(event) = event {
+        bytes.push(b',');
+        write_text(event, &mut bytes);
+    }
     bytes.push(b']');
     PlaceKey(Bytes::from(bytes))
 }
@@ -92,9 +102,10 @@ impl<'a> WebhookPlace<'a> {
     /// # Errors
     /// Where it is none of a webhook's.
     pub fn decode(place: &'a PlaceKey) -> Result<Self, PlaceError> {
-        let (rule, namespace, id, id_json, address) =
-            serde_json::from_slice(&place.0).map_err(|_| PlaceError)?;
-        Ok(Self { rule, namespace, id, id_json, address })
+        if place.0.first() != Some(&b'[') {
+            return Err(PlaceError);
+        }
+        serde_json::from_slice(&place.0).map_err(|_| PlaceError)
     }
 
     /// Which document it is.
@@ -116,7 +127,11 @@ mod tests {
             Address::Filled([].into()),
         ] {
             let id = ("\u{0}x", &b"{\"a\":1}"[..]);
-            let key = place_key("r \"1\"", "shop.a\u{1}b", id, &address);
+            for event in [None, Some("e:1")] {
+                let key = place_key("r", "shop.a", id, &address, event);
+                assert_eq!(WebhookPlace::decode(&key).unwrap().event.as_deref(), event);
+            }
+            let key = place_key("r \"1\"", "shop.a\u{1}b", id, &address, None);
             let place = WebhookPlace::decode(&key).unwrap();
             assert_eq!(
                 (place.rule.as_str(), place.namespace.as_str(), place.id.as_str()),

@@ -15,7 +15,7 @@ use crate::{
     rules::model::{SigningSecret, Webhook, WebhookUrl},
     target::{
         Outcome, PlaceKey, Pressure, Request, Retry,
-        http::{Certificates, SetupError, failure, retry_after, without_login},
+        http::{Certificates, SetupError, failure, is_loopback, retry_after, without_login},
     },
 };
 
@@ -32,6 +32,8 @@ use super::{
 
 /// So much of an answer is read. Of one that is longer the connection is given up.
 const MAX_ANSWER: usize = 64 << 10;
+/// So long the end of an answer is waited for once its head is there.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
 /// So long an endpoint may take to answer nothing but that it is there. Whether a connection can be
 /// made shows before.
 const REACH_TIMEOUT: Duration = Duration::from_secs(15);
@@ -41,6 +43,8 @@ pub(super) struct Sender {
     client: reqwest::Client,
     /// For hosts that a script chose: it shows nobody the rule file's certificate.
     elsewhere: reqwest::Client,
+    /// The same, for those that are this one.
+    elsewhere_here: reqwest::Client,
     /// The rule file's own headers, and where they are sent.
     headers: HeaderMap,
     origin: String,
@@ -88,10 +92,16 @@ impl Sender {
             [(USER_AGENT, HeaderValue::from_static(agent))].into_iter().collect();
         let mut certificates = Certificates::read(&settings.tls)?;
         let client = certificates.client(always.clone(), timeout, &address)?;
-        certificates.client = None;
+        // What the file says of its own endpoint is not said of others.
+        (certificates.client, certificates.insecure) = (None, false);
+        let elsewhere = |host: &str| {
+            let address = Url::parse(host).expect("a URL as it is written here");
+            certificates.client(always.clone(), timeout, &address)
+        };
         Ok(Self {
             client,
-            elsewhere: certificates.client(always, timeout, &address)?,
+            elsewhere: elsewhere("http://elsewhere.invalid")?,
+            elsewhere_here: elsewhere("http://localhost")?,
             headers,
             origin: url.origin.clone(),
             secrets: settings.secrets.clone(),
@@ -171,6 +181,7 @@ impl Sender {
         // The time of this try: receivers refuse what was signed long ago.
         let timestamp = Utc::now().timestamp().to_string();
         let method = Method::from_bytes(method.as_bytes()).expect("a method was checked");
+        let delete = method == Method::DELETE;
         let shown = origin(url);
         // A script may choose another host, which is not to learn what the first one is told, nor to
         // be able to repeat it there in our name.
@@ -191,11 +202,15 @@ impl Sender {
             let value = HeaderValue::try_from(value).expect("a header's value was encoded");
             headers.insert(name, value);
         }
-        let client = if own { &self.client } else { &self.elsewhere };
+        let client = match own {
+            true => &self.client,
+            false if Url::parse(url).is_ok_and(|url| is_loopback(&url)) => &self.elsewhere_here,
+            false => &self.elsewhere,
+        };
         let asked = client.request(method, url).headers(headers).timeout(left).body(payload);
         match self.answer(asked, &shown).await {
             Err(outcome) => outcome,
-            Ok(answer) => match outcome(&answer, group.len() > 1) {
+            Ok(answer) => match outcome(&answer, group.len() > 1, delete) {
                 Outcome::Retry(retry) => {
                     Outcome::Retry(Retry { message: self.told(&shown, &retry.message), ..retry })
                 }
@@ -221,33 +236,41 @@ impl Sender {
     }
 
     async fn answer(&self, request: RequestBuilder, address: &str) -> Result<Answer, Outcome> {
-        let answer = async { self.read(request.send().await?).await };
-        answer.await.map_err(|error| match error.is_builder() {
+        match request.send().await {
+            Ok(response) => Ok(self.read(response).await),
             // It is refused here, however often it is tried.
-            true => {
+            Err(error) if error.is_builder() => {
                 let words = failure(&error).message;
-                Outcome::Rejected(self.told("", &format!("the request can't be made: {words}")))
+                let words = self.told("", &format!("the request can't be made: {words}"));
+                Err(Outcome::Rejected(words))
             }
-            false => Outcome::Retry(self.failed(address, &error)),
-        })
+            Err(error) => Err(Outcome::Retry(self.failed(address, &error))),
+        }
     }
 
-    async fn read(&self, mut response: Response) -> Result<Answer, reqwest::Error> {
+    /// The status decides; what follows it is read as far as it comes, for the words and so that the
+    /// connection can be used again.
+    async fn read(&self, mut response: Response) -> Answer {
         let text =
             |name| response.headers().get(name).and_then(|it: &HeaderValue| it.to_str().ok());
         let after = text(RETRY_AFTER).and_then(|value| retry_after(value, Utc::now()));
         let location = text(LOCATION).map(without_login);
         let location = location.map(|location| heard(location.as_bytes(), true, &self.unspeakable));
-        let status = response.status().as_u16();
+        let status = response.status();
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            body.extend_from_slice(&chunk);
-            if body.len() > MAX_ANSWER {
-                break;
+        let reading = async {
+            while body.len() <= MAX_ANSWER {
+                match response.chunk().await {
+                    Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                    Ok(None) => return true,
+                    Err(_) => break,
+                }
             }
-        }
-        let said = heard(&body, body.len() <= MAX_ANSWER, &self.unspeakable);
-        Ok(Answer { status, after, location, said })
+            false
+        };
+        let whole = tokio::time::timeout(ANSWER_TIME, reading).await.unwrap_or_default();
+        let said = heard(&body, whole, &self.unspeakable);
+        Answer { status: status.as_u16(), after, location, said }
     }
 
     fn failed(&self, address: &str, error: &reqwest::Error) -> Retry {

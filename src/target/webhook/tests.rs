@@ -51,6 +51,7 @@ fn operation(target: &WebhookTarget, meta: &Meta, document: Option<RawDocumentBu
         id: "7",
         op,
         document: document.as_deref(),
+        event: None,
         meta,
     };
     let Placed { place, extra } = target.place("orders", &placing).expect("a place");
@@ -68,8 +69,15 @@ fn key() -> DocumentKey {
 fn remembered(target: &WebhookTarget, place: &PlaceKey) -> Operation {
     let (key, namespace, meta) = (key(), Namespace::new("shop", "orders"), Meta::default());
     let document = None;
-    let placing =
-        Placing { namespace: &namespace, key: &key, id: "7", op: "remove", document, meta: &meta };
+    let placing = Placing {
+        namespace: &namespace,
+        key: &key,
+        id: "7",
+        op: "remove",
+        document,
+        event: None,
+        meta: &meta,
+    };
     let extra = target.removal("orders", place, &placing);
     let (place, action, cause) = (place.clone(), Action::Remove, Cause::Event(TIME));
     Operation { place, action, time: TIME, cause, extra, namespace, phase: Phase::Changes }
@@ -92,6 +100,70 @@ fn put(target: &WebhookTarget) -> String {
 
 fn removal(target: &WebhookTarget) -> Result<String, String> {
     encoded(target, &operation(target, &Meta::default(), None))
+}
+
+/// An event with all that one can say, and one without a document.
+fn told(target: &WebhookTarget, whole: bool) -> String {
+    use crate::{
+        change::event::{Happened, Op, Truncated},
+        target::Appended,
+    };
+    let (key, namespace, meta) = (key(), Namespace::new("shop", "orders"), Meta::default());
+    let document = whole.then(|| Document::from(order()));
+    let event = Happened {
+        id: "e1".into(),
+        op: if whole { Op::Update } else { Op::Delete },
+        copy: false,
+        raw: None,
+        document: document.clone(),
+        before: whole.then(|| rawdoc! { "_id": 7, "total": 10 }.into()),
+        updated: whole.then(|| rawdoc! { "total": 12.5, "lines.0.price": 3 }.into()),
+        removed: whole.then(|| "coupon\"s".to_owned()).into_iter().collect(),
+        truncated: whole
+            .then(|| Truncated { field: "list".to_owned(), new_size: 3 })
+            .into_iter()
+            .collect(),
+        lacks: None,
+    };
+    let placing = Placing {
+        namespace: &namespace,
+        key: &key,
+        id: "7",
+        op: event.op.as_str(),
+        document: document.as_ref().map(Document::raw),
+        event: Some("e1"),
+        meta: &meta,
+    };
+    let Placed { place, extra } = target.place("orders", &placing).expect("a place");
+    let appended = Appended {
+        id: "e1".to_owned(),
+        namespace: namespace.clone(),
+        key: key.clone(),
+        document_id: "7".to_owned(),
+        wall_time: None,
+        event: event.into(),
+        document,
+    };
+    let (action, cause) = (Action::Append(Box::new(appended)), Cause::Event(TIME));
+    let operation =
+        Operation { place, action, time: TIME, cause, extra, namespace, phase: Phase::Changes };
+    encoded(target, &operation).expect("a message")
+}
+
+/// What each format makes of an event. A header that is made from a field is left out where there is no
+/// document.
+#[test]
+fn formats_of_events() {
+    let mut shown = String::new();
+    for yaml in [
+        "{ url: https://h/x, headers: { X-Op: \"{op}\", X-Tenant: \"{tenant}\" } }",
+        "{ url: https://h/x, format: cloudevents, batch: { max_actions: 10 } }",
+        "{ url: https://h/x, format: document }",
+    ] {
+        let target = target(yaml);
+        shown.push_str(&format!("--- {yaml}\n{}\n{}\n", told(&target, true), told(&target, false)));
+    }
+    insta::assert_snapshot!(shown);
 }
 
 /// What each format makes of a document that is there, and of one that is gone.
@@ -121,27 +193,71 @@ fn a_document_alone_tells_of_no_removal_without_a_url_of_its_own() {
         ("customers/{tenant}/orders", None),
         ("regions/{key.region}", None),
         ("x?id={_id}", None),
+        // One of 1 and "1" is as good as another.
+        ("{key._id}", None),
+        ("{tenant}-{_id}", None),
         ("{_id}", Some("DELETE https://h/7")),
-        ("{tenant}/{key._id}", Some("DELETE https://h/acme%2Feu/7")),
+        ("{tenant}/{_id:typed}", Some("DELETE https://h/acme%2Feu/number~7")),
     ] {
         let target = target(&format!("{{ url: \"https://h/{path}\", format: document }}"));
         let gone = remembered(&target, &place(&target, &Meta::default()));
-        let message = encoded(&target, &gone).ok();
-        let line = message.as_deref().map(|it| it.lines().next().expect("a line"));
-        assert_eq!(line, deleted, "{path}");
+        let message = encoded(&target, &gone).expect("it can be made, or is not to be");
+        assert_eq!(message.lines().next(), deleted, "{path}");
         // Nobody knows whose the URL is that a script chose.
         let meta = Meta { url: Some("https://h/shared".to_owned()), ..Meta::default() };
-        encoded(&target, &remembered(&target, &place(&target, &meta)))
-            .expect_err("nothing is sent");
+        let told = encoded(&target, &remembered(&target, &place(&target, &meta)));
+        assert_eq!(told, Ok(String::new()));
     }
     let one_for_all = target("{ url: https://h/x, format: document }");
-    assert!(
-        removal(&one_for_all).expect_err("nothing is sent").contains("no document has this URL")
-    );
+    assert_eq!(removal(&one_for_all), Ok(String::new()));
+    // One that can't be made is no such one, and leaves no trace.
+    let tenant = target("{ url: \"https://h/{tenant}/{_id}\", format: document }");
+    let gone = remembered(&tenant, &place(&one_for_all, &Meta::default()));
     let mut body = b"before".to_vec();
-    let gone = operation(&one_for_all, &Meta::default(), None);
-    one_for_all.encode(&gone, &mut body).unwrap_err();
+    assert!(tenant.encode(&gone, &mut body).unwrap_err().contains("has no tenant"));
     assert_eq!(body, b"before");
+}
+
+/// What a receiver knows it by, whichever rule tells of it and whatever was remembered of its key.
+#[test]
+fn a_thing_is_a_document_at_a_url() {
+    let meta = Meta { url: Some("https://h/acme%2Feu".to_owned()), ..Meta::default() };
+    let place = |path: &str, rule: &str, meta: &Meta| {
+        let target = target(&format!("{{ url: \"https://h/{path}\" }}"));
+        let (key, namespace, document) = (key(), Namespace::new("shop", "orders"), order());
+        let document = Some(&*document);
+        let placing = Placing {
+            namespace: &namespace,
+            key: &key,
+            id: "7",
+            op: "put",
+            document,
+            event: None,
+            meta,
+        };
+        target.place(rule, &placing).expect("a place").place
+    };
+    let none = &Meta::default();
+    for (today, first, second, same) in [
+        ("{tenant}", place("{tenant}", "r", none), place("{tenant}", "q", none), true),
+        ("{tenant}", place("{tenant}", "r", none), place("{tenant}/{_id}", "r", none), true),
+        ("{tenant}", place("{tenant}", "r", none), place("x", "r", &meta), true),
+        ("x", place("x", "r", none), place("x", "q", none), true),
+        ("x", place("x", "r", none), place("x", "r", &meta), false),
+        ("{rule}", place("x", "r", none), place("x", "q", none), false),
+        // Nobody knows where the one is.
+        ("{total}", place("{tenant}", "r", none), place("{total}", "r", none), false),
+    ] {
+        let target = target(&format!("{{ url: \"https://h/{today}\" }}"));
+        assert_eq!(
+            target.thing(&first) == target.thing(&second),
+            same,
+            "{today} {first:?} {second:?}"
+        );
+    }
+    let target = target("{ url: https://h/x }");
+    assert!(target.is_scripted(&place("x", "r", &meta)));
+    assert!(!target.is_scripted(&place("{tenant}", "r", none)));
 }
 
 /// A document that moves is told to be gone where it was, and a fixed URL needs no memory for that.
@@ -187,8 +303,15 @@ fn what_a_script_can_not_choose_refuses_the_document() {
         let namespace = Namespace::new("shop", "orders");
         let document = order();
         let document = Some(&*document);
-        let placing =
-            Placing { namespace: &namespace, key: &key, id: "7", op: "put", document, meta: &meta };
+        let placing = Placing {
+            namespace: &namespace,
+            key: &key,
+            id: "7",
+            op: "put",
+            document,
+            event: None,
+            meta: &meta,
+        };
         target.place("orders", &placing).expect_err("it is refused")
     };
     let header = |name: &str| Meta {
@@ -197,6 +320,7 @@ fn what_a_script_can_not_choose_refuses_the_document() {
     };
     for (meta, words) in [
         (Meta { url: Some("h/x".into()), ..Meta::default() }, "`meta.url` is no URL"),
+        (Meta { id: Some("8".into()), ..Meta::default() }, "`meta.id` is for an index"),
         (Meta { method: Some("TRACE".into()), ..Meta::default() }, "`meta.method` is one of"),
         (header("webhook-id"), "mongosync makes"),
         (header("host"), "how HTTP works"),
@@ -244,9 +368,19 @@ fn a_path_that_is_changed_moves_no_document() {
     assert!(!String::from_utf8_lossy(&before.0).contains("hunter2"), "{before:?}");
     let gone = encoded(&new, &remembered(&new, &before)).expect("a message");
     assert!(gone.starts_with("POST https://h/another-token/acme%2Feu?id=7\n"), "{gone}");
+    // Its own id is known, also where the URL did not ask for it.
+    let with_id = target("{ url: \"https://h/{tenant}/{_id}\" }");
+    let place =
+        operation(&target("{ url: \"https://h/{tenant}\" }"), &Meta::default(), Some(order()));
+    let gone = encoded(&with_id, &remembered(&with_id, &place.place)).expect("a message");
+    assert!(gone.starts_with("POST https://h/acme%2Feu/7\n"), "{gone}");
     // What is not remembered can't be filled in, and no other URL is told.
     let moved = target("{ url: \"https://h/{region}\" }");
-    encoded(&moved, &remembered(&moved, &before)).expect_err("nothing is sent");
+    let words = encoded(&moved, &remembered(&moved, &before)).expect_err("it can't be made");
+    assert!(words.contains("has no region, which `url` asks for"), "{words}");
+    // Another kind of target has put it there.
+    let other = PlaceKey(Bytes::from_static(b"\x08products\x011"));
+    assert_eq!(encoded(&moved, &remembered(&moved, &other)), Ok(String::new()));
 }
 
 /// What a script chose may be anybody's: there go its own headers, and none of the file's.
@@ -297,10 +431,12 @@ fn a_removal_has_the_headers_that_follow_from_the_key() {
                 id: "7",
                 op: "put",
                 document: Some(&order()),
+                event: None,
                 meta: &Meta::default(),
             },
         );
-        let place = place_key("orders", "shop.orders", ("7", b"7"), &address.expect("an address"));
+        let place =
+            place_key("orders", "shop.orders", ("7", b"7"), &address.expect("an address"), None);
         let gone = encoded(&target, &remembered(&target, &place)).expect("a message");
         let expected = "\nx-r: eu\nx-t: number~7\nx-op: remove\nwebhook-id: ";
         assert!(head(&gone).contains(expected), "{gone}");

@@ -38,10 +38,17 @@ impl Unspeakable {
                 }
             }
         }
-        if !settings.url.shown {
-            for text in literals(&settings.url.path) {
+        // A query is never shown.
+        let mut secret = !settings.url.shown;
+        for text in literals(&settings.url.path) {
+            let (folders, query) = text
+                .split_once('?')
+                .map_or((text, None), |(folders, query)| (folders, Some(query)));
+            let (hidden, query) = if secret { (Some(text), None) } else { (None, query) };
+            for text in hidden.into_iter().chain(query) {
                 texts.extend(text.split(['/', '?', '&', '=']).map(str::to_owned));
             }
+            secret |= folders.len() < text.len();
         }
         Self::texts(texts)
     }
@@ -68,12 +75,18 @@ impl Unspeakable {
 
     /// The same of words that break off: they may end with the beginning of one.
     pub fn left_out_of_part(&self, words: &str) -> String {
-        let begun = |text: &String| {
-            let mut ends = text.char_indices().map(|(at, _)| at).filter(|at| *at > 0).rev();
-            ends.find(|at| words.ends_with(&text[..*at]))
-        };
-        let begun = self.0.iter().filter_map(begun).max().unwrap_or_default();
-        self.left_out(&words[..words.len() - begun])
+        let mut words = words;
+        // What is left may end with a beginning again: a text may be repeated in itself.
+        loop {
+            let begun = |text: &String| {
+                let mut ends = text.char_indices().map(|(at, c)| at + c.len_utf8()).rev();
+                ends.find(|end| words.ends_with(&text[..*end]))
+            };
+            let Some(begun) = self.0.iter().filter_map(begun).max() else {
+                return self.left_out(words);
+            };
+            words = &words[..words.len() - begun];
+        }
     }
 }
 
@@ -162,5 +175,27 @@ mod tests {
         ] {
             assert_eq!(unspeakable.left_out_of_part(words), expected);
         }
+        // It repeats itself.
+        let unspeakable = of(&["abcabc"]);
+        for words in ["no abcabc", "no abcabcabc", "no abcab", "no ab"] {
+            assert_eq!(unspeakable.left_out_of_part(words), "no ", "{words}");
+        }
+    }
+
+    /// It is left out where the URL is shown, so it is not to be said back either.
+    #[test]
+    fn a_query_is_a_secret_wherever_it_stands() {
+        use crate::rules::{model::TargetKind, parse};
+        let url = "https://h/folders/x?token=abcdef123456&{_id}&other=fedcba654321";
+        let text = format!(
+            "source: mongodb://h/?replicaSet=rs0\ntargets: {{ notify: {{ webhook: {{ url: \"{url}\" }} }} \
+             }}\nrules: [{{ namespace: shop.orders, delivery: documents, to: notify }}]\n"
+        );
+        let loaded = parse(&text, std::path::Path::new("rules.yaml"), &|_| None);
+        let rules = loaded.unwrap_or_else(|report| panic!("{report}")).rules;
+        let TargetKind::Webhook(webhook) = &rules.targets[0].kind else { panic!("a webhook") };
+        let said = Unspeakable::of(webhook)
+            .left_out("no POST /folders/x?token=abcdef123456&7&other=fedcba654321");
+        assert_eq!(said, "no POST /folders/x?token=…&7&other=…");
     }
 }

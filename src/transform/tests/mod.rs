@@ -42,6 +42,7 @@ fn run_with(
             cluster_time: ClusterTime(1_795_227_029 << 32 | 7),
             wall_time: Some(bson::DateTime::from_millis(1_795_227_029_007)),
             copy: true,
+            happened: None,
         },
         reads,
     })

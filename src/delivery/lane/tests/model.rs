@@ -398,7 +398,7 @@ impl World {
 
     fn deliver(&mut self, lane: usize, most: usize) {
         let share = KEYS / CHUNKS as u64;
-        for change in self.lanes[lane].try_output(most) {
+        for change in self.lanes[lane].try_output(most, usize::MAX) {
             let seen = seen(&change);
             let at = At { version: seen.version, deleted: seen.deleted };
             if let Some(before) = self.target.insert(seen.id, at) {

@@ -37,6 +37,7 @@ fn target_of(urls: &[&str]) -> EngineTarget {
             name: name.to_owned(),
             namespaces: crate::rules::model::Selector { include, exclude: Vec::new() },
             place: crate::rules::model::EnginePlace { index, ..Default::default() },
+            appends: false,
         }
     };
     let rules = vec![rule("plain", false), rule("behind", true)];

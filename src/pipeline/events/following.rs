@@ -1,0 +1,373 @@
+//! The events of one rule: one task reads its stream into the lanes.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::{
+    change::{Cause, Change, ClusterTime, Phase, State, event::Lack},
+    checkpoint::tracker::{Claim, Tracker},
+    source::{
+        budget::Budget,
+        error::{Error as SourceError, Remedy},
+        events::{
+            CLOSED, EventBatch, EventQuery, EventStart, EventStream, Extent, ResumeToken, Seen,
+            StreamEvent,
+        },
+    },
+    status::{EventKind, RuleStatus, TargetStatus},
+};
+
+use super::{
+    super::{
+        Error,
+        demand::Demand,
+        following::{COPY_AWAIT, Lanes, changed, history_lost},
+        reading::{Reading, SourceBackoff},
+        rule_set::RuleSet,
+        settling::Place,
+    },
+    images::Images,
+    plan::RULE,
+    position::EventPosition,
+};
+
+/// So many events are read one by one in search of one that is too large.
+const SEARCHED: u32 = 4_000;
+/// So many idle replies are waited for where the end of a stream is looked for.
+const LOOKED_FOR: u32 = 3;
+
+/// An event that does not fit into a message of the server.
+const TOO_LARGE: i32 = 10334;
+
+/// The server's codes for a token that it can't go on from: a stage of the rule hides its event now, or
+/// the stream was invalidated there.
+const LOST_TOKEN: [i32; 3] = [260, 280, 50811];
+
+/// Reads one rule's events into its lanes.
+pub struct EventFollowing {
+    /// The source.
+    pub reading: Arc<Reading>,
+    /// The one rule.
+    pub rules: Arc<RuleSet>,
+    /// How its events are asked for.
+    pub query: Arc<EventQuery>,
+    /// Where they go.
+    pub lanes: Arc<Lanes>,
+    /// What holds the position back.
+    pub tracker: Tracker<EventPosition>,
+    /// The target's name.
+    pub target: String,
+    /// Of this pipeline.
+    pub status: Arc<TargetStatus>,
+    /// Of the rule.
+    pub rule_status: Arc<RuleStatus>,
+    /// Pays for what is read.
+    pub budget: Arc<Budget>,
+    /// Whose images are kept.
+    pub images: Arc<Images>,
+}
+
+/// How far the stream has been read, and how it is read on.
+struct Course {
+    /// Where it is opened next.
+    from: EventStart,
+    /// Everything up to here has been read.
+    reached: EventPosition,
+    /// What stands up to here in the stream was read before: it is opened by time, which is less exact.
+    leave_out: Option<ResumeToken>,
+    extent: Extent,
+    /// Events or replies in the present extent.
+    count: u32,
+}
+
+impl Course {
+    fn read(&mut self, extent: Extent) {
+        self.extent = extent;
+        self.count = 0;
+    }
+
+    /// Everything up to a token has been read. Whether that is news.
+    fn reach(&mut self, token: &ResumeToken) -> bool {
+        if self.leave_out.as_ref().is_some_and(|known| token <= known) {
+            return false;
+        }
+        self.leave_out = None;
+        self.from = EventStart::After(token.clone());
+        let position = EventPosition::behind(token.clone());
+        let further = position > self.reached;
+        if further {
+            self.reached = position;
+        }
+        further
+    }
+}
+
+/// Why a stream is read no further.
+enum Ended {
+    /// It has to be opened in another way.
+    Reopen,
+    /// It fails.
+    Failed(SourceError),
+}
+
+impl EventFollowing {
+    /// Follows from a position until it is stopped, or has to begin elsewhere. `copying` says whether a
+    /// copy waits for the stream's frontier: every update brings its document then, since the copy
+    /// leaves out what has changed meanwhile.
+    ///
+    /// # Errors
+    /// `HistoryLost`, and `Refused` where the source has no change stream for the rule.
+    pub async fn run(
+        self,
+        position: EventPosition,
+        mut copying: watch::Receiver<bool>,
+    ) -> Result<Option<Demand>, Error> {
+        let rule = self.rules.get(RULE).rule().name.clone();
+        let scope = self.query.scope();
+        let from = position.time();
+        tracing::info!(target = self.target, rule, ?scope, %from, "following events");
+        let mut course = Course {
+            from: position.start(),
+            reached: position,
+            leave_out: None,
+            extent: Extent::Whole,
+            count: 0,
+        };
+        let mut backoff = SourceBackoff::default();
+        let stop = self.reading.stop.clone();
+        loop {
+            let copies = *copying.borrow_and_update();
+            let max_await = copies.then_some(COPY_AWAIT);
+            let source = self.reading.source.patient(backoff.patience);
+            let extent = (copies, course.extent);
+            let opened = tokio::select! {
+                opened = source.watch_events(&self.query, &course.from, extent, max_await, &self.budget) => opened,
+                () = stop.cancelled() => return Ok(None),
+            };
+            let before = course.reached.clone();
+            let ended = match opened {
+                Ok(mut stream) => {
+                    let read = self.read(&mut stream, &mut course, &mut copying);
+                    tokio::select! {
+                        ended = read => ended,
+                        () = stop.cancelled() => return Ok(None),
+                    }
+                }
+                Err(error) => Ended::Failed(error),
+            };
+            if course.reached > before {
+                backoff.reset();
+            }
+            let error = match ended {
+                Ended::Reopen => continue,
+                Ended::Failed(error) => error,
+            };
+            if self.goes_on(&error, &mut course)? {
+                continue;
+            }
+            match error.remedy() {
+                Remedy::HistoryLost => {
+                    let why = error.to_string();
+                    let position = course.reached.time();
+                    return history_lost(&self.rules, &self.target, position, &why).map(Some);
+                }
+                Remedy::Retry => {
+                    if self.reading.hold_back("change stream", &error, &mut backoff).await.is_err()
+                    {
+                        return Ok(None);
+                    }
+                }
+                Remedy::Reject => {
+                    return Err(Error::Refused(format!(
+                        "the change stream of rule {rule} can't be opened: {error}"
+                    )));
+                }
+            }
+        }
+    }
+
+    /// Whether there is another way to read on, which is then the course.
+    ///
+    /// # Errors
+    /// `Refused` where there is none, and waiting does not help.
+    fn goes_on(&self, error: &SourceError, course: &mut Course) -> Result<bool, Error> {
+        let rule = &self.rules.get(RULE).rule().name;
+        let code = error.code();
+        if code == Some(TOO_LARGE) {
+            match course.extent {
+                // One of those that were to come next.
+                Extent::Whole | Extent::End => course.read(Extent::Single),
+                // The very next one.
+                Extent::Single => course.read(Extent::Slim),
+                Extent::Slim => {
+                    return Err(Error::Refused(format!(
+                        "the change stream of rule {rule} meets an event that is too large for MongoDB \
+                         to send, whatever is left out of it: {error}"
+                    )));
+                }
+            }
+            return Ok(true);
+        }
+        if code.is_some_and(|code| LOST_TOKEN.contains(&code)) {
+            if let EventStart::After(token) = &course.from
+                && let Some(time) = token.time()
+            {
+                tracing::info!(
+                    target = self.target,
+                    rule,
+                    %time,
+                    "the stream can't go on behind its last event, which the rule may hide now: it goes on \
+                     from the time of that event"
+                );
+                course.leave_out = Some(token.clone());
+                course.from = EventStart::At(time);
+                return Ok(true);
+            }
+            if self.query.is_shaped() && code != Some(260) {
+                return Err(Error::Refused(format!(
+                    "the change stream of rule {rule} can't be read, perhaps for its `changes.pipeline`, \
+                     which has to leave the `_id` of each event as it is: {error}"
+                )));
+            }
+        }
+        if matches!(error, SourceError::Garbled(CLOSED)) {
+            match course.extent {
+                // A stage of the rule may hide why.
+                Extent::Whole | Extent::Single if self.query.is_shaped() => {
+                    course.read(Extent::End);
+                    return Ok(true);
+                }
+                _ => course.read(Extent::Whole),
+            }
+        }
+        Ok(false)
+    }
+
+    /// Reads until the stream can't go on as it is.
+    async fn read(
+        &self,
+        stream: &mut EventStream<'_>,
+        course: &mut Course,
+        copying: &mut watch::Receiver<bool>,
+    ) -> Ended {
+        loop {
+            let batch = tokio::select! {
+                batch = stream.next() => match batch {
+                    Ok(batch) => batch,
+                    Err(error) => return Ended::Failed(error),
+                },
+                // What is asked for is fixed when a stream is opened.
+                () = changed(copying) => return Ended::Reopen,
+            };
+            self.status.source_recovered();
+            let events = u32::try_from(batch.events.len()).unwrap_or(u32::MAX);
+            let invalidated = self.spread(batch, course).await;
+            course.count = course.count.saturating_add(events.max(1));
+            match course.extent {
+                _ if invalidated => {
+                    course.read(Extent::Whole);
+                    return Ended::Reopen;
+                }
+                Extent::Slim if events > 0 => {
+                    course.read(Extent::Whole);
+                    return Ended::Reopen;
+                }
+                Extent::Single if course.count >= SEARCHED => {
+                    course.read(Extent::Whole);
+                    return Ended::Reopen;
+                }
+                Extent::End if course.count > LOOKED_FOR => {
+                    course.read(Extent::Whole);
+                    return Ended::Failed(SourceError::Garbled(CLOSED));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Puts a batch into the lanes; whether the stream ends with it. Cancelled half-way it leaves spans
+    /// unsettled, so the position stays before them.
+    async fn spread(&self, batch: EventBatch, course: &mut Course) -> bool {
+        let EventBatch { events, frontier, token, read } = batch;
+        let times = events.first().map(StreamEvent::time).zip(events.last().map(StreamEvent::time));
+        let mut changes: Vec<Vec<Change>> = self.lanes.iter().map(|_| Vec::new()).collect();
+        let mut invalidated = false;
+        for event in events {
+            let token = event.token().clone();
+            if !course.reach(&token) {
+                continue;
+            }
+            let position = EventPosition::behind(token);
+            match event {
+                StreamEvent::Happened(seen) => {
+                    if self.rules.following(&seen.namespace).is_empty() {
+                        self.tracker.reach(position);
+                        continue;
+                    }
+                    self.images.met(&seen.namespace).await;
+                    let span = self.tracker.open();
+                    let change = self.change(*seen, course.extent, (read, span.claim()));
+                    span.close(position);
+                    let lane = self.lanes.index(&change.namespace, &change.key);
+                    changes[lane].push(change);
+                }
+                StreamEvent::Ended { op, namespace, time, .. } => {
+                    tracing::info!(
+                        target = self.target,
+                        op,
+                        namespace = namespace.as_ref().map(tracing::field::display),
+                        %time,
+                        "a collection has ended or has another name: what was told stays told"
+                    );
+                    self.rule_status.event(EventKind::from_operation_type(op), 1);
+                    self.images.ended(namespace.as_ref());
+                    self.tracker.reach(position);
+                }
+                StreamEvent::Invalidated { time, .. } => {
+                    tracing::info!(
+                        target = self.target, %time, "change stream invalidated, opening it behind"
+                    );
+                    self.rule_status.event(EventKind::Invalidate, 1);
+                    self.tracker.reach(position);
+                    invalidated = true;
+                }
+            }
+        }
+        for (lane, changes) in self.lanes.iter().zip(changes) {
+            if !changes.is_empty() {
+                lane.output_room().await;
+                lane.happened(changes);
+            }
+        }
+        self.lanes.advance(frontier);
+        self.status.seen(times, std::time::SystemTime::now());
+        // Behind an invalidate nothing but a new stream goes on.
+        if let Some(token) = token.filter(|_| !invalidated)
+            && course.reach(&token)
+        {
+            self.tracker.reach(EventPosition::behind(token));
+        }
+        invalidated
+    }
+
+    fn change(&self, seen: Seen, extent: Extent, (read, claim): (ClusterTime, Claim)) -> Change {
+        let Seen { namespace, key, time, wall_time, mut event, .. } = seen;
+        self.rule_status.event(event.op.into(), 1);
+        if extent == Extent::Slim {
+            event.lacks = Some(Lack::Rest);
+        }
+        Change {
+            namespace,
+            key,
+            time,
+            cause: Cause::Event(time),
+            // What it brings may have been looked up behind the event.
+            read: read.max(time),
+            since: wall_time,
+            phase: Phase::Changes,
+            states: vec![(RULE, State::Happened(Arc::new(event)))],
+            claims: vec![claim],
+        }
+    }
+}
