@@ -4,6 +4,7 @@
 
 mod copies;
 mod course;
+mod ended;
 mod engines;
 mod images;
 mod letters;
@@ -59,8 +60,9 @@ async fn all_that_happened(
         let event = event?;
         let Ok(key) = event.get_document("documentKey") else { continue };
         let id = key.get("_id").context("an _id")?;
-        if id.as_str() == Some(&last) {
-            if event.get_str("operationType")? == "delete" {
+        // Earlier looks have left theirs.
+        if let Some(own) = id.as_str().filter(|id| id.starts_with("the last one")) {
+            if own == last && event.get_str("operationType")? == "delete" {
                 return Ok(all);
             }
             continue;

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use bson::{DateTime, RawDocumentBuf, Timestamp, rawdoc};
+use bson::{DateTime, RawArrayBuf, RawBson, RawDocumentBuf, Timestamp, raw::cstr, rawdoc};
 use sha2::{Digest, Sha256};
 
 use super::{ClusterTime, Document, DocumentKey, Namespace, text::write_hex};
@@ -87,6 +87,8 @@ pub enum Lack {
     PreImage,
     /// `full_document: required`, and MongoDB has none.
     PostImage,
+    /// `full_document: when_available` beside a filter, and there is no document to ask it of.
+    Filtered,
     /// It is larger than what MongoDB can send, and this is only what it is about.
     Rest,
 }
@@ -104,6 +106,12 @@ impl Lack {
                 "MongoDB has no image of the document behind this change, and `full_document: required` \
                  asks for it: the change was made before images were kept, or longer ago than they are \
                  kept for. Tried again, the event is delivered without it"
+            }
+            Self::Filtered => {
+                "MongoDB has no image of the document behind this change, so that the rule's `filter` \
+                 can't be asked of it: the change was made before images were kept, or longer ago than \
+                 they are kept for. `full_document: required` has them kept. Tried again, the event is \
+                 delivered without it, whether the filter would take it or not"
             }
             Self::Rest => {
                 "the event is larger than the 16 MiB that MongoDB can send, and this server can't split \
@@ -160,6 +168,25 @@ impl Happened {
         self.lacks == Some(Lack::Rest)
     }
 
+    /// What an update says of single fields, as the change stream would.
+    fn description(&self) -> RawDocumentBuf {
+        let mut description = RawDocumentBuf::new();
+        if let Some(updated) = &self.updated {
+            description.append(cstr!("updatedFields"), updated.raw().to_owned());
+        }
+        let mut removed = RawArrayBuf::new();
+        self.removed.iter().for_each(|path| removed.push(path.as_str()));
+        description.append(cstr!("removedFields"), removed);
+        let mut truncated = RawArrayBuf::new();
+        for array in &self.truncated {
+            let size = i32::try_from(array.new_size);
+            let size = size.map_or(RawBson::Int64(array.new_size), RawBson::Int32);
+            truncated.push(rawdoc! { "field": array.field.as_str(), "newSize": size });
+        }
+        description.append(cstr!("truncatedArrays"), truncated);
+        description
+    }
+
     /// As it is kept, to be told again: its id, and what the change stream said or would have said.
     pub fn record(
         &self,
@@ -169,7 +196,17 @@ impl Happened {
         wall_time: Option<DateTime>,
     ) -> RawDocumentBuf {
         let change = match &self.raw {
-            Some(raw) => raw.raw().to_owned(),
+            Some(raw) => {
+                let mut change = RawDocumentBuf::new();
+                for (name, value) in raw.raw().iter().flatten() {
+                    match name.as_str() {
+                        // What the rule leaves out MongoDB has left in.
+                        "updateDescription" => change.append(name, self.description()),
+                        _ => change.append(name, value),
+                    }
+                }
+                change
+            }
             None => {
                 let mut change = rawdoc! {
                     "operationType": self.op.as_str(),
@@ -178,10 +215,10 @@ impl Happened {
                     "documentKey": key.raw().to_owned(),
                 };
                 if let Some(document) = &self.document {
-                    change.append(bson::raw::cstr!("fullDocument"), document.raw().to_owned());
+                    change.append(cstr!("fullDocument"), document.raw().to_owned());
                 }
                 if let Some(wall_time) = wall_time {
-                    change.append(bson::raw::cstr!("wallTime"), wall_time);
+                    change.append(cstr!("wallTime"), wall_time);
                 }
                 change
             }

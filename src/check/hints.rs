@@ -8,8 +8,9 @@ use crate::{
     finding::{Finding, Part},
     rules::{
         model::{
-            Destination, Engine, EngineAuth, EnginePlace, NamespacePattern, OnDrop, Place, Rule,
-            RuleFile, Target, TargetKind, Tls, Webhook, WebhookFormat,
+            Destination, Engine, EngineAuth, EnginePlace, EventSettings, FullDocument,
+            NamespacePattern, OnDrop, Place, Rule, RuleFile, Target, TargetKind, Tls, Webhook,
+            WebhookFormat,
         },
         template::{Part as Piece, Template},
         units::written_size,
@@ -210,6 +211,16 @@ fn events(rule: &Rule, found: &mut Vec<Finding>) {
              (`changeStreamOptions.preAndPostImages.expireAfterSeconds`)",
         ));
     }
+    let skips =
+        rule.transform.as_ref().is_some_and(|it| it.calls("skip()") || it.calls("remove()"));
+    if rule.copy.is_some() && rule.changes.is_some() && skips {
+        let words = "`copy` has gaps where the script skips changes: a document that changes while it is \
+                     copied is told by that change alone, and by nothing where the script skips it";
+        found.push(Finding::warning("copy_gaps", part(), words).help(
+            "let a rule with `delivery: documents` bring what is there, or skip nothing that a receiver \
+             needs to know a document by",
+        ));
+    }
 }
 
 /// Whether a value holds one of these as a key or as the beginning of a text.
@@ -274,6 +285,25 @@ fn placed(rule: &Rule, target: &Target, destination: &Destination, found: &mut V
             destination.target
         );
         found.push(Finding::note("places", part(), words));
+    }
+    let looked_up = |events: &EventSettings| events.full_document == FullDocument::UpdateLookup;
+    if rule.events.as_ref().is_some_and(looked_up)
+        && let Place::Engine(place) = &destination.place
+        && [&place.index.name, &place.routing]
+            .into_iter()
+            .flatten()
+            .any(Template::depends_on_document)
+    {
+        let words = format!(
+            "in {} an event can lie twice: its index or shard is made of the document's fields, and \
+             `full_document: update_lookup` brings them as they are when the event is read, perhaps again \
+             after a restart",
+            destination.target
+        );
+        found.push(Finding::warning("event_places", part(), words).help(
+            "`full_document: required` brings the document as it was behind the change; or make the \
+             index and the routing of the namespace or of `{_id}`",
+        ));
     }
     let Some(project) = rule.project.as_ref().map(projected) else { return };
     if project.keeps || !rule.pipeline.is_empty() || rule.transform.is_some() {

@@ -86,6 +86,12 @@ const SEARCH: &str = "  search: { elasticsearch: { urls: [http://127.0.0.1:9200]
 #[case::several_places("transform: \"meta.routing = doc.tenant;\"", &["note rule r places"])]
 #[case::no_copy("copy: false", &["note rule r no_copy"])]
 #[case::no_changes("changes: false", &["note rule r no_changes"])]
+#[case::copied_events_that_are_skipped(
+    "delivery: events\n    copy: true\n    transform: if event.op == \"delete\" { skip(); }",
+    &["warning rule r copy_gaps"]
+)]
+#[case::events_that_are_skipped("delivery: events\n    transform: skip();", &[])]
+#[case::copied_events("delivery: events\n    copy: true", &[])]
 fn what_a_rule_is_told(#[case] body: &str, #[case] expected: &[&str]) {
     let rule = format!("  - name: r\n    namespace: shop.products\n    {body}\n    to: search");
     assert_eq!(codes(SEARCH, &rule), expected);
@@ -104,6 +110,13 @@ fn what_a_rule_is_told(#[case] body: &str, #[case] expected: &[&str]) {
     "routing: \"{owner}\"", "project: { owner: 0 }\n    pipeline: [{ $set: { owner: 1 } }]",
     &["note rule r places"]
 )]
+#[case::events_by_a_field("routing: \"{owner}\"", "delivery: events", &["warning rule r event_places"])]
+#[case::events_by_a_field_as_it_was(
+    "index: \"log-{owner}\"",
+    "delivery: events\n    changes: { full_document: required }",
+    &["note rule r images"]
+)]
+#[case::events_by_the_key("routing: \"{key._id}\"", "delivery: events", &[])]
 fn what_a_place_is_told(#[case] place: &str, #[case] body: &str, #[case] expected: &[&str]) {
     let rule = format!(
         "  - name: r\n    namespace: shop.products\n    {body}\n    to: [{{ target: search, {place} }}]"

@@ -109,6 +109,40 @@ impl FileStore {
         .await
     }
 
+    /// Records in key order, of which `columns` are read, the key first; see [`Store::scan`].
+    async fn scanned<T: Send + 'static>(
+        &self,
+        (table, columns): (Table, &'static str),
+        prefix: &RecordKey,
+        after: Option<&RecordKey>,
+        limit: usize,
+        read: impl Fn(RecordKey, &rusqlite::Row<'_>) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<Vec<T>, StoreError> {
+        let start = sort_key::encode(prefix);
+        let after = after.map(sort_key::encode);
+        let end = sort_key::end_of(prefix);
+        self.read(move |connection| {
+            let mut statement = connection.prepare_cached(&format!(
+                "SELECT {columns} FROM {} WHERE key >= ?1 AND (?2 IS NULL OR key > ?2) \
+                 AND (?3 IS NULL OR key < ?3) ORDER BY key LIMIT ?4",
+                table.as_str()
+            ))?;
+            let from = after.as_ref().map_or(&start, |after| after.max(&start));
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let mut rows = statement.query(params![from, after, end, limit])?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                let key: Vec<u8> = row.get(0)?;
+                let key = sort_key::decode(&key).ok_or_else(|| {
+                    Failure::Broken(format!("holds a damaged key in `{}`", table.as_str()))
+                })?;
+                found.push(read(key, row)?);
+            }
+            Ok(found)
+        })
+        .await
+    }
+
     /// One transaction, which has the database to itself from its first statement on.
     async fn transact<T: Send + 'static>(
         &self,
@@ -317,29 +351,18 @@ impl Store for FileStore {
         after: Option<&RecordKey>,
         limit: usize,
     ) -> Result<Vec<(RecordKey, RawDocumentBuf)>, StoreError> {
-        let start = sort_key::encode(prefix);
-        let after = after.map(sort_key::encode);
-        let end = sort_key::end_of(prefix);
-        self.read(move |connection| {
-            let mut statement = connection.prepare_cached(&format!(
-                "SELECT key, value FROM {} WHERE key >= ?1 AND (?2 IS NULL OR key > ?2) \
-                 AND (?3 IS NULL OR key < ?3) ORDER BY key LIMIT ?4",
-                table.as_str()
-            ))?;
-            let from = after.as_ref().map_or(&start, |after| after.max(&start));
-            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-            let mut rows = statement.query(params![from, after, end, limit])?;
-            let mut found = Vec::new();
-            while let Some(row) = rows.next()? {
-                let key: Vec<u8> = row.get(0)?;
-                let key = sort_key::decode(&key).ok_or_else(|| {
-                    Failure::Broken(format!("holds a damaged key in `{}`", table.as_str()))
-                })?;
-                found.push((key, value_of(table, row.get(1)?)?));
-            }
-            Ok(found)
-        })
-        .await
+        let read = move |key, row: &rusqlite::Row<'_>| Ok((key, value_of(table, row.get(1)?)?));
+        self.scanned((table, "key, value"), prefix, after, limit, read).await
+    }
+
+    async fn scan_keys(
+        &self,
+        table: Table,
+        prefix: &RecordKey,
+        after: Option<&RecordKey>,
+        limit: usize,
+    ) -> Result<Vec<RecordKey>, StoreError> {
+        self.scanned((table, "key"), prefix, after, limit, |key, _| Ok(key)).await
     }
 
     async fn write(&self, writes: Vec<Write>) -> Result<(), StoreError> {

@@ -132,6 +132,11 @@ pub fn dead_event(
     dead_letter(target, rule, namespace, document).with(event)
 }
 
+/// The rule whose dead letter this is.
+pub fn rule_of(letter: &RecordKey) -> Option<&str> {
+    letter.0.get(1).and_then(|rule| str::from_utf8(rule).ok())
+}
+
 /// The short name of a dead letter, for the command line: 16 hex characters that depend on its key
 /// alone.
 pub fn letter_id(key: &RecordKey) -> String {

@@ -33,6 +33,24 @@ struct Data {
     epoch: u64,
 }
 
+impl Data {
+    fn range<'a>(
+        &'a self,
+        table: Table,
+        prefix: &'a RecordKey,
+        after: Option<&RecordKey>,
+    ) -> impl Iterator<Item = (&'a RecordKey, &'a RawDocumentBuf)> + use<'a> {
+        let start = match after {
+            Some(after) if after >= prefix => Bound::Excluded((table, after.clone())),
+            _ => Bound::Included((table, prefix.clone())),
+        };
+        self.records
+            .range((start, Bound::Unbounded))
+            .take_while(move |((of, key), _)| *of == table && key.0.starts_with(&prefix.0))
+            .map(|((_, key), value)| (key, value))
+    }
+}
+
 impl MemoryStore {
     /// An empty one.
     pub fn new(name: &str) -> Self {
@@ -97,17 +115,21 @@ impl Store for MemoryStore {
         after: Option<&RecordKey>,
         limit: usize,
     ) -> Result<Vec<(RecordKey, RawDocumentBuf)>, StoreError> {
-        let start = match after {
-            Some(after) if after >= prefix => Bound::Excluded((table, after.clone())),
-            _ => Bound::Included((table, prefix.clone())),
-        };
         let data = self.data()?;
-        let found = data
-            .records
-            .range((start, Bound::Unbounded))
-            .take_while(|((of, key), _)| *of == table && key.0.starts_with(&prefix.0))
-            .take(limit);
-        Ok(found.map(|((_, key), value)| (key.clone(), value.clone())).collect())
+        let found = data.range(table, prefix, after).take(limit);
+        Ok(found.map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    async fn scan_keys(
+        &self,
+        table: Table,
+        prefix: &RecordKey,
+        after: Option<&RecordKey>,
+        limit: usize,
+    ) -> Result<Vec<RecordKey>, StoreError> {
+        let data = self.data()?;
+        let found = data.range(table, prefix, after).take(limit);
+        Ok(found.map(|(key, _)| key.clone()).collect())
     }
 
     async fn write(&self, writes: Vec<Write>) -> Result<(), StoreError> {

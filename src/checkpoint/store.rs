@@ -179,6 +179,15 @@ pub trait Store: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<(RecordKey, RawDocumentBuf)>, StoreError>;
 
+    /// The same without the values, which may be large.
+    async fn scan_keys(
+        &self,
+        table: Table,
+        prefix: &RecordKey,
+        after: Option<&RecordKey>,
+        limit: usize,
+    ) -> Result<Vec<RecordKey>, StoreError>;
+
     /// Writes records.
     async fn write(&self, writes: Vec<Write>) -> Result<(), StoreError>;
 

@@ -18,15 +18,17 @@ use super::{
 use crate::{
     checkpoint::{
         keys::letter_id,
-        records::{DeadLetterRecord, page},
+        records::{self, DeadLetterRecord, page},
         requests::Asked,
-        store::{RecordKey, Store},
+        store::{RecordKey, Store, Table},
     },
     status::masked,
 };
 
-/// Read at a time.
-const PAGE: usize = 500;
+/// Read at a time: each may hold an event of 8 MiB.
+const PAGE: usize = 16;
+/// The same where nothing but their names is read.
+const PAGE_OF_KEYS: usize = 500;
 
 /// Runs the command.
 ///
@@ -66,14 +68,16 @@ pub async fn run(arguments: DeadLetterArguments, console: &Console) -> Result<()
 async fn show(store: &dyn Store, id: &str) -> Result<(), Error> {
     let mut pages = Pages::of(store);
     while let Some(page) = pages.next().await? {
-        if let Some((key, letter)) = page.iter().find(|(key, _)| letter_id(key) == id) {
-            return match print(key, letter, true, &mut io::stdout().lock()) {
-                Err(source) if source.kind() != io::ErrorKind::BrokenPipe => {
-                    Err(Error::System { what: "can't write to standard output", source })
-                }
-                _ => Ok(()),
-            };
-        }
+        let Some(key) = page.iter().find(|key| letter_id(key) == id) else { continue };
+        // It may have been settled meanwhile.
+        let letter: Option<DeadLetterRecord> = records::load(store, key).await?;
+        let Some(letter) = letter else { break };
+        return match print(key, &letter, true, &mut io::stdout().lock()) {
+            Err(source) if source.kind() != io::ErrorKind::BrokenPipe => {
+                Err(Error::System { what: "can't write to standard output", source })
+            }
+            _ => Ok(()),
+        };
     }
     Err(unknown(id))
 }
@@ -88,7 +92,7 @@ async fn known_letters(store: &dyn Store, asked: &[String]) -> Result<(), Error>
     while !missing.is_empty()
         && let Some(page) = pages.next().await?
     {
-        for (key, _) in &page {
+        for key in &page {
             missing.remove(letter_id(key).as_str());
         }
     }
@@ -101,7 +105,7 @@ fn unknown(id: &str) -> Error {
     ))
 }
 
-/// All dead letters, page by page.
+/// The names of all dead letters, page by page.
 struct Pages<'a> {
     store: &'a dyn Store,
     after: Option<RecordKey>,
@@ -113,10 +117,12 @@ impl<'a> Pages<'a> {
     }
 
     /// The next ones; `None` at the end.
-    async fn next(&mut self) -> Result<Option<Vec<(RecordKey, DeadLetterRecord)>>, Error> {
+    async fn next(&mut self) -> Result<Option<Vec<RecordKey>>, Error> {
         let everything = RecordKey(Vec::new());
-        let found = page(self.store, &everything, self.after.as_ref(), PAGE).await?;
-        let Some((last, _)) = found.last() else { return Ok(None) };
+        let after = self.after.as_ref();
+        let found =
+            self.store.scan_keys(Table::DeadLetters, &everything, after, PAGE_OF_KEYS).await?;
+        let Some(last) = found.last() else { return Ok(None) };
         self.after = Some(last.clone());
         Ok(Some(found))
     }

@@ -110,20 +110,18 @@ pub struct DeadLetters {
 const MOST_WORDS: usize = 4_096;
 /// How often the log tells of letters.
 const TELL_EVERY: Duration = Duration::from_secs(5);
-/// Records read at once at the start.
-pub const PAGE: usize = 1_000;
-/// The same where each may hold an event of 8 MiB.
-pub const PAGE_OF_EVENTS: usize = 16;
+/// Keys read at once at the start.
+const PAGE: usize = 1_000;
 
 impl DeadLetters {
-    /// Reads which dead letters there are of these rules; `page` records at once.
+    /// Reads which dead letters there are of these rules, and nothing of what is in them: each may hold an
+    /// event of 8 MiB.
     ///
     /// # Errors
     /// See [`Halt`].
     pub async fn load(
         store: Arc<dyn Store>,
         target: &str,
-        page: usize,
         rules: Vec<Arc<str>>,
         policy: OnRejected,
         stop: &CancellationToken,
@@ -134,11 +132,11 @@ impl DeadLetters {
             let prefix = keys::dead_letters(target, rule);
             let mut after = None;
             loop {
-                let scan = || store.scan(Table::DeadLetters, &prefix, after.as_ref(), page);
+                let scan = || store.scan_keys(Table::DeadLetters, &prefix, after.as_ref(), PAGE);
                 let found = insist(stop, scan).await?;
-                let complete = found.len() < page;
-                after = found.last().map(|(key, _)| key.clone());
-                known.extend(found.into_iter().map(|(key, _)| hasher.hash_one(key)));
+                let complete = found.len() < PAGE;
+                known.extend(found.iter().map(|key| hasher.hash_one(key)));
+                after = found.into_iter().next_back();
                 if complete {
                     break;
                 }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Halt,
     contested::Contested,
-    dead_letters::{DeadLetters, PAGE},
+    dead_letters::DeadLetters,
     ids::{Ids, Probe},
     lane::Lane,
     places::Places,
@@ -322,16 +322,10 @@ impl Bench {
         }
         let names: Vec<Arc<str>> = rules.iter().map(|rule| rule.name.clone()).collect();
         let status = Status::new(&fixture::rules()).target("search");
-        let dead_letters = DeadLetters::load(
-            store.clone(),
-            "search",
-            PAGE,
-            names.clone(),
-            settings.on_rejected,
-            &stop,
-        )
-        .await
-        .expect("a store in memory");
+        let dead_letters =
+            DeadLetters::load(store.clone(), "search", names.clone(), settings.on_rejected, &stop)
+                .await
+                .expect("a store in memory");
         let drain = CancellationToken::new();
         let context = Context {
             grouping: events.unwrap_or(Grouping::Any),

@@ -9,7 +9,7 @@ use crate::{
     change::{DocumentKey, Namespace},
     checkpoint::{
         keys,
-        records::{DeadLetterRecord, page},
+        records::{DeadLetterRecord, Record},
         store::{RecordKey, Store, Table},
         tracker::Completion,
     },
@@ -25,6 +25,9 @@ use super::{
 
 /// Letters at once.
 const PAGE: usize = 500;
+/// So many of them are in memory with what is in them: a rule that told events once may have left events
+/// of 8 MiB.
+const READ_AT_ONCE: usize = 16;
 
 /// The dead letters of one running target.
 pub struct Letters {
@@ -126,13 +129,26 @@ impl Letters {
         after: &mut Option<RecordKey>,
     ) -> Result<Option<Vec<(RecordKey, DeadLetterRecord)>>, Halt> {
         let prefix = keys::of_target(&self.name);
-        let mut found: Vec<(RecordKey, DeadLetterRecord)> =
-            insist(&self.stop, || page(&*self.store, &prefix, after.as_ref(), PAGE)).await?;
-        let Some((last, _)) = found.last() else { return Ok(None) };
+        let scan = || self.store.scan_keys(Table::DeadLetters, &prefix, after.as_ref(), PAGE);
+        let mut found = insist(&self.stop, scan).await?;
+        let Some(last) = found.last() else { return Ok(None) };
         *after = Some(last.clone());
         // Those of an `events` rule are its own pipeline's.
-        found.retain(|(_, letter)| !self.is_of_events(&letter.rule));
-        found.retain(|(key, _)| wanted.is_empty() || wanted.contains(&keys::letter_id(key)));
-        Ok(Some(found))
+        found.retain(|key| !keys::rule_of(key).is_some_and(|rule| self.is_of_events(rule)));
+        found.retain(|key| wanted.is_empty() || wanted.contains(&keys::letter_id(key)));
+        let mut letters = Vec::with_capacity(found.len());
+        for keys in found.chunks(READ_AT_ONCE) {
+            let read = insist(&self.stop, || self.store.get_many(Table::DeadLetters, keys)).await?;
+            for (key, record) in keys.iter().zip(read) {
+                // One that is gone by now was settled.
+                let Some(record) = record else { continue };
+                let mut letter =
+                    DeadLetterRecord::decode(&record, self.store.place()).map_err(Halt::Store)?;
+                // It is the document's present state that is delivered.
+                letter.event = None;
+                letters.push((key.clone(), letter));
+            }
+        }
+        Ok(Some(letters))
     }
 }

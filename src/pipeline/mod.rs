@@ -272,10 +272,11 @@ async fn work_on_targets(
             })
             .filter(|(_, set)| !set.is_empty())
             .collect();
-        let budget = (BUDGET / sets.len().max(1)).max(LEAST_BUDGET);
+        let telling = sets.iter().filter(|(events_of, _)| events_of.is_some()).count();
         let owner = Arc::new(OnceCell::new());
         for (events_of, set) in sets {
             let (give, take) = mpsc::channel(ORDERS);
+            let budget = budget(events_of.is_some(), telling);
             let pipelines_of_target = orders.entry(name.clone()).or_default();
             pipelines_of_target.push(orders::Pipeline { events_of: events_of.clone(), give });
             let pipeline = TargetPipeline {
@@ -307,8 +308,17 @@ async fn work_on_targets(
     summary
 }
 
-/// What a pipeline has for documents where a target has many.
+/// What a pipeline of one `events` rule has where a target has many.
 const LEAST_BUDGET: usize = 4 << 20;
+
+/// What a pipeline has for documents, in bytes: rules that deliver documents what they have without
+/// others; the target's `events` rules, of which so many tell it, share as much.
+fn budget(of_events: bool, telling: usize) -> usize {
+    match of_events {
+        false => BUDGET,
+        true => (BUDGET / telling.max(1)).max(LEAST_BUDGET),
+    }
+}
 
 /// Orders that may wait for one pipeline.
 const ORDERS: usize = 4;
@@ -461,4 +471,22 @@ async fn views(
         );
     }
     Ok(views)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_rules_take_nothing_from_documents() {
+        for (of_events, telling, expected) in [
+            (false, 0, BUDGET),
+            (false, 15, BUDGET),
+            (true, 1, BUDGET),
+            (true, 2, BUDGET / 2),
+            (true, 15, LEAST_BUDGET),
+        ] {
+            assert_eq!(budget(of_events, telling), expected);
+        }
+    }
 }

@@ -27,7 +27,7 @@ use crate::{
     delivery::{
         Halt,
         contested::{Contested, Holder},
-        dead_letters::{DeadLetters, PAGE, PAGE_OF_EVENTS},
+        dead_letters::DeadLetters,
         ids::Ids,
         insist, insist_on_writing,
         places::Places,
@@ -659,10 +659,9 @@ impl TargetPipeline {
         stop: &CancellationToken,
     ) -> Result<Arc<DeadLetters>, Error> {
         let rules = self.rules.iter().map(|(_, rule)| rule.rule().name.as_str().into()).collect();
-        let page = if self.events_of.is_some() { PAGE_OF_EVENTS } else { PAGE };
         let policy = self.target().delivery.on_rejected;
         let letters =
-            DeadLetters::load(self.store.clone(), self.name(), page, rules, policy, stop).await?;
+            DeadLetters::load(self.store.clone(), self.name(), rules, policy, stop).await?;
         if letters.stored() > 0 {
             tracing::warn!(
                 target = self.name(),

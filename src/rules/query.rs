@@ -45,9 +45,8 @@ pub const EVENT_STAGES: [&str; 8] = [
     "$redact",
 ];
 
-/// What can't be asked of the document within an event.
-const NOT_IN_EVENTS: [&str; 7] =
-    ["$where", "$text", "$expr", "$near", "$nearSphere", "$jsonSchema", "$sampleRate"];
+/// What can't be asked of the document within an event, beside what no filter may hold.
+const NOT_IN_EVENTS: [&str; 4] = ["$where", "$expr", "$jsonSchema", "$sampleRate"];
 const IN_PIPELINE: &str = "in `delivery: events` the filter looks at the document within the event; \
                            write a `$match` on `fullDocument` in `changes.pipeline` instead";
 

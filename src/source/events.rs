@@ -32,6 +32,9 @@ pub use super::reply::ResumeToken;
 /// Bytes of an event that came in parts, at the most: three documents and what beside them.
 const MOST_BYTES: usize = 64 << 20;
 
+/// What the server calls it when a collection or database ends or gets another name.
+const ENDS: [&str; 3] = ["drop", "rename", "dropDatabase"];
+
 /// Where to open a stream.
 #[derive(Clone, PartialEq, Debug)]
 pub enum EventStart {
@@ -50,8 +53,6 @@ pub enum Extent {
     Single,
     /// One event at a time, without what makes it large.
     Slim,
-    /// Only the end of the stream, which a stage of the rule's own may hide.
-    End,
 }
 
 /// How a rule's events are asked for, and how they are read.
@@ -61,6 +62,8 @@ pub struct EventQuery {
     /// Behind that.
     stages: Vec<RawDocumentBuf>,
     settings: EventSettings,
+    /// Whether there is a filter, which takes no update without its document.
+    filtered: bool,
     fields: Option<Fields>,
     /// The rule's name, which ids are made of.
     rule: String,
@@ -77,6 +80,8 @@ pub enum StreamEvent {
         op: &'static str,
         /// The collection; for `dropDatabase` nothing.
         namespace: Option<Namespace>,
+        /// Its new name, which another collection may have had.
+        to: Option<Namespace>,
         /// The event's cluster time.
         time: ClusterTime,
         /// Behind it.
@@ -158,7 +163,7 @@ impl EventQuery {
     pub fn new(rule: &Rule, settings: &EventSettings) -> Self {
         let scope = Scope::of([&rule.namespaces]);
         let mut stages = Vec::new();
-        let ends = ["drop", "rename", "dropDatabase", "invalidate"];
+        let ends = ENDS.into_iter().chain(["invalidate"]);
         let operations = settings.operations.iter().map(|op| op.as_str()).chain(ends);
         let operations: Vec<&str> = operations.collect();
         stages.push(doc! { "$match": { "operationType": { "$in": operations } } });
@@ -176,6 +181,7 @@ impl EventQuery {
             scope,
             stages,
             settings: settings.clone(),
+            filtered: rule.filter.is_some(),
             fields: rule.project.as_deref().map(Fields::of),
             rule: rule.name.clone(),
         }
@@ -226,10 +232,6 @@ impl EventQuery {
         let mut pipeline = RawArrayBuf::new();
         pipeline.push(rawdoc! { "$changeStream": stage });
         pipeline.push(rawdoc! { "$match": self.selection.clone() });
-        if extent == Extent::End {
-            pipeline.push(rawdoc! { "$match": { "operationType": "invalidate" } });
-            return pipeline;
-        }
         for stage in &self.stages {
             pipeline.push(stage.clone());
         }
@@ -257,13 +259,15 @@ impl EventQuery {
             let bytes = raw.bytes().slice_ref(part.as_bytes());
             Document::from_bytes(bytes).map_err(|_| Error::garbled("a broken document in an event"))
         };
-        let (mut op, mut namespace, mut key, mut time) = ("", None, None, ClusterTime::ZERO);
+        let (mut op, mut key, mut time) = ("", None, ClusterTime::ZERO);
+        let (mut namespace, mut to) = (None, None);
         let (mut wall_time, mut document, mut before, mut description) = (None, None, None, None);
         for element in raw.raw().iter() {
             let (name, value) = element.map_err(|_| Error::garbled("a broken change event"))?;
             match (name.as_str(), value) {
                 ("operationType", RawBsonRef::String(text)) => op = text,
                 ("ns", RawBsonRef::Document(raw)) => namespace = namespace_of(raw),
+                ("to", RawBsonRef::Document(raw)) => to = namespace_of(raw),
                 ("documentKey", RawBsonRef::Document(raw)) => key = Some(raw),
                 ("clusterTime", RawBsonRef::Timestamp(at)) => time = at.into(),
                 ("wallTime", RawBsonRef::DateTime(at)) => wall_time = Some(at),
@@ -275,15 +279,13 @@ impl EventQuery {
                 _ => {}
             }
         }
-        let op = match op {
-            "invalidate" => return Ok(StreamEvent::Invalidated { time, token }),
-            "drop" => return Ok(StreamEvent::Ended { op: "drop", namespace, time, token }),
-            "rename" => return Ok(StreamEvent::Ended { op: "rename", namespace, time, token }),
-            "dropDatabase" => {
-                return Ok(StreamEvent::Ended { op: "dropDatabase", namespace, time, token });
-            }
-            op => Op::named(op).ok_or_else(|| self.lacking("operationType"))?,
-        };
+        if op == "invalidate" {
+            return Ok(StreamEvent::Invalidated { time, token });
+        }
+        if let Some(op) = ENDS.into_iter().find(|end| *end == op) {
+            return Ok(StreamEvent::Ended { op, namespace, to, time, token });
+        }
+        let op = Op::named(op).ok_or_else(|| self.lacking("operationType"))?;
         let key = key.ok_or_else(|| self.lacking("documentKey"))?;
         let namespace = namespace.ok_or_else(|| self.lacking("ns"))?;
         if time == ClusterTime::ZERO {
@@ -297,6 +299,9 @@ impl EventQuery {
                 Some(Lack::PreImage)
             }
             ((Op::Update, false, _), _, FullDocument::Required) => Some(Lack::PostImage),
+            ((Op::Update, false, _), _, FullDocument::WhenAvailable) if self.filtered => {
+                Some(Lack::Filtered)
+            }
             _ => None,
         };
         // Asked for while documents are copied; nobody else has to do with it.
@@ -363,8 +368,8 @@ impl EventQuery {
         }
     }
 
-    /// An event that was kept to be told again ([`Happened::record`]), with the id that it had. `None`
-    /// where it can't be read.
+    /// An event that was kept to be told again ([`Happened::record`]), with the id that it had, and without
+    /// what the rule leaves out by now. `None` where it can't be read.
     pub fn kept(&self, record: &RawDocument) -> Option<Seen> {
         let id = record.get_str("id").ok()?;
         let copy = record.get_bool("copy").ok()?;
@@ -376,6 +381,12 @@ impl EventQuery {
             return None;
         };
         seen.event.copy = copy;
+        if let Some(fields) = &self.fields {
+            for document in [&mut seen.event.document, &mut seen.event.before] {
+                let of = |document: Document| Document::from(fields.of_updated(document.raw()));
+                *document = document.take().map(of);
+            }
+        }
         // Whoever asks for it again takes it as it is.
         seen.event.lacks = None;
         Some(*seen)
@@ -407,7 +418,7 @@ impl Source {
         };
         let batch_size = match extent {
             Extent::Single | Extent::Slim => 1,
-            Extent::Whole | Extent::End => self.batch_size.min(i32::MAX as u32),
+            Extent::Whole => self.batch_size.min(i32::MAX as u32),
         };
         let cursor = self
             .cursor(CursorCommand {
@@ -429,14 +440,14 @@ impl Source {
 }
 
 impl EventStream<'_> {
-    /// The next reply once the budget has room, empty where nothing happened within `max_await`. Cancel
+    /// The next reply once there is [room](Parts::room) for it, empty where nothing happened within `max_await`. Cancel
     /// safe.
     ///
     /// # Errors
     /// Those of the server; [`Error::Garbled`] where it has closed the stream. The stream is then of no
     /// more use; open it again behind the last token.
     pub async fn next(&mut self) -> Result<EventBatch, Error> {
-        self.budget.available().await;
+        self.parts.room(&self.budget).await;
         let Some(batch) = self.cursor.next().await else { return Err(Error::garbled(CLOSED)) };
         let batch = batch?;
         let permit = self.budget.take(Reply::cost(&batch));
@@ -491,6 +502,14 @@ impl AsRef<[u8]> for Assembled {
 impl Parts {
     fn is_empty(&self) -> bool {
         self.parts.is_empty()
+    }
+
+    /// Waits until another reply may be asked for. In the midst of an event that is at once, whatever the
+    /// budget says: nothing but the next part lets go of those that are held. Cancel safe.
+    async fn room(&self, budget: &Budget) {
+        if self.is_empty() {
+            budget.available().await;
+        }
     }
 
     /// Takes what came; an event that is whole is given back, with the token that its id is made of:

@@ -2,17 +2,17 @@
 
 use crate::change::{Document, event::Happened};
 
-use super::json::{Mode, Options, write_document};
+use super::json::{Options, write_document};
 
 /// Appends `"before":…,"updated":…,"removed":[…],"truncated":[…]`, as fields of an object.
 ///
 /// # Errors
 /// Where a document is not BSON; `out` is then longer than before.
-pub fn write_change(event: &Happened, mode: Mode, out: &mut Vec<u8>) -> Result<(), String> {
+pub fn write_change(event: &Happened, options: Options, out: &mut Vec<u8>) -> Result<(), String> {
     out.extend_from_slice(b"\"before\":");
-    write_optional(event.before.as_ref(), mode, out)?;
+    write_optional(event.before.as_ref(), options, out)?;
     out.extend_from_slice(b",\"updated\":");
-    write_optional(event.updated.as_ref(), mode, out)?;
+    write_optional(event.updated.as_ref(), options, out)?;
     out.extend_from_slice(b",\"removed\":");
     write_json(&event.removed, out);
     out.extend_from_slice(b",\"truncated\":[");
@@ -36,12 +36,11 @@ pub fn write_change(event: &Happened, mode: Mode, out: &mut Vec<u8>) -> Result<(
 /// As [`write_change`].
 pub fn write_optional(
     document: Option<&Document>,
-    mode: Mode,
+    options: Options,
     out: &mut Vec<u8>,
 ) -> Result<(), String> {
     match document {
         Some(document) => {
-            let options = Options { mode, skip_id: false };
             write_document(document.raw(), options, out).map_err(|error| error.to_string())
         }
         None => {

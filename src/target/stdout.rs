@@ -9,7 +9,7 @@ use std::{
     io::{self, ErrorKind, Write},
     ops::Range,
     os::fd::AsFd,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -61,21 +61,31 @@ impl StdoutTarget {
     /// # Errors
     /// Where there is no standard output.
     pub fn new(settings: &model::Stdout, owner: &str) -> io::Result<Self> {
-        // Not the library's own, which keeps back what it could not write and says nothing of it.
-        let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        Ok(Self::to(Box::new(out), settings, owner))
+        // One for the whole process: a pipeline that begins anew must know of a line that broke off, and
+        // wait for a write that is still under way.
+        static PIPE: OnceLock<Arc<Mutex<Pipe>>> = OnceLock::new();
+        let pipe = match PIPE.get() {
+            Some(pipe) => pipe.clone(),
+            None => {
+                // Not the library's own, which keeps back what it could not write and says nothing of it.
+                let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+                PIPE.get_or_init(|| Pipe::to(Box::new(out))).clone()
+            }
+        };
+        Ok(Self::with(pipe, settings, owner))
     }
 
-    fn to(out: Box<dyn Write + Send>, settings: &model::Stdout, owner: &str) -> Self {
-        Self {
-            lines: Lines::new(owner, settings.extended_json),
-            pipe: Arc::new(Mutex::new(Pipe { out, missing: Vec::new() })),
-            gone: CancellationToken::new(),
-        }
+    fn with(pipe: Arc<Mutex<Pipe>>, settings: &model::Stdout, owner: &str) -> Self {
+        let lines = Lines::new(owner, settings.extended_json);
+        Self { lines, pipe, gone: CancellationToken::new() }
     }
 }
 
 impl Pipe {
+    fn to(out: Box<dyn Write + Send>) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self { out, missing: Vec::new() }))
+    }
+
     /// Writes lines, and says how many are written whole and what kept the next one from it.
     fn write(&mut self, body: &[u8], lines: &[Range<usize>]) -> (usize, Option<io::Error>) {
         let missing = std::mem::take(&mut self.missing);
@@ -151,13 +161,15 @@ impl Target for StdoutTarget {
             let lines: Vec<_> = items.into_iter().map(|item| item.range).collect();
             pipe.write(&body, &lines)
         });
-        let (whole, error) = match written.await {
+        let (mut whole, error) = match written.await {
             Ok((whole, None)) => return Ok(vec![Outcome::Applied; whole]),
             Ok((whole, Some(error))) => (whole, error),
             Err(panic) => (0, io::Error::other(panic)),
         };
         if error.kind() == ErrorKind::BrokenPipe {
             self.gone.cancel();
+            // What lies in the pipe nobody reads any more.
+            whole = 0;
         }
         let retry = Retry {
             reason: "unavailable",

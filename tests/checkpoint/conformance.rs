@@ -140,7 +140,12 @@ async fn scans_are_in_order(store: Arc<dyn Store>) -> Result<()> {
         let mut found: Vec<RecordKey> = Vec::new();
         loop {
             let page = store.scan(Table::Facts, &prefix, found.last(), 20).await?;
+            let keys = store.scan_keys(Table::Facts, &prefix, found.last(), 20).await?;
             assert!(page.len() <= 20);
+            assert_eq!(
+                keys.iter().collect::<Vec<_>>(),
+                page.iter().map(|(key, _)| key).collect::<Vec<_>>()
+            );
             if page.is_empty() {
                 break;
             }
@@ -149,6 +154,7 @@ async fn scans_are_in_order(store: Arc<dyn Store>) -> Result<()> {
         assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{prefix:?}");
     }
     assert_eq!(store.scan(Table::Facts, &all, None, 0).await?, []);
+    assert_eq!(store.scan_keys(Table::Facts, &all, None, 0).await?, []);
     let (prefix, before, behind) = (key(&["a"]), key(&["A"]), key(&["b"]));
     assert_eq!(store.scan(Table::Facts, &prefix, Some(&before), 99).await?.len(), 10);
     assert_eq!(store.scan(Table::Facts, &prefix, Some(&behind), 99).await?, []);

@@ -84,7 +84,7 @@ async fn a_change_without_its_image() -> Result<()> {
         if letters > 0 {
             let words = file.dead_letters().await?[0].to_string();
             ensure!(words.contains("pre_image: required"), "{words}");
-            let answer = file.command("dead-letters", &["retry"]).await?;
+            let answer = file.command("dead-letters", &["retry", "--all"]).await?;
             assert!(answer.status.success());
         }
         let told = told(&world.receiver.received());

@@ -51,7 +51,7 @@ async fn what_is_refused_holds_its_event_and_is_told_again() -> Result<()> {
 
     // The document has changed since; what is told again is what happened then.
     refuses.store(false, Ordering::SeqCst);
-    let answer = file.command("dead-letters", &["retry"]).await?;
+    let answer = file.command("dead-letters", &["retry", "--all"]).await?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let words = format!("{}{}", text(&answer.stdout), text(&answer.stderr));
     assert!(answer.status.success(), "{words}");

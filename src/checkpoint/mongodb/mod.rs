@@ -153,6 +153,40 @@ impl MongoStore {
         failure.in_words(&self.place)
     }
 
+    /// Records in key order, of which `projection` is read; see [`Store::scan`].
+    async fn scanned(
+        &self,
+        table: Table,
+        (prefix, after): (&RecordKey, Option<&RecordKey>),
+        limit: usize,
+        projection: Document,
+    ) -> Result<Vec<(RecordKey, RawDocumentBuf)>, StoreError> {
+        // MongoDB takes a limit of nothing for no limit.
+        let Some(limit) = i64::try_from(limit).ok().filter(|limit| *limit > 0) else {
+            return Ok(Vec::new());
+        };
+        let collection = self.collection(table.as_str());
+        let mut range = ids::range(&self.name, prefix);
+        if let Some(after) = after {
+            range.insert("$gt", self.id(after));
+        }
+        let records = failure::retry(|| async {
+            let find = collection.find(self.visible(table, range.clone()));
+            let find = find.projection(projection.clone()).sort(doc! { "_id": 1 }).limit(limit);
+            find.await?.try_collect::<Vec<_>>().await
+        })
+        .await
+        .map_err(|failure| self.in_words(failure))?;
+        let read = |record: RawDocumentBuf| {
+            let id = record.get_str("_id").map_err(|error| self.damaged(&error))?;
+            let key = ids::key(id).ok_or_else(|| {
+                StoreError::broken(&self.place, format!("holds a damaged key: {id:?}"))
+            })?;
+            Ok((key, record))
+        };
+        records.into_iter().map(read).collect()
+    }
+
     /// Fails with `LostLease` where a newer epoch than ours has been taken.
     async fn check_epoch(&self) -> Result<(), StoreError> {
         let fences = self.collection(Self::FENCES);
@@ -254,29 +288,20 @@ impl Store for MongoStore {
         after: Option<&RecordKey>,
         limit: usize,
     ) -> Result<Vec<(RecordKey, RawDocumentBuf)>, StoreError> {
-        // MongoDB takes a limit of nothing for no limit.
-        let Some(limit) = i64::try_from(limit).ok().filter(|limit| *limit > 0) else {
-            return Ok(Vec::new());
-        };
-        let collection = self.collection(table.as_str());
-        let mut range = ids::range(&self.name, prefix);
-        if let Some(after) = after {
-            range.insert("$gt", self.id(after));
-        }
-        let records = failure::retry(|| async {
-            let find = collection.find(self.visible(table, range.clone()));
-            find.sort(doc! { "_id": 1 }).limit(limit).await?.try_collect::<Vec<_>>().await
-        })
-        .await
-        .map_err(|failure| self.in_words(failure))?;
-        let read = |record: RawDocumentBuf| {
-            let id = record.get_str("_id").map_err(|error| self.damaged(&error))?;
-            let key = ids::key(id).ok_or_else(|| {
-                StoreError::broken(&self.place, format!("holds a damaged key: {id:?}"))
-            })?;
-            Ok((key, self.value(table, &record)?))
-        };
+        let records = self.scanned(table, (prefix, after), limit, doc! {}).await?;
+        let read = |(key, record): (_, RawDocumentBuf)| Ok((key, self.value(table, &record)?));
         records.into_iter().map(read).collect()
+    }
+
+    async fn scan_keys(
+        &self,
+        table: Table,
+        prefix: &RecordKey,
+        after: Option<&RecordKey>,
+        limit: usize,
+    ) -> Result<Vec<RecordKey>, StoreError> {
+        let records = self.scanned(table, (prefix, after), limit, doc! { "_id": 1 }).await?;
+        Ok(records.into_iter().map(|(key, _)| key).collect())
     }
 
     async fn write(&self, writes: Vec<Write>) -> Result<(), StoreError> {

@@ -10,10 +10,7 @@ use crate::{
     source::{
         budget::Budget,
         error::{Error as SourceError, Remedy},
-        events::{
-            CLOSED, EventBatch, EventQuery, EventStart, EventStream, Extent, ResumeToken, Seen,
-            StreamEvent,
-        },
+        events::{CLOSED, EventBatch, EventQuery, EventStream, Extent, Seen, StreamEvent},
     },
     status::{EventKind, RuleStatus, TargetStatus},
 };
@@ -27,6 +24,7 @@ use super::{
         rule_set::RuleSet,
         settling::Place,
     },
+    course::Course,
     images::Images,
     plan::RULE,
     position::EventPosition,
@@ -34,8 +32,6 @@ use super::{
 
 /// So many events are read one by one in search of one that is too large.
 const SEARCHED: u32 = 4_000;
-/// So many idle replies are waited for where the end of a stream is looked for.
-const LOOKED_FOR: u32 = 3;
 
 /// An event that does not fit into a message of the server.
 const TOO_LARGE: i32 = 10334;
@@ -68,47 +64,20 @@ pub struct EventFollowing {
     pub images: Arc<Images>,
 }
 
-/// How far the stream has been read, and how it is read on.
-struct Course {
-    /// Where it is opened next.
-    from: EventStart,
-    /// Everything up to here has been read.
-    reached: EventPosition,
-    /// What stands up to here in the stream was read before: it is opened by time, which is less exact.
-    leave_out: Option<ResumeToken>,
-    extent: Extent,
-    /// Events or replies in the present extent.
-    count: u32,
-}
-
-impl Course {
-    fn read(&mut self, extent: Extent) {
-        self.extent = extent;
-        self.count = 0;
-    }
-
-    /// Everything up to a token has been read. Whether that is news.
-    fn reach(&mut self, token: &ResumeToken) -> bool {
-        if self.leave_out.as_ref().is_some_and(|known| token <= known) {
-            return false;
-        }
-        self.leave_out = None;
-        self.from = EventStart::After(token.clone());
-        let position = EventPosition::behind(token.clone());
-        let further = position > self.reached;
-        if further {
-            self.reached = position;
-        }
-        further
-    }
-}
-
 /// Why a stream is read no further.
 enum Ended {
     /// It has to be opened in another way.
     Reopen,
     /// It fails.
     Failed(SourceError),
+}
+
+/// What a batch has come to.
+struct Spread {
+    /// Its events but for those that were read before.
+    taken: usize,
+    /// Whether the stream ends with it.
+    invalidated: bool,
 }
 
 impl EventFollowing {
@@ -127,13 +96,7 @@ impl EventFollowing {
         let scope = self.query.scope();
         let from = position.time();
         tracing::info!(target = self.target, rule, ?scope, %from, "following events");
-        let mut course = Course {
-            from: position.start(),
-            reached: position,
-            leave_out: None,
-            extent: Extent::Whole,
-            count: 0,
-        };
+        let mut course = Course::new(position);
         let mut backoff = SourceBackoff::default();
         let stop = self.reading.stop.clone();
         loop {
@@ -156,20 +119,21 @@ impl EventFollowing {
                 }
                 Err(error) => Ended::Failed(error),
             };
-            if course.reached > before {
+            let read_on = course.reached > before;
+            if read_on {
                 backoff.reset();
             }
             let error = match ended {
                 Ended::Reopen => continue,
                 Ended::Failed(error) => error,
             };
-            if self.goes_on(&error, &mut course)? {
+            if self.goes_on(&error, &mut course, read_on)? {
                 continue;
             }
             match error.remedy() {
                 Remedy::HistoryLost => {
                     let why = error.to_string();
-                    let position = course.reached.time();
+                    let position = course.time();
                     return history_lost(&self.rules, &self.target, position, &why).map(Some);
                 }
                 Remedy::Retry => {
@@ -187,17 +151,23 @@ impl EventFollowing {
         }
     }
 
-    /// Whether there is another way to read on, which is then the course.
+    /// Whether there is another way to read on, which is then the course; `read_on` is whether the stream
+    /// has brought anything since it was opened.
     ///
     /// # Errors
     /// `Refused` where there is none, and waiting does not help.
-    fn goes_on(&self, error: &SourceError, course: &mut Course) -> Result<bool, Error> {
+    fn goes_on(
+        &self,
+        error: &SourceError,
+        course: &mut Course,
+        read_on: bool,
+    ) -> Result<bool, Error> {
         let rule = &self.rules.get(RULE).rule().name;
         let code = error.code();
         if code == Some(TOO_LARGE) {
             match course.extent {
                 // One of those that were to come next.
-                Extent::Whole | Extent::End => course.read(Extent::Single),
+                Extent::Whole => course.read(Extent::Single),
                 // The very next one.
                 Extent::Single => course.read(Extent::Slim),
                 Extent::Slim => {
@@ -210,18 +180,14 @@ impl EventFollowing {
             return Ok(true);
         }
         if code.is_some_and(|code| LOST_TOKEN.contains(&code)) {
-            if let EventStart::After(token) = &course.from
-                && let Some(time) = token.time()
-            {
+            if course.by_time() {
                 tracing::info!(
                     target = self.target,
                     rule,
-                    %time,
+                    time = %course.time(),
                     "the stream can't go on behind its last event, which the rule may hide now: it goes on \
                      from the time of that event"
                 );
-                course.leave_out = Some(token.clone());
-                course.from = EventStart::At(time);
                 return Ok(true);
             }
             if self.query.is_shaped() && code != Some(260) {
@@ -232,14 +198,15 @@ impl EventFollowing {
             }
         }
         if matches!(error, SourceError::Garbled(CLOSED)) {
-            match course.extent {
-                // A stage of the rule may hide why.
-                Extent::Whole | Extent::Single if self.query.is_shaped() => {
-                    course.read(Extent::End);
-                    return Ok(true);
-                }
-                _ => course.read(Extent::Whole),
-            }
+            tracing::info!(
+                target = self.target,
+                rule,
+                time = %course.time(),
+                "the stream was closed, perhaps since its collection has ended: opening it behind"
+            );
+            // Which one has ended, a stage of the rule may have hidden.
+            self.images.ended(None);
+            return Ok(course.closed(read_on));
         }
         Ok(false)
     }
@@ -262,14 +229,15 @@ impl EventFollowing {
             };
             self.status.source_recovered();
             let events = u32::try_from(batch.events.len()).unwrap_or(u32::MAX);
-            let invalidated = self.spread(batch, course).await;
+            let Spread { taken, invalidated } = self.spread(batch, course).await;
             course.count = course.count.saturating_add(events.max(1));
             match course.extent {
                 _ if invalidated => {
                     course.read(Extent::Whole);
                     return Ended::Reopen;
                 }
-                Extent::Slim if events > 0 => {
+                // What was read before is not what is too large.
+                Extent::Slim if taken > 0 => {
                     course.read(Extent::Whole);
                     return Ended::Reopen;
                 }
@@ -277,33 +245,37 @@ impl EventFollowing {
                     course.read(Extent::Whole);
                     return Ended::Reopen;
                 }
-                Extent::End if course.count > LOOKED_FOR => {
-                    course.read(Extent::Whole);
-                    return Ended::Failed(SourceError::Garbled(CLOSED));
-                }
                 _ => {}
             }
         }
     }
 
-    /// Puts a batch into the lanes; whether the stream ends with it. Cancelled half-way it leaves spans
-    /// unsettled, so the position stays before them.
-    async fn spread(&self, batch: EventBatch, course: &mut Course) -> bool {
+    /// Puts a batch into the lanes. Cancelled half-way it leaves spans unsettled, so the position stays
+    /// before them.
+    async fn spread(&self, batch: EventBatch, course: &mut Course) -> Spread {
         let EventBatch { events, frontier, token, read } = batch;
         let times = events.first().map(StreamEvent::time).zip(events.last().map(StreamEvent::time));
         let mut changes: Vec<Vec<Change>> = self.lanes.iter().map(|_| Vec::new()).collect();
-        let mut invalidated = false;
+        let (mut taken, mut invalidated) = (0, false);
         for event in events {
             let token = event.token().clone();
             if !course.reach(&token) {
+                if matches!(event, StreamEvent::Invalidated { .. }) {
+                    course.closed(false);
+                    invalidated = true;
+                }
                 continue;
             }
+            taken += 1;
             let position = EventPosition::behind(token);
             match event {
                 StreamEvent::Happened(seen) => {
                     if self.rules.following(&seen.namespace).is_empty() {
                         self.tracker.reach(position);
                         continue;
+                    }
+                    if seen.event.lacks.is_some() {
+                        self.images.missed(&seen.namespace, seen.time);
                     }
                     self.images.met(&seen.namespace).await;
                     let span = self.tracker.open();
@@ -312,7 +284,7 @@ impl EventFollowing {
                     let lane = self.lanes.index(&change.namespace, &change.key);
                     changes[lane].push(change);
                 }
-                StreamEvent::Ended { op, namespace, time, .. } => {
+                StreamEvent::Ended { op, namespace, to, time, .. } => {
                     tracing::info!(
                         target = self.target,
                         op,
@@ -322,6 +294,13 @@ impl EventFollowing {
                     );
                     self.rule_status.event(EventKind::from_operation_type(op), 1);
                     self.images.ended(namespace.as_ref());
+                    // Another collection has this name now.
+                    if let Some(to) = &to {
+                        self.images.ended(Some(to));
+                        if !self.rules.following(to).is_empty() {
+                            self.images.met(to).await;
+                        }
+                    }
                     self.tracker.reach(position);
                 }
                 StreamEvent::Invalidated { time, .. } => {
@@ -329,6 +308,7 @@ impl EventFollowing {
                         target = self.target, %time, "change stream invalidated, opening it behind"
                     );
                     self.rule_status.event(EventKind::Invalidate, 1);
+                    self.images.ended(None);
                     self.tracker.reach(position);
                     invalidated = true;
                 }
@@ -348,7 +328,7 @@ impl EventFollowing {
         {
             self.tracker.reach(EventPosition::behind(token));
         }
-        invalidated
+        Spread { taken, invalidated }
     }
 
     fn change(&self, seen: Seen, extent: Extent, (read, claim): (ClusterTime, Claim)) -> Change {

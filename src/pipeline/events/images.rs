@@ -1,12 +1,12 @@
 //! Pre- and post-images of the collections of one rule, switched on where the rule requires them.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
 use crate::{
-    change::Namespace,
+    change::{ClusterTime, Namespace},
     source::{
         Source,
         error::{Error as SourceError, Remedy},
@@ -20,8 +20,36 @@ pub struct Images {
     reading: Arc<Reading>,
     rule: String,
     required: bool,
-    /// Collections that keep them, as far as anybody has said.
-    kept: Mutex<HashSet<Namespace>>,
+    kept: Mutex<Kept>,
+}
+
+/// Collections that need not be asked, as far as anybody has said.
+#[derive(Default)]
+struct Kept(HashMap<Namespace, Known>);
+
+enum Known {
+    /// It kept images when it was asked, at this time.
+    At(ClusterTime),
+    /// They can't be switched on, which is said once.
+    Refused,
+}
+
+impl Kept {
+    /// The collection is no more, or no longer what it was; of no name, any.
+    fn ended(&mut self, namespace: Option<&Namespace>) {
+        match namespace {
+            Some(namespace) => drop(self.0.remove(namespace)),
+            None => self.0.clear(),
+        }
+    }
+
+    /// A change of this time has no image. Of one that was made before the collection was asked, that says
+    /// nothing; a later one says that it is another collection now, or was told otherwise.
+    fn missed(&mut self, namespace: &Namespace, time: ClusterTime) {
+        if matches!(self.0.get(namespace), Some(Known::At(asked)) if time > *asked) {
+            self.0.remove(namespace);
+        }
+    }
 }
 
 impl Images {
@@ -36,13 +64,13 @@ impl Images {
     /// # Errors
     /// `Refused` where the login may not switch them on.
     pub async fn ensure(&self, namespace: &Namespace) -> Result<(), Error> {
-        if !self.required || self.kept().contains(namespace) {
+        if !self.required || self.kept().0.contains_key(namespace) {
             return Ok(());
         }
         let source = &self.reading.source;
         let tried = self.reading.insist("switching images on", || switch_on(source, namespace));
         match tried.await {
-            Ok(switched) => {
+            Ok((switched, asked)) => {
                 if switched {
                     tracing::info!(
                         rule = self.rule,
@@ -50,7 +78,7 @@ impl Images {
                         "pre- and post-images are switched on, as the rule requires"
                     );
                 }
-                self.kept().insert(namespace.clone());
+                self.kept().0.insert(namespace.clone(), Known::At(asked));
                 Ok(())
             }
             Err(None) => Err(Error::Stopped),
@@ -70,35 +98,69 @@ impl Images {
     pub async fn met(&self, namespace: &Namespace) {
         if let Err(Error::Refused(words)) = self.ensure(namespace).await {
             tracing::error!("{words}");
-            // Said once.
-            self.kept().insert(namespace.clone());
+            self.kept().0.insert(namespace.clone(), Known::Refused);
         }
     }
 
     /// The collection is no more, or no longer what it was; of no name, any.
     pub fn ended(&self, namespace: Option<&Namespace>) {
-        match namespace {
-            Some(namespace) => drop(self.kept().remove(namespace)),
-            None => self.kept().clear(),
-        }
+        self.kept().ended(namespace);
     }
 
-    fn kept(&self) -> std::sync::MutexGuard<'_, HashSet<Namespace>> {
+    /// A change of this time came without its image: where the collection was believed to keep them by
+    /// then, it is asked again when it is [met](Self::met).
+    pub fn missed(&self, namespace: &Namespace, time: ClusterTime) {
+        self.kept().missed(namespace, time);
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether it had to be switched on.
-async fn switch_on(source: &Source, namespace: &Namespace) -> Result<bool, SourceError> {
+/// Whether it had to be switched on, and a time at which it was on.
+async fn switch_on(
+    source: &Source,
+    namespace: &Namespace,
+) -> Result<(bool, ClusterTime), SourceError> {
     if source.keeps_images(namespace).await? == Some(true) {
-        return Ok(false);
+        return Ok((false, source.now().await?));
     }
     match source.keep_images(namespace).await {
-        Ok(()) => Ok(true),
+        Ok(()) => Ok((true, source.now().await?)),
         // What is refused once is refused for ever.
         Err(error) if error.is_denied() || error.remedy() == Remedy::Reject => {
             Err(SourceError::Refused(error.to_string()))
         }
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_misses_an_image_asks_again() {
+        let (orders, other) = (Namespace::new("shop", "orders"), Namespace::new("shop", "other"));
+        let with = |known| {
+            Kept([(orders.clone(), known), (other.clone(), Known::Refused)].into_iter().collect())
+        };
+        for (known, time, asks) in [
+            (Known::At(ClusterTime(5)), 6, true),
+            // It was made before they were kept, and is told as such; that they are kept is known.
+            (Known::At(ClusterTime(5)), 5, false),
+            (Known::Refused, 6, false),
+        ] {
+            let mut kept = with(known);
+            kept.missed(&orders, ClusterTime(time));
+            assert_eq!(!kept.0.contains_key(&orders), asks);
+            assert!(kept.0.contains_key(&other));
+        }
+        let mut kept = with(Known::Refused);
+        kept.ended(Some(&orders));
+        assert!(!kept.0.contains_key(&orders) && kept.0.contains_key(&other));
+        kept.ended(None);
+        assert!(kept.0.is_empty());
     }
 }

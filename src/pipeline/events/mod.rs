@@ -2,6 +2,7 @@
 //! it delays no other and no other delays it. What it shares with the pipeline of the `documents` rules
 //! (lanes, writers, the copy, storing what is settled) stands in `target_pipeline`.
 
+mod course;
 mod following;
 mod images;
 mod letters;
@@ -114,7 +115,7 @@ impl TargetPipeline {
             .run(drained.clone(), now.clone()),
         );
         // Before any window is opened: what an earlier run settled will not be shown again.
-        lanes.advance(position.time().before());
+        position.told(&lanes);
         let mut sources = JoinSet::new();
         if self.rules.get(RULE).follows() {
             let following = EventFollowing {

@@ -22,6 +22,7 @@ use crate::{
     },
     delivery::{insist, insist_on_writing},
     rules::model::{OnRuleChange, Rule, Since},
+    source::namespaces::Found,
 };
 
 use super::{
@@ -99,12 +100,7 @@ impl EventPlanning<'_> {
         self.demand.join(lost);
         let fresh = known.is_none();
         self.compare(known.as_ref());
-        let found = namespaces(self.reading, self.rules, self.rule()).await?;
-        if self.rules.get(RULE).follows() {
-            for found in &found {
-                self.images.ensure(&found.namespace).await?;
-            }
-        }
+        self.keep_images(&namespaces(self.reading, self.rules, self.rule()).await?).await?;
         // After the images, so that no event behind it lacks one.
         let now = match &stored {
             Some(stored) if !fresh && self.demand.is_nothing() => stored.time,
@@ -115,6 +111,10 @@ impl EventPlanning<'_> {
             }
         };
         let position = self.position(stored.as_ref(), now).await?;
+        // What comes into being after this is in the stream; what was there is among those that are
+        // looked for now. Behind `now`, since images may take long to be switched on.
+        let found = namespaces(self.reading, self.rules, self.rule()).await?;
+        self.keep_images(&found).await?;
         if !self.demand.is_nothing() {
             self.write(vec![put(stream.demand(), &self.demand.record())]).await?;
         }
@@ -153,6 +153,14 @@ impl EventPlanning<'_> {
                 planned.insert(namespace.clone(), Planned { namespace, plan, progress: None });
             }
         }
+        if copies_at_all && !fresh && !again && planned.is_empty() {
+            tracing::info!(
+                target = self.name,
+                rule = self.rule().name,
+                "nothing is copied, though `copy` is on: the rule has run before, and nothing was copied \
+                 then. `mongosync resync` copies what is there"
+            );
+        }
         // One that this run does not copy is still new to the next.
         if !fresh || !copies_at_all || !self.options.changes_only {
             let record = RuleRecord {
@@ -173,6 +181,15 @@ impl EventPlanning<'_> {
             copies.push(Arc::new(copy(self.reading, self.rules, RULE, planned).await?));
         }
         Ok(EventPlan { position, source, copies, complete })
+    }
+
+    async fn keep_images(&self, found: &[Found]) -> Result<(), Error> {
+        if self.rules.get(RULE).follows() {
+            for found in found {
+                self.images.ensure(&found.namespace).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Where the stream goes on.

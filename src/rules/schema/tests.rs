@@ -110,6 +110,10 @@ fn file_with(path: &[&str], set: Option<&Value>) -> Value {
     put(&mut file, &FILE, &[], path, set);
     if path.contains(&"event") {
         file["rules"][0]["delivery"] = "events".into();
+        // A test is given one or the other.
+        if let Some(given) = file["tests"][0]["given"].as_object_mut() {
+            given.remove("document");
+        }
     }
     file
 }

@@ -72,9 +72,23 @@ fn an_event_is_read_with_all_that_it_says() {
 #[test]
 fn what_a_rule_leaves_out_is_in_no_part_of_an_event() {
     let query = query(EventSettings::new(), Some(rawdoc! { "secret": 0 }));
-    let Happened { updated, removed, .. } = read(&query, update()).event;
-    assert_eq!(updated, Some(rawdoc! { "n": 1 }.into()));
-    assert_eq!(removed, ["old"]);
+    let seen = read(&query, update());
+    let Happened { updated, removed, .. } = &seen.event;
+    assert_eq!(*updated, Some(rawdoc! { "n": 1 }.into()));
+    assert_eq!(*removed, ["old"]);
+    let kept = seen.event.record(&seen.namespace, &seen.key, seen.time, seen.wall_time);
+    assert!(!format!("{kept:?}").contains("secret"), "{kept:?}");
+}
+
+#[test]
+fn what_a_rule_leaves_out_by_now_is_in_no_event_that_was_kept() {
+    let seen = read(&query(EventSettings::new(), None), update());
+    let kept = seen.event.record(&seen.namespace, &seen.key, seen.time, seen.wall_time);
+    let again = query(EventSettings::new(), Some(rawdoc! { "n": 0 })).kept(&kept);
+    let event = again.expect("it can be read").event;
+    let bare = || Some(rawdoc! { "_id": 5 }.into());
+    assert_eq!((event.document, event.before), (bare(), bare()));
+    assert_eq!(event.updated, Some(rawdoc! { "secret.pin": 7 }.into()));
 }
 
 #[test]
@@ -110,7 +124,9 @@ fn what_is_required_is_missed() {
     for (settings, expected) in [
         (required(PreImage::Required, FullDocument::Off), Some(Lack::PreImage)),
         (required(PreImage::Off, FullDocument::Required), Some(Lack::PostImage)),
-        (required(PreImage::WhenAvailable, FullDocument::WhenAvailable), None),
+        (required(PreImage::WhenAvailable, FullDocument::UpdateLookup), None),
+        // The rule has a filter.
+        (required(PreImage::WhenAvailable, FullDocument::WhenAvailable), Some(Lack::Filtered)),
     ] {
         assert_eq!(read(&query(settings, None), bare()).event.lacks, expected);
     }
@@ -150,7 +166,6 @@ fn a_filter_stands_behind_the_operations_and_parts_come_last() {
     assert_eq!(names(Extent::Whole, false), all);
     assert_eq!(names(Extent::Single, true)[5], "$changeStreamSplitLargeEvent");
     assert_eq!(names(Extent::Slim, true)[5], "$project");
-    assert_eq!(names(Extent::End, true), ["$changeStream", "$match", "$match"]);
 }
 
 /// A part of an event as `$changeStreamSplitLargeEvent` sends it.
@@ -199,6 +214,37 @@ fn parts_are_put_together() {
     assert!(budget.used() > 0, "what was put together is paid for");
     drop(whole);
     assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn the_next_part_is_not_kept_waiting_by_those_that_are_held() {
+    use futures_util::FutureExt;
+    let budget = Budget::new(100);
+    let token = ResumeToken::none();
+    let mut parts = Parts::default();
+    let held = budget.take(200);
+    assert!(parts.room(&budget).now_or_never().is_none(), "whole events wait for room");
+    let first = part(1, 2, rawdoc! { "operationType": "update" });
+    assert_eq!(parts.take(first, &token, &budget).expect("a part"), None);
+    assert!(parts.room(&budget).now_or_never().is_some(), "nothing else would make room");
+    drop(held);
+}
+
+#[test]
+fn a_rename_says_what_has_become_of_it() {
+    let token = ResumeToken::read(&rawdoc! { "_data": TOKEN }).expect("a token");
+    let rename = rawdoc! {
+        "operationType": "rename",
+        "clusterTime": bson::Timestamp { time: 7, increment: 2 },
+        "ns": { "db": "shop", "coll": "new" },
+        "to": { "db": "shop", "coll": "orders" },
+    };
+    let read = query(EventSettings::new(), None).read_as(&rename.into(), token, "id".into());
+    let StreamEvent::Ended { op: "rename", namespace, to, .. } = read.expect("an event") else {
+        panic!("it ended something");
+    };
+    let named = |collection| Some(Namespace::new("shop", collection));
+    assert_eq!((namespace, to), (named("new"), named("orders")));
 }
 
 #[test]

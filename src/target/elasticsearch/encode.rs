@@ -227,8 +227,8 @@ mod tests {
             String::from_utf8(body).unwrap(),
             "{\"create\":{\"_index\":\"log\",\"_id\":\"e1\"}}\n\
              {\"@timestamp\":\"2026-11-21T02:10:29.007Z\",\"op\":\"update\",\"ns\":\"shop.orders\",\
-             \"id\":\"1\",\"cluster_time\":\"1795227029.1\",\"copy\":false,\"document\":null,\
-             \"before\":{\"_id\":1,\"n\":1},\"updated\":{\"n\":2},\"removed\":[\"a.b\"],\"truncated\":[]}\n"
+             \"id\":\"1\",\"cluster_time\":\"1795242545.2711846913\",\"copy\":false,\"document\":null,\
+             \"before\":{\"n\":1},\"updated\":{\"n\":2},\"removed\":[\"a.b\"],\"truncated\":[]}\n"
         );
     }
 

@@ -5,7 +5,7 @@ use crate::{
     target::{
         Appended,
         event::{write_change, write_optional},
-        json::Mode,
+        json::{Mode, Options},
     },
 };
 
@@ -40,9 +40,11 @@ pub(super) fn write(
     write_text(&time.to_string(), body);
     body.extend_from_slice(if event.copy { b",\"copy\":true" } else { b",\"copy\":false" });
     body.extend_from_slice(b",\"document\":");
-    write_optional(document.as_ref(), mode, body)?;
+    // Nor is the `_id` within of one type.
+    let options = Options { mode, skip_id: true };
+    write_optional(document.as_ref(), options, body)?;
     body.push(b',');
-    write_change(event, mode, body)?;
+    write_change(event, options, body)?;
     body.push(b'}');
     Ok(())
 }

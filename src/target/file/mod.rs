@@ -101,11 +101,14 @@ impl FileTarget {
         let slot = self.handles.of(&path);
         let mut held = slot.lock_owned().await;
         let (body, rotate) = (body.clone(), self.rotate);
-        let task =
-            tokio::task::spawn_blocking(move || append(&mut held, &path, rotate, &body, &lines));
+        let (own, folder) = (self.path.is_own(), self.path.folder());
+        let task = tokio::task::spawn_blocking(move || {
+            let (done, error) = append(&mut held, &path, rotate, &body, &lines);
+            // Where the folder itself is not what it was, no document is to blame.
+            (done, error.map(|error| fate(&error, own && folder.is_dir())))
+        });
         let (done, fate) = match task.await {
-            Ok((done, None)) => (done, Outcome::Applied),
-            Ok((done, Some(error))) => (done, fate(&error, self.path.is_own())),
+            Ok((done, fate)) => (done, fate.unwrap_or(Outcome::Applied)),
             Err(panic) => (0, Outcome::Retry(retry("unexpected", panic.to_string()))),
         };
         let mut outcomes = vec![Outcome::Applied; done];

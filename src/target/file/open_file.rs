@@ -10,9 +10,15 @@ use std::{
 };
 
 use bytes::Bytes;
+use rustix::{
+    fs::{CWD, RenameFlags, renameat_with},
+    io::Errno,
+};
 
 use crate::target::line::BEGINNING;
 
+/// Digits of the number of a file that was put aside, at the least.
+pub(super) const DIGITS: usize = 6;
 /// Bytes that are read at a time when the last line's beginning is looked for.
 const BLOCK: u64 = 64 << 10;
 
@@ -82,16 +88,15 @@ impl OpenFile {
         }
     }
 
-    /// How long it is, should somebody have cut it; `None` where the name leads elsewhere by now.
-    fn look_again(&mut self) -> Result<Option<u64>, FileError> {
+    /// Whether it is as it was left: the name leads to it, and nobody has cut it or written to it.
+    fn is_as_left(&self) -> Result<bool, FileError> {
         let what = system(&self.path, "looked at");
         let found = match fs::metadata(&self.path) {
             Ok(found) => found,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(what(error)),
         };
-        self.length = found.len();
-        Ok(((found.dev(), found.ino()) == self.inode).then_some(self.length))
+        Ok((found.dev(), found.ino()) == self.inode && found.len() == self.length)
     }
 
     /// Appends whole lines. They are durable then, or else not there as far as that can be had.
@@ -111,8 +116,15 @@ impl OpenFile {
     /// Gives it the next number, so that its name is free.
     fn put_aside(self) -> Result<(), FileError> {
         let what = || system(&self.path, "renamed");
-        let to = next_number(&self.path).map_err(what())?;
-        fs::rename(&self.path, &to).map_err(what())?;
+        let to = loop {
+            let to = next_number(&self.path).map_err(what())?;
+            match rename(&self.path, &to) {
+                Ok(()) => break to,
+                // Somebody was faster: a name that is taken is counted the next time.
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(what()(error)),
+            }
+        };
         sync_folder(&to).map_err(what())?;
         tracing::info!(file = %self.path.display(), to = %to.display(), "the file is full");
         Ok(())
@@ -151,7 +163,7 @@ fn append_some(
     lines: &[Range<usize>],
 ) -> Result<usize, FileError> {
     if let Some(file) = slot
-        && file.look_again()?.is_none()
+        && !file.is_as_left()?
     {
         *slot = None;
     }
@@ -218,13 +230,28 @@ pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Makes durable what a folder says of the name of a path.
+/// Gives a file a name that nothing else has.
+fn rename(path: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, path, CWD, to, RenameFlags::NOREPLACE) {
+        // A file system that can't tell.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => match to.symlink_metadata() {
+            Ok(_) => Err(ErrorKind::AlreadyExists.into()),
+            Err(_) => fs::rename(path, to),
+        },
+        renamed => Ok(renamed?),
+    }
+}
+
+/// Makes durable what a folder says of the name of a path, where the file system can.
 fn sync_folder(path: &Path) -> io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
     };
-    File::open(folder)?.sync_all()
+    match File::open(folder)?.sync_all() {
+        Err(error) if error.kind() == ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
 }
 
 fn inode(path: &Path) -> Result<Option<(u64, u64)>, FileError> {
@@ -291,11 +318,12 @@ fn next_number(path: &Path) -> io::Result<PathBuf> {
             .strip_prefix(&*stem)
             .and_then(|rest| rest.strip_prefix('.'))
             .and_then(|rest| rest.strip_suffix(&*extension))
-            .filter(|number| number.len() >= 6 && number.bytes().all(|it| it.is_ascii_digit()))
+            .filter(|number| number.len() >= DIGITS && number.bytes().all(|it| it.is_ascii_digit()))
             .and_then(|number| number.parse::<u64>().ok());
         highest = highest.max(number.unwrap_or_default());
     }
-    Ok(path.with_file_name(format!("{stem}.{:06}{extension}", highest.saturating_add(1))))
+    let next = highest.checked_add(1).ok_or(ErrorKind::AlreadyExists)?;
+    Ok(path.with_file_name(format!("{stem}.{next:0DIGITS$}{extension}")))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::open_file::DIGITS;
 use crate::{
     rules::template::{Part, Template},
     target::{Placing, fill::filled},
@@ -23,6 +24,7 @@ pub(super) struct FilePath {
     folder: PathBuf,
     template: Template,
     longest_name: usize,
+    rotates: bool,
 }
 
 #[derive(Default)]
@@ -37,7 +39,7 @@ impl FilePath {
     pub fn new(folder: &Path, template: &Template, rotates: bool) -> Self {
         let longest_name = LONGEST_NAME - if rotates { NUMBER } else { 0 };
         let folder = if folder == Path::new("") { Path::new(".") } else { folder };
-        Self { folder: folder.to_owned(), template: template.clone(), longest_name }
+        Self { folder: folder.to_owned(), template: template.clone(), longest_name, rotates }
     }
 
     /// The path for one document, as the template writes it.
@@ -63,7 +65,7 @@ impl FilePath {
             }
             let segment = last(&mut segments);
             segment.filled = true;
-            escape(&value, &mut segment.text);
+            escape(&value, self.rotates, &mut segment.text);
         }
         for Segment { text, filled } in &segments {
             if *filled && matches!(text.as_str(), "." | "..") {
@@ -120,10 +122,15 @@ fn last(segments: &mut [Segment]) -> &mut Segment {
     segments.last_mut().expect("there is always one")
 }
 
-/// Appends a value so that it stays within its name, and no two values read alike.
-fn escape(value: &str, out: &mut String) {
-    for letter in value.chars() {
-        if !letter.is_control() && !matches!(letter, '/' | '%' | '\\') {
+/// Appends a value so that it stays within its name, and no two values read alike. Where files are put
+/// aside under numbers, no value makes such a name.
+fn escape(value: &str, numbered: bool, out: &mut String) {
+    for (at, letter) in value.char_indices() {
+        let rest = &value.as_bytes()[at + letter.len_utf8()..];
+        let makes_number = numbered
+            && letter == '.'
+            && rest.iter().take_while(|byte| byte.is_ascii_digit()).count() >= DIGITS;
+        if !letter.is_control() && !matches!(letter, '/' | '%' | '\\') && !makes_number {
             out.push(letter);
             continue;
         }
@@ -216,6 +223,15 @@ mod tests {
             ("./a//{t}", "./a//x"),
         ] {
             assert_eq!(fill(&path(template, false), &document).as_deref(), Ok(expected));
+        }
+        // No value makes the name of a file that was put aside.
+        for (value, rotates, expected) in [
+            ("a.000001", true, "a%2E000001.ndjson"),
+            ("a.000001", false, "a.000001.ndjson"),
+            ("a.b.12345", true, "a.b.12345.ndjson"),
+        ] {
+            let document = rawdoc! { "_id": 7, "t": value };
+            assert_eq!(fill(&path("{t}.ndjson", rotates), &document).as_deref(), Ok(expected));
         }
     }
 

@@ -25,7 +25,7 @@ impl Write for Reader {
 fn target(turns: Vec<Result<usize, ErrorKind>>) -> (StdoutTarget, Reader) {
     let reader = Reader { turns: Arc::new(StdMutex::new(turns)), ..Reader::default() };
     let settings = model::Stdout { extended_json: false };
-    (StdoutTarget::to(Box::new(reader.clone()), &settings, "shop 1"), reader)
+    (StdoutTarget::with(Pipe::to(Box::new(reader.clone())), &settings, "shop 1"), reader)
 }
 
 fn request(lines: &[&str]) -> Request {
@@ -64,11 +64,26 @@ async fn a_line_that_breaks_off_is_ended_before_another_begins() {
     assert_eq!(read, "first\nsecond\nsecond\nthird\n");
 }
 
+/// A pause and a resume make a target anew.
+#[tokio::test]
+async fn another_target_on_the_same_pipe_ends_the_line_that_broke_off() {
+    let (first, reader) = target(vec![Ok(3), Err(ErrorKind::StorageFull)]);
+    let outcomes = first.send(&request(&["first\n"])).await.unwrap();
+    assert_eq!(through(&outcomes), [false]);
+    let settings = model::Stdout { extended_json: false };
+    let second = StdoutTarget::with(first.pipe.clone(), &settings, "shop 1");
+    let outcomes = second.send(&request(&["second\n"])).await.unwrap();
+    assert_eq!(through(&outcomes), [true]);
+    let read = String::from_utf8(reader.read.lock().unwrap().clone()).unwrap();
+    assert_eq!(read, "first\nsecond\n");
+}
+
 #[tokio::test]
 async fn a_reader_that_is_gone_closes_the_target() {
     let (target, _) = target(vec![Ok(4), Err(ErrorKind::BrokenPipe)]);
     let outcomes = target.send(&request(&["one\n", "two\n"])).await.unwrap();
-    assert_eq!(through(&outcomes), [true, false]);
+    // The first line lies in a pipe that nobody reads.
+    assert_eq!(through(&outcomes), [false, false]);
     assert!(target.gone.is_cancelled());
     target.closed().await;
 }

@@ -23,6 +23,9 @@ const ID: &str = "webhook-id";
 /// follows from the document: one change may be told in several places. What else stands in it, such as
 /// a token that is replaced, makes no difference.
 ///
+/// An event is told once, wherever the document of the moment has it told: its own id is all that counts
+/// beside the rule and the file.
+///
 /// `moving` is what of the place may be another one when the document is, `event` the id of an event.
 pub(in crate::target) fn message_id<'m>(
     owner: &str,
@@ -37,14 +40,16 @@ pub(in crate::target) fn message_id<'m>(
         hash.update(bytes);
     };
     let Subject { rule, namespace, id, id_json } = subject;
+    if let Some(event) = event {
+        [owner, rule, event].into_iter().for_each(|text| part(text.as_bytes()));
+        return id_of(hash);
+    }
     for text in [owner, rule, namespace, id, id_json.get(), op] {
         part(text.as_bytes());
     }
-    match (event, cause) {
-        // What tells it from every other one is its own id, whatever brings it here again.
-        (Some(event), _) => part(event.as_bytes()),
-        (None, Cause::Event(time)) => part(&time.0.to_le_bytes()),
-        (None, Cause::Copy(plan)) => part(&plan.bytes()),
+    match cause {
+        Cause::Event(time) => part(&time.0.to_le_bytes()),
+        Cause::Copy(plan) => part(&plan.bytes()),
     }
     for (name, value) in moving {
         part(name.as_bytes());
@@ -158,7 +163,7 @@ mod tests {
         };
         let of_event = |event: &str| {
             let address = Address::Filled([].into());
-            place_key("r", "shop.orders", ("7", b"7"), &address, Some(event))
+            place_key("r", "shop.orders", ("7", b"7"), &address, Some((event, "7")))
         };
         let filled = |values: &[(&str, &str)]| {
             let owned =
@@ -194,6 +199,17 @@ mod tests {
         let again = Cause::Event(ClusterTime(1));
         let known = id("shop 1", &of_event("1"), "update", again);
         assert_eq!(known, others[others.len() - 2]);
+        assert_eq!(known, "msg_85423324753ecf4685f302edba2f471b");
+        // What the document of the moment makes of the place makes no other event of it.
+        for (document, address) in [
+            (("7", &b"7"[..]), filled(&[("status", "paid")])),
+            (("7", &b"7"[..]), filled(&[("status", "sent")])),
+            (("7", &b"7"[..]), Address::Whole("https://h/x".to_owned())),
+            (("a", &b"\"a\""[..]), filled(&[])),
+        ] {
+            let place = place_key("r", "shop.orders", document, &address, Some(("1", "7")));
+            assert_eq!(id("shop 1", &place, "update", event), known);
+        }
         let all: BTreeSet<_> = others.iter().chain([&first]).collect();
         assert_eq!(all.len(), others.len() + 1, "{others:?}");
     }

@@ -231,7 +231,8 @@ impl Target for WebhookTarget {
                 .to_owned());
         }
         let (id, id_json) = id_of(placing, self.style.mode)?;
-        let place = place_key(rule, namespace, (id, &id_json), &address, placing.event);
+        let event = placing.event.map(|event| (event, placing.id));
+        let place = place_key(rule, namespace, (id, &id_json), &address, event);
         if placing.document.is_none() && placing.event.is_none() {
             let extra = self.removal(rule, &place, placing);
             return Ok(Placed { place, extra });

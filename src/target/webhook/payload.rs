@@ -7,7 +7,7 @@ use crate::{
     rules::model::WebhookFormat,
     target::{
         event::{write_change, write_optional},
-        json::Mode,
+        json::{Mode, Options},
     },
 };
 
@@ -99,7 +99,7 @@ impl Style {
             }
             WebhookFormat::Document => {
                 return match (told.document, told.event) {
-                    (Some(document), _) => write_optional(Some(document), self.mode, out),
+                    (Some(document), _) => write_optional(Some(document), self.options(), out),
                     // A message has a body, and every event is told.
                     (None, Some(_)) => {
                         out.extend_from_slice(b"null");
@@ -111,6 +111,10 @@ impl Style {
         }
         out.push(b'}');
         Ok(())
+    }
+
+    fn options(self) -> Options {
+        Options { mode: self.mode, skip_id: false }
     }
 
     fn write_data(self, told: &Told<'_>, out: &mut Vec<u8>) -> Result<(), String> {
@@ -125,10 +129,10 @@ impl Style {
         out.extend_from_slice(b",\"copy\":");
         out.extend_from_slice(if told.copy { b"true" } else { b"false" });
         out.extend_from_slice(b",\"document\":");
-        write_optional(told.document, self.mode, out)?;
+        write_optional(told.document, self.options(), out)?;
         if let Some(event) = told.event {
             out.push(b',');
-            write_change(event, self.mode, out)?;
+            write_change(event, self.options(), out)?;
         }
         out.push(b'}');
         Ok(())

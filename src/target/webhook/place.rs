@@ -33,6 +33,9 @@ pub(super) struct WebhookPlace<'a> {
     /// Of which event, where events are told.
     #[serde(default)]
     pub event: Option<String>,
+    /// Of which document that event is, as text; [`Self::id`] where there is none.
+    #[serde(default)]
+    document: Option<String>,
 }
 
 /// The bytes are no place of a webhook: another kind of target wrote them.
@@ -40,13 +43,14 @@ pub(super) struct WebhookPlace<'a> {
 #[error("this place is none of a webhook's: the target was of another kind when it was written")]
 pub(super) struct PlaceError;
 
-/// The place of a document, or of an event of it; `id_json` is JSON.
+/// The place of a document, or of an event of it; `id_json` is JSON. Of an event it is said which one it is,
+/// and of which document, whatever id a script has given it: that is what it keeps its order with.
 pub(super) fn place_key(
     rule: &str,
     namespace: &str,
     (id, id_json): (&str, &[u8]),
     address: &Address,
-    event: Option<&str>,
+    event: Option<(&str, &str)>,
 ) -> PlaceKey {
     let mut bytes = Vec::with_capacity(128 + id_json.len());
     let mut separator = b'[';
@@ -59,9 +63,11 @@ pub(super) fn place_key(
     bytes.extend_from_slice(id_json);
     bytes.push(b',');
     serde_json::to_writer(&mut bytes, address).expect("writing to memory does not fail");
-    if let Some(event) = event {
-        bytes.push(b',');
-        write_text(event, &mut bytes);
+    if let Some((event, document)) = event {
+        for text in [Some(event), (document != id).then_some(document)].into_iter().flatten() {
+            bytes.push(b',');
+            write_text(text, &mut bytes);
+        }
     }
     bytes.push(b']');
     PlaceKey(Bytes::from(bytes))
@@ -108,6 +114,11 @@ impl<'a> WebhookPlace<'a> {
         serde_json::from_slice(&place.0).map_err(|_| PlaceError)
     }
 
+    /// The document, as whatever is told of it keeps its order.
+    pub fn ordered(self) -> (String, String) {
+        (self.namespace, self.document.unwrap_or(self.id))
+    }
+
     /// Which document it is.
     pub fn subject(&self) -> Subject<'_> {
         let Self { rule, namespace, id, id_json, .. } = self;
@@ -127,9 +138,12 @@ mod tests {
             Address::Filled([].into()),
         ] {
             let id = ("\u{0}x", &b"{\"a\":1}"[..]);
-            for event in [None, Some("e:1")] {
+            for event in [None, Some(("e:1", "7")), Some(("e:1", id.0))] {
                 let key = place_key("r", "shop.a", id, &address, event);
-                assert_eq!(WebhookPlace::decode(&key).unwrap().event.as_deref(), event);
+                let place = WebhookPlace::decode(&key).unwrap();
+                assert_eq!(place.event.as_deref(), event.map(|(event, _)| event));
+                let document = event.map_or(id.0, |(_, document)| document);
+                assert_eq!(place.ordered(), ("shop.a".to_owned(), document.to_owned()));
             }
             let key = place_key("r \"1\"", "shop.a\u{1}b", id, &address, None);
             let place = WebhookPlace::decode(&key).unwrap();

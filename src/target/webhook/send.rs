@@ -54,7 +54,7 @@ pub(super) struct Sender {
     unspeakable: Unspeakable,
 }
 
-/// Which document a message is about, as its receiver knows it.
+/// Which document a message is about, as its receiver knows it; of an event as its collection knows it.
 #[derive(PartialEq, Eq, Hash)]
 struct Subject {
     namespace: String,
@@ -64,7 +64,8 @@ struct Subject {
 impl Subject {
     fn of(place: &PlaceKey) -> Self {
         let place = WebhookPlace::decode(place).expect("what is sent has a place of a webhook");
-        Self { namespace: place.namespace, id: place.id }
+        let (namespace, id) = place.ordered();
+        Self { namespace, id }
     }
 }
 

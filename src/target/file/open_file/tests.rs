@@ -89,6 +89,11 @@ fn a_full_file_is_put_aside() {
     let (done, error) =
         write(&mut slot, &path, Some(8), &["aaa\n", "bbb\n", "c\n", "a long line\n"]);
     assert!(done == 4 && error.is_none(), "{error:?}");
+    // A name that somebody has taken in the meantime is not written over.
+    fs::write(folder.path().join("taken"), "").unwrap();
+    let taken = rename(&folder.path().join("taken"), &folder.path().join("out.x.ndjson"));
+    assert_eq!(taken.unwrap_err().kind(), ErrorKind::AlreadyExists);
+    fs::remove_file(folder.path().join("taken")).unwrap();
     // After a restart too.
     drop(slot);
     assert_eq!(write(&mut None, &path, Some(8), &["d\n", "e\n"]).0, 2);
@@ -116,6 +121,9 @@ fn a_file_that_is_moved_or_cut_by_others_is_noticed() {
     assert_eq!(read(&path), "2\n");
     fs::remove_file(&path).unwrap();
     assert_eq!(write(&mut slot, &path, Some(4), &["3\n", "4\n"]).0, 2);
+    fs::write(&path, "3\n4\nby hand").unwrap();
+    let (done, error) = write(&mut slot, &path, None, &["5\n"]);
+    assert!(done == 0 && matches!(error, Some(FileError::Foreign(_))), "{error:?}");
     fs::write(&path, "").unwrap();
     // As much room as there is now.
     assert_eq!(write(&mut slot, &path, Some(4), &["5\n", "6\n"]).0, 2);
