@@ -2,6 +2,26 @@
 
 use super::*;
 
+/// The last write before the first run has the very time at which that begins.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happened_before_the_first_run_is_no_news() -> Result<()> {
+    let world = Hooked::new().await?;
+    for round in 0..3 {
+        let namespace = format!("events_news{round}.orders");
+        let orders = world.collection(&namespace);
+        orders.insert_many((0..5).map(|id| doc! { "_id": id })).await?;
+        let rules = format!("  - namespace: {namespace}\n    to: notify");
+        let file = world.file(&format!("/news{round}"), "", &rules)?;
+        let mut run = file.run(&[])?;
+        following(&mut run).await?;
+        orders.insert_one(doc! { "_id": "new" }).await?;
+        let told = until_told(&world, round + 1).await?;
+        assert!(told.iter().all(|told| told.document == "\"new\""), "{told:?}");
+        assert!(run.terminate().await?.success());
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn only_these_operations_these_documents_and_these_fields() -> Result<()> {
     let world = Hooked::new().await?;

@@ -214,7 +214,9 @@ impl EventPlanning<'_> {
                 reaches(self.reading, self.name, since, Some(since)).await?;
                 Ok(EventPosition::at(since))
             }
-            Some(Since::Now) | None => Ok(EventPosition::at(now)),
+            // A stream begins with what happened at its time, and that is no news.
+            Some(Since::Now) => Ok(EventPosition::at(now.after())),
+            None => Ok(EventPosition::at(now)),
         }
     }
 
