@@ -17,6 +17,7 @@ mod load;
 mod lookups;
 mod losses;
 mod lost_history;
+mod mongo_target;
 mod places;
 mod random;
 mod requests;

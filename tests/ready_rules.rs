@@ -342,6 +342,7 @@ fn sha256(text: &str) -> String {
 pub fn variable(name: &str) -> Option<String> {
     let value = match name {
         "MONGODB_URI" => "mongodb://127.0.0.1:27017/?replicaSet=rs0",
+        "MIRROR_URI" => "mongodb://127.0.0.1:27018/?replicaSet=rs1",
         "ELASTICSEARCH_URL" => "http://127.0.0.1:9200",
         "ES_PASSWORD" | "STATUS_TOKEN" => "a-secret",
         "WEBHOOK_URL" => "https://example.com/hooks/orders",
@@ -365,9 +366,15 @@ fn every_rule_file_is_without_errors_and_warnings() -> Result<()> {
 
 #[tokio::test]
 async fn every_test_of_the_rule_files_passes() -> Result<()> {
+    let mut tested = 0;
     for file in files(&Path::new(ROOT).join("rules"), "yaml")? {
-        tests_pass(&file).await?;
+        // One without a script has nothing to try.
+        if fs::read_to_string(&file)?.contains("transform:") {
+            tests_pass(&file).await?;
+            tested += 1;
+        }
     }
+    assert_eq!(tested, 5);
     Ok(())
 }
 

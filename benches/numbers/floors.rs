@@ -12,10 +12,11 @@ use anyhow::{Context, Result, ensure};
 use bson::{Document, RawDocumentBuf, Timestamp, doc, rawdoc};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use mongodb::Collection;
+use mongodb::{Collection, IndexModel};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    sync::{Mutex, mpsc},
     task::JoinSet,
 };
 
@@ -25,6 +26,8 @@ use crate::endpoint::content_length;
 const REPLY: u32 = 2_000;
 /// As many as the product uses by default.
 const CONNECTIONS: usize = 2;
+/// The same for a MongoDB.
+const INSERTERS: usize = 4;
 
 /// One raw cursor draining the collection.
 pub async fn cursor(collection: &Collection<Document>, expected: u64) -> Result<Duration> {
@@ -38,6 +41,47 @@ pub async fn cursor(collection: &Collection<Document>, expected: u64) -> Result<
         }
     }
     ensure!(documents == expected, "{documents} documents of {expected}");
+    Ok(started.elapsed())
+}
+
+/// The collection read by one raw cursor and inserted, unordered, over four connections; then its index.
+pub async fn inserted(
+    from: &Collection<Document>,
+    to: &Collection<RawDocumentBuf>,
+    expected: u64,
+) -> Result<Duration> {
+    let started = Instant::now();
+    let (sender, receiver) = mpsc::channel::<Vec<RawDocumentBuf>>(INSERTERS);
+    let receiver = Arc::new(Mutex::new(receiver));
+    let mut inserters = JoinSet::new();
+    for _ in 0..INSERTERS {
+        let (receiver, to) = (receiver.clone(), to.clone());
+        inserters.spawn(async move {
+            let mut inserted = 0;
+            loop {
+                let batch = receiver.lock().await.recv().await;
+                let Some(batch) = batch else { return anyhow::Ok(inserted) };
+                inserted += batch.len() as u64;
+                to.insert_many(batch).ordered(false).await?;
+            }
+        });
+    }
+    let mut cursor = from.find(doc! {}).batch_size(REPLY).batch().await?;
+    while let Some(batch) = cursor.next().await {
+        let batch = batch?;
+        let documents = batch
+            .doc_slices()?
+            .into_iter()
+            .map(|document| Ok(document?.as_document().context("a document")?.to_owned()));
+        sender.send(documents.collect::<Result<_>>()?).await?;
+    }
+    drop(sender);
+    let mut inserted = 0;
+    while let Some(done) = inserters.join_next().await {
+        inserted += done??;
+    }
+    ensure!(inserted == expected, "{inserted} documents of {expected}");
+    to.create_index(IndexModel::builder().keys(doc! { "number": 1 }).build()).await?;
     Ok(started.elapsed())
 }
 

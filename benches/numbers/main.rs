@@ -48,6 +48,8 @@ enum Row {
     Transform,
     /// Into a real Elasticsearch
     Elasticsearch,
+    /// Into another MongoDB
+    Mongodb,
     /// 100,000 updates made while it was stopped
     CatchUp,
     /// One change at a time
@@ -77,6 +79,7 @@ async fn main() -> Result<()> {
             Row::Copy => rows.copy(false).await?,
             Row::Transform => rows.copy(true).await?,
             Row::Elasticsearch => rows.engine().await?,
+            Row::Mongodb => rows.mongodb().await?,
             Row::CatchUp => rows.catch_up().await?,
             Row::Latency => rows.latency().await?,
         }

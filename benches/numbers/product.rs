@@ -39,12 +39,18 @@ pub struct Cost {
 impl Product {
     /// One rule that copies `namespace` into `engine`; `more` are further lines of the rule.
     pub fn new(source: &str, engine: &str, namespace: &str, more: &str) -> Result<Self> {
+        let target = format!("{{ elasticsearch: {{ urls: [\"{engine}\"] }} }}");
+        Self::with(source, &target, namespace, more)
+    }
+
+    /// The same into any target, in YAML.
+    pub fn with(source: &str, target: &str, namespace: &str, more: &str) -> Result<Self> {
         let folder = TempDir::new()?;
         let rules = folder.path().join("numbers.yaml");
         fs::write(
             &rules,
             format!(
-                "source: {source}\ntargets:\n  search: {{ elasticsearch: {{ urls: [\"{engine}\"] }} }}\n\
+                "source: {source}\ntargets:\n  search: {target}\n\
                  rules:\n  - namespace: {namespace}\n    to: search\n{more}"
             ),
         )?;

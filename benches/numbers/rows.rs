@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use bson::doc;
 use bytes::Bytes;
-use mongosync_servers::Engine;
+use mongosync_servers::{Engine, MongoDb};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::{
@@ -135,6 +135,44 @@ impl Rows {
             ours: format!("{} s", costs.wall),
             reached: costs.wall.median() / sent.median(),
             goal: 1.1,
+            unit: "",
+        });
+        self.note(&costs, documents);
+        Ok(())
+    }
+
+    /// Into another MongoDB, its index too.
+    pub async fn mongodb(&mut self) -> Result<()> {
+        let mirror = MongoDb::builder().cache_gb(1.0).start().await?;
+        let world = &self.world;
+        let (database, name) = NAMESPACE.split_once('.').context("a namespace")?;
+        let held = mirror.client().database(database);
+        let target = format!("{{ mongodb: {{ uri: \"{}\" }} }}", mirror.uri());
+        let product = Product::with(world.mongo.uri(), &target, NAMESPACE, "")?;
+        let (mut inserted, mut costs) = (Samples::default(), Costs::default());
+        // The first round warms the caches up.
+        for round in 0..=self.rounds {
+            held.drop().await?;
+            let to = held.collection(name);
+            let alone = floors::inserted(&world.collection, &to, world.documents).await?;
+            held.drop().await?;
+            mirror.client().database("mongosync").drop().await?;
+            world.forget().await?;
+            let cost = product.measure(&["--copy-only"]).await?;
+            let copied = to.count_documents(doc! {}).await?;
+            ensure!(copied == world.documents, "{copied} of {}", world.documents);
+            if round > 0 {
+                inserted.push(alone.as_secs_f64());
+                costs.push(cost);
+            }
+        }
+        let documents = world.documents;
+        self.report.add(Line {
+            row: "copy into MongoDB".to_owned(),
+            floors: format!("read and inserted by the driver {inserted} s"),
+            ours: format!("{} s", costs.wall),
+            reached: costs.wall.median() / inserted.median(),
+            goal: 1.3,
             unit: "",
         });
         self.note(&costs, documents);

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::rules::{
     model::{
-        self, CheckpointStore, Destination, Engine, EngineAuth, EnginePlace, OnDelete, OnDrop,
+        self, CheckpointStore, Destination, Engine, EngineAuth, EngineIndex, OnDelete, OnDrop,
         OnHistoryLost, OnRejected, OnRuleChange, Place, Rule, RuleFile, Since, TargetKind, Webhook,
         WebhookFormat,
     },
@@ -117,9 +117,12 @@ pub struct Ruled {
     pub on_rule_change: &'static str,
     /// What happens when the oplog no longer reaches back, as in the file.
     pub on_history_lost: &'static str,
-    /// The index that documents lie in, or a template of its name; `None` where the target has none.
+    /// The index that documents lie in, or a template of its name, in an engine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<String>,
+    /// The collection that documents lie in, or a template of its name, in a MongoDB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
     /// Whether that is an alias.
     pub alias: bool,
     /// Whether the rule says how the index is made.
@@ -200,6 +203,13 @@ fn written(rules: &RuleFile, target: &model::Target) -> Written {
     let (kind, urls, login, sends) = match &target.kind {
         TargetKind::Engine(engine) => {
             (engine.flavor.as_str(), engine.urls.clone(), login(engine), None)
+        }
+        TargetKind::MongoDb(settings) => {
+            let login = match model::user(&settings.uri) {
+                Some(user) => format!("user {user}"),
+                None => "none".to_owned(),
+            };
+            ("mongodb", vec![model::address(&settings.uri)], login, None)
         }
         TargetKind::Webhook(webhook) => (
             "webhook",
@@ -284,9 +294,15 @@ fn ruled(
     target: &model::Target,
     destination: &Destination,
 ) -> Ruled {
-    let place = match &destination.place {
-        Place::Engine(place) => Some(place),
-        Place::Webhook | Place::File | Place::Stdout => None,
+    let (place, namespace) = match &destination.place {
+        Place::Engine(place) => (Some(place), None),
+        Place::MongoDb(place) => {
+            let exact = rule.namespaces.exact();
+            let known = exact.and_then(|namespace| place.name_for(namespace, Some(&rule.name)));
+            let template = place.namespace.as_ref().map_or("{db}.{collection}", Template::as_str);
+            (None, Some(known.unwrap_or_else(|| template.to_owned())))
+        }
+        Place::Webhook | Place::File | Place::Stdout => (None, None),
     };
     let text = |template: &Option<Template>| template.as_ref().map(|text| text.as_str().to_owned());
     let since =
@@ -332,7 +348,8 @@ fn ruled(
             OnHistoryLost::Stop => "stop",
             OnHistoryLost::Now => "now",
         },
-        index: place.map(|place| index(rule, place)),
+        index: place.map(|place| index_name(rule, &place.index)),
+        namespace,
         alias: place.is_some_and(|place| place.index.alias),
         settings: place.is_some_and(|place| place.index.settings.is_some()),
         mappings: place.is_some_and(|place| place.index.mappings.is_some()),
@@ -370,6 +387,9 @@ pub(super) fn places_are_kept(
             .into_iter()
             .flatten()
             .any(Template::depends_on_document),
+        (Place::MongoDb(place), _) => {
+            place.namespace.as_ref().is_some_and(Template::depends_on_document)
+        }
         (Place::Webhook, TargetKind::Webhook(webhook)) => webhook.url.path.depends_on_document(),
         (Place::File, TargetKind::File(file)) => file.path.depends_on_document(),
         (Place::Webhook | Place::File | Place::Stdout, _) => false,
@@ -377,10 +397,10 @@ pub(super) fn places_are_kept(
     moves || by_document
 }
 
-fn index(rule: &Rule, place: &EnginePlace) -> String {
+fn index_name(rule: &Rule, index: &EngineIndex) -> String {
     let exact = rule.namespaces.exact();
-    let known = exact.and_then(|namespace| place.index.name_for(namespace, Some(&rule.name)));
-    let template = place.index.name.as_ref();
+    let known = exact.and_then(|namespace| index.name_for(namespace, Some(&rule.name)));
+    let template = index.name.as_ref();
     known
         .or_else(|| template.and_then(|template| template.known(None, Some(&rule.name))))
         .unwrap_or_else(|| template.map_or("{db}-{collection}", Template::as_str).to_owned())

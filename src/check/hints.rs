@@ -36,6 +36,7 @@ pub fn hints(rules: &RuleFile) -> Vec<Finding> {
                     rules.deliveries(&target.name).any(|(rule, _)| rule.events.is_none());
                 told(webhook, documents, part, &mut found);
             }
+            TargetKind::MongoDb(_) => {}
             TargetKind::File(_) | TargetKind::Stdout(_) => {}
         }
         let engine = matches!(target.kind, TargetKind::Engine(_));
@@ -344,6 +345,9 @@ fn templates<'a>(
         .into_iter()
         .filter_map(|(key, template)| Some((key, template.as_ref()?)))
         .collect(),
+        (Place::MongoDb(place), _) => {
+            place.namespace.iter().map(|template| ("namespace", template)).collect()
+        }
         (Place::Webhook, TargetKind::Webhook(webhook)) => {
             let headers = webhook.headers.iter().map(|header| ("headers", &header.value));
             [("url", &webhook.url.path)].into_iter().chain(headers).collect()
@@ -360,11 +364,10 @@ fn same_place(
     (other, second): &(&Rule, &Destination),
     found: &mut Vec<Finding>,
 ) {
-    let (Place::Engine(first), Place::Engine(second)) = (&first.place, &second.place) else {
-        return;
-    };
-    let id = |place: &EnginePlace| {
-        place.id.as_ref().map_or("{_id}".to_owned(), |template| template.as_str().to_owned())
+    let (first, second) = (&first.place, &second.place);
+    let id = |place: &Place| match place {
+        Place::Engine(EnginePlace { id: Some(template), .. }) => template.as_str().to_owned(),
+        _ => "{_id}".to_owned(),
     };
     // Each event has a place for itself.
     if one.events.is_some() || other.events.is_some() {
@@ -374,9 +377,12 @@ fn same_place(
         return;
     }
     let both = both_read(one, other).find(|namespace| {
-        let index =
-            |rule: &Rule, place: &EnginePlace| place.index.name_for(namespace, Some(&rule.name));
-        index(one, first).is_some_and(|name| Some(name) == index(other, second))
+        let lies = |rule: &Rule, place: &Place| match place {
+            Place::Engine(place) => place.index.name_for(namespace, Some(&rule.name)),
+            Place::MongoDb(place) => place.name_for(namespace, Some(&rule.name)),
+            Place::Webhook | Place::File | Place::Stdout => None,
+        };
+        lies(one, first).is_some_and(|name| Some(name) == lies(other, second))
     });
     let Some(namespace) = both else { return };
     let words = format!(
@@ -391,10 +397,15 @@ fn same_place(
         true => Finding::note,
         false => Finding::warning,
     };
-    found.push(finding("same_place", Part::Rule(other.name.clone()), words).help(
-        "give each an index or an id of its own, such as \"{rule}-{_id}\", or filters that never \
-             take the same document",
-    ));
+    found.push(finding("same_place", Part::Rule(other.name.clone()), words).help(match second {
+        Place::MongoDb(_) => {
+            "give each a collection of its own, or filters that never take the same document"
+        }
+        _ => {
+            "give each an index or an id of its own, such as \"{rule}-{_id}\", or filters that \
+                 never take the same document"
+        }
+    }));
 }
 
 /// The namespaces that are named exactly by one of two rules and read by both.

@@ -9,8 +9,9 @@ use tokio::time::{Instant, sleep};
 use crate::{
     delivery::retry::Backoff,
     finding::{Finding, NOT_REACHED, Part},
+    pipeline::origins::FileOrigins,
     rules::model::{self, RuleFile},
-    target::{self, Look, Retry, Target},
+    target::{self, Look, Origins, Retry, Target},
 };
 
 use super::{checkpoint, source};
@@ -71,10 +72,13 @@ pub async fn online(rules: &RuleFile, wait: Duration) -> Vec<Finding> {
     found.extend(checkpoint::look(rules, seen.as_ref(), patience).await);
     let nothing = BTreeMap::new();
     let reads = seen.as_ref().map_or(&nothing, |seen| &seen.reads);
+    let origins =
+        seen.as_ref().map(|seen| FileOrigins { source: seen.source.clone(), file: rules });
+    let origins = origins.as_ref().map(|origins| origins as &dyn Origins);
     let looks = targets.into_iter().map(|reached| async move {
         match reached {
             Reached::Target(name, target) => {
-                let look = Look { target: name, reads };
+                let look = Look { target: name, reads, origins };
                 target.inspect(look).await.unwrap_or_else(|retry| {
                     vec![patience.over(Part::Target(name.to_owned()), retry.message)]
                 })
@@ -98,7 +102,7 @@ async fn reach<'r>(
 ) -> Reached<'r> {
     let name = settings.name.as_str();
     let part = Part::Target(name.to_owned());
-    let target = match target::open::open(settings, &rules.name, rules.deliveries(name)) {
+    let target = match target::open::open(settings, &rules.name, None, rules.deliveries(name)) {
         Ok(target) => target,
         Err(error) => {
             return Reached::Not(Finding::error("settings", part, causes(&error)));

@@ -281,6 +281,8 @@ impl Looking<'_> {
                     place.id.as_ref().is_none_or(|id| id.parts().contains(&Piece::Id))
                 }
                 Place::Webhook | Place::File | Place::Stdout => true,
+                // There an `_id` stays what it is.
+                Place::MongoDb(_) => false,
             })
         };
         let named: BTreeSet<&Namespace> = self

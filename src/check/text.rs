@@ -97,6 +97,9 @@ fn ruled(out: &mut String, rule: &Ruled) {
         };
         line(out, 4, "transform", &format!("a script{imports}"));
     }
+    if let Some(namespace) = &rule.namespace {
+        line(out, 4, "collection", namespace);
+    }
     if let Some(name) = &rule.index {
         line(out, 4, "index", &index(rule, name));
     }

@@ -318,6 +318,11 @@ impl Completion {
         }
     }
 
+    /// Open, and every claim on it so far settled.
+    pub fn is_idle(&self) -> bool {
+        self.shares.left.load(Ordering::Acquire) == 1
+    }
+
     /// Closed, and every claim settled.
     pub fn is_done(&self) -> bool {
         self.shares.is_settled()

@@ -510,7 +510,8 @@ impl Front {
     }
 }
 
-fn cost(subject: &Subject) -> usize {
+/// Bytes that are counted for a document that waits.
+pub(super) fn cost(subject: &Subject) -> usize {
     subject.key.size() + BESIDE
 }
 

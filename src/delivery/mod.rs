@@ -2,7 +2,9 @@
 //!
 //! Knows the target only by its trait, and the source not at all.
 
+pub mod aside;
 pub mod batch;
+pub mod contested;
 pub mod dead_letters;
 pub mod ids;
 pub mod lane;

@@ -9,13 +9,15 @@ use crate::{
     checkpoint::tracker::Claim,
     rules::{model::DeliverySettings, units::written_time},
     status::Settled,
-    target::{Outcome, PlaceKey, Pressure, Request, Retry},
+    target::{Outcome, PlaceKey, Pressure, Request, Retry, Right},
 };
 
 use super::{
     Halt,
     batch::{Batch, Entry, Origin, lettered},
+    contested::Waits,
     dead_letters::{Letter, Stage},
+    lane::{self, Subject},
     places::Trim,
     retry::{Backoff, pause},
     writer::{Context, deadline},
@@ -93,14 +95,16 @@ impl Limits {
 pub struct Course {
     /// How much a request may hold.
     pub limits: Limits,
+    /// Bytes of documents that may stand aside, see [`super::aside`].
+    pub aside: usize,
     /// Since when nothing has gone through, whatever was given up meanwhile.
     stuck: Option<Instant>,
 }
 
 impl Course {
-    /// Of a lane that has sent nothing yet.
+    /// Of a lane that has sent nothing yet; nothing may stand aside.
     pub fn new(settings: &DeliverySettings) -> Self {
-        Self { limits: Limits::new(settings), stuck: None }
+        Self { limits: Limits::new(settings), aside: 0, stuck: None }
     }
 }
 
@@ -114,6 +118,10 @@ pub struct Delivered {
     trims: Vec<Trim>,
     /// Not yet settled: a position must not pass places that are still to be trimmed.
     claims: Vec<Claim>,
+    /// Documents that are to be looked up again behind all that their lane holds.
+    pub behind: Vec<Arc<Origin>>,
+    /// Documents that stand aside, each with why; only where there was room for them.
+    pub held: Vec<(Arc<Origin>, Retry)>,
     /// Places whose removals have become letters, or have stayed letters.
     pub owed: Vec<PlaceKey>,
 }
@@ -124,30 +132,43 @@ impl Delivered {
     /// # Errors
     /// See [`Halt`]; nothing is settled then.
     pub async fn settle(self, context: &Context) -> Result<(), Halt> {
-        context.places.trim(self.trims, &context.stop).await?;
-        Claim::settle_all(self.claims);
+        Claim::settle_all(self.trim(context).await?);
         Ok(())
+    }
+
+    /// Trims the places; what is left is to be settled.
+    ///
+    /// # Errors
+    /// See [`Halt`].
+    pub async fn trim(self, context: &Context) -> Result<Vec<Claim>, Halt> {
+        context.places.trim(self.trims, &context.stop).await?;
+        Ok(self.claims)
     }
 }
 
-/// Sends a batch until every item's fate is known, and stores what was refused.
+/// Sends a batch until every item's fate is known, and stores what was refused. `lane` is whose batch it
+/// is, see [`Request::lane`].
 ///
 /// # Errors
 /// See [`Halt`]; nothing is settled then.
 pub async fn deliver(
     context: Arc<Context>,
+    lane: usize,
     mut batch: Batch,
     mut course: Course,
 ) -> Result<Delivered, Halt> {
     let mut refused = std::mem::take(&mut batch.letters);
     let mut settled: Vec<Arc<Origin>> = Vec::new();
+    let (mut behind, mut held) = (Vec::new(), Vec::new());
     let mut owed = Vec::new();
     let mut given_up = HashSet::new();
     if let Some((request, entries)) = batch.seal() {
+        let request = Request { lane, ..request };
         let mut fates = Fates::default();
         send_all(&context, &request, &entries, &mut course, &mut fates).await?;
-        let Fates { mut through, letters, given_up: buried } = fates;
+        let Fates { mut through, letters, given_up: buried, behind: waiting, held: aside } = fates;
         refused.extend(letters);
+        (behind, held) = (waiting, aside);
         settled.extend(through.iter().map(|&index| entries[index].origin.clone()));
         through.sort_unstable();
         for (index, entry) in entries.iter().enumerate().filter(|(_, entry)| entry.removes) {
@@ -161,11 +182,20 @@ pub async fn deliver(
     }
     settled.append(&mut batch.gone);
     // What has become a letter is no success of its document: only a part went through.
+    given_up.extend(behind.iter().chain(held.iter().map(|(it, _)| it)).map(|it| lettered(it)));
     given_up.extend(refused.iter().map(|letter| lettered(letter.origin())));
     settled.retain(|origin| given_up.is_empty() || !given_up.contains(&lettered(origin)));
     context.dead_letters.settle(settled.iter().map(|origin| &**origin), &context.stop).await?;
     bury(&context, refused).await?;
-    Ok(Delivered { course, trims: batch.places, claims: batch.claims, owed })
+    if !behind.is_empty() {
+        // They come back with the next batch, and what they wait for may take longer than that.
+        context.status.retry("behind");
+        tokio::select! {
+            () = tokio::time::sleep(BEHIND) => {}
+            () = context.drain.cancelled() => {}
+        }
+    }
+    Ok(Delivered { course, trims: batch.places, claims: batch.claims, behind, held, owed })
 }
 
 async fn bury(context: &Context, letters: Vec<Letter>) -> Result<(), Halt> {
@@ -176,6 +206,9 @@ async fn bury(context: &Context, letters: Vec<Letter>) -> Result<(), Halt> {
     context.dead_letters.bury(letters, &context.stop).await
 }
 
+/// How long a lane pauses before it looks again at documents that wait for others.
+const BEHIND: Duration = Duration::from_millis(100);
+
 /// What has become of the entries of a batch.
 #[derive(Default)]
 struct Fates {
@@ -185,13 +218,17 @@ struct Fates {
     letters: Vec<Letter>,
     /// Whose letters are stored already.
     given_up: Vec<usize>,
+    /// Of those that wait for other documents.
+    behind: Vec<Arc<Origin>>,
+    /// Of those that stand aside.
+    held: Vec<(Arc<Origin>, Retry)>,
 }
 
 async fn send_all(
     context: &Context,
     request: &Request,
     entries: &[Entry],
-    Course { limits, stuck }: &mut Course,
+    Course { limits, aside, stuck }: &mut Course,
     fates: &mut Fates,
 ) -> Result<(), Halt> {
     let settings = &context.settings;
@@ -201,8 +238,8 @@ async fn send_all(
     let mut begun = Instant::now();
     while !outstanding.is_empty() {
         let part = limits.part(request, &outstanding).to_vec();
-        let sent = request.only(&part);
-        let answer = send(context, &sent).await?;
+        let mut sent = request.only(&part);
+        let answer = send(context, &mut sent).await?;
         let mut trouble: Option<Retry> = None;
         let mut again = Vec::new();
         let mut progress = false;
@@ -214,6 +251,7 @@ async fn send_all(
                     let entry = &entries[index];
                     match conclude(context, entry, outcome, part.len()) {
                         Conclusion::Through => {
+                            context.contested.settled(&entry.place);
                             fates.through.push(index);
                             progress = true;
                         }
@@ -221,17 +259,28 @@ async fn send_all(
                             fates.letters.push(letter);
                             progress |= !entry.once;
                         }
-                        Conclusion::Again(retry)
+                        Conclusion::Behind => {
+                            fates.behind.push(entry.origin.clone());
+                            progress = true;
+                        }
+                        Conclusion::Held(retry) if cost(&entry.origin) <= *aside => {
+                            *aside -= cost(&entry.origin);
+                            fates.held.push((entry.origin.clone(), retry));
+                            progress = true;
+                        }
+                        Conclusion::Again(retry) | Conclusion::Held(retry)
                             if was_tried(context, entry, &retry, (begun, part.len())) =>
                         {
                             context.status.retry(retry.reason);
                             fates.letters.push(refused(context, entry, retry.message));
                             freed.insert(lettered(&entry.origin));
                         }
-                        Conclusion::Again(_) if freed.contains(&lettered(&entry.origin)) => {
+                        Conclusion::Again(_) | Conclusion::Held(_)
+                            if freed.contains(&lettered(&entry.origin)) =>
+                        {
                             again.push(index);
                         }
-                        Conclusion::Again(retry) => {
+                        Conclusion::Again(retry) | Conclusion::Held(retry) => {
                             again.push(index);
                             trouble = Some(worse(trouble, retry));
                         }
@@ -305,7 +354,7 @@ async fn send_all(
     Ok(())
 }
 
-async fn send(context: &Context, sent: &Request) -> Result<Result<Vec<Outcome>, Retry>, Halt> {
+async fn send(context: &Context, sent: &mut Request) -> Result<Result<Vec<Outcome>, Retry>, Halt> {
     // A process that was paused may have lost its lease without knowing yet. While it holds it, the
     // parts of a batch that has been begun are sent, though it is to end: what is told twice
     // otherwise is all that went through already.
@@ -314,6 +363,8 @@ async fn send(context: &Context, sent: &Request) -> Result<Result<Vec<Outcome>, 
         () = context.validity.valid() => {}
         () = context.drain.cancelled() => return Err(Halt::Stopped),
     }
+    let (since, until) = context.validity.span();
+    sent.right = Some(Right { since, until, alone: context.validity.alone() });
     let started = Instant::now();
     let answer = tokio::select! {
         answer = tokio::time::timeout(deadline(&context.settings), context.target.send(sent)) => answer,
@@ -342,6 +393,13 @@ enum Conclusion {
     Through,
     Refused(Letter),
     Again(Retry),
+    Behind,
+    Held(Retry),
+}
+
+/// What a document takes that stands aside.
+fn cost(origin: &Origin) -> usize {
+    lane::cost(&Subject { namespace: origin.namespace.clone(), key: origin.key.clone() })
 }
 
 fn conclude(context: &Context, entry: &Entry, outcome: Outcome, sent_with: usize) -> Conclusion {
@@ -363,12 +421,30 @@ fn conclude(context: &Context, entry: &Entry, outcome: Outcome, sent_with: usize
             rule.count(origin.phase, Settled::Superseded, 1);
             Conclusion::Through
         }
-        Outcome::Rejected(words) => Conclusion::Refused(refused(context, entry, words)),
+        // What nobody looks up again can only be refused.
+        Outcome::Behind { holder, .. }
+            if context.shaper.follows(origin.rule)
+                && waits(context, entry, holder.as_ref()) == Waits::Longer =>
+        {
+            Conclusion::Behind
+        }
+        Outcome::Rejected(words) | Outcome::Behind { words, .. } => {
+            Conclusion::Refused(refused(context, entry, words))
+        }
         Outcome::Retry(retry) if retry.pressure == Pressure::TooLarge && sent_with == 1 => {
             Conclusion::Refused(refused(context, entry, retry.message))
         }
-        Outcome::Retry(retry) => Conclusion::Again(retry),
+        Outcome::Held(retry) if context.shaper.follows(origin.rule) => Conclusion::Held(retry),
+        Outcome::Retry(retry) | Outcome::Held(retry) => Conclusion::Again(retry),
     }
+}
+
+/// Has the document that holds what an item claims delivered as it is in the source, and says whether
+/// the item waits for that.
+fn waits(context: &Context, entry: &Entry, holder: Option<&PlaceKey>) -> Waits {
+    let key = holder.and_then(|place| context.target.key(place));
+    let subject = key.map(|key| Subject { namespace: entry.origin.namespace.clone(), key });
+    context.contested.met(&entry.place, subject)
 }
 
 fn refused(context: &Context, entry: &Entry, words: String) -> Letter {
@@ -470,7 +546,7 @@ mod tests {
             items.push(Item { range: end..end + size, place });
             end += size;
         }
-        Request { body: vec![0; end].into(), items }
+        Request { body: vec![0; end].into(), items, lane: 0, right: None }
     }
 
     fn limits(actions: usize, bytes: usize) -> Limits {

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Halt,
+    contested::Contested,
     dead_letters::DeadLetters,
     ids::{Ids, Probe},
     lane::Lane,
@@ -271,6 +272,7 @@ pub fn shaped(target: &Scripted, on_delete: OnDelete) -> Vec<ShapedRule> {
             script: None,
             on_delete,
             fixed: target.place_is_fixed(name),
+            follows: true,
             events: false,
         })
         .collect()
@@ -333,6 +335,7 @@ impl Bench {
             ids: Ids::new(store.clone(), Arc::new(Ints)),
             places: Places::new(store.clone(), "search"),
             dead_letters: Arc::new(dead_letters),
+            contested: Contested::new().0,
             settings,
             rules: names.iter().map(|name| status.rule(name)).collect(),
             status,
@@ -350,7 +353,7 @@ impl Bench {
 
     /// Starts the writer.
     pub fn write(&self) -> JoinHandle<Result<(), Halt>> {
-        tokio::spawn(Writer::new(self.lane.clone(), self.context.clone()).run())
+        tokio::spawn(Writer::new(0, self.lane.clone(), self.context.clone()).run())
     }
 
     /// Puts changes into the lane; the completion says when all are settled.

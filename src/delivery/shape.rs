@@ -37,19 +37,23 @@ pub struct ShapedRule {
     /// Whether the place of each of its documents is a function of namespace and key alone; of an event
     /// no place is kept.
     pub fixed: bool,
+    /// Whether it follows changes: its documents can be looked up at any time.
+    pub follows: bool,
     /// Whether every change is told of, rather than the documents kept as they are.
     pub events: bool,
 }
 
 impl ShapedRule {
     /// A rule of the file, as it writes to a target.
-    pub fn of(rule: &Rule, target: &dyn Target) -> Self {
+    pub fn of(rule: &Rule, target: &dyn Target, follows: bool) -> Self {
         let moves = rule.transform.as_ref().is_some_and(|script| script.may_move());
         Self {
             name: rule.name.as_str().into(),
             script: rule.transform.clone(),
             on_delete: rule.on_delete,
             fixed: rule.events.is_some() || (!moves && target.place_is_fixed(&rule.name)),
+            // What has happened can't be looked up.
+            follows: follows && rule.events.is_none(),
             events: rule.events.is_some(),
         }
     }
@@ -103,6 +107,11 @@ impl Shaper {
 
     fn rule(&self, index: RuleIndex) -> &ShapedRule {
         &self.rules[usize::from(index.0)]
+    }
+
+    /// Whether a rule's documents can be looked up at any time.
+    pub fn follows(&self, rule: RuleIndex) -> bool {
+        self.rule(rule).follows
     }
 
     /// Whether the places of a rule's documents are functions of their keys.

@@ -48,7 +48,7 @@ pub struct Put {
 impl Trial {
     /// The target has to know the rule.
     pub fn new(rule: &Rule, target: Arc<dyn Target>) -> Self {
-        let shaper = Shaper::new(target.clone(), vec![ShapedRule::of(rule, &*target)]);
+        let shaper = Shaper::new(target.clone(), vec![ShapedRule::of(rule, &*target, false)]);
         Self { target, shaper }
     }
 

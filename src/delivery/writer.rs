@@ -15,19 +15,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     change::{Change, Namespace, id::IdTypes},
-    checkpoint::lease::Validity,
+    checkpoint::{lease::Validity, tracker::Claim},
     rules::model::DeliverySettings,
     status::{RuleStatus, Settled, TargetStatus},
-    target::{KeepsOrder, Target},
+    target::{KeepsOrder, Retry, Target},
     transform::Lookup,
 };
 
 use super::{
     Halt,
-    batch::Batch,
+    aside::Aside,
+    batch::{Batch, Origin},
+    contested::Contested,
     dead_letters::DeadLetters,
     ids::Ids,
-    lane::{Lane, Subject},
+    lane::{Lane, Noted, Subject},
     places::{Move, Places, RulePlace},
     request::{Course, Delivered, deliver},
     shape::Shaper,
@@ -81,6 +83,8 @@ pub struct Context {
     pub places: Places,
     /// What is refused.
     pub dead_letters: Arc<DeadLetters>,
+    /// What waits for other documents.
+    pub contested: Contested,
     /// The target's `batch`, `retry` and `timeout`.
     pub settings: DeliverySettings,
     /// Of the target.
@@ -97,6 +101,7 @@ pub struct Context {
 
 /// One lane's writer.
 pub struct Writer {
+    number: usize,
     lane: Arc<Lane>,
     context: Arc<Context>,
     batch: Batch,
@@ -108,14 +113,17 @@ pub struct Writer {
     begun: Option<(Instant, bool)>,
     under_way: JoinSet<Result<Delivered, Halt>>,
     course: Course,
+    aside: Aside,
     types: Option<(Namespace, IdTypes)>,
 }
 
 impl Writer {
-    /// A writer for one lane.
-    pub fn new(lane: Arc<Lane>, context: Arc<Context>) -> Self {
+    /// A writer for one lane; no other has its number.
+    pub fn new(number: usize, lane: Arc<Lane>, context: Arc<Context>) -> Self {
         let course = Course::new(&context.settings);
+        let aside = Aside::new(&context.settings);
         Self {
+            number,
             lane,
             context,
             batch: Batch::default(),
@@ -124,6 +132,7 @@ impl Writer {
             begun: None,
             under_way: JoinSet::new(),
             course,
+            aside,
             types: None,
         }
     }
@@ -154,9 +163,12 @@ impl Writer {
                 continue;
             }
             let wait = self.due_at();
+            let aside = self.aside.due();
             tokio::select! {
                 biased;
                 () = drain.cancelled() => break,
+                () = tokio::time::sleep_until(aside.unwrap_or_else(Instant::now)),
+                    if aside.is_some() => self.lane.asked(self.aside.take()),
                 Some(done) = self.under_way.join_next(), if !self.under_way.is_empty() => {
                     self.conclude(done).await?;
                 }
@@ -175,10 +187,44 @@ impl Writer {
         &mut self,
         done: Result<Result<Delivered, Halt>, JoinError>,
     ) -> Result<(), Halt> {
-        let delivered = ended(done)?;
+        let mut delivered = ended(done)?;
         self.course = delivered.course;
         self.batch.try_once(&delivered.owed);
-        delivered.settle(&self.context).await
+        let behind = std::mem::take(&mut delivered.behind);
+        let held = std::mem::take(&mut delivered.held);
+        let mut claims = Vec::new();
+        for claim in delivered.trim(&self.context).await? {
+            // A few stand for all, or each document would take one of each.
+            claim.join(&mut claims);
+        }
+        // Each holds a share of what the batch stood for until it is written.
+        let again: Vec<Noted> = behind
+            .iter()
+            .flat_map(|origin| {
+                let shares: Vec<Claim> = claims.iter().map(Claim::share).collect();
+                shares.into_iter().map(|claim| noted(origin, claim))
+            })
+            .collect();
+        self.stand_aside(held, &claims);
+        Claim::settle_all(claims);
+        if self.aside.is_over() {
+            self.context.status.held(self.number, None);
+        }
+        self.lane.asked(again);
+        Ok(())
+    }
+
+    fn stand_aside(&mut self, held: Vec<(Arc<Origin>, Retry)>, claims: &[Claim]) {
+        let status = &self.context.status;
+        if let Some((_, retry)) = held.first() {
+            status.retry(retry.reason);
+            status.held(self.number, Some(&retry.message));
+        }
+        for (origin, retry) in held {
+            for claim in claims.iter().map(Claim::share).chain([self.aside.claim()]) {
+                self.aside.put(noted(&origin, claim), retry.after);
+            }
+        }
     }
 
     /// Up to `most` changes, of about so many `bytes`, from the lane that may stand in the batch.
@@ -228,7 +274,8 @@ impl Writer {
         self.held.clear();
         self.waits = false;
         self.begun = None;
-        self.under_way.spawn(deliver(self.context.clone(), batch, self.course));
+        self.course.aside = self.aside.room();
+        self.under_way.spawn(deliver(self.context.clone(), self.number, batch, self.course));
     }
 
     async fn gather(&mut self, changes: Vec<Change>) -> Result<(), Halt> {
@@ -292,6 +339,17 @@ impl Writer {
         let types = context.ids.of(&change.namespace, change.key.id(), &context.stop).await?;
         self.types = Some((change.namespace.clone(), types));
         Ok(types)
+    }
+}
+
+/// A document that is to be looked up again.
+fn noted(origin: &Origin, claim: Claim) -> Noted {
+    Noted {
+        subject: Subject { namespace: origin.namespace.clone(), key: origin.key.clone() },
+        time: origin.time,
+        since: origin.since,
+        deleted: false,
+        claim,
     }
 }
 

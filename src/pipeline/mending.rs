@@ -29,6 +29,7 @@ use super::{
     orders::Outcome,
     reading::Reading,
     rule_set::RuleSet,
+    sweeping::BESIDE_THE_LANES,
 };
 
 /// What is to be mended.
@@ -164,7 +165,7 @@ impl Mending {
                 batch.push(&*self.context.target, &operation, &origin, false);
             }
             let delivered = tokio::select! {
-                delivered = deliver(self.context.clone(), batch, course) => delivered?,
+                delivered = deliver(self.context.clone(), BESIDE_THE_LANES, batch, course) => delivered?,
                 () = self.stop.cancelled() => return Err(Halt::Stopped),
             };
             delivered.settle(&self.context).await?;

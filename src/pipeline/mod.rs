@@ -13,6 +13,7 @@ mod mending;
 mod newcomers;
 mod oplog;
 mod orders;
+pub(crate) mod origins;
 mod plan;
 mod reading;
 mod reporting;

@@ -111,9 +111,7 @@ impl RuleSet {
 
     /// Whether a rule reads a namespace.
     pub fn reads(&self, rule: &Rule, namespace: &Namespace) -> bool {
-        rule.namespaces.matches(namespace)
-            && (self.hidden.as_deref() != Some(namespace.database())
-                || rule.namespaces.names(namespace))
+        rule.namespaces.takes(namespace, self.hidden())
     }
 
     /// The rules that follow the changes of a namespace.

@@ -11,6 +11,9 @@
 //! something out, a rule that writes elsewhere now, a rule that does not copy. What rules wrote that
 //! have left the file, or was to be kept, is older than a time that is stored (`KeptRecord`).
 //!
+//! A target without versions tells the keys of what it holds, and each that the source no longer has is
+//! asked for again through the lanes.
+//!
 //! Where a rule's places are stored, those tell which documents the target holds, and each is asked
 //! for again through the lanes. Documents in the dead letters of the time before are asked for first,
 //! and those that stay there are spared: what the target holds of them is the best that there is.
@@ -69,6 +72,8 @@ const PAGE: usize = 1_000;
 const PAGES: usize = 2;
 /// Dead letters that a sweep can spare; it remembers a number for each.
 const MOST_SPARED: usize = 1_000_000;
+/// Whose requests those are that no lane sends.
+pub(super) const BESIDE_THE_LANES: usize = usize::MAX;
 /// No cluster time is older: versions below are an engine's own counting.
 pub const FIRST: ClusterTime = ClusterTime(1_000_000_000 << 32);
 
@@ -247,6 +252,25 @@ impl Sweeping {
             let rule = &self.rules.get(copy.rule).rule().name;
             return Some(format!("rule {rule} writes to another place than when it was copied"));
         }
+        if !self.context.target.is_versioned() {
+            let all = || group.copies.iter().chain(&group.beside);
+            let silent = all().map(|copy| self.rules.get(copy.rule)).find(|rule| !rule.follows());
+            if let Some(rule) = silent {
+                return Some(format!("rule {} follows no changes", rule.rule().name));
+            }
+            if all().any(|copy| copy.namespace != group.copies[0].namespace) {
+                return Some("documents of several namespaces lie there".to_owned());
+            }
+            // Their documents can't be told by the source's keys.
+            let chooses = self.rules.iter().find(|(index, rule)| {
+                !self.context.shaper.is_fixed(*index)
+                    && containers::may_reach(&*self.context.target, rule.rule(), container)
+            });
+            if let Some((_, rule)) = chooses {
+                let name = &rule.rule().name;
+                return Some(format!("rule {name} chooses where its documents lie"));
+            }
+        }
         containers::obstacle(&*self.context.target, &self.rules, container)
     }
 
@@ -359,7 +383,7 @@ impl Sweeping {
         copy: &Copy,
         mut keys: Vec<DocumentKey>,
     ) -> Result<Vec<DocumentKey>, Halt> {
-        let read = &self.rules.get(copy.rule).read;
+        let read = &self.rules.get(copy.rule).read.presence();
         let mut absent = Vec::new();
         while !keys.is_empty() {
             self.budget.available().await;
@@ -519,7 +543,8 @@ impl Sweeping {
                  whose documents are kept, can't be told apart",
             );
         }
-        if written.is_empty() {
+        // What bears no time can't be told apart at all.
+        if written.is_empty() || (kept > FIRST && !self.context.target.is_versioned()) {
             return Ok(());
         }
         let Some(spared) = self.spared(container).await? else {
@@ -544,8 +569,10 @@ impl Sweeping {
                 while let Some(places) = pages.recv().await {
                     let old: Vec<PlaceKey> =
                         places.into_iter().filter(|place| !spared.holds(place)).collect();
-                    count += old.len();
-                    self.remove(&group.copies[0], old, started).await?;
+                    count += match self.context.target.is_versioned() {
+                        true => self.remove(&group.copies[0], old, started).await?,
+                        false => self.ask_for_old(group, old).await?,
+                    };
                 }
                 Ok::<_, Halt>(count)
             };
@@ -583,8 +610,9 @@ impl Sweeping {
         copy: &Copy,
         places: Vec<PlaceKey>,
         started: ClusterTime,
-    ) -> Result<(), Halt> {
+    ) -> Result<usize, Halt> {
         let time = started.before();
+        let count = places.len();
         let mut places = places.into_iter().peekable();
         while places.peek().is_some() {
             let course = Course::new(&self.context.settings);
@@ -604,9 +632,46 @@ impl Sweeping {
                 };
                 batch.push(&*self.context.target, &operation, &origin, false);
             }
-            deliver(self.context.clone(), batch, course).await?.settle(&self.context).await?;
+            deliver(self.context.clone(), BESIDE_THE_LANES, batch, course)
+                .await?
+                .settle(&self.context)
+                .await?;
         }
-        Ok(())
+        Ok(count)
+    }
+
+    /// Asks the lanes for what lies in these places and is gone from the source, and waits until it is
+    /// settled. Returns how many there are.
+    ///
+    /// Nothing tells how old a document is in a target without versions, but the source tells which of
+    /// them there are; the lanes put what they then find behind all that is under way. Where no rule
+    /// reads the namespace any more, no lane would find anything, and none writes there.
+    async fn ask_for_old(&self, group: &Group, places: Vec<PlaceKey>) -> Result<usize, Halt> {
+        let copy = &group.copies[0];
+        if self.rules.following(&copy.namespace).is_empty() {
+            return self.remove(copy, places, copy.plan.started).await;
+        }
+        let mut keys: Vec<DocumentKey> =
+            places.iter().filter_map(|place| self.context.target.key(place)).collect();
+        let several = self.rules.iter().count() > 1;
+        for copy in group.copies.iter().chain(&group.beside) {
+            let rule = self.rules.get(copy.rule).rule();
+            // One that does not read it any more has nothing there; for the others see
+            // `ask_for_places`.
+            let reads = self.rules.reads(rule, &copy.namespace);
+            if !reads || (several && rule.transform.is_some()) {
+                continue;
+            }
+            keys = self.absent(copy, keys).await?;
+        }
+        let asked = Completion::new();
+        let count = keys.len();
+        let time = copy.plan.started;
+        let gone = keys.into_iter().map(|key| Asked { key, time, deleted: true });
+        self.lanes.ask(&copy.namespace, gone, &asked).await;
+        asked.close();
+        asked.done().await;
+        Ok(count)
     }
 
     /// Which document it was is not known, only where it lies.

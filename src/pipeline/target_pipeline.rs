@@ -26,6 +26,7 @@ use crate::{
     },
     delivery::{
         Halt,
+        contested::{Contested, Holder},
         dead_letters::DeadLetters,
         ids::Ids,
         insist, insist_on_writing,
@@ -46,15 +47,16 @@ use super::{
     copying::{CHUNKS_AT_ONCE, Copying},
     demand::Demand,
     events::EventLetters,
-    following::{Answering, Following, Lanes},
+    following::{Answering, Asked, Following, Lanes},
     letters::Letters,
     lookups::SourceLookup,
     mending::{Mend, Mending},
     newcomers::Newcomers,
     orders::{Order, Ordered, Outcome},
+    origins::FileOrigins,
     plan::{Plan, Planning},
     reading::Reading,
-    rule_set::RuleSet,
+    rule_set::{RuleSet, TargetRule},
     settling::{RuleCopies, Settling},
     sweeping::Sweeping,
     targets::insist_on_target,
@@ -190,7 +192,10 @@ impl TargetPipeline {
     async fn build(&self, stop: &CancellationToken) -> Result<Arc<dyn Target>, Error> {
         let rules = self.rules.iter().map(|(_, rule)| (rule.rule(), rule.destination()));
         let opened = match &self.options.dry_run {
-            None => open::open(self.target(), &self.owner(stop).await?, rules),
+            None => {
+                let owner = self.owner(stop).await?;
+                open::open(self.target(), &owner, Some(Arc::new(self.origins())), rules)
+            }
             Some(dry_run) => open::open_unconnected(self.target(), rules).map(|target| {
                 let show = dry_run.show.clone();
                 Arc::new(DryRunTarget::new(self.name(), target, show)) as Arc<dyn Target>
@@ -199,6 +204,10 @@ impl TargetPipeline {
         opened.map_err(|error| {
             Error::Refused(format!("target {} can't be used: {error}", self.name()))
         })
+    }
+
+    fn origins(&self) -> FileOrigins<Arc<RuleFile>> {
+        FileOrigins { source: self.source.clone(), file: self.file.clone() }
     }
 
     /// What marks that this target's documents are its own: of this name in this checkpoint store,
@@ -529,6 +538,7 @@ impl TargetPipeline {
         begun: &Begun,
         dead_letters: &Arc<DeadLetters>,
         grouping: Grouping,
+        contested: Contested,
     ) -> Arc<Context> {
         let Begun { target, reading, status, drain, now, .. } = begun;
         Arc::new(Context {
@@ -539,6 +549,7 @@ impl TargetPipeline {
             places: Places::new(self.store.clone(), self.name()),
             target: target.clone(),
             dead_letters: dead_letters.clone(),
+            contested,
             settings: self.target().delivery.clone(),
             status: status.clone(),
             rules: self.rule_status(),
@@ -588,10 +599,11 @@ impl TargetPipeline {
             changes: Budget::new(self.budget),
             copies: Budget::new(self.budget),
         };
-        let context = self.context(&begun, &dead_letters, Grouping::Any);
+        let (contested, holders) = Contested::new();
+        let context = self.context(&begun, &dead_letters, Grouping::Any, contested);
         let mut writers = JoinSet::new();
-        for lane in shared.lanes.iter() {
-            writers.spawn(Writer::new(lane.clone(), context.clone()).run());
+        for (number, lane) in shared.lanes.iter().enumerate() {
+            writers.spawn(Writer::new(number, lane.clone(), context.clone()).run());
         }
         let (copying, copies_run) = watch::channel(plan.copies.iter().any(|copy| !copy.2));
         status.set_state(if *copies_run.borrow() { State::Copying } else { State::Following });
@@ -615,7 +627,14 @@ impl TargetPipeline {
             .run(drained.clone(), now.clone()),
         );
         let lanes = shared.lanes.clone();
-        let sources = self.read(shared, &context, plan, copies_run.clone());
+        let mut sources = self.read(shared, &context, plan, copies_run.clone());
+        sources.spawn(ask_for_holders(lanes.clone(), holders, read.clone()));
+        sources.spawn(look_for_faults(
+            context.target.clone(),
+            self.name().to_owned(),
+            (context.settings.clone(), self.target_status()),
+            read.clone(),
+        ));
         let (read, drain, drained, now) =
             (read.clone(), drain.clone(), drained.clone(), now.clone());
         Ok(Running {
@@ -664,7 +683,9 @@ impl TargetPipeline {
     }
 
     fn shaped_rules(&self, target: &dyn Target) -> Vec<ShapedRule> {
-        self.rules.iter().map(|(_, rule)| ShapedRule::of(rule.rule(), target)).collect()
+        let shaped =
+            |(_, rule): (_, &TargetRule)| ShapedRule::of(rule.rule(), target, rule.follows());
+        self.rules.iter().map(shaped).collect()
     }
 
     fn rule_copies(&self, plan: &Plan) -> Vec<RuleCopies> {
@@ -887,6 +908,22 @@ impl TargetPipeline {
     }
 }
 
+/// Has documents delivered that hold what others claim, one after the other.
+async fn ask_for_holders(
+    lanes: Arc<Lanes>,
+    mut holders: mpsc::Receiver<Holder>,
+    stop: CancellationToken,
+) -> Result<Option<Demand>, Error> {
+    while let Some(Some(Holder { subject, delivered })) =
+        stop.run_until_cancelled(holders.recv()).await
+    {
+        let asked = Asked { key: subject.key, time: ClusterTime::ZERO, deleted: false };
+        lanes.ask(&subject.namespace, [asked], &delivered).await;
+        delivered.close();
+    }
+    Ok(None)
+}
+
 /// Tells the outcome of an order to the one who waits for it.
 fn answered(
     outcome: Result<Outcome, Halt>,
@@ -925,6 +962,17 @@ impl CopyOfRule {
         self.target.prepare().await?;
         self.target.copy_begins(&self.name).await
     }
+}
+
+/// Ends the run where the target is not to be written to as the rules say.
+async fn look_for_faults(
+    target: Arc<dyn Target>,
+    name: String,
+    (settings, status): (crate::rules::model::DeliverySettings, Arc<TargetStatus>),
+    stop: CancellationToken,
+) -> Result<Option<Demand>, Error> {
+    let found = insist_on_target(&status, &settings, &stop, || target.fault()).await.flatten();
+    found.map_or(Ok(None), |fault| Err(Error::Refused(format!("target {name}: {fault}"))))
 }
 
 async fn copies_done(copying: &mut watch::Receiver<bool>) -> bool {

@@ -211,7 +211,7 @@ fn missing(
 }
 
 /// Whether there can be more than one database among these, and more than one collection.
-fn spread(patterns: &[&NamespacePattern]) -> (bool, bool) {
+pub fn spread(patterns: &[&NamespacePattern]) -> (bool, bool) {
     let mut databases: Vec<&str> = Vec::new();
     let mut collections: Vec<&str> = Vec::new();
     let (mut any_database, mut any_collection) = (false, false);

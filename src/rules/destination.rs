@@ -3,7 +3,8 @@
 use super::{
     diagnostic::{Diagnostic, SourceText, Span},
     extended_json, keys,
-    model::{Destination, EngineIndex, EnginePlace, Place, TargetKind},
+    model::{Destination, EngineIndex, EnginePlace, MongoPlace, Place, TargetKind},
+    namespace::written_fault,
     node::{Entry, Node, Value},
     reader::{Reader, shown},
     targets::Named,
@@ -76,29 +77,29 @@ fn destination(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) 
                 (None, node.span.clone())
             }
         };
-        let place = target.as_deref().and_then(|name| alone(name, targets));
-        let says = match place {
-            Some(Place::Webhook) => {
-                Some(("a webhook", "where a document is told to is said by the target's `url`"))
+        let kind = target.as_deref().and_then(|name| alone(name, targets));
+        if let Some(kind) = &kind
+            && let Some((entry, words, help)) = foreign(kind, fields.entries())
+        {
+            reader.error(&entry.key_span, words).help(help);
+            return None;
+        }
+        match kind {
+            Some(Place::MongoDb(_)) => {
+                let namespace = collection(reader, fields.entry("namespace"));
+                let place = Place::MongoDb(MongoPlace { namespace: namespace? });
+                return Some(Placed {
+                    destination: Destination { target: target?, place },
+                    target_span,
+                    index_span: fields.get("namespace").map(|node| node.span.clone()),
+                    id_span: None,
+                    shown: !substituted(node),
+                });
             }
-            Some(Place::File) => {
-                Some(("a file", "which file a document goes to is said by the target's `path`"))
+            Some(place @ (Place::Webhook | Place::File | Place::Stdout)) => {
+                return Some(simple(target?, target_span, place));
             }
-            Some(Place::Stdout) => {
-                Some(("standard output", "the name of the target is all there is to say"))
-            }
-            _ => None,
-        };
-        if let (Some(place), Some((what, help))) = (place, says) {
-            let mut others = fields.entries().iter().filter(|entry| &*entry.key != "target");
-            let other = others.find(|entry| keys::TO.has(&entry.key));
-            if let Some(other) = other {
-                reader
-                    .error(&other.key_span, format!("`{}` means nothing to {what}", other.key))
-                    .help(help);
-                return None;
-            }
-            return Some(simple(target?, target_span, place));
+            Some(Place::Engine(_)) | None => {}
         }
         let id = template(reader, fields.entry("id"));
         let routing = template(reader, fields.entry("routing"));
@@ -151,10 +152,60 @@ fn alone(name: &str, targets: Option<&[Named]>) -> Option<Place> {
     let named = targets?.iter().find(|target| target.name == name)?;
     Some(match &named.target.as_ref()?.kind {
         TargetKind::Engine(_) => Place::Engine(EnginePlace::default()),
+        TargetKind::MongoDb(_) => Place::MongoDb(MongoPlace::default()),
         TargetKind::Webhook(_) => Place::Webhook,
         TargetKind::File(_) => Place::File,
         TargetKind::Stdout(_) => Place::Stdout,
     })
+}
+
+/// The first key below `to` that says nothing to a target of this kind, and what is said of it.
+fn foreign<'a>(kind: &Place, entries: &'a [Entry]) -> Option<(&'a Entry, String, &'static str)> {
+    let mut others =
+        entries.iter().filter(|entry| &*entry.key != "target" && keys::TO.has(&entry.key));
+    match kind {
+        Place::Engine(_) => {
+            let entry = others.find(|entry| &*entry.key == "namespace")?;
+            let words = "`namespace` below `to` is for a MongoDB".to_owned();
+            let help = "`index` says where documents lie in Elasticsearch and OpenSearch";
+            Some((entry, words, help))
+        }
+        Place::MongoDb(_) => {
+            let entry = others.find(|entry| &*entry.key != "namespace")?;
+            let words = format!("`{}` is for Elasticsearch and OpenSearch", entry.key);
+            let help = "in a MongoDB a document keeps its `_id`; `namespace` says where it lies";
+            Some((entry, words, help))
+        }
+        Place::Webhook | Place::File | Place::Stdout => {
+            let entry = others.next()?;
+            let (what, help) = match kind {
+                Place::File => {
+                    ("a file", "which file a document goes to is said by the target's `path`")
+                }
+                Place::Stdout => {
+                    ("standard output", "the name of the target is all there is to say")
+                }
+                _ => ("a webhook", "where a document is told to is said by the target's `url`"),
+            };
+            Some((entry, format!("`{}` means nothing to {what}", entry.key), help))
+        }
+    }
+}
+
+/// `namespace:`, whose text has to be a namespace whatever is filled in.
+fn collection(reader: &mut Reader<'_>, entry: Option<&Entry>) -> Option<Option<Template>> {
+    let read = template(reader, entry)?;
+    let (Some(template), Some(entry)) = (&read, entry) else { return Some(read) };
+    let parts = template.parts().iter().map(|part| match part {
+        Part::Literal(text) => text.as_str(),
+        _ => "x",
+    });
+    if let Some(fault) = written_fault(&parts.collect::<String>()) {
+        let shown = shown(&entry.value);
+        reader.error(&entry.value.span, format!("{shown} makes no namespace: {fault}"));
+        return None;
+    }
+    Some(read)
 }
 
 /// Whether a `${…}` was replaced anywhere in a value.

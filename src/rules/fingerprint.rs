@@ -109,6 +109,15 @@ fn place(destination: &Destination, targets: &[Named]) -> String {
     let kind = target.and_then(|target| target.target.as_ref()).map(|target| &target.kind);
     let place = match &destination.place {
         Place::Engine(place) => place,
+        Place::MongoDb(place) => {
+            let namespace = place.namespace.as_ref().map(Template::as_str);
+            let mut text = String::new();
+            canonical(
+                &serde_json::json!({ "target": destination.target, "namespace": namespace }),
+                &mut text,
+            );
+            return text;
+        }
         Place::Webhook => {
             return match kind {
                 Some(TargetKind::Webhook(webhook)) => webhook_place(destination, webhook),

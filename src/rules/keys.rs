@@ -255,6 +255,8 @@ pub static TARGET: Map = Map {
             .example("{ urls: [http://127.0.0.1:9200] }"),
         key("opensearch", Object(&ENGINE), "OpenSearch 1 or later.")
             .example("{ urls: [http://127.0.0.1:9200] }"),
+        key("mongodb", Object(&MONGODB), "MongoDB 4.4 or later.")
+            .example("{ uri: \"mongodb://mirror:27017/?replicaSet=rs1\" }"),
         key("webhook", Object(&WEBHOOK), "A URL that every document is told to, as JSON.")
             .example("{ url: https://example.com/hook }"),
         key(
@@ -306,6 +308,55 @@ pub static ENGINE: Map = Map {
             "Changes keep their order per document, or all of them in one lane.",
         )
         .default("document"),
+    ],
+};
+
+/// `mongodb:` of a target.
+pub static MONGODB: Map = Map {
+    name: "mongodb",
+    one: false,
+    keys: &[
+        key("uri", Text, "A connection string, with all options of MongoDB's drivers.")
+            .example("mongodb://mirror:27017/?replicaSet=rs1")
+            .required(),
+        key("batch", Object(&MONGODB_BATCH), "How much goes into one request."),
+        key("timeout", Time, "How long one request may take.").default("60s"),
+        key(
+            "retry",
+            Object(&RETRY),
+            "The pauses between tries, for what can pass. It is tried for ever.",
+        ),
+        key(
+            "on_rejected",
+            Either(&[Words(&ON_REJECTED), Object(&REJECTED)]),
+            "What happens when the target refuses a document for good: a dead letter, or the end of \
+             the run.",
+        )
+        .default("dead_letter"),
+        key(
+            "ordering",
+            Words(&["document", "total"]),
+            "Changes keep their order per document, or all of them in one lane.",
+        )
+        .default("document"),
+    ],
+};
+
+/// `batch:` of a MongoDB.
+pub static MONGODB_BATCH: Map = Map {
+    name: "mongodb_batch",
+    one: false,
+    keys: &[
+        key("max_bytes", Size, "A request ends here; one larger document goes alone.")
+            .default("8MiB"),
+        key("max_actions", Whole(1, 1_000_000), "Or with so many documents.").default("1000"),
+        key(
+            "max_delay",
+            Time,
+            "How long to gather while a request is under way; an idle lane sends at once.",
+        )
+        .default("50ms"),
+        key("concurrency", Whole(1, 256), "Lanes, each with one request at a time.").default("4"),
     ],
 };
 
@@ -741,6 +792,13 @@ pub static TO: Map = Map {
             "The index's name, a template, or a map. Default: `db-collection` in lower case.",
         )
         .example("products"),
+        key(
+            "namespace",
+            Text,
+            "In a MongoDB: where documents lie, a template. Default: the namespace that they have in \
+             the source.",
+        )
+        .example("\"archive.{collection}\""),
     ],
 };
 
@@ -847,6 +905,8 @@ pub static META: Map = Map {
         key("index", Either(&[Text, Null]), "The index.").example("shop"),
         key("routing", Either(&[Text, Null]), "The routing.").example("1"),
         key("ingest_pipeline", Either(&[Text, Null]), "The ingest pipeline.").example("clean"),
+        key("database", Either(&[Text, Null]), "The database.").example("archive"),
+        key("collection", Either(&[Text, Null]), "The collection.").example("orders"),
         key("url", Either(&[Text, Null]), "A webhook's URL, without its query.")
             .example("https://example.com/hook"),
         key("method", Either(&[Text, Null]), "A webhook's HTTP method.").example("POST"),

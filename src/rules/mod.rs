@@ -9,6 +9,7 @@
 //! Nothing here connects to anything: what only a server knows is left to it.
 
 mod checks;
+mod collections;
 mod delivery;
 mod destination;
 pub mod diagnostic;
@@ -20,7 +21,7 @@ mod interpolate;
 mod keys;
 mod lines;
 pub mod model;
-mod namespace;
+pub mod namespace;
 mod node;
 mod query;
 mod reader;
@@ -160,7 +161,7 @@ fn read(reader: &mut Reader<'_>, root: &Node, path: &Path) -> Option<RuleFile> {
         }
     };
     let rules = match fields.get("rules") {
-        Some(node) => rules(reader, node, targets.as_deref()),
+        Some(node) => rules(reader, node, source.as_ref(), targets.as_deref()),
         None if !fields.lacks("rules") => None,
         None => {
             missing(reader, "rules", "add what is read and where it goes: `rules: [ … ]`");
@@ -192,6 +193,7 @@ fn read(reader: &mut Reader<'_>, root: &Node, path: &Path) -> Option<RuleFile> {
 fn rules(
     reader: &mut Reader<'_>,
     node: &Node,
+    source: Option<&model::Source>,
     targets: Option<&[targets::Named]>,
 ) -> Option<Vec<rule::Read>> {
     if let Value::Map(_) = node.value {
@@ -201,6 +203,7 @@ fn rules(
     let nodes = reader.list(node, "`rules`", "rules")?;
     let rules: Vec<_> = nodes.iter().filter_map(|node| rule::read(reader, node, targets)).collect();
     checks::all(reader, &rules, targets.unwrap_or_default());
+    collections::all(reader, &rules, source, targets);
     if let Some(targets) = targets {
         lines::shared(reader, targets, &rules);
         checks::unused(reader, nodes, targets);

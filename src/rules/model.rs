@@ -128,6 +128,11 @@ pub fn address(uri: &Secret) -> String {
     }
 }
 
+/// As whom a connection string logs in.
+pub fn user(uri: &Secret) -> Option<String> {
+    ConnectionString::parse(uri.expose()).ok()?.credential?.username
+}
+
 /// `checkpoint:`
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
@@ -182,6 +187,8 @@ pub struct Target {
 pub enum TargetKind {
     /// `elasticsearch:` or `opensearch:`
     Engine(Engine),
+    /// `mongodb:`
+    MongoDb(MongoDb),
     /// `webhook:`
     Webhook(Webhook),
     /// `file:`
@@ -258,6 +265,13 @@ pub struct Engine {
     pub gzip: bool,
     /// `json: extended` writes canonical Extended JSON.
     pub extended_json: bool,
+}
+
+/// `mongodb:` of a target.
+#[derive(Clone, Debug)]
+pub struct MongoDb {
+    /// A connection string with whatever options the driver takes; may hold a password.
+    pub uri: Secret,
 }
 
 /// `auth:` of an engine.
@@ -423,6 +437,11 @@ impl Selector {
             && !self.exclude.iter().any(|pattern| pattern.matches(namespace))
     }
 
+    /// Whether the namespace is selected, and not in the database that patterns pass over.
+    pub fn takes(&self, namespace: &Namespace, hidden: Option<&str>) -> bool {
+        self.matches(namespace) && (hidden != Some(namespace.database()) || self.names(namespace))
+    }
+
     /// Whether the namespace is selected by its exact name.
     pub fn names(&self, namespace: &Namespace) -> bool {
         self.include
@@ -478,12 +497,32 @@ pub struct Destination {
 pub enum Place {
     /// In an Elasticsearch or OpenSearch.
     Engine(EnginePlace),
+    /// In a MongoDB.
+    MongoDb(MongoPlace),
     /// Behind a webhook, whose target says where.
     Webhook,
     /// In files, whose target says which.
     File,
     /// On standard output.
     Stdout,
+}
+
+/// `to:` of a MongoDB.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MongoPlace {
+    /// `None` is the namespace in the source.
+    pub namespace: Option<Template>,
+}
+
+impl MongoPlace {
+    /// Where a namespace's documents lie, where it follows from the namespace and the rule's name
+    /// alone.
+    pub fn name_for(&self, namespace: &Namespace, rule: Option<&str>) -> Option<String> {
+        match &self.namespace {
+            Some(template) => template.known(Some(namespace), rule),
+            None => Some(namespace.as_str().to_owned()),
+        }
+    }
 }
 
 /// `to:` of an engine.

@@ -87,19 +87,7 @@ fn exact(reader: &mut Reader<'_>, node: &Node, text: &str) -> Option<NamespacePa
         }
         return None;
     };
-    let wrong = database_fault(database).or_else(|| {
-        if collection.is_empty() {
-            Some("the collection's name is missing".to_owned())
-        } else if collection.starts_with('.') {
-            Some("a collection's name can't begin with a dot".to_owned())
-        } else if collection.contains('$') {
-            Some("a collection's name can't hold `$`".to_owned())
-        } else if text.len() > LONGEST_NAMESPACE {
-            Some(format!("a namespace has at most {LONGEST_NAMESPACE} bytes"))
-        } else {
-            None
-        }
-    });
+    let wrong = fault(database, collection);
     if let Some(wrong) = wrong.map(|wrong| reason_for(node, wrong)) {
         reader
             .error(&node.span, format!("{shown} is no namespace: {wrong}"))
@@ -107,6 +95,34 @@ fn exact(reader: &mut Reader<'_>, node: &Node, text: &str) -> Option<NamespacePa
         return None;
     }
     Namespace::parse(text).map(NamespacePattern::Exact)
+}
+
+fn fault(database: &str, collection: &str) -> Option<String> {
+    database_fault(database).or_else(|| {
+        if collection.is_empty() {
+            Some("the collection's name is missing".to_owned())
+        } else if collection.starts_with('.') {
+            Some("a collection's name can't begin with a dot".to_owned())
+        } else if collection.contains('$') {
+            Some("a collection's name can't hold `$`".to_owned())
+        } else if database.len() + 1 + collection.len() > LONGEST_NAMESPACE {
+            Some(format!("a namespace has at most {LONGEST_NAMESPACE} bytes"))
+        } else {
+            None
+        }
+    })
+}
+
+/// What keeps a text from being a namespace that is written to.
+pub fn written_fault(text: &str) -> Option<String> {
+    let Some((database, collection)) = text.split_once('.') else {
+        return Some("it has no dot: a namespace is `database.collection`".to_owned());
+    };
+    fault(database, collection).or_else(|| {
+        let own =
+            collection.starts_with("system.") || matches!(database, "admin" | "config" | "local");
+        own.then(|| "it is MongoDB's own".to_owned())
+    })
 }
 
 /// What keeps a text from being a database's name.

@@ -7,8 +7,8 @@ use super::{
     keys::{self, Map},
     lines,
     model::{
-        DeliverySettings, Engine, EngineAuth, EngineFlavor, OnRejected, Secret, Target, TargetKind,
-        Tls,
+        DeliverySettings, Engine, EngineAuth, EngineFlavor, MongoDb, OnRejected, Secret, Target,
+        TargetKind, Tls,
     },
     node::{Entry, Node, Value},
     reader::{Fields, Reader, shown_key},
@@ -66,6 +66,7 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
         ([kind], None) => {
             let (kind, delivery) = match &*kind.key {
                 "webhook" => webhook::webhook(reader, &kind.value)?,
+                "mongodb" => mongodb(reader, &kind.value)?,
                 "file" => lines::file(reader, &kind.value)?,
                 "stdout" => lines::stdout(reader, &kind.value)?,
                 "opensearch" => engine(reader, &kind.value, EngineFlavor::OpenSearch)?,
@@ -89,8 +90,9 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
         }
         (kinds, Some(other)) => {
             let key = shown_key(other);
-            let kinds_have = [&keys::ENGINE, &keys::WEBHOOK, &keys::LINE_FILE, &keys::STDOUT];
-            if kinds_have.iter().any(|kind| kind.has(&other.key)) {
+            let maps =
+                [&keys::ENGINE, &keys::MONGODB, &keys::WEBHOOK, &keys::LINE_FILE, &keys::STDOUT];
+            if maps.iter().any(|kind| kind.has(&other.key)) {
                 let error =
                     reader.error(&other.key_span, format!("{key} stands one level too high"));
                 match kinds {
@@ -150,6 +152,24 @@ fn engine(
     let engine =
         Engine { flavor, urls, auth, tls: tls?, gzip: gzip?, extended_json: extended_json? };
     Some((TargetKind::Engine(engine), delivery?))
+}
+
+fn mongodb(reader: &mut Reader<'_>, node: &Node) -> Option<(TargetKind, DeliverySettings)> {
+    let fields = reader.fields(node, "`mongodb`", &keys::MONGODB)?;
+    let uri = match fields.get("uri") {
+        Some(node) => uri::mongodb(reader, node, "`uri`"),
+        None => {
+            if fields.lacks("uri") {
+                reader.error(fields.owner, "`mongodb` has no `uri`").help(
+                    "add a connection string, such as `uri: mongodb://127.0.0.1:27017/?replicaSet=rs1`",
+                );
+            }
+            None
+        }
+    };
+    let tables = Keys { batch: &keys::MONGODB_BATCH, retry: &keys::RETRY };
+    let delivery = delivery(reader, fields, MONGODB_DELIVERY, tables);
+    Some((TargetKind::MongoDb(MongoDb { uri: uri? }), delivery?))
 }
 
 fn urls(reader: &mut Reader<'_>, node: &Node) -> Option<Vec<NodeUrl>> {
@@ -267,6 +287,10 @@ const DELIVERY: DeliverySettings = DeliverySettings {
     give_up_after: None,
     on_rejected: OnRejected::DeadLetter,
 };
+
+/// A MongoDB's.
+const MONGODB_DELIVERY: DeliverySettings =
+    DeliverySettings { max_actions: 1000, concurrency: 4, ..DELIVERY };
 
 /// The tables of what a kind of target has below `batch` and `retry`.
 #[derive(Clone, Copy)]

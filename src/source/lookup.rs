@@ -36,6 +36,16 @@ impl Read {
         }
     }
 
+    /// Whether this read returns a document, and as little of it as can be told without it: stages may
+    /// want all fields.
+    #[must_use]
+    pub fn presence(&self) -> Self {
+        match self.pipeline.is_empty() {
+            true => Self { project: Self::existence().project, ..self.clone() },
+            false => self.clone(),
+        }
+    }
+
     /// Only whether a document is there.
     pub fn existence() -> Self {
         Self::keys(&["_id".to_owned()])

@@ -273,6 +273,14 @@ impl Source {
         }
     }
 
+    /// What the server that is read from says of itself.
+    ///
+    /// # Errors
+    /// Whatever the driver returns.
+    pub async fn hello(&self) -> Result<Document, Error> {
+        self.command(&self.client.database("admin"), doc! { "hello": 1 }).await
+    }
+
     /// The oplog without its size; `None` behind a mongos, which has none.
     ///
     /// # Errors

@@ -116,6 +116,34 @@ impl Source {
             .collect())
     }
 
+    /// The options and the indexes of a collection, as the server lists them; `None` for a view and
+    /// for what does not exist.
+    ///
+    /// # Errors
+    /// Whatever the driver returns, but for those two.
+    pub async fn described(
+        &self,
+        namespace: &Namespace,
+    ) -> Result<Option<(Document, Vec<Document>)>, Error> {
+        let database = self.client.database(namespace.database());
+        let command = rawdoc! {
+            "listCollections": 1, "filter": { "name": namespace.collection() }, "cursor": {},
+        };
+        let listed = self.all(&database, command).await?;
+        let Some(found) = listed.into_iter().next() else { return Ok(None) };
+        if found.get_str("type").is_ok_and(|kind| kind != "collection") {
+            return Ok(None);
+        }
+        let options = found.get_document("options").cloned().unwrap_or_default();
+        let command = rawdoc! { "listIndexes": namespace.collection(), "cursor": {} };
+        match self.all(&database, command).await {
+            Ok(indexes) => Ok(Some((options, indexes))),
+            // NamespaceNotFound
+            Err(Error::Driver(error)) if code(&error) == Some(26) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// About how large a collection is; zeros for a view and for what does not exist.
     ///
     /// # Errors

@@ -68,7 +68,7 @@ impl Privileges {
         Ok(Self::read(&reply))
     }
 
-    fn read(reply: &Document) -> Self {
+    pub(crate) fn read(reply: &Document) -> Self {
         let about = reply.get_document("authInfo").cloned().unwrap_or_default();
         let listed = |field: &str| -> Vec<Document> {
             let list = about.get_array(field).map(Vec::as_slice).unwrap_or_default();

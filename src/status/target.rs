@@ -1,7 +1,7 @@
 //! What one target does: its state, how far it is behind, its requests.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -74,6 +74,8 @@ pub struct TargetStatus {
     waiting: AtomicBool,
     /// The same for `condition.source`.
     source_waiting: AtomicBool,
+    /// The same for `condition.held`.
+    held: AtomicBool,
     lag: Mutex<Lag>,
     /// Seconds of the stored position; `UNKNOWN` until there is one.
     stored: AtomicU64,
@@ -92,19 +94,22 @@ struct Condition {
     /// Why the source does not give what this target needs. Apart from the target's own trouble:
     /// a stream that goes on says nothing about a target that does not.
     source: Option<String>,
+    /// Why some documents can't be written while others are, by lane.
+    held: BTreeMap<usize, String>,
 }
 
 impl Condition {
     fn state(&self) -> State {
         match self.work {
             State::Paused | State::Failed => self.work,
-            _ if self.waiting || self.source.is_some() => State::Waiting,
+            _ if self.waiting || self.source.is_some() || !self.held.is_empty() => State::Waiting,
             State::Copying | State::Following | State::Waiting => self.work,
         }
     }
 
     fn error(&self) -> Option<&str> {
-        self.error.as_deref().or(self.source.as_deref())
+        let held = self.held.values().next();
+        self.error.as_deref().or(self.source.as_deref()).or(held.map(String::as_str))
     }
 }
 
@@ -136,9 +141,11 @@ impl TargetStatus {
                 waiting: false,
                 error: None,
                 source: None,
+                held: BTreeMap::new(),
             }),
             waiting: AtomicBool::new(false),
             source_waiting: AtomicBool::new(false),
+            held: AtomicBool::new(false),
             lag: Mutex::new(Lag { clock: LagClock::new(max_await), position: None }),
             stored: AtomicU64::new(UNKNOWN),
             buffer: metrics.gauge(BUFFER, &labels),
@@ -211,6 +218,18 @@ impl TargetStatus {
                 condition.error = None;
             });
         }
+    }
+
+    /// Some of a lane's documents can't be written while the others go on, and why; `None` once there are
+    /// none any more. Otherwise as [`waiting`](Self::waiting), but that no success of others ends it.
+    pub fn held(&self, lane: usize, error: Option<&str>) {
+        if error.is_none() && !self.held.load(Relaxed) {
+            return;
+        }
+        self.change(|condition| match error {
+            Some(error) => drop(condition.held.insert(lane, masked(error).into_owned())),
+            None => drop(condition.held.remove(&lane)),
+        });
     }
 
     /// The source does not give what is asked of it, and is asked again. Otherwise as
@@ -337,6 +356,7 @@ impl TargetStatus {
         change(&mut condition);
         self.waiting.store(condition.waiting, Relaxed);
         self.source_waiting.store(condition.source.is_some(), Relaxed);
+        self.held.store(!condition.held.is_empty(), Relaxed);
         let (state, error) = (condition.state(), condition.error());
         if (before.0, before.1.as_deref()) == (state, error) {
             return;
@@ -387,6 +407,17 @@ mod tests {
         assert_eq!(target.state(), State::Waiting);
 
         target.recovered();
+        assert_eq!((target.state(), target.last_error()), (State::Following, None));
+
+        target.held(2, Some("no right"));
+        target.waiting("busy");
+        assert_eq!(target.last_error().unwrap(), "busy");
+        target.recovered();
+        assert_eq!(target.state(), State::Waiting, "another lane's success is none of these");
+        assert_eq!(target.last_error().unwrap(), "no right");
+        target.held(1, None);
+        assert_eq!(target.state(), State::Waiting);
+        target.held(2, None);
         assert_eq!((target.state(), target.last_error()), (State::Following, None));
 
         target.failed("the index is gone");

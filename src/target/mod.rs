@@ -12,6 +12,7 @@ pub mod fill;
 pub mod http;
 pub mod json;
 mod line;
+pub mod mongodb;
 pub mod open;
 pub mod stdout;
 pub mod webhook;
@@ -19,9 +20,9 @@ pub mod webhook;
 use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use bson::{RawDocument, Uuid};
+use bson::{RawDocument, Uuid, oid::ObjectId};
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     change::{Cause, ClusterTime, Document, DocumentKey, Namespace, Phase, event::Happened},
@@ -30,12 +31,15 @@ use crate::{
 };
 
 /// What a look at a target is told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Look<'a> {
     /// The target's name, for what is found.
     pub target: &'a str,
     /// What each rule reads now, by the rule's name; without those whose namespaces are not known.
     pub reads: &'a BTreeMap<String, Vec<Namespace>>,
+    /// What else there is to know of the source and of the rule file; `None` where the source was not
+    /// reached.
+    pub origins: Option<&'a dyn Origins>,
 }
 
 /// One place in a target: where one delivered document lies. For an engine that is index, id and
@@ -174,6 +178,17 @@ pub enum Outcome {
     Superseded,
     /// Not done; the same item may go through later.
     Retry(Retry),
+    /// Not done, for what another document holds: it may go through, as it is by then, once that one is
+    /// as it is in the source. Whether it is still waited for is not the target's to say.
+    Behind {
+        /// The target's own words.
+        words: String,
+        /// Where the other one lies, where it was found.
+        holder: Option<PlaceKey>,
+    },
+    /// Not done, for what is wrong where it lies and concerns nothing that lies elsewhere, such as a right
+    /// that is missing there: others may go on before it.
+    Held(Retry),
     /// Refused for good, with the target's own words.
     Rejected(String),
 }
@@ -195,6 +210,25 @@ pub struct Request {
     pub body: Bytes,
     /// In the order of the body; never empty.
     pub items: Vec<Item>,
+    /// Whose request it is: requests of one lane come one after the other, and all that are about a
+    /// place come from one lane.
+    pub lane: usize,
+    /// The right to send it; `None` where nobody else could have it.
+    pub right: Option<Right>,
+}
+
+/// The right to write, which ends and may pass to another process, by this one's monotonic clock.
+///
+/// A target whose writes carry no versions has them fail once it is over, where its server can tell
+/// the time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Right {
+    /// It was asked for then, and counts from that moment.
+    pub since: Instant,
+    /// It ends then, unless it is renewed before.
+    pub until: Instant,
+    /// What whoever had it before sent with it is over then.
+    pub alone: Instant,
 }
 
 impl Request {
@@ -222,8 +256,92 @@ impl Request {
                 Item { range: start..body.len(), place: item.place.clone() }
             })
             .collect();
-        Self { body: body.into(), items }
+        Self { body: body.into(), items, lane: self.lane, right: self.right }
     }
+}
+
+/// A collection of the source, as it was made.
+#[derive(Clone, Debug, Default)]
+pub struct Described {
+    /// Its options, as `listCollections` tells them.
+    pub options: bson::Document,
+    /// Its indexes, as `listIndexes` tells them.
+    pub indexes: Vec<bson::Document>,
+}
+
+/// A MongoDB deployment, as far as a user without rights may know it.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Deployment {
+    /// The replica set's or cluster's own id, where it may be read.
+    pub id: Option<ObjectId>,
+    /// The server process that answered.
+    pub process: Option<ObjectId>,
+    /// Whether it is a mongos.
+    pub sharded: bool,
+    /// The replica set's name.
+    pub set: Option<String>,
+    /// Its members.
+    pub hosts: Vec<String>,
+}
+
+impl Deployment {
+    /// What a server says of itself in its answer to `hello`.
+    pub fn of(hello: &bson::Document, id: Option<ObjectId>) -> Self {
+        let process =
+            hello.get_document("topologyVersion").and_then(|it| it.get_object_id("processId"));
+        let hosts = hello.get_array("hosts").map(|hosts| {
+            hosts.iter().filter_map(|host| host.as_str().map(str::to_owned)).collect()
+        });
+        Self {
+            id,
+            process: process.ok(),
+            sharded: hello.get_str("msg").is_ok_and(|msg| msg == "isdbgrid"),
+            set: hello.get_str("setName").ok().map(str::to_owned),
+            hosts: hosts.unwrap_or_default(),
+        }
+    }
+
+    /// Whether two are one; `None` where that can't be told. Each was asked at its primary.
+    pub fn is(&self, other: &Self) -> Option<bool> {
+        let equal = |one: Option<ObjectId>, other: Option<ObjectId>| Some(one? == other?);
+        let (ids, processes) = (equal(self.id, other.id), equal(self.process, other.process));
+        if ids == Some(true) || processes == Some(true) {
+            return Some(true);
+        }
+        match (self.sharded, other.sharded) {
+            // Another member may have become the primary in between.
+            (false, false) if self.set.is_some() && self.set == other.set => {
+                let meet = self.hosts.iter().any(|host| other.hosts.contains(host));
+                if meet { Some(true) } else { processes }
+            }
+            (false, false) => processes.or(ids),
+            // A cluster has many mongos.
+            (true, true) => ids,
+            // A replica set may be a shard.
+            _ => None,
+        }
+    }
+}
+
+/// What a target may ask of the run that it writes for: of the source, and of the rule file.
+///
+/// Each call is one attempt.
+#[async_trait]
+pub trait Origins: Send + Sync {
+    /// A collection of the source; `None` where there is no such, or it is a view.
+    async fn collection(&self, namespace: &Namespace) -> Result<Option<Described>, Retry>;
+
+    /// What a rule reads now.
+    async fn namespaces(&self, rule: &str) -> Result<Vec<Namespace>, Retry>;
+
+    /// The source.
+    async fn deployment(&self) -> Result<Deployment, Retry>;
+
+    /// A rule that reads a namespace of the source and writes to a MongoDB, whichever target that is.
+    fn reader(&self, namespace: &Namespace) -> Option<String>;
+
+    /// The database that positions are kept in, where they are kept in a MongoDB.
+    fn positions(&self) -> Option<&str>;
 }
 
 /// See [`Target::keeps_order`].
@@ -324,6 +442,12 @@ pub trait Target: Send + Sync + 'static {
     /// copy, again after a failure, and harmless to repeat.
     async fn prepare(&self) -> Result<(), Retry>;
 
+    /// Why nothing is to be written as the rules say, for as long as a person changes nothing: a loop.
+    /// Asked at the start, once the target can be reached; it ends the run.
+    async fn fault(&self) -> Result<Option<String>, Retry> {
+        Ok(None)
+    }
+
     /// Called when the copy of a rule begins, and again when a process resumes in the middle of
     /// one: the target may arrange itself for bulk writes.
     async fn copy_begins(&self, _rule: &str) -> Result<(), Retry> {
@@ -351,8 +475,19 @@ pub trait Target: Send + Sync + 'static {
         vec!["*".to_owned()]
     }
 
+    /// Whether documents bear the time of what they were made from, and removals are refused by it.
+    /// What such a target holds of old is found by its time; of another, by asking the source.
+    fn is_versioned(&self) -> bool {
+        true
+    }
+
+    /// The source's key of the document in a place, where it follows from the place.
+    fn key(&self, _place: &PlaceKey) -> Option<DocumentKey> {
+        None
+    }
+
     /// Sends every place of a container whose document this rule file wrote with a time in
-    /// `written`, page by page and in any order. What is written meanwhile may be sent or not. To be
+    /// `written` (all of them, where the target is not versioned), page by page and in any order. What is written meanwhile may be sent or not. To be
     /// called again from the start after a failure.
     async fn list(
         &self,
@@ -431,10 +566,54 @@ pub trait Target: Send + Sync + 'static {
     async fn inspect(&self, _look: Look<'_>) -> Result<Vec<Finding>, Retry> {
         Ok(Vec::new())
     }
+
     /// What is effective for an operation, as a transform would write it into `meta`: the templates
     /// filled in, the defaults taken.
     fn meta(&self, operation: &Operation) -> Meta;
 
     /// A place in words, for dead letters and logs.
     fn describe(&self, place: &PlaceKey) -> String;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `set hosts process id`, `-` for what is not told; `mongos` for the set.
+    fn deployment(text: &str) -> Deployment {
+        let told = |part: &str| (part != "-").then(|| part.to_owned());
+        let number = |part: &str| part.parse().ok().map(|byte| ObjectId::from_bytes([byte; 12]));
+        let parts: Vec<&str> = text.split(' ').collect();
+        Deployment {
+            id: number(parts[3]),
+            process: number(parts[2]),
+            sharded: parts[0] == "mongos",
+            set: told(parts[0]).filter(|set| set != "mongos"),
+            hosts: parts[1].split(',').filter_map(told).collect(),
+        }
+    }
+
+    #[test]
+    fn two_deployments_are_one_or_not_or_nobody_knows() {
+        for (one, other, expected) in [
+            ("rs0 a,b 1 -", "rs0 a,b 1 -", Some(true)),
+            // Another primary, and other hosts in the URI.
+            ("rs0 a,b 1 -", "rs0 b,c 2 -", Some(true)),
+            ("rs0 a 1 -", "rs0 b 2 -", Some(false)),
+            ("rs0 a 1 7", "rs1 b 2 7", Some(true)),
+            ("rs0 a 1 -", "rs1 b 2 -", Some(false)),
+            ("rs0 a - 7", "rs1 b - 8", Some(false)),
+            ("rs0 a - -", "rs1 b - -", None),
+            ("mongos - 1 -", "mongos - 1 -", Some(true)),
+            ("mongos - 1 7", "mongos - 2 7", Some(true)),
+            ("mongos - 1 7", "mongos - 2 8", Some(false)),
+            ("mongos - 1 -", "mongos - 2 -", None),
+            // One of its shards, for all that anybody knows.
+            ("mongos - 1 7", "rs0 a 2 8", None),
+        ] {
+            let (one, other) = (deployment(one), deployment(other));
+            assert_eq!(one.is(&other), expected, "{one:?} {other:?}");
+            assert_eq!(other.is(&one), expected, "{other:?} {one:?}");
+        }
+    }
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use crate::rules::model::{self, EngineAuth, Place, TargetKind, Tls};
 
 use super::{
-    Target,
+    Origins, Target,
     elasticsearch::{EngineRule, EngineTarget},
     file::FileTarget,
     http::SetupError,
+    mongodb::{MongoRule, MongoTarget},
     stdout::StdoutTarget,
     webhook::WebhookTarget,
 };
@@ -17,7 +18,7 @@ use super::{
 pub type Writer<'a> = (&'a model::Rule, &'a model::Destination);
 
 /// The target, for these rules; `owner` marks what it writes to as its own: text that nobody else
-/// uses.
+/// uses. `origins` answers what the target asks of the run; without it, it does without.
 /// Reads certificates; connects to nothing yet.
 ///
 /// # Errors
@@ -25,6 +26,7 @@ pub type Writer<'a> = (&'a model::Rule, &'a model::Destination);
 pub fn open<'a>(
     target: &model::Target,
     owner: &str,
+    origins: Option<Arc<dyn Origins>>,
     rules: impl IntoIterator<Item = Writer<'a>>,
 ) -> Result<Arc<dyn Target>, SetupError> {
     match &target.kind {
@@ -40,6 +42,11 @@ pub fn open<'a>(
             });
             let timeout = target.delivery.timeout;
             Ok(Arc::new(EngineTarget::new(engine, owner, timeout, rules.collect())?))
+        }
+        TargetKind::MongoDb(settings) => {
+            let rules = mongo_rules(rules);
+            let timeout = target.delivery.timeout;
+            Ok(Arc::new(MongoTarget::new(settings, owner, timeout, rules, origins)))
         }
         TargetKind::Webhook(webhook) => {
             Ok(Arc::new(WebhookTarget::new(webhook, owner, &target.delivery)?))
@@ -72,6 +79,11 @@ pub fn open_unconnected<'a>(
             engine.auth = EngineAuth::None;
             engine.tls = Tls::default();
         }
+        TargetKind::MongoDb(settings) => {
+            let timeout = target.delivery.timeout;
+            let target = MongoTarget::new(settings, "", timeout, mongo_rules(rules), None);
+            return Ok(Arc::new(target.shown()));
+        }
         TargetKind::Webhook(webhook) => {
             webhook.tls = Tls::default();
             return Ok(Arc::new(WebhookTarget::to_show(webhook, &target.delivery)?));
@@ -79,5 +91,18 @@ pub fn open_unconnected<'a>(
         TargetKind::File(file) => return Ok(Arc::new(FileTarget::to_show(file))),
         TargetKind::Stdout(_) => {}
     }
-    open(&bare, "", rules)
+    open(&bare, "", None, rules)
+}
+
+fn mongo_rules<'a>(rules: impl IntoIterator<Item = Writer<'a>>) -> Vec<MongoRule> {
+    let rules = rules.into_iter().filter_map(|(rule, destination)| {
+        let Place::MongoDb(place) = &destination.place else { return None };
+        Some(MongoRule {
+            name: rule.name.clone(),
+            namespaces: rule.namespaces.clone(),
+            place: place.clone(),
+            keeps: rule.on_delete == model::OnDelete::Keep,
+        })
+    });
+    rules.collect()
 }

@@ -153,7 +153,7 @@ impl Target for StdoutTarget {
     }
 
     async fn send(&self, request: &Request) -> Result<Vec<Outcome>, Retry> {
-        let Request { body, items } = request.compact();
+        let Request { body, items, .. } = request.compact();
         let count = items.len();
         // Kept by the task: a write that blocks goes on though nobody waits for it.
         let mut pipe = self.pipe.clone().lock_owned().await;

@@ -119,6 +119,10 @@ pub struct Meta {
     pub routing: Option<String>,
     /// The ingest pipeline.
     pub ingest_pipeline: Option<String>,
+    /// The database.
+    pub database: Option<String>,
+    /// The collection.
+    pub collection: Option<String>,
     /// A webhook's URL.
     pub url: Option<String>,
     /// A webhook's HTTP method.
@@ -131,8 +135,17 @@ pub struct Meta {
 
 impl Meta {
     /// What its fields are called that are texts.
-    pub const FIELDS: [&str; 7] =
-        ["id", "index", "routing", "ingest_pipeline", "url", "method", "body"];
+    pub const FIELDS: [&str; 9] = [
+        "id",
+        "index",
+        "routing",
+        "ingest_pipeline",
+        "database",
+        "collection",
+        "url",
+        "method",
+        "body",
+    ];
     /// What the one is called that is a map.
     pub const HEADERS: &str = "headers";
 
@@ -143,6 +156,8 @@ impl Meta {
             "index" => self.index.as_deref(),
             "routing" => self.routing.as_deref(),
             "ingest_pipeline" => self.ingest_pipeline.as_deref(),
+            "database" => self.database.as_deref(),
+            "collection" => self.collection.as_deref(),
             "url" => self.url.as_deref(),
             "method" => self.method.as_deref(),
             "body" => self.body.as_deref(),

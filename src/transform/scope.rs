@@ -102,6 +102,8 @@ impl MetaValue {
             "index" => Ok(&mut self.0.index),
             "routing" => Ok(&mut self.0.routing),
             "ingest_pipeline" => Ok(&mut self.0.ingest_pipeline),
+            "database" => Ok(&mut self.0.database),
+            "collection" => Ok(&mut self.0.collection),
             "url" => Ok(&mut self.0.url),
             "method" => Ok(&mut self.0.method),
             "body" => Ok(&mut self.0.body),

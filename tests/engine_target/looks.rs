@@ -23,7 +23,7 @@ fn index(mappings: Value) -> EnginePlace {
 }
 
 async fn troubles(target: &EngineTarget, reads: &BTreeMap<String, Vec<Namespace>>) -> Vec<String> {
-    let found = target.inspect(Look { target: "search", reads }).await.unwrap();
+    let found = target.inspect(Look { target: "search", reads, origins: None }).await.unwrap();
     found
         .iter()
         .filter(|finding| finding.severity != mongosync::finding::Severity::Note)

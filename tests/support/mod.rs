@@ -43,6 +43,12 @@ pub struct World {
     pub client: Client,
 }
 
+/// The shared MongoDB alone.
+pub async fn shared_mongo() -> Result<Arc<MongoDb>> {
+    let start = || async { Ok::<_, anyhow::Error>(Arc::new(MongoDb::start().await?)) };
+    Ok(MONGO.get_or_try_init(start).await?.clone())
+}
+
 impl World {
     /// The shared servers.
     pub async fn new() -> Result<Self> {
@@ -63,7 +69,7 @@ impl World {
     }
 
     async fn on(engine: Arc<Engine>) -> Result<Self> {
-        Self::of(mongo().await?, engine)
+        Self::of(shared_mongo().await?, engine)
     }
 
     fn of(mongo: Arc<MongoDb>, engine: Arc<Engine>) -> Result<Self> {

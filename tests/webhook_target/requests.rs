@@ -90,7 +90,7 @@ fn request(target: &WebhookTarget, messages: &[Message<'_>]) -> Result<Request> 
         target.encode(&operation, &mut body).map_err(anyhow::Error::msg)?;
         items.push(Item { range: start..body.len(), place });
     }
-    Ok(Request { body: body.into(), items })
+    Ok(Request { body: body.into(), items, lane: 0, right: None })
 }
 
 /// A request with a removal of each of these.

@@ -1,8 +1,8 @@
 //! Taking the lease, or standing by until it can be taken.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use bson::Uuid;
+use bson::{DateTime, Uuid};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -187,7 +187,18 @@ async fn look_once<F: FnMut(&Standby)>(
     let new = LeaseRecord::of(me, found.as_ref().map_or(1, |record| record.epoch + 1));
     let asked = Instant::now();
     let taken = soon(&**store, swap(&**store, found.as_ref(), &new)).await?;
-    Ok(taken.then(|| Held::new(Arc::clone(store), new, asked)))
+    let alone = asked + found.as_ref().map_or(Duration::ZERO, |record| left(record, me));
+    Ok(taken.then(|| Held::new(Arc::clone(store), new, asked, alone)))
+}
+
+/// How much longer, at the most, what a process that is known to be dead sent with its lease may be on
+/// its way. The lease was renewed when its clock, which is ours too, showed `seen`.
+fn left(record: &LeaseRecord, me: &Identity) -> Duration {
+    if record.released || !me.knows_dead(record) {
+        return Duration::ZERO;
+    }
+    let since = DateTime::now().timestamp_millis().saturating_sub(record.seen.timestamp_millis());
+    TERM.saturating_sub(Duration::from_millis(u64::try_from(since).unwrap_or(0)))
 }
 
 /// Shuts out those who held the lease before, renewing it the while. `None` where it was lost on

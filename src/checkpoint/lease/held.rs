@@ -52,15 +52,17 @@ pub struct Validity(Arc<Span>);
 
 struct Span {
     began: Instant,
+    /// See [`Validity::alone`].
+    alone: Instant,
     /// In nanoseconds after `began`.
     ends: AtomicU64,
     renewed: Notify,
 }
 
 impl Validity {
-    fn new(asked: Instant) -> Self {
-        let validity =
-            Self(Arc::new(Span { began: asked, ends: AtomicU64::new(0), renewed: Notify::new() }));
+    fn new(asked: Instant, alone: Instant) -> Self {
+        let (ends, renewed) = (AtomicU64::new(0), Notify::new());
+        let validity = Self(Arc::new(Span { began: asked, alone, ends, renewed }));
         validity.renew(asked);
         validity
     }
@@ -84,6 +86,18 @@ impl Validity {
         self.0.began.elapsed() < ends
     }
 
+    /// From when to when it counts, unless it is renewed before: what is sent now is to have no effect
+    /// after it.
+    pub fn span(&self) -> (Instant, Instant) {
+        let until = self.0.began + Duration::from_nanos(self.0.ends.load(Ordering::SeqCst));
+        (until.checked_sub(TERM - MARGIN).unwrap_or(until), until)
+    }
+
+    /// What whoever held it before sent with it is over then.
+    pub fn alone(&self) -> Instant {
+        self.0.alone
+    }
+
     /// Waits until the lease counts; for ever where it was lost, so it is waited for together with
     /// a cancellation.
     pub async fn valid(&self) {
@@ -100,9 +114,15 @@ impl Validity {
 }
 
 impl Held {
-    pub(super) fn new(store: Arc<dyn Store>, record: LeaseRecord, asked: Instant) -> Self {
+    /// `alone`: see [`Validity::alone`].
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        record: LeaseRecord,
+        asked: Instant,
+        alone: Instant,
+    ) -> Self {
         let epoch = record.epoch;
-        Self { store, record: Mutex::new(record), epoch, validity: Validity::new(asked) }
+        Self { store, record: Mutex::new(record), epoch, validity: Validity::new(asked, alone) }
     }
 
     /// The epoch of this holding.

@@ -41,6 +41,7 @@ fn told(script: Option<&str>, state: State) -> Shaped {
         script: script.map(|script| Arc::new(script.expect("a script"))),
         on_delete: OnDelete::Remove,
         fixed: true,
+        follows: false,
         events: true,
     };
     let shaper = Shaper::new(target, vec![rule]);

@@ -6,20 +6,21 @@ use std::{sync::Arc, time::Duration};
 use rstest::rstest;
 use tokio::{
     sync::Notify,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::super::{
     Halt,
-    scripted::{Answer, Bench, Where, lying, retry, settings, value},
+    scripted::{Answer, Bench, Where, change, key, lying, retry, settings, value},
 };
 use crate::{
-    change::State,
+    change::{Change, ClusterTime, State},
     checkpoint::{
         store::{RecordKey, Store, Table},
         tracker::Completion,
     },
     rules::model::{DeliverySettings, OnRejected},
+    status::State as Condition,
     target::{Outcome, Pressure, Retry},
 };
 
@@ -375,6 +376,62 @@ async fn a_refusal_is_durable_before_its_claim_is_settled() {
     bench.store.set_reachable(true);
     settled(&second).await;
     assert_eq!(bench.letters().await.len(), 2);
+    writer.abort();
+}
+
+/// What waits for other documents comes back through its lane, and holds what it stands for till then.
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_others_is_looked_up_again_behind_them() {
+    let bench = bench().await;
+    bench.target.answers([Answer::Items(vec![(
+        "p1",
+        Outcome::Behind { words: "taken".into(), holder: None },
+    )])]);
+    let writer = bench.write();
+    let completion = bench.put([(1, value(1)), (2, value(2))]);
+    let taken = bench.lane.take(10).await;
+    assert_eq!(taken.len(), 1);
+    assert!(!completion.is_done());
+    let again: Vec<Change> = taken
+        .into_iter()
+        .map(|pending| {
+            assert_eq!(pending.subject.key, key(1));
+            change(1, value(3), pending.claims)
+        })
+        .collect();
+    bench.lane.complete(again, Vec::new(), ClusterTime::ZERO);
+    settled(&completion).await;
+    assert_eq!(bench.letters().await, []);
+    assert_eq!(bench.target.held().len(), 2);
+    writer.abort();
+}
+
+/// What can't be written for where it lies lets the others go by, and comes back after growing pauses.
+#[tokio::test(start_paused = true)]
+async fn what_is_held_where_it_lies_lets_others_go_by() {
+    let bench = bench().await;
+    let held = || Answer::Items(vec![("p1", Outcome::Held(retry(Pressure::Same)))]);
+    bench.target.answers((0..4).map(|_| held()));
+    let writer = bench.write();
+    let completion = bench.put([(1, value(1)), (2, value(2))]);
+    sleep(Duration::from_millis(1)).await;
+    settled(&bench.put([(3, value(3))])).await;
+    assert_eq!(bench.target.held().len(), 2);
+    let mut came_back = Vec::new();
+    while !completion.is_done() {
+        assert_eq!(bench.context.status.state(), Condition::Waiting);
+        let began = Instant::now();
+        let taken = bench.lane.take(10).await;
+        came_back.push(began.elapsed());
+        let again: Vec<Change> =
+            taken.into_iter().map(|pending| change(1, value(3), pending.claims)).collect();
+        bench.lane.complete(again, Vec::new(), ClusterTime::ZERO);
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(came_back.len(), 3, "held with the first request and twice more: {came_back:?}");
+    assert!(came_back[2] > came_back[0], "{came_back:?}");
+    assert_eq!(bench.context.status.state(), Condition::Copying, "and nothing is held any more");
+    assert_eq!((bench.letters().await, bench.target.held().len()), (Vec::new(), 3));
     writer.abort();
 }
 

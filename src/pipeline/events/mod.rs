@@ -19,7 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     checkpoint::{keys, tracker::Tracker},
-    delivery::writer::{Context, Grouping, Writer},
+    delivery::{
+        contested::Contested,
+        writer::{Context, Grouping, Writer},
+    },
     rules::model::EventSettings,
     source::{budget::Budget, events::EventQuery},
     status::State,
@@ -77,10 +80,11 @@ impl TargetPipeline {
         let tracker = Tracker::new();
         let (changes, copied) = (Budget::new(self.budget), Budget::new(self.budget));
         let grouping = Grouping::of_events(&**target, settings.concurrency);
-        let context: Arc<Context> = self.context(&begun, &dead_letters, grouping);
+        let context: Arc<Context> =
+            self.context(&begun, &dead_letters, grouping, Contested::new().0);
         let mut writers = JoinSet::new();
-        for lane in lanes.iter() {
-            writers.spawn(Writer::new(lane.clone(), context.clone()).run());
+        for (number, lane) in lanes.iter().enumerate() {
+            writers.spawn(Writer::new(number, lane.clone(), context.clone()).run());
         }
         let (copying, copies_run) = watch::channel(!complete);
         status.set_state(if complete { State::Following } else { State::Copying });

@@ -160,10 +160,11 @@ impl<'a> Verifying<'a> {
         let owner: Option<OwnerRecord> = insist(&stop, || load(&**store, &key)).await?;
         // As whoever runs it marks what is its own.
         let owner = owner.map_or_else(String::new, |owner| format!("{} {}", file.name, owner.id));
-        let opened = open_target::open(target, &owner, file.deliveries(name));
+        let opened = open_target::open(target, &owner, None, file.deliveries(name));
         let opened = opened
             .map_err(|error| Error::Refused(format!("target {name} can't be used: {error}")))?;
-        let shaped = set.iter().map(|(_, rule)| ShapedRule::of(rule.rule(), &*opened)).collect();
+        let shaped =
+            set.iter().map(|(_, rule)| ShapedRule::of(rule.rule(), &*opened, true)).collect();
         Ok(Self {
             file,
             name,

@@ -41,7 +41,7 @@ fn request(lines: &[&str]) -> Request {
             }
         })
         .collect();
-    Request { body: body.into(), items }
+    Request { body: body.into(), items, lane: 0, right: None }
 }
 
 fn through(outcomes: &[Outcome]) -> Vec<bool> {

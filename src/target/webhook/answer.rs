@@ -123,6 +123,7 @@ mod tests {
                         Outcome::Superseded => "superseded".to_owned(),
                         Outcome::Rejected(_) => "rejected".to_owned(),
                         Outcome::Retry(it) => retry(it.reason, it.pressure),
+                        other => format!("{other:?}"),
                     });
                 assert_eq!(found, expected, "{status}");
             }

@@ -15,6 +15,8 @@ fn short(outcome: &Outcome) -> String {
         Outcome::Applied => "applied".to_owned(),
         Outcome::Superseded => "superseded".to_owned(),
         Outcome::Retry(retry) => format!("retry {} {:?}", retry.reason, retry.pressure),
+        Outcome::Behind { words, .. } => format!("behind {words}"),
+        Outcome::Held(retry) => format!("held {}", retry.reason),
         Outcome::Rejected(words) => format!("rejected {words}"),
     }
 }

@@ -47,7 +47,7 @@ fn target_of(urls: &[&str]) -> EngineTarget {
 async fn looked(urls: &[&str]) -> Vec<Finding> {
     let target = target_of(urls);
     target.reach().await.unwrap();
-    target.inspect(Look { target: "search", reads: &BTreeMap::new() }).await.unwrap()
+    target.inspect(Look { target: "search", reads: &BTreeMap::new(), origins: None }).await.unwrap()
 }
 
 fn told(found: &[Finding]) -> Vec<String> {
@@ -177,7 +177,7 @@ async fn a_node_that_starts_is_not_reached_yet() {
     let node = PlayedNode::start(|_: &Received| http("503 Service Unavailable", "", "{}")).await;
     let target = target_of(&[&node.url]);
     assert_eq!(target.reach().await.unwrap_err().reason, "unavailable");
-    let look = Look { target: "search", reads: &BTreeMap::new() };
+    let look = Look { target: "search", reads: &BTreeMap::new(), origins: None };
     let retry = target.inspect(look).await.unwrap_err();
     assert!(retry.message.starts_with(&node.url), "{}", retry.message);
 }

@@ -1,0 +1,74 @@
+//! What a target asks of the run that it writes for.
+
+use std::ops::Deref;
+
+use async_trait::async_trait;
+
+use crate::{
+    change::Namespace,
+    checkpoint::open::hidden_database,
+    rules::model::{CheckpointStore, RuleFile, TargetKind},
+    source::{Source, error::Error as SourceError},
+    target::{Deployment, Described, Origins, Pressure, Retry},
+};
+
+/// Answers targets from the source and the rule file.
+pub struct FileOrigins<F> {
+    /// The source.
+    pub source: Source,
+    /// The rule file.
+    pub file: F,
+}
+
+fn source_failed(error: SourceError) -> Retry {
+    Retry {
+        reason: "source",
+        message: format!("the source does not say what it holds: {error}"),
+        after: None,
+        pressure: Pressure::Same,
+    }
+}
+
+#[async_trait]
+impl<F: Deref<Target = RuleFile> + Send + Sync> Origins for FileOrigins<F> {
+    async fn collection(&self, namespace: &Namespace) -> Result<Option<Described>, Retry> {
+        let described = self.source.described(namespace).await.map_err(source_failed)?;
+        Ok(described.map(|(options, indexes)| Described { options, indexes }))
+    }
+
+    async fn namespaces(&self, rule: &str) -> Result<Vec<Namespace>, Retry> {
+        let Some(rule) = self.file.rules.iter().find(|own| own.name == rule) else {
+            return Ok(Vec::new());
+        };
+        let hidden = hidden_database(&self.file);
+        let selected = self.source.select(&rule.namespaces, hidden.as_deref()).await;
+        let selected = selected.map_err(source_failed)?;
+        Ok(selected.read.into_iter().map(|found| found.namespace).collect())
+    }
+
+    async fn deployment(&self) -> Result<Deployment, Retry> {
+        let id = self.source.identity().await.map_err(source_failed)?;
+        let hello = self.source.hello().await.map_err(source_failed)?;
+        Ok(Deployment::of(&hello, id))
+    }
+
+    fn reader(&self, namespace: &Namespace) -> Option<String> {
+        let mirrors = |name: &str| {
+            let target = self.file.targets.iter().find(|target| target.name == name);
+            target.is_some_and(|target| matches!(target.kind, TargetKind::MongoDb(_)))
+        };
+        let hidden = hidden_database(&self.file);
+        let reads = self.file.rules.iter().find(|rule| {
+            rule.namespaces.takes(namespace, hidden.as_deref())
+                && rule.to.iter().any(|to| mirrors(&to.target))
+        });
+        reads.map(|rule| rule.name.clone())
+    }
+
+    fn positions(&self) -> Option<&str> {
+        match &self.file.checkpoint.store {
+            CheckpointStore::MongoDb { database, .. } => Some(database),
+            CheckpointStore::File { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! The collections that are written to: made as they are in the source before the first document
+//! comes, and marked as ours where they were empty.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bson::{Binary, Document, RawDocumentBuf, doc};
+use futures_util::TryStreamExt;
+use mongodb::Database;
+use tokio::sync::OnceCell;
+use tracing::warn;
+
+use crate::{
+    change::Namespace,
+    rules::namespace::written_fault,
+    target::{Deployment, Origins, Retry},
+};
+
+use super::{
+    answer,
+    connection::{Connection, unusable},
+    marker::{self, Asked, Markers, Whose},
+    routes::Routes,
+};
+
+/// NamespaceExists
+const EXISTS: i32 = 48;
+/// What no waiting mends when a collection is made: BadValue, InvalidNamespace, DatabaseDifferCase and
+/// others that are about names and options.
+const NOT_TO_BE_MADE: [i32; 6] = [2, 9, 72, 73, 13297, 5_087_400];
+/// Options of a collection that are the same in the target. A capped one is not: documents come in
+/// another order than the source wrote them, so others would be left over.
+const OPTIONS: [&str; 5] =
+    ["collation", "validator", "validationLevel", "validationAction", "clusteredIndex"];
+/// What removes documents by itself, and is left out where the target keeps them.
+pub(super) const EXPIRES: &str = "expireAfterSeconds";
+
+/// A collection that can be written to, or why not.
+#[derive(Debug)]
+pub(super) struct Ready {
+    /// Why nothing may be written there.
+    pub refused: Option<String>,
+    /// Whether it compares texts by a language.
+    pub collated: bool,
+    /// Whether all that it holds is ours.
+    pub own: bool,
+    /// Whether it held nothing when this was looked at.
+    pub empty: bool,
+    /// Whether a copied document is most likely not there yet.
+    fresh: AtomicBool,
+}
+
+impl Ready {
+    fn refused(words: String) -> Self {
+        let fresh = AtomicBool::new(false);
+        Self { refused: Some(words), collated: false, own: false, empty: false, fresh }
+    }
+
+    pub fn is_fresh(&self) -> bool {
+        self.fresh.load(Ordering::Relaxed)
+    }
+
+    /// Most of the documents are there already.
+    pub fn is_filled(&self) {
+        self.fresh.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A collection as the target lists it.
+pub(super) struct Listed {
+    /// `collection`, `view` or `timeseries`.
+    pub kind: String,
+    pub uuid: Option<Binary>,
+    pub collated: bool,
+}
+
+/// Who asks for a collection.
+pub(super) struct Asking<'a> {
+    pub connection: &'a Connection,
+    pub routes: &'a Routes,
+    pub origins: Option<&'a dyn Origins>,
+    pub owner: &'a str,
+}
+
+/// The collections of one MongoDB.
+pub(super) struct Collections {
+    ready: Mutex<HashMap<String, Arc<OnceCell<Ready>>>>,
+    /// Whether the target is the source; `None` within where nobody can tell.
+    same: OnceCell<Option<bool>>,
+}
+
+impl Collections {
+    pub fn new() -> Self {
+        Self { ready: Mutex::default(), same: OnceCell::new() }
+    }
+
+    /// One that has been seen to.
+    pub fn known(&self, name: &str) -> Option<Arc<OnceCell<Ready>>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Sees to a collection before anything from a namespace is written to it. Its cell is always set
+    /// afterwards.
+    pub async fn ready(
+        &self,
+        asking: &Asking<'_>,
+        name: &str,
+        from: Option<&Namespace>,
+    ) -> Result<Arc<OnceCell<Ready>>, Retry> {
+        let cell = match self.known(name) {
+            Some(cell) => cell,
+            None => {
+                let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+                ready.entry(name.to_owned()).or_default().clone()
+            }
+        };
+        cell.get_or_try_init(|| self.see_to(asking, name, from)).await?;
+        Ok(cell)
+    }
+
+    async fn see_to(
+        &self,
+        asking: &Asking<'_>,
+        name: &str,
+        from: Option<&Namespace>,
+    ) -> Result<Ready, Retry> {
+        let namespace = match (Namespace::parse(name), written_fault(name)) {
+            (Some(namespace), None) => namespace,
+            (_, fault) => {
+                let fault = fault.unwrap_or_else(|| "it has no dot".to_owned());
+                return Ok(Ready::refused(format!("{name:?} is no namespace: {fault}")));
+            }
+        };
+        let known = asking.routes.source_of(name);
+        let from = from.cloned().or(known).unwrap_or_else(|| namespace.clone());
+        if let Some(words) = self.loops(asking, &namespace).await? {
+            // What the rule file says ends the run. What a document says is that document's own fault.
+            return match asking.routes.leads(&from, name) {
+                true => Err(unusable(words)),
+                false => Ok(Ready::refused(words)),
+            };
+        }
+        if let Some(words) = sharding(asking.connection, &namespace).await? {
+            return Ok(Ready::refused(words));
+        }
+        let database = asking.connection.client.database(namespace.database());
+        let mut found = listed(&database, namespace.collection()).await?;
+        if found.is_none() {
+            if let Some(words) = create(asking, &database, &namespace, &from).await? {
+                return Ok(Ready::refused(words));
+            }
+            found = listed(&database, namespace.collection()).await?;
+        }
+        let Some(Listed { kind, uuid, collated }) = found else {
+            return Err(unusable(format!("{name} was made and is not there")));
+        };
+        if kind != "collection" {
+            return Ok(Ready::refused(format!(
+                "{name} is a {kind}, and can't be written to: name another with `namespace:` under \
+                 `to:`, or remove it and start again"
+            )));
+        }
+        let collection = database.collection::<RawDocumentBuf>(namespace.collection());
+        let first = collection.find_one(doc! {}).projection(doc! { "_id": 1 }).await;
+        let empty = first.map_err(|error| answer::refusal(&error))?.is_none();
+        let own = match (uuid, asking.origins) {
+            (Some(uuid), Some(_)) => {
+                let asked = Asked { namespace: &namespace, uuid: &uuid, owner: asking.owner };
+                let markers = Markers::new(&asking.connection.client);
+                match markers.claim(asked, &from, empty).await? {
+                    Some(Whose::Ours) => true,
+                    Some(Whose::Taken(other)) => {
+                        return Ok(Ready::refused(format!(
+                            "documents of {other} lie in {name}, and those of {from} would fall on \
+                             them: choose a `namespace:` that differs, such as \
+                             \"{{db}}.{{collection}}\""
+                        )));
+                    }
+                    Some(Whose::Shared(why)) => {
+                        warn!(
+                            namespace = name,
+                            why,
+                            "what is gone from the source while nobody looks stays in the \
+                             collection, and it gets no indexes"
+                        );
+                        false
+                    }
+                    None => {
+                        warn!(
+                            namespace = name,
+                            "the user may not write to the target's database mongosync, so whose \
+                             collections are can't be remembered: what is gone from the source \
+                             while nobody looks stays, and they get no indexes"
+                        );
+                        false
+                    }
+                }
+            }
+            _ => false,
+        };
+        Ok(Ready { refused: None, collated, own, empty, fresh: AtomicBool::new(empty) })
+    }
+
+    /// Why writing there would never end, or would do harm to mongosync itself.
+    pub async fn loops(
+        &self,
+        asking: &Asking<'_>,
+        namespace: &Namespace,
+    ) -> Result<Option<String>, Retry> {
+        let positions = asking.origins.and_then(Origins::positions);
+        if namespace.database() == marker::DATABASE || Some(namespace.database()) == positions {
+            return Ok(Some(format!("the database {} is mongosync's own", namespace.database())));
+        }
+        let Some(origins) = asking.origins else { return Ok(None) };
+        let Some(reader) = origins.reader(namespace) else { return Ok(None) };
+        let same = self.same.get_or_try_init(|| async {
+            let source: Deployment = origins.deployment().await?;
+            Ok::<_, Retry>(source.is(&asking.connection.deployment().await?))
+        });
+        let words = match same.await? {
+            Some(false) => return Ok(None),
+            Some(true) => "the target is the source",
+            None => "whether the target is the source can't be told",
+        };
+        Ok(Some(format!(
+            "{words}, and rule {reader} reads {namespace}: what is written there would be read again \
+             for ever; write to a database that no rule reads, with a `namespace` below `to`"
+        )))
+    }
+}
+
+/// Makes a collection as it is in the source; why that can't be, where no waiting helps.
+async fn create(
+    asking: &Asking<'_>,
+    database: &Database,
+    namespace: &Namespace,
+    from: &Namespace,
+) -> Result<Option<String>, Retry> {
+    let described = match asking.origins {
+        Some(origins) => origins.collection(from).await?,
+        None => None,
+    };
+    let options = described.map(|described| described.options).unwrap_or_default();
+    if options.contains_key("capped") {
+        warn!(
+            source = from.as_str(),
+            namespace = namespace.as_str(),
+            "the collection is capped in the source, and is not in the target: what the source drops \
+             for want of room stays"
+        );
+    }
+    let mut command = doc! { "create": namespace.collection() };
+    let keeps = asking.routes.keeps(namespace.as_str());
+    if keeps && options.contains_key(EXPIRES) {
+        warn!(namespace = namespace.as_str(), "the target keeps documents: none expires there");
+    }
+    let copied = |name: &str| OPTIONS.contains(&name) || (name == EXPIRES && !keeps);
+    command.extend(options.into_iter().filter(|(name, _)| copied(name)));
+    command.insert("writeConcern", doc! { "w": "majority" });
+    match database.run_command(command).await {
+        Ok(_) => Ok(None),
+        Err(error) => match answer::code(&error) {
+            Some(EXISTS) => Ok(None),
+            Some(code) if NOT_TO_BE_MADE.contains(&code) => Ok(Some(format!(
+                "{namespace} can't be made in the target: {}",
+                answer::words(&error)
+            ))),
+            _ => Err(answer::refusal(&error)),
+        },
+    }
+}
+
+/// What a name stands for in a database; `None` where there is no such thing.
+pub(super) async fn listed(database: &Database, name: &str) -> Result<Option<Listed>, Retry> {
+    let command = doc! { "listCollections": 1, "filter": { "name": name } };
+    let found = all(database, command).await.map_err(|error| answer::refusal(&error))?;
+    Ok(found.into_iter().next().map(|found| {
+        let uuid = found.get_document("info").ok().and_then(|info| info.get("uuid"));
+        let uuid = match uuid {
+            Some(bson::Bson::Binary(uuid)) => Some(uuid.clone()),
+            _ => None,
+        };
+        let options = found.get_document("options");
+        Listed {
+            kind: found.get_str("type").unwrap_or("collection").to_owned(),
+            uuid,
+            collated: options.is_ok_and(|options| options.contains_key("collation")),
+        }
+    }))
+}
+
+pub(super) async fn all(
+    database: &Database,
+    command: Document,
+) -> Result<Vec<Document>, mongodb::error::Error> {
+    database.run_cursor_command(command).await?.try_collect().await
+}
+
+/// Why a sharded collection can't be written to: a removal knows the `_id` alone. Who may not read how
+/// collections are sharded is told by the server, write by write.
+pub(super) async fn sharding(
+    connection: &Connection,
+    namespace: &Namespace,
+) -> Result<Option<String>, Retry> {
+    if !connection.sharded {
+        return Ok(None);
+    }
+    let collections = connection.client.database("config").collection::<Document>("collections");
+    match collections.find_one(doc! { "_id": namespace.as_str() }).await {
+        Ok(found) => {
+            Ok(found.and_then(|found| key_fault(namespace, found.get_document("key").ok()?)))
+        }
+        Err(error) if answer::code(&error).is_some_and(answer::is_denied) => Ok(None),
+        Err(error) => Err(answer::refusal(&error)),
+    }
+}
+
+fn key_fault(namespace: &Namespace, key: &Document) -> Option<String> {
+    (key.len() != 1 || !key.contains_key("_id")).then(|| {
+        format!("{namespace} is sharded by {key} in the target, and can be written to only by _id")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_key_is_the_id_or_nothing() {
+        let namespace = Namespace::new("shop", "items");
+        for (key, fault) in [
+            (doc! { "_id": 1 }, false),
+            (doc! { "_id": "hashed" }, false),
+            (doc! { "tenant": 1 }, true),
+            (doc! { "_id": 1, "tenant": 1 }, true),
+        ] {
+            assert_eq!(key_fault(&namespace, &key).is_some(), fault, "{key}");
+        }
+    }
+}

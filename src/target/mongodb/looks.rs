@@ -1,0 +1,154 @@
+//! What a MongoDB holds, and whose it is; nothing is written.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bson::{RawDocumentBuf, doc};
+use futures_util::TryStreamExt;
+use mongodb::{
+    Collection,
+    options::{CollectionOptions, Hint, ReadConcern},
+};
+use tokio::sync::{OnceCell, mpsc};
+
+use crate::{
+    change::Namespace,
+    finding::{Finding, Part},
+    source::privileges::Privileges,
+    target::{Listing, Look, Origins, PlaceKey, Retry},
+};
+
+use super::{
+    MongoTarget, answer, collections,
+    collections::Asking,
+    connection::{Connection, unusable},
+    marker::{Asked, Markers, Whose},
+    place::place_key,
+    rights::missing,
+};
+
+/// Places in one page of a listing.
+const PAGE: usize = 1_000;
+
+impl MongoTarget {
+    /// Every `_id` of the collection, whenever it was written. Nothing of one that was empty when this
+    /// run came: what it wrote there itself is not old.
+    pub(super) async fn list_all(
+        &self,
+        container: &str,
+        found: &mpsc::Sender<Vec<PlaceKey>>,
+    ) -> Result<Listing, Retry> {
+        let known = self.within.collections.known(container);
+        if known.as_deref().and_then(OnceCell::get).is_some_and(|ready| ready.empty) {
+            return Ok(Listing::Whole);
+        }
+        let Some(namespace) = Namespace::parse(container) else { return Ok(Listing::Whole) };
+        let connection = self.connect().await?;
+        if let Whose::Shared(why) | Whose::Taken(why) = self.whose(connection, &namespace).await? {
+            return Ok(Listing::NotOurs(why));
+        }
+        let failed = |error: mongodb::error::Error| answer::refusal(&error);
+        let database = connection.client.database(namespace.database());
+        let options = CollectionOptions::builder().read_concern(ReadConcern::majority()).build();
+        let collection: Collection<RawDocumentBuf> =
+            database.collection_with_options(namespace.collection(), options);
+        let mut cursor = collection
+            .find(doc! {})
+            .projection(doc! { "_id": 1 })
+            .hint(Hint::Keys(doc! { "_id": 1 }))
+            .await
+            .map_err(failed)?;
+        let mut page = Vec::with_capacity(PAGE);
+        while let Some(document) = cursor.try_next().await.map_err(failed)? {
+            let id = document.get("_id").ok().flatten();
+            let place = id.and_then(|id| place_key(container, id).ok());
+            page.extend(place);
+            if page.len() == PAGE && found.send(std::mem::take(&mut page)).await.is_err() {
+                return Ok(Listing::Whole);
+            }
+        }
+        if !page.is_empty() {
+            // Whoever asked has gone.
+            let _ = found.send(page).await;
+        }
+        Ok(Listing::Whole)
+    }
+
+    /// Why what the rules want would never end, or do harm to mongosync itself; `reads` is what they read
+    /// now, beside what they name.
+    pub(super) async fn loops(
+        &self,
+        origins: &dyn Origins,
+        reads: &BTreeMap<String, Vec<Namespace>>,
+    ) -> Result<Vec<String>, Retry> {
+        let connection = self.connect().await?;
+        let routes = &self.within.routes;
+        let asking = Asking { connection, routes, origins: Some(origins), owner: &self.owner };
+        let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
+        for rule in routes.names() {
+            let read = reads.get(rule).into_iter().flatten();
+            for namespace in read.chain(routes.exact(rule)) {
+                let Some(name) = routes.container(rule, namespace) else { continue };
+                let own = Namespace::parse(&name).filter(|_| seen.insert(name.clone()));
+                let Some(own) = own else { continue };
+                found.extend(self.within.collections.loops(&asking, &own).await?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// What can't be written to of what the rules want.
+    pub(super) async fn look_at_collections(&self, look: Look<'_>) -> Result<Vec<Finding>, Retry> {
+        let connection = self.connect().await?;
+        let part = || Part::Target(look.target.to_owned());
+        let mut found = Vec::new();
+        if let Some(origins) = look.origins {
+            let loops = self.loops(origins, look.reads).await?;
+            found.extend(loops.into_iter().map(|words| Finding::error("loop", part(), words)));
+        }
+        let mut seen = BTreeSet::new();
+        let mut wanted = Vec::new();
+        for (rule, namespaces) in look.reads {
+            for namespace in namespaces {
+                let Some(name) = self.within.routes.container(rule, namespace) else { continue };
+                let Some(own) = Namespace::parse(&name).filter(|_| seen.insert(name.clone()))
+                else {
+                    continue;
+                };
+                if let Some(words) = collections::sharding(connection, &own).await? {
+                    found.push(Finding::error("sharded", part(), words));
+                }
+                let database = connection.client.database(own.database());
+                let listed = match collections::listed(&database, own.collection()).await {
+                    Ok(listed) => listed,
+                    // That is told with the other rights.
+                    Err(retry) if retry.reason == "unauthorized" => None,
+                    Err(retry) => return Err(retry),
+                };
+                wanted.push((own, listed.is_some()));
+                if let Some(listed) = listed.filter(|listed| listed.kind != "collection") {
+                    let words = format!("{name} is a {}, and can't be written to", listed.kind);
+                    found.push(
+                        Finding::error("not_a_collection", part(), words)
+                            .help("name another with `namespace:` under `to:`"),
+                    );
+                }
+            }
+        }
+        let privileges = Privileges::of(&connection.client).await;
+        let privileges = privileges.map_err(|error| unusable(error.to_string()))?;
+        found.extend(missing(&privileges, &wanted).into_iter().map(|lack| lack.finding(part())));
+        Ok(found)
+    }
+
+    /// Whether all that a container holds is ours, as it is now.
+    async fn whose(&self, connection: &Connection, namespace: &Namespace) -> Result<Whose, Retry> {
+        let database = connection.client.database(namespace.database());
+        let uuid = collections::listed(&database, namespace.collection()).await?;
+        let Some(uuid) = uuid.and_then(|listed| listed.uuid) else { return Ok(Whose::Ours) };
+        let asked = Asked { namespace, uuid: &uuid, owner: &self.owner };
+        let whose = Markers::new(&connection.client).look(asked).await?;
+        Ok(whose.unwrap_or_else(|| {
+            Whose::Shared("nothing in the target says that mongosync made it".to_owned())
+        }))
+    }
+}

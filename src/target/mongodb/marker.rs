@@ -1,0 +1,200 @@
+//! Whose a collection is: kept in the MongoDB that is written to, beside what it is about, so that
+//! neither another rule file, nor another MongoDB behind the same URI, nor a collection that was made
+//! anew is taken for ours.
+//!
+//! One document a namespace in `mongosync.mirrored`. It counts for the collection with its UUID alone.
+
+use bson::{Binary, Bson, Document, doc};
+use mongodb::{
+    Client, Collection,
+    error::Error,
+    options::{Acknowledgment, CollectionOptions, WriteConcern},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{change::Namespace, target::Retry};
+
+use super::{answer, connection::unusable};
+
+/// The database of what is remembered in the target; nothing else is written to it.
+pub(super) const DATABASE: &str = "mongosync";
+pub(super) const COLLECTION: &str = "mirrored";
+/// DuplicateKey
+const DUPLICATE: i32 = 11000;
+
+/// What is remembered of a collection.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct Marker {
+    #[serde(rename = "_id")]
+    namespace: String,
+    /// The collection's.
+    uuid: Binary,
+    /// Whether it held documents before any mongosync wrote to it.
+    foreign: bool,
+    /// Who writes to it.
+    owners: Vec<Owner>,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct Owner {
+    owner: String,
+    /// Where his documents come from.
+    from: String,
+}
+
+/// What a marker says to one who writes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Whose {
+    /// All that the collection holds is ours.
+    Ours,
+    /// It may hold what is not ours: why, for a person.
+    Shared(String),
+    /// Our documents come from somewhere else: from where.
+    Taken(String),
+}
+
+/// A collection, and who asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked<'a> {
+    pub namespace: &'a Namespace,
+    pub uuid: &'a Binary,
+    pub owner: &'a str,
+}
+
+impl Marker {
+    fn whose(&self, asked: Asked<'_>, from: Option<&Namespace>) -> Whose {
+        if self.uuid != *asked.uuid {
+            return Whose::Shared("it is not the collection that mongosync made".to_owned());
+        }
+        let own = self.owners.iter().find(|own| own.owner == asked.owner);
+        if let (Some(own), Some(from)) = (own, from)
+            && own.from != from.as_str()
+        {
+            return Whose::Taken(own.from.clone());
+        }
+        if self.foreign {
+            return Whose::Shared("it held documents before mongosync came".to_owned());
+        }
+        match (own, &*self.owners) {
+            (Some(_), [_]) => Whose::Ours,
+            _ => Whose::Shared(
+                "another rule file writes there too, or one that has lost its positions".to_owned(),
+            ),
+        }
+    }
+}
+
+/// What is remembered in one MongoDB.
+pub(super) struct Markers(Collection<Marker>);
+
+impl Markers {
+    pub fn new(client: &Client) -> Self {
+        let concern = WriteConcern::builder().w(Acknowledgment::Majority).build();
+        let options = CollectionOptions::builder().write_concern(concern).build();
+        Self(client.database(DATABASE).collection_with_options(COLLECTION, options))
+    }
+
+    /// What is remembered; `None` where nothing is, or where it may not be read.
+    pub async fn look(&self, asked: Asked<'_>) -> Result<Option<Whose>, Retry> {
+        match self.find(asked).await {
+            Ok(marker) => Ok(marker.map(|marker| marker.whose(asked, None))),
+            Err(error) if answer::code(&error).is_some_and(answer::is_denied) => Ok(None),
+            Err(error) => Err(answer::refusal(&error)),
+        }
+    }
+
+    /// Remembers, durably, that documents from a namespace are written there from now on; `empty` says
+    /// whether there was none before. `None` where that may not be remembered.
+    pub async fn claim(
+        &self,
+        asked: Asked<'_>,
+        from: &Namespace,
+        empty: bool,
+    ) -> Result<Option<Whose>, Retry> {
+        match self.try_to_claim(asked, from, empty).await {
+            Ok(marker) => Ok(Some(marker.whose(asked, Some(from)))),
+            Err(error) => match answer::code(&error) {
+                Some(code) if answer::is_denied(code) => Ok(None),
+                Some(DUPLICATE) => Err(unusable("another process marks the collection".to_owned())),
+                _ => Err(answer::refusal(&error)),
+            },
+        }
+    }
+
+    async fn find(&self, asked: Asked<'_>) -> Result<Option<Marker>, Error> {
+        self.0.find_one(doc! { "_id": asked.namespace.as_str() }).await
+    }
+
+    async fn try_to_claim(
+        &self,
+        asked: Asked<'_>,
+        from: &Namespace,
+        empty: bool,
+    ) -> Result<Marker, Error> {
+        let own = Owner { owner: asked.owner.to_owned(), from: from.as_str().to_owned() };
+        let known = self.find(asked).await?;
+        let mut marker = match &known {
+            Some(known) if known.uuid == *asked.uuid => known.clone(),
+            _ => Marker {
+                namespace: asked.namespace.as_str().to_owned(),
+                uuid: asked.uuid.clone(),
+                foreign: !empty,
+                owners: Vec::new(),
+            },
+        };
+        if !marker.owners.iter().any(|known| known.owner == own.owner) {
+            marker.owners.push(own);
+        }
+        if known.as_ref() == Some(&marker) {
+            return Ok(marker);
+        }
+        // Nobody else has changed it in between, or the upsert meets his.
+        let owners = known.map_or_else(
+            || Bson::Document(doc! { "$exists": false }),
+            |known| {
+                let owner =
+                    |own: Owner| Bson::Document(doc! { "owner": own.owner, "from": own.from });
+                known.owners.into_iter().map(owner).collect::<Vec<_>>().into()
+            },
+        );
+        let filter: Document = doc! { "_id": asked.namespace.as_str(), "owners": owners };
+        self.0.replace_one(filter, &marker).upsert(true).await?;
+        Ok(marker)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::spec::BinarySubtype;
+
+    use super::*;
+
+    #[test]
+    fn a_marker_speaks_for_one_collection_and_its_only_owner() {
+        let uuid = |byte| Binary { subtype: BinarySubtype::Uuid, bytes: vec![byte; 16] };
+        let (namespace, own) = (Namespace::new("shop", "items"), Namespace::new("a", "b"));
+        let marker = |byte, foreign, owners: &[&str]| Marker {
+            namespace: "shop.items".into(),
+            uuid: uuid(byte),
+            foreign,
+            owners: owners
+                .iter()
+                .map(|owner| Owner { owner: (*owner).to_owned(), from: "a.b".into() })
+                .collect(),
+        };
+        let asked = |uuid| Asked { namespace: &namespace, uuid, owner: "me" };
+        let first = uuid(1);
+        assert_eq!(marker(1, false, &["me"]).whose(asked(&first), Some(&own)), Whose::Ours);
+        for other in [
+            marker(2, false, &["me"]),
+            marker(1, true, &["me"]),
+            marker(1, false, &["me", "other"]),
+            marker(1, false, &["other"]),
+        ] {
+            let whose = other.whose(asked(&first), Some(&own));
+            assert!(matches!(whose, Whose::Shared(_)), "{other:?}: {whose:?}");
+        }
+        let moved = marker(1, false, &["me"]).whose(asked(&first), Some(&namespace));
+        assert_eq!(moved, Whose::Taken("a.b".into()));
+    }
+}

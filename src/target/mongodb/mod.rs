@@ -1,0 +1,422 @@
+//! MongoDB: documents go as the bytes that they are, each to its own `_id`.
+//!
+//! Its place is behind `delivery`, which decides what is sent when, and again. Here it is placed
+//! (`routes`, `place`), written into commands (`command`), sent once (`writing`), and the answer read
+//! (`answer`); collections are made (`collections`), remembered as ours (`marker`) and indexed
+//! (`indexes`), and values that two documents claim are sorted out (`contested`).
+//!
+//! # Late writes
+//! A MongoDB keeps no versions that a write could be refused by, and none are put into documents. What
+//! stands in their stead is in `fence`: within a process sessions whose attempts are numbered, from one
+//! process to the next a time after which a write fails. The next process reads the present state of all
+//! that was not settled and writes it again, so the end is the same.
+//!
+//! What remains: an insert of the copy into a collection that was empty bears no time. One that arrives
+//! after another process has taken over does nothing where the document is there; where it was deleted
+//! in between, it brings it back, until the sweep at the end of that copy.
+
+mod answer;
+mod collections;
+mod command;
+mod connection;
+mod contested;
+mod fence;
+mod indexes;
+mod looks;
+mod marker;
+mod place;
+mod rights;
+mod routes;
+mod writing;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    ops::Range,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bson::{Document, RawDocument, Uuid, doc};
+use tokio::{
+    sync::{OnceCell, mpsc},
+    task::JoinSet,
+};
+
+pub use place::{MongoPlaceKey, PlaceError, place_key};
+pub use routes::MongoRule;
+
+use self::{
+    answer::Failed,
+    collections::{Asking, Collections, Ready},
+    connection::{Connection, unusable},
+    contested::Contested,
+    indexes::Unbuilt,
+    routes::Routes,
+    writing::{Group, Portion},
+};
+use super::{
+    Action, Listing, Look, Operation, Origins, Outcome, PlaceKey, Placed, Placing, Pressure,
+    Request, Retry, Target,
+};
+use crate::{
+    change::{ClusterTime, DocumentKey, Namespace, Phase},
+    finding::Finding,
+    rules::model::{MongoDb, address},
+    transform::Meta,
+};
+
+/// The first byte of an item, before the document: a copied document.
+const COPIED: u8 = b'c';
+/// A document that has changed.
+const CHANGED: u8 = b'u';
+/// A removal; nothing follows.
+const REMOVED: u8 = b'r';
+/// The rule file's reader lets no rule come here that delivers events.
+const NO_EVENTS: &str = "a MongoDB holds documents as they are now, and takes no events";
+/// How long the end of a copy waits for its indexes before it says so.
+const BUILDING: Duration = Duration::from_millis(10);
+
+/// One MongoDB, 4.4 or later: a replica set or a sharded cluster.
+pub struct MongoTarget {
+    settings: MongoDb,
+    /// In the comments of its writes, so that those of an earlier process can be told.
+    owner: String,
+    run: String,
+    timeout: Duration,
+    /// Whether requests are only shown to a person.
+    shown: bool,
+    contested: Contested,
+    within: Arc<Within>,
+    /// Indexes that are being built, by rule.
+    building: Mutex<HashMap<String, JoinSet<Result<(), Retry>>>>,
+}
+
+/// What the target and its tasks share.
+struct Within {
+    routes: Routes,
+    origins: Option<Arc<dyn Origins>>,
+    connection: OnceCell<Connection>,
+    collections: Collections,
+    unbuilt: Unbuilt,
+}
+
+impl Within {
+    async fn ready(
+        &self,
+        connection: &Connection,
+        owner: &str,
+        name: &str,
+        from: Option<&Namespace>,
+    ) -> Result<Arc<OnceCell<Ready>>, Retry> {
+        let asking =
+            Asking { connection, routes: &self.routes, origins: self.origins.as_deref(), owner };
+        self.collections.ready(&asking, name, from).await
+    }
+
+    /// Builds indexes for what a rule has copied, collection by collection.
+    async fn index(self: Arc<Self>, rule: String, owner: String) -> Result<(), Retry> {
+        let (Some(connection), Some(origins)) = (self.connection.get(), &self.origins) else {
+            return Ok(());
+        };
+        let mut waits = None;
+        for from in origins.namespaces(&rule).await? {
+            let Some(name) = self.routes.container(&rule, &from) else { continue };
+            // Makes it, where nothing has been written.
+            let cell = match self.ready(connection, &owner, &name, Some(&from)).await {
+                Ok(cell) => cell,
+                Err(retry) => {
+                    waits = Some(retry);
+                    continue;
+                }
+            };
+            let own = cell.get().is_some_and(|ready| ready.refused.is_none() && ready.own);
+            let Some(namespace) = Namespace::parse(&name).filter(|_| own) else { continue };
+            let Some(described) = origins.collection(&from).await? else { continue };
+            let database = connection.client.database(namespace.database());
+            let keeps = self.routes.keeps(&name);
+            if let Err(retry) = self.unbuilt.build(&database, &namespace, described, keeps).await {
+                waits = Some(retry);
+            }
+        }
+        waits.map_or(Ok(()), Err)
+    }
+}
+
+impl MongoTarget {
+    /// Connects to nothing yet. `timeout` is for one request. Without `origins` collections are made
+    /// without options and without indexes, and none is ours.
+    pub fn new(
+        settings: &MongoDb,
+        owner: &str,
+        timeout: Duration,
+        rules: Vec<MongoRule>,
+        origins: Option<Arc<dyn Origins>>,
+    ) -> Self {
+        Self {
+            settings: settings.clone(),
+            owner: owner.to_owned(),
+            run: Uuid::new().to_string(),
+            timeout,
+            shown: false,
+            contested: Contested::default(),
+            within: Arc::new(Within {
+                routes: Routes::new(rules),
+                origins,
+                connection: OnceCell::new(),
+                collections: Collections::new(),
+                unbuilt: Unbuilt::default(),
+            }),
+            building: Mutex::default(),
+        }
+    }
+
+    /// Of no use to send with: requests are lines of Extended JSON for a person.
+    #[must_use]
+    pub fn shown(self) -> Self {
+        Self { shown: true, ..self }
+    }
+
+    async fn connect(&self) -> Result<&Connection, Retry> {
+        let open = || Connection::open(&self.settings.uri, &self.owner, &self.run);
+        self.within.connection.get_or_try_init(open).await
+    }
+
+    /// Items by the namespace that they are written to.
+    fn groups(request: &Request) -> Result<BTreeMap<&str, Group>, Retry> {
+        let mut groups: BTreeMap<&str, Group> = BTreeMap::new();
+        for (index, item) in request.items.iter().enumerate() {
+            let place = MongoPlaceKey::decode(&item.place);
+            let place = place.map_err(|error| unusable(error.to_string()))?;
+            let group = groups.entry(place.namespace).or_default();
+            match request.body.get(item.range.start) {
+                Some(&COPIED) => group.copied.push(index),
+                Some(&CHANGED) => group.changed.push(index),
+                _ => group.removed.push(index),
+            }
+        }
+        Ok(groups)
+    }
+
+    /// Writes one group; what is refused as a whole is refused item by item.
+    async fn write(
+        &self,
+        connection: &Connection,
+        request: &Request,
+        (name, group): (&str, &Group),
+        outcomes: &mut [Option<Outcome>],
+    ) -> Result<(), Failed> {
+        let cell = self.within.ready(connection, &self.owner, name, None).await;
+        let cell = cell.map_err(Failed::These)?;
+        let ready = cell
+            .get()
+            .ok_or_else(|| Failed::These(unusable(format!("{name} has not been looked at"))))?;
+        let namespace = match (&ready.refused, Namespace::parse(name)) {
+            (None, Some(namespace)) => namespace,
+            (words, _) => {
+                let words = words.clone().unwrap_or_else(|| format!("{name} is no namespace"));
+                for index in group.items() {
+                    outcomes[index] = Some(Outcome::Rejected(words.clone()));
+                }
+                return Ok(());
+            }
+        };
+        let database = connection.client.database(namespace.database());
+        let portion = Portion { target: self, connection, namespace, database, request, ready };
+        let mut lane = connection.lane(request.lane).await.map_err(Failed::All)?;
+        portion.write(group, &mut lane, outcomes).await
+    }
+}
+
+#[async_trait]
+impl Target for MongoTarget {
+    fn place(&self, rule: &str, placing: &Placing<'_>) -> Result<Placed, String> {
+        self.within.routes.place(rule, placing)
+    }
+
+    fn place_is_fixed(&self, rule: &str) -> bool {
+        self.within.routes.is_fixed(rule)
+    }
+
+    fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
+        if self.shown {
+            return show(operation, body);
+        }
+        match (&operation.action, operation.phase) {
+            (Action::Remove, _) => body.push(REMOVED),
+            (Action::Put(document), phase) => {
+                if document.size() > command::MAX_DOCUMENT {
+                    return Err(format!(
+                        "the document has {} bytes, MongoDB takes {} at most",
+                        document.size(),
+                        command::MAX_DOCUMENT
+                    ));
+                }
+                body.push(if phase == Phase::Copy { COPIED } else { CHANGED });
+                body.extend_from_slice(document.bytes());
+            }
+            (Action::Append(_), _) => return Err(NO_EVENTS.to_owned()),
+        }
+        Ok(())
+    }
+
+    async fn send(&self, request: &Request) -> Result<Vec<Outcome>, Retry> {
+        let connection = self.connect().await?;
+        connection.alone(request.right.as_ref(), self.timeout).await?;
+        connection.clock.settle(&connection.client).await?;
+        let groups = Self::groups(request)?;
+        let mut outcomes: Vec<Option<Outcome>> = vec![None; request.items.len()];
+        for (&name, group) in &groups {
+            match self.write(connection, request, (name, group), &mut outcomes).await {
+                Ok(()) => {}
+                // Trouble with one collection leaves the others alone.
+                Err(Failed::These(retry)) if lies_in_the_way(&retry) => {
+                    let retry = Retry { message: format!("{name}: {}", retry.message), ..retry };
+                    for index in group.items() {
+                        outcomes[index].get_or_insert_with(|| Outcome::Held(retry.clone()));
+                    }
+                }
+                Err(Failed::These(retry)) if groups.len() > 1 => {
+                    for index in group.items() {
+                        outcomes[index].get_or_insert_with(|| Outcome::Retry(retry.clone()));
+                    }
+                }
+                Err(Failed::All(retry) | Failed::These(retry)) => return Err(retry),
+            }
+        }
+        for (item, outcome) in request.items.iter().zip(&outcomes) {
+            if matches!(outcome, Some(Outcome::Applied)) {
+                self.contested.settled(&item.place);
+            }
+        }
+        Ok(outcomes.into_iter().flatten().collect())
+    }
+
+    async fn prepare(&self) -> Result<(), Retry> {
+        self.connect().await.map(drop)
+    }
+
+    async fn reach(&self) -> Result<(), Retry> {
+        self.connect().await.map(drop)
+    }
+
+    async fn fault(&self) -> Result<Option<String>, Retry> {
+        let Some(origins) = self.within.origins.as_deref() else { return Ok(None) };
+        let mut reads = BTreeMap::new();
+        for rule in self.within.routes.names() {
+            reads.insert(rule.to_owned(), origins.namespaces(rule).await?);
+        }
+        Ok(self.loops(origins, &reads).await?.into_iter().next())
+    }
+
+    async fn copy_complete(&self, rule: &str) -> Result<(), Retry> {
+        self.connect().await?;
+        let known = {
+            let mut building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+            building.remove(rule)
+        };
+        let mut task = known.unwrap_or_else(|| {
+            let mut task = JoinSet::new();
+            task.spawn(self.within.clone().index(rule.to_owned(), self.owner.clone()));
+            task
+        });
+        match tokio::time::timeout(BUILDING, task.join_next()).await {
+            Ok(Some(Ok(built))) => built,
+            Ok(None) => Ok(()),
+            Ok(Some(Err(error))) if error.is_panic() => {
+                std::panic::resume_unwind(error.into_panic())
+            }
+            Ok(Some(Err(error))) => Err(unusable(error.to_string())),
+            Err(_) => {
+                let mut building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
+                building.insert(rule.to_owned(), task);
+                Err(Retry {
+                    reason: "indexes",
+                    message: "indexes are being built".to_owned(),
+                    after: None,
+                    pressure: Pressure::Same,
+                })
+            }
+        }
+    }
+
+    fn container(&self, rule: &str, namespace: &Namespace) -> Option<String> {
+        self.within.routes.container(rule, namespace)
+    }
+
+    fn containers(&self, rule: &str) -> Vec<String> {
+        self.within.routes.containers(rule)
+    }
+
+    fn is_versioned(&self) -> bool {
+        false
+    }
+
+    fn key(&self, place: &PlaceKey) -> Option<DocumentKey> {
+        MongoPlaceKey::decode(place).ok()?.key()
+    }
+
+    async fn list(
+        &self,
+        container: &str,
+        _written: Range<ClusterTime>,
+        found: &mpsc::Sender<Vec<PlaceKey>>,
+    ) -> Result<Listing, Retry> {
+        self.list_all(container, found).await
+    }
+
+    async fn inspect(&self, look: Look<'_>) -> Result<Vec<Finding>, Retry> {
+        self.look_at_collections(look).await
+    }
+
+    fn meta(&self, operation: &Operation) -> Meta {
+        let place = MongoPlaceKey::decode(&operation.place).ok();
+        let Some((database, collection)) = place.and_then(|it| it.namespace.split_once('.')) else {
+            return Meta::default();
+        };
+        Meta {
+            database: Some(database.to_owned()),
+            collection: Some(collection.to_owned()),
+            ..Meta::default()
+        }
+    }
+
+    fn describe(&self, place: &PlaceKey) -> String {
+        MongoPlaceKey::decode(place)
+            .map_or_else(|error| error.to_string(), |place| place.to_string())
+    }
+}
+
+/// Whether what failed is about one collection, and the others can be written to: a right, or what nobody
+/// has heard of. It may last until a person sees to it.
+fn lies_in_the_way(retry: &Retry) -> bool {
+    matches!(retry.reason, "unauthorized" | "unexpected") && retry.pressure == Pressure::Same
+}
+
+/// One operation as a line of canonical Extended JSON.
+fn show(operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
+    let place = MongoPlaceKey::decode(&operation.place).map_err(|error| error.to_string())?;
+    let read = |raw: &RawDocument| {
+        Document::try_from(raw).map_err(|error| format!("the document can't be read: {error}"))
+    };
+    let line = match &operation.action {
+        Action::Put(document) => {
+            doc! { "put": place.namespace, "document": read(document.raw())? }
+        }
+        Action::Remove => doc! { "remove": place.namespace, "document": read(place.id)? },
+        Action::Append(_) => return Err(NO_EVENTS.to_owned()),
+    };
+    let line = bson::Bson::Document(line).into_canonical_extjson();
+    serde_json::to_writer(&mut *body, &line).map_err(|error| error.to_string())?;
+    body.push(b'\n');
+    Ok(())
+}
+
+/// Shows the hosts, and no login.
+impl fmt::Debug for MongoTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = address(&self.settings.uri);
+        f.debug_struct("MongoTarget").field("address", &address).finish_non_exhaustive()
+    }
+}

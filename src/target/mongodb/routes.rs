@@ -1,0 +1,239 @@
+//! Where the documents of each rule lie in a MongoDB: the rule's template, filled in.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    change::Namespace,
+    rules::{
+        model::{MongoPlace, NamespacePattern, Selector},
+        namespace::written_fault,
+        template::Part,
+    },
+    target::{Placed, Placing, fill::fill},
+};
+
+use super::place::place_key;
+
+/// A rule that writes to the MongoDB.
+#[derive(Clone, Debug)]
+pub struct MongoRule {
+    /// The rule's name.
+    pub name: String,
+    /// What it reads.
+    pub namespaces: Selector,
+    /// What its `to` says.
+    pub place: MongoPlace,
+    /// Whether what the source deletes stays.
+    pub keeps: bool,
+}
+
+/// The routes of one MongoDB.
+pub(super) struct Routes {
+    rules: HashMap<String, MongoRule>,
+    /// From where documents come that lie in a namespace: the first that did.
+    sources: Mutex<HashMap<String, Namespace>>,
+}
+
+impl Routes {
+    pub fn new(rules: Vec<MongoRule>) -> Self {
+        let rules = rules.into_iter().map(|rule| (rule.name.clone(), rule)).collect();
+        Self { rules, sources: Mutex::default() }
+    }
+
+    pub fn is_fixed(&self, rule: &str) -> bool {
+        let template = self.rules.get(rule).and_then(|rule| rule.place.namespace.as_ref());
+        template.is_none_or(|template| !template.depends_on_document())
+    }
+
+    /// Where all documents of a rule from a namespace lie, as far as templates go.
+    pub fn container(&self, rule: &str, namespace: &Namespace) -> Option<String> {
+        self.rules.get(rule)?.place.name_for(namespace, Some(rule))
+    }
+
+    /// The names of the rules.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.rules.keys().map(String::as_str)
+    }
+
+    /// The namespaces that a rule names, there or not.
+    pub fn exact(&self, rule: &str) -> impl Iterator<Item = &Namespace> {
+        let include = self.rules.get(rule).map(|rule| rule.namespaces.include.as_slice());
+        include.unwrap_or_default().iter().filter_map(|pattern| match pattern {
+            NamespacePattern::Exact(namespace) => Some(namespace),
+            NamespacePattern::Glob(_) | NamespacePattern::Regex(_) => None,
+        })
+    }
+
+    /// Whether a template alone leads from a namespace to this one.
+    pub fn leads(&self, from: &Namespace, to: &str) -> bool {
+        self.names().any(|rule| self.container(rule, from).as_deref() == Some(to))
+    }
+
+    /// Where documents of a rule may lie, `*` for any text.
+    pub fn containers(&self, rule: &str) -> Vec<String> {
+        let Some(rule) = self.rules.get(rule) else { return vec!["*".to_owned()] };
+        let names = rule.namespaces.include.iter().map(|pattern| {
+            let (database, collection) = match pattern {
+                NamespacePattern::Exact(namespace) => {
+                    (namespace.database(), namespace.collection())
+                }
+                NamespacePattern::Glob(glob) => {
+                    (glob.literal_database.as_deref().unwrap_or("*"), "*")
+                }
+                NamespacePattern::Regex(_) => ("*", "*"),
+            };
+            let Some(template) = &rule.place.namespace else {
+                return format!("{database}.{collection}");
+            };
+            let parts = template.parts().iter().map(|part| match part {
+                Part::Literal(text) => text.as_str(),
+                Part::Database => database,
+                Part::Collection => collection,
+                Part::Rule => rule.name.as_str(),
+                Part::Operation | Part::Id | Part::TypedId | Part::Key(_) | Part::Field(_) => "*",
+            });
+            parts.collect()
+        });
+        let names: BTreeSet<String> = names.collect();
+        names.into_iter().collect()
+    }
+
+    /// Whether a rule that may write to a namespace keeps there what the source deletes.
+    pub fn keeps(&self, namespace: &str) -> bool {
+        self.rules.values().filter(|rule| rule.keeps).any(|rule| {
+            let mut names = self.containers(&rule.name).into_iter();
+            names.any(|name| name == namespace || name.contains('*'))
+        })
+    }
+
+    /// From where what lies in a namespace comes, where anything has been placed there.
+    pub fn source_of(&self, namespace: &str) -> Option<Namespace> {
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.get(namespace).cloned()
+    }
+
+    pub fn place(&self, rule: &str, placing: &Placing<'_>) -> Result<Placed, String> {
+        let route = self
+            .rules
+            .get(rule)
+            .ok_or_else(|| format!("rule {rule} does not write to this target"))?;
+        let meta = placing.meta;
+        let filled = match &route.place.namespace {
+            Some(template) => Some(fill(template, rule, placing)?),
+            None => None,
+        };
+        let name = filled.as_deref().unwrap_or_else(|| placing.namespace.as_str());
+        let chosen = (meta.database.is_some() || meta.collection.is_some()).then(|| {
+            let (database, collection) = name.split_once('.').unwrap_or((name, ""));
+            let database = meta.database.as_deref().unwrap_or(database);
+            format!("{database}.{}", meta.collection.as_deref().unwrap_or(collection))
+        });
+        let name = chosen.as_deref().unwrap_or(name);
+        // A document of a script's own making has its own `_id`.
+        let own = match placing.document {
+            Some(document) => {
+                document.get("_id").map_err(|error| format!("its _id can't be read: {error}"))?
+            }
+            None => None,
+        };
+        let id = own.unwrap_or_else(|| placing.key.id());
+        let place =
+            place_key(name, id).map_err(|error| format!("its _id can't be read: {error}"))?;
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        match sources.get(name) {
+            Some(known) if known != placing.namespace => {
+                return Err(format!(
+                    "documents of {known} lie in {name}, and those of {} would fall on them",
+                    placing.namespace
+                ));
+            }
+            Some(_) => {}
+            None => {
+                if filled.is_some() || chosen.is_some() {
+                    refuse_name(name)?;
+                }
+                sources.insert(name.to_owned(), placing.namespace.clone());
+            }
+        }
+        Ok(Placed { place, extra: Bytes::new() })
+    }
+}
+
+/// Only a template over fields and a script can make a name that nobody has looked at before.
+fn refuse_name(name: &str) -> Result<(), String> {
+    match written_fault(name) {
+        Some(fault) => Err(format!("{name:?} is no namespace: {fault}")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::RawBsonRef;
+
+    use super::*;
+    use crate::{change::DocumentKey, target::mongodb::MongoPlaceKey, transform::Meta};
+
+    #[test]
+    fn a_script_may_choose_database_and_collection() {
+        let exact = NamespacePattern::Exact(Namespace::new("shop", "items"));
+        let rule = MongoRule {
+            name: "items".into(),
+            namespaces: Selector { include: vec![exact], exclude: Vec::new() },
+            place: MongoPlace::default(),
+            keeps: true,
+        };
+        let key = DocumentKey::from_id(RawBsonRef::Int32(1)).expect("a key");
+        let namespace = Namespace::new("shop", "items");
+        let text = |text: &str| Some(text.to_owned());
+        for (meta, expected) in [
+            (Meta::default(), Ok("shop.items")),
+            (Meta { database: text("old"), ..Meta::default() }, Ok("old.items")),
+            (Meta { collection: text("a.b"), ..Meta::default() }, Ok("shop.a.b")),
+            (Meta { database: text("a"), collection: text("b"), ..Meta::default() }, Ok("a.b")),
+            (Meta { database: text("a b"), ..Meta::default() }, Err("is no namespace")),
+            // What concerns other kinds of targets.
+            (Meta { index: text("a"), url: text("b"), ..Meta::default() }, Ok("shop.items")),
+        ] {
+            let placing = Placing {
+                namespace: &namespace,
+                key: &key,
+                id: "1",
+                op: "put",
+                document: None,
+                event: None,
+                meta: &meta,
+            };
+            let placed = Routes::new(vec![rule.clone()]).place("items", &placing);
+            match (placed, expected) {
+                (Ok(placed), Ok(expected)) => {
+                    let place = MongoPlaceKey::decode(&placed.place).expect("a place");
+                    assert_eq!(place.namespace, expected);
+                }
+                (Err(words), Err(part)) => assert!(words.contains(part), "{words}"),
+                (other, _) => panic!("{meta:?}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_rule_keeps_stays_wherever_it_may_write() {
+        let exact = NamespacePattern::Exact(Namespace::new("shop", "items"));
+        let rule = |keeps| MongoRule {
+            name: "items".into(),
+            namespaces: Selector { include: vec![exact.clone()], exclude: Vec::new() },
+            place: MongoPlace::default(),
+            keeps,
+        };
+        for (keeps, namespace, expected) in
+            [(true, "shop.items", true), (true, "shop.other", false), (false, "shop.items", false)]
+        {
+            assert_eq!(Routes::new(vec![rule(keeps)]).keeps(namespace), expected, "{namespace}");
+        }
+    }
+}
