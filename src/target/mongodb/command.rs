@@ -59,10 +59,15 @@ impl Writer {
         self.0.extend_from_slice(document.as_bytes());
     }
 
-    /// The fields of a document, without its length and end.
-    fn fields(&mut self, document: &RawDocument) {
-        let bytes = document.as_bytes();
-        self.0.extend_from_slice(&bytes[4..bytes.len() - 1]);
+    /// `{_id: {$eq: value}}` of `{_id: value}`, without the outer braces: a value that looks like an
+    /// operator is none there, and a regular expression equals itself alone.
+    fn equal(&mut self, id: &RawDocument) {
+        let bytes = id.as_bytes();
+        let open = self.document("_id");
+        self.0.push(bytes[4]);
+        self.0.extend_from_slice(b"$eq\0");
+        self.0.extend_from_slice(&bytes[4 + 1 + "_id".len() + 1..bytes.len() - 1]);
+        self.close(open);
     }
 
     fn text(&mut self, name: &str, text: &str) {
@@ -138,9 +143,9 @@ impl Write<'_> {
         match self {
             Write::Insert(document) => document.as_bytes().len() + 16,
             Write::Replace(id, document) | Write::Fill(id, document) => {
-                2 * id.as_bytes().len() + document.as_bytes().len() + 480
+                2 * id.as_bytes().len() + document.as_bytes().len() + 500
             }
-            Write::Remove(id) => 2 * id.as_bytes().len() + 480,
+            Write::Remove(id) => 2 * id.as_bytes().len() + 500,
         }
     }
 }
@@ -208,11 +213,11 @@ pub(super) fn command(around: &Around<'_>, writes: &[Write<'_>]) -> RawDocumentB
     RawDocumentBuf::from_bytes(writer.0).expect("lengths are those of what was written")
 }
 
-/// `{q: {_id, $nor: [{}]}, u: [{$replaceWith: {$cond: [in time, {$literal: document}, null]}}], upsert:
+/// `{q: {_id: {$eq}, $nor: [{}]}, u: [{$replaceWith: {$cond: [in time, {$literal: document}, null]}}], upsert:
 /// true}`: it finds nothing, so it never replaces; what is no document ends in an error.
 fn fill(writer: &mut Writer, id: &RawDocument, document: &RawDocument, deadline: bson::DateTime) {
     let query = writer.document("q");
-    writer.fields(id);
+    writer.equal(id);
     let none = writer.array("$nor");
     let all = writer.document("0");
     writer.close(all);
@@ -234,11 +239,11 @@ fn fill(writer: &mut Writer, id: &RawDocument, document: &RawDocument, deadline:
     writer.boolean("upsert", true);
 }
 
-/// `{q: {_id, $expr: {$cond: [in time, true, {$toInt: …}]}}}`: an error where the document is there;
+/// `{q: {_id: {$eq}, $expr: {$cond: [in time, true, {$toInt: …}]}}}`: an error where the document is there;
 /// without one, a write that came late would look like one of nothing.
 fn found(writer: &mut Writer, id: &RawDocument, around: &Around<'_>) {
     let query = writer.document("q");
-    writer.fields(id);
+    writer.equal(id);
     let expression = writer.document("$expr");
     let condition = writer.array("$cond");
     writer.in_time("0", around.deadline);
