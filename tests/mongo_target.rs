@@ -1,6 +1,8 @@
 //! MongoDB as a target: another replica set holds the same documents, byte for byte, whatever happens
 //! on the way.
 
+mod chosen;
+mod foreign;
 mod late;
 mod trouble;
 mod values;

@@ -15,7 +15,7 @@ use crate::support::run::{RuleFile, Run};
 use super::{Worlds, in_front_of, same};
 
 /// The ids of a collection, in order, as text.
-async fn ids(collection: &Collection<Document>) -> Result<String> {
+pub async fn ids(collection: &Collection<Document>) -> Result<String> {
     use futures_util::TryStreamExt;
     let found: Vec<Document> =
         collection.find(doc! {}).sort(doc! { "_id": 1 }).await?.try_collect().await?;

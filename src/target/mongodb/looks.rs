@@ -141,12 +141,16 @@ impl MongoTarget {
     }
 
     /// Whether all that a container holds is ours, as it is now.
-    async fn whose(&self, connection: &Connection, namespace: &Namespace) -> Result<Whose, Retry> {
+    pub(super) async fn whose(
+        &self,
+        connection: &Connection,
+        namespace: &Namespace,
+    ) -> Result<Whose, Retry> {
         let database = connection.client.database(namespace.database());
         let uuid = collections::listed(&database, namespace.collection()).await?;
         let Some(uuid) = uuid.and_then(|listed| listed.uuid) else { return Ok(Whose::Ours) };
         let asked = Asked { namespace, uuid: &uuid, owner: &self.owner };
-        let whose = Markers::new(&connection.client).look(asked).await?;
+        let whose = Markers::new(&connection.client).look(asked, None).await?;
         Ok(whose.unwrap_or_else(|| {
             Whose::Shared("nothing in the target says that mongosync made it".to_owned())
         }))

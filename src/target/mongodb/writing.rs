@@ -16,11 +16,12 @@ use super::{
     connection::{Connection, unusable},
     contested::Way,
     fence::LaneSession,
+    marker::Whose,
     place::{MongoPlaceKey, place_key},
 };
 
 /// Items of one namespace, by their index in the request.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Group {
     pub copied: Vec<usize>,
     pub changed: Vec<usize>,
@@ -288,11 +289,21 @@ impl Portion<'_> {
     async fn behind(&self, index: usize, conflict: Conflict) -> Result<Outcome, Failed> {
         let Conflict { words, holder } = conflict;
         let holder = match holder {
-            Some(values) => self.holder(values).await?,
-            None => None,
+            // What is not ours is not to be delivered as it is in the source: it would be removed.
+            Some(values) if self.is_ours().await? => self.holder(values).await?,
+            _ => None,
         };
         let own = &self.request.items[index].place;
         Ok(Outcome::Behind { words, holder: holder.filter(|holder| holder != own) })
+    }
+
+    /// Whether all that the collection holds is ours, as it is now.
+    async fn is_ours(&self) -> Result<bool, Failed> {
+        if !self.ready.own {
+            return Ok(false);
+        }
+        let whose = self.target.whose(self.connection, &self.namespace).await;
+        Ok(whose.map_err(Failed::These)? == Whose::Ours)
     }
 
     async fn holder(&self, values: bson::Document) -> Result<Option<PlaceKey>, Failed> {
