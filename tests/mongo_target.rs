@@ -4,6 +4,7 @@
 mod chosen;
 mod foreign;
 mod late;
+mod protected;
 mod trouble;
 mod values;
 mod whose;

@@ -266,6 +266,7 @@ async fn send_all(
                             progress = true;
                         }
                         Conclusion::Refused(letter) => {
+                            context.contested.settled(&entry.place);
                             fates.letters.push(letter);
                             progress |= !entry.once;
                         }

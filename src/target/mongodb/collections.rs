@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -32,7 +32,8 @@ use super::{
 const EXISTS: i32 = 48;
 /// What no waiting mends when a collection is made: BadValue, InvalidNamespace, DatabaseDifferCase and
 /// others that are about names and options.
-const NOT_TO_BE_MADE: [i32; 6] = [2, 9, 72, 73, 13297, 5_087_400];
+/// (40414, 40415: it does not know such an option).
+const NOT_TO_BE_MADE: [i32; 8] = [2, 9, 72, 73, 13297, 40414, 40415, 5_087_400];
 /// Options of a collection that are the same in the target. A capped one is not: documents come in
 /// another order than the source wrote them, so others would be left over.
 const OPTIONS: [&str; 5] =
@@ -49,16 +50,33 @@ pub(super) struct Ready {
     pub collated: bool,
     /// Whether all that it holds is ours.
     pub own: bool,
-    /// Whether it held nothing when this was looked at.
-    pub empty: bool,
+    /// Whether it was made here, in this run.
+    pub made: bool,
     /// Whether a copied document is most likely not there yet.
     fresh: AtomicBool,
+    /// How many documents were written since.
+    written: AtomicUsize,
 }
 
 impl Ready {
     fn refused(words: String) -> Self {
-        let fresh = AtomicBool::new(false);
-        Self { refused: Some(words), collated: false, own: false, empty: false, fresh }
+        Self { refused: Some(words), ..Self::found(false) }
+    }
+
+    /// One that is there, and of which nothing else is known.
+    fn found(collated: bool) -> Self {
+        let (fresh, written) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Self { refused: None, collated, own: false, made: false, fresh, written }
+    }
+
+    /// So many documents more have been written.
+    pub fn count(&self, documents: usize) {
+        self.written.fetch_add(documents, Ordering::Relaxed);
+    }
+
+    /// How many have been.
+    pub fn written(&self) -> usize {
+        self.written.load(Ordering::Relaxed)
     }
 
     pub fn is_fresh(&self) -> bool {
@@ -178,8 +196,7 @@ impl Collections {
                 return Ok(Some(Ready::refused(taken(&other, name, from))));
             }
         }
-        let fresh = AtomicBool::new(false);
-        Ok(Some(Ready { refused: None, collated, own: false, empty: false, fresh }))
+        Ok(Some(Ready::found(collated)))
     }
 
     async fn see_to(
@@ -206,7 +223,8 @@ impl Collections {
         }
         let database = asking.connection.client.database(namespace.database());
         let mut found = listed(&database, namespace.collection()).await?;
-        if found.is_none() {
+        let made = found.is_none();
+        if made {
             if let Some(words) = create(asking, &database, &namespace, &from).await? {
                 return Ok(Ready::refused(words));
             }
@@ -252,7 +270,7 @@ impl Collections {
             }
             _ => false,
         };
-        Ok(Ready { refused: None, collated, own, empty, fresh: AtomicBool::new(empty) })
+        Ok(Ready { own, made, fresh: AtomicBool::new(empty), ..Ready::found(collated) })
     }
 
     /// Why writing there would never end, or would do harm to mongosync itself.

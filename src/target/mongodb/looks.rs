@@ -30,15 +30,16 @@ use super::{
 const PAGE: usize = 1_000;
 
 impl MongoTarget {
-    /// Every `_id` of the collection, whenever it was written. Nothing of one that was empty when this
-    /// run came: what it wrote there itself is not old.
+    /// Every `_id` of the collection, whenever it was written. Nothing of one that this run has made: what
+    /// it wrote there itself is not old, and no earlier process can have an insert under way to what was
+    /// not there.
     pub(super) async fn list_all(
         &self,
         container: &str,
         found: &mpsc::Sender<Vec<PlaceKey>>,
     ) -> Result<Listing, Retry> {
         let known = self.within.collections.known(container);
-        if known.as_deref().and_then(OnceCell::get).is_some_and(|ready| ready.empty) {
+        if known.as_deref().and_then(OnceCell::get).is_some_and(|ready| ready.made) {
             return Ok(Listing::Whole);
         }
         let Some(namespace) = Namespace::parse(container) else { return Ok(Listing::Whole) };

@@ -3,7 +3,8 @@
 //! Its place is behind `delivery`, which decides what is sent when, and again. Here it is placed
 //! (`routes`, `place`), written into commands (`command`), sent once (`writing`), and the answer read
 //! (`answer`); collections are made (`collections`), remembered as ours (`marker`) and indexed
-//! (`indexes`), and values that two documents claim are sorted out (`contested`).
+//! (`indexes`), values that two documents claim are sorted out (`contested`), and what is refused for no
+//! known reason (`doubted`).
 //!
 //! # Late writes
 //! A MongoDB keeps no versions that a write could be refused by, and none are put into documents. What
@@ -20,6 +21,7 @@ mod collections;
 mod command;
 mod connection;
 mod contested;
+mod doubted;
 mod fence;
 mod indexes;
 mod looks;
@@ -52,6 +54,7 @@ use self::{
     collections::{Asking, Collections, Ready},
     connection::{Connection, unusable},
     contested::Contested,
+    doubted::Doubted,
     indexes::Unbuilt,
     routes::Routes,
     writing::{Group, Portion},
@@ -88,6 +91,7 @@ pub struct MongoTarget {
     /// Whether requests are only shown to a person.
     shown: bool,
     contested: Contested,
+    doubted: Doubted,
     within: Arc<Within>,
     /// Indexes that are being built, by rule.
     building: Mutex<HashMap<String, JoinSet<Result<(), Retry>>>>,
@@ -174,6 +178,7 @@ impl MongoTarget {
             timeout,
             shown: false,
             contested: Contested::default(),
+            doubted: Doubted::default(),
             within: Arc::new(Within {
                 routes: Routes::new(rules),
                 origins,
@@ -245,7 +250,9 @@ impl MongoTarget {
         let namespace =
             namespace.ok_or_else(|| Failed::These(unusable(format!("{name} is no namespace"))))?;
         let database = connection.client.database(namespace.database());
-        let portion = Portion { target: self, connection, namespace, database, request, ready };
+        let before = ready.written();
+        let portion =
+            Portion { target: self, connection, namespace, database, request, ready, before };
         let mut lane = connection.lane(request.lane).await.map_err(Failed::All)?;
         portion.write(&group, &mut lane, outcomes).await
     }
@@ -356,8 +363,9 @@ impl Target for MongoTarget {
             }
         }
         for (item, outcome) in request.items.iter().zip(&outcomes) {
-            if matches!(outcome, Some(Outcome::Applied)) {
+            if matches!(outcome, Some(Outcome::Applied | Outcome::Rejected(_))) {
                 self.contested.settled(&item.place);
+                self.doubted.settled(&item.place);
             }
         }
         Ok(outcomes.into_iter().flatten().collect())

@@ -76,6 +76,27 @@ fn a_removal_takes_one_document_and_in_time() {
     assert_eq!(command.get_array("deletes").expect("entries"), &[expected.into()]);
 }
 
+/// Texts within an `_id` are compared by a language too.
+#[test]
+fn texts_within_an_id_are_compared_byte_by_byte() {
+    let around = Around { collated: true, ..around() };
+    let id = rawdoc! { "_id": { "a": [1, "x"], "b.c": "yz", "n": 1 } };
+    let command = read(&around, Write::Remove(&id));
+    let of_array =
+        doc! { "$arrayElemAt": [{ "$let": { "vars": { "of": "$_id" }, "in": "$$of.a" } }, 1] };
+    let by_name = doc! { "$getField": { "field": { "$literal": "b.c" }, "input": "$$of" } };
+    let of_field = doc! { "$let": { "vars": { "of": "$_id" }, "in": by_name } };
+    let exactly = doc! { "$and": [
+        { "$eq": [{ "$indexOfBytes": [of_array.clone(), { "$literal": "x" }] }, 0_i64] },
+        { "$eq": [{ "$strLenBytes": of_array }, 1_i64] },
+        { "$eq": [{ "$indexOfBytes": [of_field.clone(), { "$literal": "yz" }] }, 0_i64] },
+        { "$eq": [{ "$strLenBytes": of_field }, 2_i64] },
+    ] };
+    let equal = doc! { "$eq": { "a": [1, "x"], "b.c": "yz", "n": 1 } };
+    let expected = doc! { "q": { "_id": equal, "$expr": guarded(exactly) }, "limit": 1 };
+    assert_eq!(command.get_array("deletes").expect("entries"), &[expected.into()]);
+}
+
 /// An `_id` that looks like an operator finds nothing but itself.
 #[test]
 fn an_id_is_no_query() {
