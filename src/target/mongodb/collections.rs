@@ -31,8 +31,7 @@ use super::{
 /// NamespaceExists
 const EXISTS: i32 = 48;
 /// What no waiting mends when a collection is made: BadValue, InvalidNamespace, DatabaseDifferCase and
-/// others that are about names and options.
-/// (40414, 40415: it does not know such an option).
+/// others that are about names and options, up to one that the server has never heard of.
 const NOT_TO_BE_MADE: [i32; 8] = [2, 9, 72, 73, 13297, 40414, 40415, 5_087_400];
 /// Options of a collection that are the same in the target. A capped one is not: documents come in
 /// another order than the source wrote them, so others would be left over.
