@@ -25,6 +25,7 @@ mod indexes;
 mod looks;
 mod marker;
 mod place;
+mod reading;
 mod rights;
 mod routes;
 mod writing;
@@ -57,7 +58,7 @@ use self::{
     writing::{Group, Portion},
 };
 use super::{
-    Action, Listing, Look, Operation, Origins, Outcome, PlaceKey, Placed, Placing, Pressure,
+    Action, Contents, Listing, Look, Operation, Origins, Outcome, PlaceKey, Placed, Placing, Pressure,
     Request, Retry, Target,
 };
 use crate::{
@@ -364,6 +365,17 @@ impl Target for MongoTarget {
         found: &mpsc::Sender<Vec<PlaceKey>>,
     ) -> Result<Listing, Retry> {
         self.list_all(container, found).await
+    }
+
+    fn expected(&self, operation: &Operation) -> Result<Option<Vec<u8>>, String> {
+        match &operation.action {
+            Action::Put(document) => Ok(Some(reading::content(document.raw()))),
+            Action::Remove | Action::Append(_) => Ok(None),
+        }
+    }
+
+    async fn read(&self, places: &[PlaceKey]) -> Result<Contents, Retry> {
+        self.held(places).await
     }
 
     async fn inspect(&self, look: Look<'_>) -> Result<Vec<Finding>, Retry> {
