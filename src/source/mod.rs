@@ -27,7 +27,7 @@ use std::time::Duration;
 use bson::{Document, RawDocumentBuf, doc, oid::ObjectId, rawdoc};
 use mongodb::{
     Client, Database,
-    options::{ClientOptions, SelectionCriteria},
+    options::{ClientOptions, ReadPreference, SelectionCriteria},
 };
 
 use crate::{change::ClusterTime, rules::model};
@@ -209,6 +209,14 @@ impl Source {
         }
         let answer = async { Ok(action.await?) };
         Patience::FIRST.wait("a question about itself", answer).await
+    }
+
+    /// The same, and what it is asked is asked at the primary: a member that lags knows less than a change
+    /// stream has shown.
+    #[must_use]
+    pub fn at_primary(&self) -> Self {
+        let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
+        Self { criteria: Some(primary), ..self.clone() }
     }
 
     /// The driver's client, for a checkpoint store that lives in the source.

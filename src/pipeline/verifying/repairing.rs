@@ -189,11 +189,7 @@ impl Verifying<'_> {
 
     /// Has the lanes deliver the documents that these places are of as they are now: not at all. False
     /// where nobody has, or nobody knows which documents they are of.
-    async fn asked_for(
-        &self,
-        group: &[&Extra],
-        report: &mut TargetReport,
-    ) -> Result<bool, Error> {
+    async fn asked_for(&self, group: &[&Extra], report: &mut TargetReport) -> Result<bool, Error> {
         let mut by_namespace: BTreeMap<&Namespace, Vec<String>> = BTreeMap::new();
         let mut answered = true;
         for extra in group {

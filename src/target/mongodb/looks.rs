@@ -48,6 +48,11 @@ impl MongoTarget {
         }
         let failed = |error: mongodb::error::Error| answer::refusal(&error);
         let database = connection.client.database(namespace.database());
+        let listed = collections::listed(&database, namespace.collection()).await?;
+        // A view holds nothing of its own.
+        if listed.is_none_or(|listed| listed.kind != "collection") {
+            return Ok(Listing::Whole);
+        }
         let options = CollectionOptions::builder().read_concern(ReadConcern::majority()).build();
         let collection: Collection<RawDocumentBuf> =
             database.collection_with_options(namespace.collection(), options);

@@ -28,7 +28,8 @@ impl MongoTarget {
         let connection = self.connect().await?;
         let mut by_namespace: BTreeMap<&str, RawArrayBuf> = BTreeMap::new();
         for place in places {
-            let place = MongoPlaceKey::decode(place).map_err(|error| unusable(error.to_string()))?;
+            let place =
+                MongoPlaceKey::decode(place).map_err(|error| unusable(error.to_string()))?;
             if let Ok(Some(id)) = place.id.get("_id") {
                 by_namespace.entry(place.namespace).or_default().push(id);
             }
@@ -42,7 +43,8 @@ impl MongoTarget {
             let collection: Collection<RawDocumentBuf> =
                 database.collection_with_options(namespace.collection(), options);
             let filter = rawdoc! { "_id": { "$in": ids } };
-            let filter = bson::Document::try_from(filter).map_err(|error| unusable(error.to_string()))?;
+            let filter =
+                bson::Document::try_from(filter).map_err(|error| unusable(error.to_string()))?;
             let failed = |error: mongodb::error::Error| answer::refusal(&error);
             let mut cursor = collection.find(filter).await.map_err(failed)?;
             while let Some(document) = cursor.try_next().await.map_err(failed)? {

@@ -28,6 +28,10 @@ pub(super) struct Group {
 }
 
 impl Group {
+    pub fn only_removes(&self) -> bool {
+        self.copied.is_empty() && self.changed.is_empty()
+    }
+
     pub fn items(&self) -> impl Iterator<Item = usize> {
         self.copied.iter().chain(&self.changed).chain(&self.removed).copied()
     }
