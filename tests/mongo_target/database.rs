@@ -113,7 +113,7 @@ pub fn document(id: i32, n: i32) -> Document {
         "sku": format!("{id}-{}", n % 7),
         "title": format!("Straße {n}"),
         "body": "ein langer Text",
-        "a": n % 10, "b": [1.5, 2_i64][usize::try_from(n % 2).unwrap_or(0)], "c": "x",
+        "a": n % 10, "b": f64::from(n % 2) + 1.0, "c": "x",
         "tags": [n % 3, n % 5, "t"],
         "at": mongodb::bson::DateTime::now(),
         "place": { "type": "Point", "coordinates": [f64::from(n % 90), f64::from(id % 80)] },

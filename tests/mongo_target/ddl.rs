@@ -34,6 +34,13 @@ async fn same(from: &Database, to: &Database, when: &str) -> Result<()> {
     Ok(())
 }
 
+/// What there is in a database, but for what the server keeps for itself.
+async fn names(database: &Database) -> Result<Vec<String>> {
+    let mut names = database.list_collection_names().await?;
+    names.retain(|name| !name.starts_with("system."));
+    Ok(names)
+}
+
 /// Commands in the order in which they are given, each told to the source and then found in the target.
 fn steps() -> Vec<(&'static str, Vec<Document>)> {
     let index = |name: &str, key: Document, options: Document| {
@@ -127,7 +134,7 @@ fn steps() -> Vec<(&'static str, Vec<Document>)> {
             "an index that is hidden, and one whose time is another",
             vec![
                 doc! { "collMod": "made", "index": { "name": "a", "hidden": true } },
-                doc! { "collMod": "made", "index": { "name": "ttl", "expireAfterSeconds": 2_000_000_000 } },
+                doc! { "collMod": "made", "index": { "name": "ttl", "expireAfterSeconds": 1_500_000_000 } },
             ],
         ),
         (
@@ -154,7 +161,7 @@ fn steps() -> Vec<(&'static str, Vec<Document>)> {
         ),
         (
             "another time to live",
-            vec![doc! { "collMod": "clustered", "expireAfterSeconds": 2_000_000_000 }],
+            vec![doc! { "collMod": "clustered", "expireAfterSeconds": 1_500_000_000 }],
         ),
         (
             "another view",
@@ -261,7 +268,7 @@ async fn each_kind_of_definition_follows() -> Result<()> {
     from.drop().await?;
     worlds.at_rest(&mut run).await?;
     same(&from, &to, "a database that is dropped").await?;
-    assert_eq!(to.list_collection_names().await?, [""; 0]);
+    assert_eq!(names(&to).await?, [""; 0]);
     assert_eq!(file.dead_letters().await?, Vec::<serde_json::Value>::new());
     assert!(run.terminate().await?.success());
     Ok(())
@@ -423,7 +430,7 @@ async fn definitions_follow_to_other_names() -> Result<()> {
     assert_eq!(held.count_documents(doc! {}).await?, 10);
     from.drop().await?;
     worlds.at_rest(&mut run).await?;
-    assert_eq!(to.list_collection_names().await?, ["own"]);
+    assert_eq!(names(&to).await?, ["own"]);
     assert!(run.terminate().await?.success());
     Ok(())
 }

@@ -52,13 +52,21 @@ enum Gate {
 /// How far a run has come with it.
 pub(super) struct Alignment {
     gate: watch::Sender<Gate>,
-    /// Rules whose copy has been completed since.
-    complete: Mutex<HashSet<String>>,
+    copies: Mutex<Copies>,
+}
+
+/// Rules whose copy was not complete at the start.
+#[derive(Default)]
+struct Copies {
+    /// It has been completed since.
+    complete: HashSet<String>,
+    /// Something has changed that the end of the copy is to see to.
+    changed: HashSet<String>,
 }
 
 impl Alignment {
     pub fn new() -> Self {
-        Self { gate: watch::Sender::new(Gate::Absent), complete: Mutex::default() }
+        Self { gate: watch::Sender::new(Gate::Absent), copies: Mutex::default() }
     }
 
     /// From now on nothing is written before all has been looked at.
@@ -80,14 +88,25 @@ impl Alignment {
         let _ = self.gate.subscribe().wait_for(|gate| *gate != Gate::Closed).await;
     }
 
-    pub fn copied(&self, rule: &str) {
-        let mut complete = self.complete.lock().unwrap_or_else(PoisonError::into_inner);
-        complete.insert(rule.to_owned());
+    /// The indexes of what a rule has copied have been built. False where more has changed since that
+    /// began.
+    pub fn copied(&self, rule: &str) -> bool {
+        let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        if copies.changed.remove(rule) {
+            return false;
+        }
+        copies.complete.insert(rule.to_owned());
+        true
     }
 
+    /// Whether indexes are built at once; else the end of the copy builds them.
     fn is_copied(&self, rule: &str, copying: &BTreeSet<String>) -> bool {
-        let complete = self.complete.lock().unwrap_or_else(PoisonError::into_inner);
-        !copying.contains(rule) || complete.contains(rule)
+        let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        let copied = !copying.contains(rule) || copies.complete.contains(rule);
+        if !copied {
+            copies.changed.insert(rule.to_owned());
+        }
+        copied
     }
 }
 
@@ -280,13 +299,15 @@ impl Seeing<'_> {
                 if self.run(&namespace, command, "can't be changed").await? {
                     info!(namespace = container, "the collection was changed");
                 }
-                self.made_of(&namespace, there.as_ref(), ours, id).await
+                self.made_of(&namespace, there.as_ref(), known.as_ref(), id).await
             }
             (Step::Leave(why), _) => {
                 self.leave(&namespace, why);
                 Ok(())
             }
-            (Step::Nothing, _) => self.made_of(&namespace, there.as_ref(), ours, id).await,
+            (Step::Nothing, _) => {
+                self.made_of(&namespace, there.as_ref(), known.as_ref(), id).await
+            }
             _ => Ok(()),
         }
     }
@@ -312,12 +333,13 @@ impl Seeing<'_> {
         &self,
         namespace: &Namespace,
         there: Option<&Listed>,
-        ours: bool,
+        known: Option<&Known>,
         id: Option<Binary>,
     ) -> Result<(), Retry> {
         let uuid = there.and_then(|there| there.uuid.as_ref());
+        let changed = known.is_some_and(|known| known.ours && known.of != id);
         match (uuid, id) {
-            (Some(uuid), Some(id)) if ours => {
+            (Some(uuid), Some(id)) if changed => {
                 Markers::new(&self.connection.client).made_of(namespace, uuid, &id).await
             }
             _ => Ok(()),

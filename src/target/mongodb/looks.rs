@@ -23,7 +23,7 @@ use super::{
     connection::{Connection, unusable},
     marker::{Asked, Markers, Whose},
     place::place_key,
-    rights::missing,
+    rights::{Written, missing},
 };
 
 /// Places in one page of a listing.
@@ -129,7 +129,8 @@ impl MongoTarget {
                     Err(retry) if retry.reason == "unauthorized" => None,
                     Err(retry) => return Err(retry),
                 };
-                wanted.push((own, listed.is_some()));
+                let follows = self.within.routes.follows(&name);
+                wanted.push(Written { namespace: own, there: listed.is_some(), follows });
                 if let Some(listed) = listed.filter(|listed| listed.kind != "collection") {
                     let words = format!("{name} is a {}, and can't be written to", listed.kind);
                     found.push(

@@ -371,7 +371,10 @@ impl Target for MongoTarget {
             task
         });
         match tokio::time::timeout(BUILDING, task.join_next()).await {
-            Ok(Some(Ok(built))) => built.inspect(|()| self.alignment.copied(rule)),
+            Ok(Some(Ok(built))) => built.and_then(|()| match self.alignment.copied(rule) {
+                true => Ok(()),
+                false => Err(not_indexed("more indexes are to be built")),
+            }),
             Ok(None) => Ok(()),
             Ok(Some(Err(error))) if error.is_panic() => {
                 std::panic::resume_unwind(error.into_panic())
