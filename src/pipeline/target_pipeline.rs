@@ -604,6 +604,14 @@ impl TargetPipeline {
         }
         if self.aligns() {
             target.aligns();
+        } else if self.options.dry_run.is_none()
+            && self.rules.iter().any(|(_, rule)| rule.rule().ddl)
+        {
+            tracing::info!(
+                target = self.name(),
+                "this run leaves rules out, so what becomes of collections is not followed; the next one \
+                 with all rules makes up for it"
+            );
         }
         let dead_letters = self.dead_letters(read).await?;
         let settings = &self.target().delivery;

@@ -6,7 +6,7 @@
 //! writes anything, and at no other time: documents that are on their way would make them again.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::{Mutex, PoisonError},
 };
 
@@ -99,11 +99,12 @@ impl Alignment {
         true
     }
 
-    /// Whether indexes are built at once; else the end of the copy builds them.
-    fn is_copied(&self, rule: &str, copying: &BTreeSet<String>) -> bool {
+    /// Whether indexes are built at once; else the end of the copy builds them, and is told where something
+    /// has changed.
+    fn is_copied(&self, rule: &str, asked: &Align<'_>) -> bool {
         let mut copies = self.copies.lock().unwrap_or_else(PoisonError::into_inner);
-        let copied = !copying.contains(rule) || copies.complete.contains(rule);
-        if !copied {
+        let copied = !asked.copying.contains(rule) || copies.complete.contains(rule);
+        if !copied && asked.namespace.is_some() {
             copies.changed.insert(rule.to_owned());
         }
         copied
@@ -157,7 +158,7 @@ impl MongoTarget {
         for (container, (rule, defined)) in
             all.iter().filter_map(|(name, wanted)| Some((name, wanted.as_ref()?)))
         {
-            if defined.kind != Kind::Collection || !self.alignment.is_copied(rule, asked.copying) {
+            if defined.kind != Kind::Collection || !self.alignment.is_copied(rule, &asked) {
                 continue;
             }
             let by = (connection, self.owner.as_str());

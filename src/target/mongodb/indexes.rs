@@ -73,9 +73,14 @@ pub(super) struct Unbuilt(Mutex<HashMap<(String, String), Instant>>);
 impl Unbuilt {
     fn may_pass(&self, namespace: &str, index: &str) -> bool {
         let mut unbuilt = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let since =
-            unbuilt.entry((namespace.to_owned(), index.to_owned())).or_insert_with(Instant::now);
-        since.elapsed() < PATIENCE
+        let name = (namespace.to_owned(), index.to_owned());
+        let since = unbuilt.entry(name.clone()).or_insert_with(Instant::now);
+        let passes = since.elapsed() < PATIENCE;
+        if !passes {
+            // Whoever asks for it anew gives it time anew.
+            unbuilt.remove(&name);
+        }
+        passes
     }
 
     /// Gives a collection the indexes that it has in the source and lacks.
