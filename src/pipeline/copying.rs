@@ -299,6 +299,9 @@ impl Copying {
                 copy.open(0).close();
                 continue;
             }
+            if copy.complete {
+                continue;
+            }
             let settled = copy.settled().done;
             for (chunk, range) in (0..).zip(ranges(&copy.plan.bounds)) {
                 if settled.contains(chunk) {
@@ -335,10 +338,14 @@ impl Copying {
         let mut backoff = SourceBackoff::default();
         let mut by_keys = false;
         loop {
+            let from = range.from.clone();
             let tried = tokio::select! {
                 tried = self.read(copy, &mut range, &open, by_keys, backoff.patience) => tried,
                 () = self.reading.stop.cancelled() => return Ok(()),
             };
+            if range.from != from {
+                backoff.reset();
+            }
             match tried {
                 Ok(()) => {
                     open.close();
@@ -437,7 +444,9 @@ impl Copying {
                 true => {
                     let keys = keys_of(copy, &page.documents)?;
                     drop(page.documents);
-                    self.look_up(copy, &handed, keys, low).await?
+                    let part = self.look_up(copy, &handed, keys, low).await?;
+                    // A page of no keys looks nothing up, and is as new as its own read.
+                    Part { high: part.high.max(page.operation_time), ..part }
                 }
             };
             loop {

@@ -32,12 +32,7 @@ fn source_failed(error: SourceError) -> Retry {
 #[async_trait]
 impl<F: Deref<Target = RuleFile> + Send + Sync> Origins for FileOrigins<F> {
     async fn collection(&self, namespace: &Namespace) -> Result<Option<Described>, Retry> {
-        // What is followed is compared with what the stream has shown.
-        let source = match self.file.rules.iter().any(|rule| rule.ddl) {
-            true => self.source.at_primary(),
-            false => self.source.clone(),
-        };
-        let described = source.described(namespace).await.map_err(source_failed)?;
+        let described = self.source.described(namespace).await.map_err(source_failed)?;
         Ok(described.map(|(defined, indexes)| Described {
             options: defined.options,
             indexes,
@@ -54,8 +49,8 @@ impl<F: Deref<Target = RuleFile> + Send + Sync> Origins for FileOrigins<F> {
             return Ok(Vec::new());
         };
         let hidden = hidden_database(&self.file);
-        let source = self.source.at_primary();
-        source.defined(&rule.namespaces, hidden.as_deref(), only).await.map_err(source_failed)
+        let defined = self.source.defined(&rule.namespaces, hidden.as_deref(), only).await;
+        defined.map_err(source_failed)
     }
 
     async fn namespaces(&self, rule: &str) -> Result<Vec<Namespace>, Retry> {

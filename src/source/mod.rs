@@ -27,7 +27,7 @@ use std::time::Duration;
 use bson::{Document, RawDocumentBuf, doc, oid::ObjectId, rawdoc};
 use mongodb::{
     Client, Database,
-    options::{ClientOptions, ReadPreference, SelectionCriteria},
+    options::{ClientOptions, SelectionCriteria},
 };
 
 use crate::{change::ClusterTime, rules::model};
@@ -211,14 +211,6 @@ impl Source {
         Patience::FIRST.wait("a question about itself", answer).await
     }
 
-    /// The same, and what it is asked is asked at the primary: a member that lags knows less than a change
-    /// stream has shown.
-    #[must_use]
-    pub fn at_primary(&self) -> Self {
-        let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
-        Self { criteria: Some(primary), ..self.clone() }
-    }
-
     /// The driver's client, for a checkpoint store that lives in the source.
     pub fn client(&self) -> &Client {
         &self.client
@@ -363,7 +355,7 @@ impl Source {
         }
         let opened = async { Ok(action.batch().await?) };
         let cursor = self.patience.wait("a request for a cursor", opened).await?;
-        Ok(Replies::new(cursor, self.patience))
+        Ok(Replies::new(cursor, self.patience.beyond(command.max_time.unwrap_or_default())))
     }
 
     /// All documents of a small result that takes no time to make, decoded.
@@ -373,7 +365,7 @@ impl Source {
         command: RawDocumentBuf,
     ) -> Result<Vec<Document>, Error> {
         let gathered = self.gathered(database, command);
-        Patience::FIRST.wait("a question about what it holds", gathered).await
+        self.patience.wait("a question about what it holds", gathered).await
     }
 
     /// All documents of a small result, decoded.

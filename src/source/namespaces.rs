@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use bson::{Bson, Document, RawDocumentBuf, Uuid, doc, rawdoc};
+use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, Uuid, doc, rawdoc};
+
+use mongodb::options::{ReadPreference, SelectionCriteria};
 
 use crate::change::{
     Namespace,
@@ -62,7 +64,15 @@ impl Size {
 }
 
 impl Source {
-    /// Every namespace of a database that the user may see.
+    /// Asks the primary whatever it is that documents are read from: a list of what there is bears no
+    /// time, and of a member that lags it may be older than the stream's start. What it leaves out then
+    /// would never be copied.
+    fn of_primary(&self) -> Self {
+        let criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
+        Self { criteria, ..self.clone() }
+    }
+
+    /// Every namespace of a database that the user may see, as the primary has them.
     ///
     /// # Errors
     /// Whatever the driver returns.
@@ -70,7 +80,8 @@ impl Source {
         let command = rawdoc! {
             "listCollections": 1, "nameOnly": true, "authorizedCollections": true, "cursor": {},
         };
-        let listed = self.all(&self.client.database(database), command).await?;
+        let named = self.client.database(database);
+        let listed = self.of_primary().all(&named, command).await?;
         Ok(listed
             .iter()
             .filter_map(|entry| {
@@ -93,7 +104,8 @@ impl Source {
         let command = rawdoc! {
             "listCollections": 1, "filter": { "type": "collection" }, "cursor": {},
         };
-        let listed = match self.all(&self.client.database(database), command).await {
+        let named = self.client.database(database);
+        let listed = match self.of_primary().all(&named, command).await {
             Ok(listed) => listed,
             // Unauthorized
             Err(Error::Driver(error)) if code(&error) == Some(13) => return Ok(None),
@@ -109,7 +121,8 @@ impl Source {
         Ok(Some(listed.iter().filter_map(id).collect()))
     }
 
-    /// Every namespace of a database, or the one of this name, and how it is defined.
+    /// Every namespace of a database, or the one of this name, and how it is defined, as the primary has
+    /// it.
     ///
     /// # Errors
     /// Whatever the driver returns.
@@ -124,7 +137,8 @@ impl Source {
             }
             None => rawdoc! { "listCollections": 1, "cursor": {} },
         };
-        let listed = self.all(&self.client.database(database), command).await?;
+        let named = self.client.database(database);
+        let listed = self.of_primary().all(&named, command).await?;
         let defined = |entry: &Document| {
             let id = match entry.get_document("info").ok().and_then(|info| info.get("uuid")) {
                 Some(Bson::Binary(id)) => id.to_uuid().ok(),
@@ -146,7 +160,8 @@ impl Source {
     /// Whatever the driver returns.
     pub async fn databases(&self) -> Result<Vec<String>, Error> {
         let command = doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": true };
-        let reply = self.command(&self.client.database("admin"), command).await?;
+        let admin = self.client.database("admin");
+        let reply = self.of_primary().command(&admin, command).await?;
         let listed = reply.get_array("databases").map_err(|_| Error::garbled("no databases"))?;
         Ok(listed
             .iter()
@@ -172,7 +187,7 @@ impl Source {
             return Ok(None);
         }
         let command = rawdoc! { "listIndexes": namespace.collection(), "cursor": {} };
-        match self.all(&database, command).await {
+        match self.of_primary().all(&database, command).await {
             Ok(indexes) => Ok(Some((found, indexes))),
             // NamespaceNotFound
             Err(Error::Driver(error)) if code(&error) == Some(26) => Ok(None),
@@ -220,17 +235,19 @@ impl Source {
         Ok(key.map_or_else(KeyShape::default, |key| KeyShape::sharded(key.keys().cloned())))
     }
 
-    /// Which types occur among the `_id`s of a collection: one index probe for each of the
-    /// server's type names.
+    /// Which types occur among the `_id`s of a collection: one look into the index for each of its
+    /// brackets. All numbers are in one, and strings with symbols: a look for one of them alone would
+    /// go through all the others.
     ///
     /// # Errors
     /// Whatever the driver returns.
     pub async fn id_types(&self, namespace: &Namespace) -> Result<IdTypes, Error> {
         let database = self.client.database(namespace.database());
         let mut found = Vec::new();
-        for (alias, types) in PROBES {
+        for (aliases, types) in PROBES {
+            let all: RawArrayBuf = aliases.iter().copied().collect();
             let command = rawdoc! {
-                "find": namespace.collection(), "filter": { "_id": { "$type": *alias } },
+                "find": namespace.collection(), "filter": { "_id": { "$type": all } },
                 "projection": { "_id": 1 }, "limit": 1, "singleBatch": true,
                 "readConcern": { "level": "majority" },
             };
@@ -251,24 +268,20 @@ fn kind(name: &str) -> Kind {
     }
 }
 
-/// The server's type names that can be an `_id`'s, and what they are here.
-const PROBES: &[(&str, &[IdType])] = &[
-    ("objectId", &[IdType::ObjectId]),
-    ("string", &[IdType::String]),
-    ("symbol", &[IdType::String]),
-    ("int", &[IdType::Number]),
-    ("long", &[IdType::Number]),
-    ("double", &[IdType::Number]),
-    ("decimal", &[IdType::Number]),
-    ("binData", &[IdType::Uuid, IdType::Binary]),
-    ("date", &[IdType::Date]),
-    ("bool", &[IdType::Bool]),
-    ("null", &[IdType::Null]),
-    ("object", &[IdType::Document]),
-    ("timestamp", &[IdType::Timestamp]),
-    ("javascript", &[IdType::JavaScript]),
-    ("minKey", &[IdType::MinKey]),
-    ("maxKey", &[IdType::MaxKey]),
+/// The server's names of the types of each bracket that can hold an `_id`, and what they are here.
+const PROBES: &[(&[&str], &[IdType])] = &[
+    (&["objectId"], &[IdType::ObjectId]),
+    (&["string", "symbol"], &[IdType::String]),
+    (&["number"], &[IdType::Number]),
+    (&["binData"], &[IdType::Uuid, IdType::Binary]),
+    (&["date"], &[IdType::Date]),
+    (&["bool"], &[IdType::Bool]),
+    (&["null"], &[IdType::Null]),
+    (&["object"], &[IdType::Document]),
+    (&["timestamp"], &[IdType::Timestamp]),
+    (&["javascript"], &[IdType::JavaScript]),
+    (&["minKey"], &[IdType::MinKey]),
+    (&["maxKey"], &[IdType::MaxKey]),
 ];
 
 /// The server's code, where it was a command that failed.
