@@ -113,6 +113,8 @@ pub struct Ruled {
     pub keeps_deleted: bool,
     /// Whether a collection that is dropped in the source stays in the target.
     pub keeps_dropped: bool,
+    /// Whether a MongoDB that is written to follows the definitions of collections.
+    pub ddl: bool,
     /// What happens when the rule has changed, as in the file.
     pub on_rule_change: &'static str,
     /// What happens when the oplog no longer reaches back, as in the file.
@@ -339,6 +341,7 @@ fn ruled(
         }),
         keeps_deleted: rule.on_delete == OnDelete::Keep,
         keeps_dropped: rule.on_drop == OnDrop::Keep,
+        ddl: rule.ddl,
         on_rule_change: match rule.on_rule_change {
             OnRuleChange::Warn => "warn",
             OnRuleChange::Resync => "resync",

@@ -2,6 +2,7 @@
 //!
 //! The only part that knows all stages.
 
+mod aligning;
 mod containers;
 mod copying;
 mod demand;

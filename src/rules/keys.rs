@@ -673,6 +673,13 @@ pub static RULE: Map = Map {
         .example("doc.a = 1;"),
         key("limits", Object(&LIMITS), "What the script may use."),
         key(
+            "ddl",
+            Bool,
+            "Whether a MongoDB that is written to follows what becomes of collections: made, changed, \
+             indexed, dropped; views too.",
+        )
+        .default("false"),
+        key(
             "on_delete",
             Words(&["remove", "keep"]),
             "What happens in the target to a document that is deleted in MongoDB.",

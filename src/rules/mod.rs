@@ -10,6 +10,7 @@
 
 mod checks;
 mod collections;
+mod ddl;
 mod delivery;
 mod destination;
 pub mod diagnostic;

@@ -319,6 +319,9 @@ pub struct Rule {
     pub pipeline: Vec<RawDocumentBuf>,
     /// The compiled script.
     pub transform: Option<Arc<Script>>,
+    /// Whether a MongoDB that is written to follows the definitions of collections, not their documents
+    /// alone.
+    pub ddl: bool,
     /// What happens in the target when a document is deleted.
     pub on_delete: OnDelete,
     /// What happens in the target when a collection is dropped or renamed away.

@@ -102,6 +102,9 @@ fn mongo_rules<'a>(rules: impl IntoIterator<Item = Writer<'a>>) -> Vec<MongoRule
             namespaces: rule.namespaces.clone(),
             place: place.clone(),
             keeps: rule.on_delete == model::OnDelete::Keep,
+            keeps_dropped: rule.on_drop == model::OnDrop::Keep,
+            moves: rule.transform.as_ref().is_some_and(|script| script.may_move()),
+            ddl: rule.ddl,
         })
     });
     rules.collect()
