@@ -190,6 +190,9 @@ impl TargetPipeline {
     }
 
     async fn build(&self, stop: &CancellationToken) -> Result<Arc<dyn Target>, Error> {
+        if let Some(own) = self.options.own.targets.get(self.name()) {
+            return Ok(own.clone());
+        }
         let rules = self.rules.iter().map(|(_, rule)| (rule.rule(), rule.destination()));
         let opened = match &self.options.dry_run {
             None => {
