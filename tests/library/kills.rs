@@ -1,6 +1,11 @@
 //! A run that is killed: its runtime is taken away, with whatever was under way.
 
-use std::{collections::BTreeMap, future::pending, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::pending,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
@@ -10,9 +15,9 @@ use tokio::{runtime::Runtime, sync::mpsc};
 
 use super::{Heard, LogStore, collection, rules};
 
-/// Documents, and rounds of changes to each.
 const DOCUMENTS: i32 = 40;
-const ROUNDS: i32 = 25;
+/// For what should take seconds.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A run in a runtime of its own, whose closure does not answer to the delivery of this number and to
 /// none behind it; `stuck` tells when it has come.
@@ -61,8 +66,15 @@ async fn a_closure_misses_nothing_across_kills() -> Result<()> {
     let store = LogStore::open(&folder.path().join("positions.log"))?;
     let mut all: Vec<Vec<(i32, Option<i32>)>> = Vec::new();
 
+    // As long as runs are killed, and some more.
+    let over = AtomicBool::new(false);
     let changes = async {
-        for round in 1..=ROUNDS {
+        let mut left = 3;
+        for round in 1.. {
+            left -= i32::from(over.load(Ordering::SeqCst));
+            if left == 0 {
+                break;
+            }
             for id in 0..DOCUMENTS {
                 match (id + round) % 7 {
                     0 => {
@@ -77,16 +89,22 @@ async fn a_closure_misses_nothing_across_kills() -> Result<()> {
         }
         Ok::<_, mongodb::error::Error>(())
     };
-    let runs = async {
+    let kills = async {
         for answers in [usize::try_from(DOCUMENTS / 2)?, 60] {
             let heard = Heard::default();
             let (runtime, running, mut stuck) = start(&uri, &store, &heard, answers)?;
-            stuck.recv().await.context("so many come")?;
+            let come = tokio::time::timeout(PATIENCE, stuck.recv()).await;
+            come.context("so many come")?;
             runtime.shutdown_background();
             drop(running);
             all.push(std::mem::take(&mut *heard.lock().expect("nothing panics")));
         }
         Ok::<_, anyhow::Error>(())
+    };
+    let runs = async {
+        let killed = kills.await;
+        over.store(true, Ordering::SeqCst);
+        killed
     };
     let (changed, killed) = tokio::join!(changes, runs);
     changed?;
@@ -117,7 +135,7 @@ async fn a_closure_misses_nothing_across_kills() -> Result<()> {
             look.tick().await;
         }
     };
-    let in_time = tokio::time::timeout(Duration::from_secs(120), caught_up).await;
+    let in_time = tokio::time::timeout(PATIENCE, caught_up).await;
     ensure!(in_time.is_ok(), "source {source:?}\ndelivered {:?}", arrived());
     running.stop().await?;
     runtime.shutdown_background();
