@@ -133,13 +133,10 @@ impl Newcomers {
             asked: false,
             ended: false,
         };
-        let progress = CopyProgressRecord {
-            plan: plan.id,
-            done: ChunkSet::default(),
-            documents: 0,
-            complete: true,
-            swept: true,
-        };
+        let mut done = ChunkSet::default();
+        done.insert(0);
+        let progress =
+            CopyProgressRecord { plan: plan.id, done, documents: 0, complete: true, swept: true };
         let (target, name) = (&self.name, namespace.as_str());
         [
             put(keys::copy_plan(target, &rule.name, name), &plan),
