@@ -250,3 +250,6 @@ impl fmt::Debug for Each {
         f.debug_struct("Each").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;
