@@ -1,7 +1,10 @@
 //! MongoDB as a target: another replica set holds the same documents, byte for byte, whatever happens
 //! on the way.
 
+mod chosen;
+mod foreign;
 mod late;
+mod protected;
 mod trouble;
 mod values;
 mod whose;

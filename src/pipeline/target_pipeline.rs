@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    change::ClusterTime,
+    change::{ClusterTime, Namespace},
     checkpoint::{
         keys,
         lease::Validity,
@@ -43,7 +43,7 @@ use crate::{
 };
 
 use super::{
-    Error, Options, Summary,
+    Error, Options, Summary, containers,
     copying::{CHUNKS_AT_ONCE, Copying},
     demand::Demand,
     events::EventLetters,
@@ -642,7 +642,8 @@ impl TargetPipeline {
         );
         let lanes = shared.lanes.clone();
         let mut sources = self.read(shared, &context, plan, copies_run.clone());
-        sources.spawn(ask_for_holders(lanes.clone(), holders, read.clone()));
+        let asking = HolderRequests { rules: self.rules.clone(), context: context.clone() };
+        sources.spawn(asking.run(lanes.clone(), holders, read.clone()));
         sources.spawn(look_for_faults(
             context.target.clone(),
             self.name().to_owned(),
@@ -923,19 +924,46 @@ impl TargetPipeline {
 }
 
 /// Has documents delivered that hold what others claim, one after the other.
-async fn ask_for_holders(
-    lanes: Arc<Lanes>,
-    mut holders: mpsc::Receiver<Holder>,
-    stop: CancellationToken,
-) -> Result<Option<Demand>, Error> {
-    while let Some(Some(Holder { subject, delivered })) =
-        stop.run_until_cancelled(holders.recv()).await
-    {
-        let asked = Asked { key: subject.key, time: ClusterTime::ZERO, deleted: false };
-        lanes.ask(&subject.namespace, [asked], &delivered).await;
-        delivered.close();
+struct HolderRequests {
+    rules: Arc<RuleSet>,
+    context: Arc<Context>,
+}
+
+impl HolderRequests {
+    async fn run(
+        self,
+        lanes: Arc<Lanes>,
+        mut holders: mpsc::Receiver<Holder>,
+        stop: CancellationToken,
+    ) -> Result<Option<Demand>, Error> {
+        while let Some(Some(Holder { subject, delivered })) =
+            stop.run_until_cancelled(holders.recv()).await
+        {
+            if self.is_known(&subject.namespace) {
+                let asked = Asked { key: subject.key, time: ClusterTime::ZERO, deleted: false };
+                let asked = lanes.ask(&subject.namespace, [asked], &delivered);
+                if stop.run_until_cancelled(asked).await.is_none() {
+                    break;
+                }
+            }
+            delivered.close();
+        }
+        Ok(None)
     }
-    Ok(None)
+
+    /// Whether what lies where documents of a namespace do is known to the source by the same key. What
+    /// a rule makes of its own there would be removed, as something that the source does not have.
+    fn is_known(&self, namespace: &Namespace) -> bool {
+        let Context { target, shaper, .. } = &*self.context;
+        let following = self.rules.following(namespace);
+        let fixed = following.iter().filter(|index| shaper.is_fixed(**index));
+        let mut containers = fixed
+            .filter_map(|index| target.container(&self.rules.get(*index).rule().name, namespace));
+        !containers.any(|container| {
+            let mut chosen = self.rules.iter().filter(|(index, _)| !shaper.is_fixed(*index));
+            chosen.any(|(_, rule)| containers::may_reach(&**target, rule.rule(), &container))
+        })
+    }
 }
 
 /// Tells the outcome of an order to the one who waits for it.

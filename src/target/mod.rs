@@ -309,12 +309,14 @@ impl Deployment {
             return Some(true);
         }
         match (self.sharded, other.sharded) {
+            // Two sets may go by one name, and by the same names of hosts in two networks.
+            (false, false) if ids.is_some() => ids,
             // Another member may have become the primary in between.
             (false, false) if self.set.is_some() && self.set == other.set => {
                 let meet = self.hosts.iter().any(|host| other.hosts.contains(host));
                 if meet { Some(true) } else { processes }
             }
-            (false, false) => processes.or(ids),
+            (false, false) => processes,
             // A cluster has many mongos.
             (true, true) => ids,
             // A replica set may be a shard.
@@ -609,6 +611,10 @@ mod tests {
             ("rs0 a 1 7", "rs1 b 2 7", Some(true)),
             ("rs0 a 1 -", "rs1 b 2 -", Some(false)),
             ("rs0 a - 7", "rs1 b - 8", Some(false)),
+            // Two clusters that were set up alike.
+            ("rs0 a 1 7", "rs0 a 2 8", Some(false)),
+            ("rs0 a - 7", "rs0 a - 8", Some(false)),
+            ("rs0 a - 7", "rs0 a - -", Some(true)),
             ("rs0 a - -", "rs1 b - -", None),
             ("mongos - 1 -", "mongos - 1 -", Some(true)),
             ("mongos - 1 7", "mongos - 2 7", Some(true)),

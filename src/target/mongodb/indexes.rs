@@ -51,7 +51,7 @@ impl Unbuilt {
         keeps: bool,
     ) -> Result<(), Retry> {
         let collated = described.options.contains_key("collation");
-        let there = indexes(database, namespace.collection()).await?;
+        let there = all_of(database, namespace.collection()).await?;
         let missing: Vec<Document> = described
             .indexes
             .into_iter()
@@ -105,7 +105,8 @@ async fn build(
     database.run_command(command).await.map(drop)
 }
 
-async fn indexes(database: &Database, collection: &str) -> Result<Vec<Document>, Retry> {
+/// The indexes of a collection; none where it is not there, or they may not be read.
+pub(super) async fn all_of(database: &Database, collection: &str) -> Result<Vec<Document>, Retry> {
     match all(database, doc! { "listIndexes": collection }).await {
         Ok(found) => Ok(found),
         Err(error) if answer::code(&error) == Some(NOT_FOUND) => Ok(Vec::new()),
