@@ -13,6 +13,7 @@ mod ids;
 mod init;
 mod kill;
 mod kill_points;
+mod library;
 mod load;
 mod lookups;
 mod losses;

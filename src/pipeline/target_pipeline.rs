@@ -194,16 +194,21 @@ impl TargetPipeline {
     }
 
     async fn build(&self, stop: &CancellationToken) -> Result<Arc<dyn Target>, Error> {
+        let own = self.options.own.targets.get(self.name()).cloned();
         let rules = self.rules.iter().map(|(_, rule)| (rule.rule(), rule.destination()));
-        let opened = match &self.options.dry_run {
-            None => {
+        let opened = match (&self.options.dry_run, own) {
+            (None, Some(own)) => Ok(own),
+            (None, None) => {
                 let owner = self.owner(stop).await?;
                 open::open(self.target(), &owner, Some(Arc::new(self.origins())), rules)
             }
-            Some(dry_run) => open::open_unconnected(self.target(), rules).map(|target| {
-                let show = dry_run.show.clone();
-                Arc::new(DryRunTarget::new(self.name(), target, show)) as Arc<dyn Target>
-            }),
+            (Some(dry_run), own) => {
+                let target = own.map_or_else(|| open::open_unconnected(self.target(), rules), Ok);
+                target.map(|target| {
+                    let show = dry_run.show.clone();
+                    Arc::new(DryRunTarget::new(self.name(), target, show)) as Arc<dyn Target>
+                })
+            }
         };
         opened.map_err(|error| {
             Error::Refused(format!("target {} can't be used: {error}", self.name()))
