@@ -1,18 +1,26 @@
 //! What a user copies: the rule files in `rules/`, each run against real servers.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
-use mongodb::bson::{Document, doc};
+use futures_util::TryStreamExt;
+use mongodb::{
+    Collection,
+    bson::{Bson, Document, doc},
+};
 use serde_json::{Value, json};
 
 use crate::support::{
     self, World, checker,
+    documents::Documents,
     receiver::{Receiver, first_of_each},
     run::RuleFile,
+    sourced::Sourced,
+    told::lines,
 };
 
 #[path = "../examples/quickstart/shop.rs"]
@@ -23,14 +31,26 @@ pub const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// The file with the servers of `world` and another database in it, in a folder with all that it
 /// names.
 fn ready(world: &World, name: &str, database: &str) -> Result<RuleFile> {
-    copy_folder(&Path::new(ROOT).join("rules"), world.folder.path())?;
-    let text = fs::read_to_string(Path::new(ROOT).join("rules").join(name))?
-        .replace("${MONGODB_URI}", world.mongo.uri())
-        .replace("${ELASTICSEARCH_URL}", &world.engine.url())
-        .replace("namespace: shop.", &format!("namespace: {database}."));
+    let engine = world.engine.url();
+    let variables = [("${MONGODB_URI}", world.mongo.uri()), ("${ELASTICSEARCH_URL}", &engine)];
+    ready_in(world.folder.path(), name, database, &variables)
+}
+
+/// The same with these variables, as they stand in it, in this folder.
+fn ready_in(
+    folder: &Path,
+    name: &str,
+    database: &str,
+    variables: &[(&str, &str)],
+) -> Result<RuleFile> {
+    copy_folder(&Path::new(ROOT).join("rules"), folder)?;
+    let text = fs::read_to_string(Path::new(ROOT).join("rules").join(name))?;
+    let text = text.replace("namespace: shop.", &format!("namespace: {database}."));
+    let put = |text: String, (name, value): &(&str, &str)| text.replace(name, value);
+    let text = variables.iter().fold(text, put);
     ensure!(!text.contains("${"), "{name} needs no other variables");
     let http = "http: { listen: \"127.0.0.1:${STATUS_PORT}\" }";
-    RuleFile::written(world.folder.path(), &format!("{text}\n{http}\n"))
+    RuleFile::written(folder, &format!("{text}\n{http}\n"))
 }
 
 fn copy_folder(from: &Path, to: &Path) -> Result<()> {
@@ -126,14 +146,12 @@ async fn webhook_yaml_tells_of_each_status() -> Result<()> {
     let mongo = support::mongo().await?;
     let (client, receiver) = (mongo.client(), Receiver::start().await?);
     let folder = tempfile::TempDir::new()?;
-    let text = fs::read_to_string(Path::new(ROOT).join("rules/webhook.yaml"))?
-        .replace("${MONGODB_URI}", mongo.uri())
-        .replace("${WEBHOOK_URL}", receiver.url())
-        .replace("${WEBHOOK_SECRET}", SECRET)
-        .replace("namespace: shop.", "namespace: ready_webhook.");
-    ensure!(!text.contains("${"), "it needs no other variables");
-    let http = "http: { listen: \"127.0.0.1:${STATUS_PORT}\" }";
-    let file = RuleFile::written(folder.path(), &format!("{text}\n{http}\n"))?;
+    let variables = [
+        ("${MONGODB_URI}", mongo.uri()),
+        ("${WEBHOOK_URL}", receiver.url()),
+        ("${WEBHOOK_SECRET}", SECRET),
+    ];
+    let file = ready_in(folder.path(), "webhook.yaml", "ready_webhook", &variables)?;
     let orders = client.database("ready_webhook").collection::<Document>("orders");
     orders.insert_one(doc! { "_id": 1, "status": "paid" }).await?;
     let mut run = file.run(&[])?;
@@ -168,14 +186,12 @@ async fn status_webhook_yaml_tells_from_what_to_what() -> Result<()> {
     let mongo = support::mongo().await?;
     let (client, receiver) = (mongo.client(), Receiver::start().await?);
     let folder = tempfile::TempDir::new()?;
-    let text = fs::read_to_string(Path::new(ROOT).join("rules/status-webhook.yaml"))?
-        .replace("${MONGODB_URI}", mongo.uri())
-        .replace("${WEBHOOK_URL}", receiver.url())
-        .replace("${WEBHOOK_SECRET}", SECRET)
-        .replace("namespace: shop.", "namespace: ready_status.");
-    ensure!(!text.contains("${"), "it needs no other variables");
-    let http = "http: { listen: \"127.0.0.1:${STATUS_PORT}\" }";
-    let file = RuleFile::written(folder.path(), &format!("{text}\n{http}\n"))?;
+    let variables = [
+        ("${MONGODB_URI}", mongo.uri()),
+        ("${WEBHOOK_URL}", receiver.url()),
+        ("${WEBHOOK_SECRET}", SECRET),
+    ];
+    let file = ready_in(folder.path(), "status-webhook.yaml", "ready_status", &variables)?;
     let orders = client.database("ready_status").collection::<Document>("orders");
     orders.insert_one(doc! { "_id": 0, "status": "placed" }).await?;
     let mut run = file.run(&[])?;
@@ -210,13 +226,8 @@ async fn dump_yaml_writes_a_file_for_each_collection() -> Result<()> {
     let mongo = support::mongo().await?;
     let (database, folder) = (mongo.client().database("ready_dump"), tempfile::TempDir::new()?);
     shop::fill(&database).await?;
-    let text = fs::read_to_string(Path::new(ROOT).join("rules/dump.yaml"))?
-        .replace("${MONGODB_URI}", mongo.uri())
-        .replace("${DUMP_FOLDER:-dump}", "dump")
-        .replace("namespace: shop.*", "namespace: ready_dump.*")
-        .replace("namespace: shop.", "namespace: ready_dump.");
-    ensure!(!text.contains("${"), "it needs no other variables");
-    let file = RuleFile::written(folder.path(), &format!("{text}\nhttp: off\n"))?;
+    let variables = [("${MONGODB_URI}", mongo.uri()), ("${DUMP_FOLDER:-dump}", "dump")];
+    let file = ready_in(folder.path(), "dump.yaml", "ready_dump", &variables)?;
     let (code, log) = file.run_to_end(&["--copy-only"]).await?;
     assert_eq!(code, Some(0), "{log}");
     for (name, shown) in [("products", 0), ("categories", 0), ("orders", 500)] {
@@ -232,6 +243,112 @@ async fn dump_yaml_writes_a_file_for_each_collection() -> Result<()> {
         assert_eq!(numbers.filter(|it| it.len() == 64).count(), shown, "{name}");
         ensure!(!text.contains('@'), "{name} tells who it was");
     }
+    Ok(())
+}
+
+/// What is deleted in whatever way, over a kill too, is there with every type that it had.
+#[tokio::test(flavor = "multi_thread")]
+async fn archive_yaml_keeps_what_is_deleted() -> Result<()> {
+    let sourced = Sourced::new().await?;
+    let database = sourced.client.database("ready_archive");
+    let (orders, others): (Collection<Document>, Collection<Document>) =
+        (database.collection("orders"), database.collection("others"));
+    let mut documents = Documents::new(1);
+    orders.insert_many((0..200).map(|id| documents.document(i64::from(id)))).await?;
+    others.insert_many((0..10).map(|id| doc! { "_id": id })).await?;
+    let variables =
+        [("${MONGODB_URI}", sourced.mongo.uri()), ("${ARCHIVE_FOLDER:-archive}", "archive")];
+    let file = ready_in(sourced.folder.path(), "archive.yaml", "ready_archive", &variables)?;
+    let mut run = file.run(&[])?;
+    run.following("archive").await?;
+    let of = |remainder: i32| doc! { "_id": { "$mod": [4, remainder] } };
+    let gone = doc! { "$or": [of(0), of(1), of(2)] };
+    // As each was last, not as it was first.
+    orders.update_many(of(1), doc! { "$set": { "title": "the last one" } }).await?;
+    let expected: Vec<Document> =
+        orders.find(gone).sort(doc! { "_id": 1 }).await?.try_collect().await?;
+    orders.delete_many(of(0)).await?;
+    orders.find_one_and_delete(doc! { "_id": 1 }).await?;
+    orders.delete_many(of(1)).await?;
+    run.kill().await?;
+    orders.delete_many(of(2)).await?;
+    orders.insert_one(doc! { "_id": 0_i64 }).await?;
+    let mut run = file.run(&[])?;
+    others.delete_one(doc! { "_id": 7 }).await?;
+    sourced.settled(&mut run, "archive").await?;
+
+    let archived = |name: &str| -> Result<BTreeMap<i64, Document>> {
+        let mut archived = BTreeMap::new();
+        for line in lines(&sourced.path("archive"), name)? {
+            let document = Bson::try_from(line["data"]["document"].clone())?;
+            let mut document = document.as_document().context("a document")?.clone();
+            ensure!(matches!(document.remove("deleted"), Some(Bson::DateTime(_))), "{line}");
+            let id = document.get("_id").and_then(|id| id.as_i64().or(id.as_i32().map(i64::from)));
+            archived.insert(id.context("a number")?, document);
+        }
+        Ok(archived)
+    };
+    assert_eq!(bytes(archived("orders")?.values())?, bytes(&expected)?);
+    assert_eq!(archived("others")?.into_keys().collect::<Vec<_>>(), [7]);
+    ensure!(file.dead_letters().await?.is_empty(), "{}", run.log());
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// NaN is not equal to itself; its bytes are.
+fn bytes<'a>(documents: impl IntoIterator<Item = &'a Document>) -> Result<Vec<Vec<u8>>> {
+    documents.into_iter().map(|document| Ok(document.to_vec()?)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_yaml_tells_who_changed_what() -> Result<()> {
+    let sourced = Sourced::new().await?;
+    let orders = sourced.collection("ready_audit.orders");
+    orders.insert_one(doc! { "_id": 1, "status": "placed", "updated_by": "ann" }).await?;
+    let variables = [
+        ("${MONGODB_URI}", sourced.mongo.uri()),
+        ("${AUDIT_FOLDER:-audit}", "audit"),
+        ("rotate: 100MiB", "rotate: 2KiB"),
+    ];
+    let file = ready_in(sourced.folder.path(), "audit.yaml", "ready_audit", &variables)?;
+    let mut run = file.run(&[])?;
+    run.following("audit").await?;
+    let card = doc! { "number": "4111", "name": "B" };
+    orders.insert_one(doc! { "_id": 2, "status": "placed", "customer": { "card": card } }).await?;
+    let by = |who: &str, status: &str| doc! { "$set": { "status": status, "updated_by": who } };
+    orders.update_one(doc! { "_id": 1 }, by("bob", "paid")).await?;
+    orders.update_one(doc! { "_id": 1 }, by("cyd", "shipped")).await?;
+    let paid = doc! { "$set": { "customer.card.number": "4222" } };
+    orders.update_one(doc! { "_id": 2 }, paid).await?;
+    run.kill().await?;
+    orders.replace_one(doc! { "_id": 1 }, doc! { "status": "lost", "updated_by": "dan" }).await?;
+    orders.delete_one(doc! { "_id": 1 }).await?;
+    let mut run = file.run(&[])?;
+    sourced.settled(&mut run, "audit").await?;
+
+    let mut known = BTreeSet::new();
+    let lines = lines(&sourced.path("audit"), "orders")?;
+    ensure!(!lines.iter().any(|line| line.to_string().contains("4222")), "{lines:#?}");
+    let first = lines.iter().filter(|line| known.insert(line["id"].to_string()));
+    let told: Vec<Value> = first
+        .filter(|line| line["data"]["_id"] == 1)
+        .map(|line| {
+            let data = &line["data"];
+            let (before, document) = (&data["before"]["status"], &data["document"]);
+            ensure!(document["at"].as_str().is_some_and(|at| at.ends_with('Z')), "{line}");
+            Ok(json!([data["op"], document["by"], before, document["after"]["status"]]))
+        })
+        .collect::<Result<_>>()?;
+    let expected = [
+        json!(["update", "bob", "placed", "paid"]),
+        json!(["update", "cyd", "paid", "shipped"]),
+        json!(["replace", "dan", "shipped", "lost"]),
+        json!(["delete", null, "lost", null]),
+    ];
+    assert_eq!(told, expected);
+    ensure!(sourced.path("audit/orders.000001.ndjson").exists(), "nothing was put aside");
+    ensure!(file.dead_letters().await?.is_empty(), "{}", run.log());
+    assert!(run.terminate().await?.success());
     Ok(())
 }
 
@@ -354,9 +471,14 @@ pub fn variable(name: &str) -> Option<String> {
 
 #[test]
 fn every_rule_file_is_without_errors_and_warnings() -> Result<()> {
-    let files = files(&Path::new(ROOT).join("rules"), "yaml")?;
-    ensure!(files.len() == 6, "each has a test of its own above: {files:?}");
-    for file in files {
+    let mut tests = String::new();
+    for name in ["ready_rules.rs", "mongo_target.rs"] {
+        tests.push_str(&fs::read_to_string(Path::new(ROOT).join("tests").join(name))?);
+    }
+    for file in files(&Path::new(ROOT).join("rules"), "yaml")? {
+        let stem = file.file_stem().and_then(|stem| stem.to_str()).context("a name")?;
+        let test = format!("async fn {}_yaml_", stem.replace('-', "_"));
+        ensure!(tests.contains(&test), "{} has no test of its own", file.display());
         let loaded = mongosync::rules::load(&file, &variable)
             .map_err(|report| anyhow::anyhow!("{}", report.render(false)))?;
         assert_eq!(loaded.warnings.render(false), "", "{}", file.display());
@@ -374,7 +496,7 @@ async fn every_test_of_the_rule_files_passes() -> Result<()> {
             tested += 1;
         }
     }
-    assert_eq!(tested, 5);
+    ensure!(tested > 5, "only {tested} have a script");
     Ok(())
 }
 
