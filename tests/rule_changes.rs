@@ -165,5 +165,27 @@ async fn what_a_removed_rule_delivered_stays() -> Result<()> {
     at_rest(&mut run, &world).await?;
     assert_eq!((count("red-").await?, count("blue-").await?), (200, 90));
     assert!(run.terminate().await?.success());
+
+    // Nor of one that came, was never copied, and went.
+    let green = world.collection("removed.green");
+    fill(&green, 3, 10).await?;
+    file.rewrite(|text| {
+        text.replace(&rule("blue"), &format!("{}{}", rule("blue"), rule("green")))
+    })?;
+    let mut run = file.run(&["--changes-only"])?;
+    at_rest(&mut run, &world).await?;
+    green.update_many(doc! {}, doc! { "$set": { "n": 1 } }).await?;
+    at_rest(&mut run, &world).await?;
+    assert_eq!(count("green-").await?, 10);
+    assert!(run.terminate().await?.success());
+    file.rewrite(|text| text.replace(&rule("green"), ""))?;
+    let mut run = file.run(&[])?;
+    at_rest(&mut run, &world).await?;
+    let asked = file.command("resync", &["blue"]).await?;
+    ensure!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+    at_rest(&mut run, &world).await?;
+    let counts = (count("red-").await?, count("blue-").await?, count("green-").await?);
+    assert_eq!(counts, (200, 90, 10));
+    assert!(run.terminate().await?.success());
     Ok(())
 }

@@ -27,10 +27,10 @@ use crate::{
 /// # Errors
 /// See [`Error`].
 pub async fn run(arguments: RunArguments, console: &Console) -> Result<(), Error> {
-    let rules = load(&arguments.file, console)?;
-    known_rules(&rules, &arguments.rules)?;
     let signals = Signals::listen()
         .map_err(|source| Error::System { what: "can't listen to signals", source })?;
+    let rules = load(&arguments.file, console)?;
+    known_rules(&rules, &arguments.rules)?;
     // A dry run may go on beside a run, whose port it is.
     let server = match &rules.http {
         Some(http) if !arguments.dry_run => Some(Server::bind(http).await?),

@@ -1,9 +1,12 @@
 //! The copy of one target's rules: chunks of collections, read side by side, handed to the lanes in
 //! the order that `delivery::lane` explains.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    ops::AddAssign,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use tokio::{
@@ -76,14 +79,88 @@ struct Progress {
     done: ChunkSet,
     /// Documents in the chunks that are done.
     documents: u64,
+    /// Settled since somebody took it.
+    untold: Volume,
     open: Vec<(u32, Arc<OpenChunk>)>,
+}
+
+/// What was read from the source.
+#[derive(Clone, Copy, Default)]
+pub struct Volume {
+    /// Documents.
+    pub documents: u64,
+    /// Bytes, in the source.
+    pub bytes: u64,
+}
+
+impl AddAssign for Volume {
+    fn add_assign(&mut self, more: Self) {
+        self.documents += more.documents;
+        self.bytes += more.bytes;
+    }
 }
 
 /// A chunk that is being read, or waits for the target.
 #[derive(Default)]
 struct OpenChunk {
-    completion: Completion,
-    documents: AtomicU64,
+    pages: Mutex<Pages>,
+}
+
+/// The pages of a chunk, from the moment that one is handed over.
+#[derive(Default)]
+struct Pages {
+    /// Those that are not settled. The volume of one that was handed over as a whole; nothing of one
+    /// that was not, and is read again.
+    open: Vec<(Arc<Completion>, Volume)>,
+    /// Documents of those that are.
+    documents: u64,
+    /// No more pages come.
+    read: bool,
+}
+
+impl OpenChunk {
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next page, of which nothing has been handed over.
+    fn page(&self) -> Arc<Completion> {
+        let page = Arc::<Completion>::default();
+        self.pages().open.push((page.clone(), Volume::default()));
+        page
+    }
+
+    /// All of a page has been handed over.
+    fn handed_over(&self, page: &Arc<Completion>, volume: Volume) {
+        let mut pages = self.pages();
+        if let Some(open) = pages.open.iter_mut().find(|(open, _)| Arc::ptr_eq(open, page)) {
+            open.1 = volume;
+        }
+        page.close();
+    }
+
+    /// No more pages come.
+    fn close(&self) {
+        let mut pages = self.pages();
+        pages.read = true;
+        // One that was broken off was read again in others.
+        pages.open.iter().for_each(|(page, _)| page.close());
+    }
+
+    /// What was settled since the last call, and whether that is all.
+    fn settle(&self) -> (Volume, bool) {
+        let mut pages = self.pages();
+        let mut settled = Volume::default();
+        pages.open.retain(|(page, volume)| {
+            let done = page.is_done();
+            if done {
+                settled += *volume;
+            }
+            !done
+        });
+        pages.documents += settled.documents;
+        (settled, pages.read && pages.open.is_empty())
+    }
 }
 
 impl Copy {
@@ -111,7 +188,7 @@ impl Copy {
             keys_only: Read::keys(shape.paths()),
             shape,
             batch: reply_documents(average),
-            progress: Mutex::new(Progress { done, documents, open: Vec::new() }),
+            progress: Mutex::new(Progress { done, documents, ..Default::default() }),
             complete,
             swept,
             deferred: AtomicBool::new(false),
@@ -138,21 +215,22 @@ impl Copy {
         self.is_swept() || self.deferred.load(Ordering::Acquire)
     }
 
-    fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
+    fn progress(&self) -> MutexGuard<'_, Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is settled now, as it is stored.
     pub fn settled(&self) -> CopyProgressRecord {
         let mut progress = self.progress();
-        let Progress { done, documents, open } = &mut *progress;
+        let Progress { done, documents, untold, open } = &mut *progress;
         open.retain(|(chunk, open)| {
-            let settled = open.completion.is_done();
-            if settled {
+            let (settled, whole) = open.settle();
+            *untold += settled;
+            if whole {
                 done.insert(*chunk);
-                *documents += open.documents.load(Ordering::Acquire);
+                *documents += open.pages().documents;
             }
-            !settled
+            !whole
         });
         CopyProgressRecord {
             plan: self.plan.id,
@@ -161,6 +239,12 @@ impl Copy {
             complete: self.complete,
             swept: self.is_swept(),
         }
+    }
+
+    /// What was settled since the last call.
+    pub fn newly_settled(&self) -> Volume {
+        self.settled();
+        std::mem::take(&mut self.progress().untold)
     }
 
     /// How many chunks there are.
@@ -212,7 +296,7 @@ impl Copying {
             if copy.plan.ended {
                 // There is nothing to read: it went, or has left the rule. What comes again under its
                 // name is in the stream.
-                copy.open(0).completion.close();
+                copy.open(0).close();
                 continue;
             }
             let settled = copy.settled().done;
@@ -257,7 +341,7 @@ impl Copying {
             };
             match tried {
                 Ok(()) => {
-                    open.completion.close();
+                    open.close();
                     return Ok(());
                 }
                 Err(Trouble::Overflow) => {
@@ -341,8 +425,9 @@ impl Copying {
         let mut frontier = self.lanes.frontier();
         while let Some(page) = arrived.recv().await {
             let last = if copy.view { None } else { last_id(&page)? };
-            let count = page.documents.len() as u64;
-            let bytes = page.bytes as u64;
+            let volume =
+                Volume { documents: page.documents.len() as u64, bytes: page.bytes as u64 };
+            let handed = open.page();
             let mut part = match looks_up {
                 false => Part {
                     found: page.documents.into_iter().map(Found::document).collect(),
@@ -352,7 +437,7 @@ impl Copying {
                 true => {
                     let keys = keys_of(copy, &page.documents)?;
                     drop(page.documents);
-                    self.look_up(copy, open, keys, low).await?
+                    self.look_up(copy, &handed, keys, low).await?
                 }
             };
             loop {
@@ -361,17 +446,16 @@ impl Copying {
                 if window.is_some() && passed.await.is_err() {
                     return Err(Trouble::Stopped);
                 }
-                self.offer(copy, open, window, part.found, high)?;
+                self.offer(copy, &handed, window, part.found, high)?;
                 if part.unread.is_empty() {
                     break;
                 }
-                part = self.look_up(copy, open, part.unread, low).await?;
+                part = self.look_up(copy, &handed, part.unread, low).await?;
             }
             if let Some(last) = last {
                 range.from = Some(last);
             }
-            open.documents.fetch_add(count, Ordering::AcqRel);
-            self.rule_status[usize::from(copy.rule.0)].copy_progress(count, bytes);
+            open.handed_over(&handed, volume);
         }
         Ok(())
     }
@@ -388,7 +472,7 @@ impl Copying {
     async fn look_up(
         &self,
         copy: &Copy,
-        open: &OpenChunk,
+        page: &Completion,
         keys: Vec<DocumentKey>,
         low: ClusterTime,
     ) -> Result<Part, Trouble> {
@@ -419,7 +503,7 @@ impl Copying {
         if self.tells_unmatched(copy) {
             let time = copy.plan.started;
             let asked = unmatched.into_iter().map(|key| Asked { key, time, deleted: false });
-            self.lanes.ask(&copy.namespace, asked, &open.completion).await;
+            self.lanes.ask(&copy.namespace, asked, page).await;
         }
         Ok(part)
     }
@@ -427,7 +511,7 @@ impl Copying {
     fn offer(
         &self,
         copy: &Copy,
-        open: &OpenChunk,
+        page: &Completion,
         window: Option<&Window<'_>>,
         found: Vec<Found>,
         read: ClusterTime,
@@ -451,7 +535,7 @@ impl Copying {
                 since: None,
                 phase: Phase::Copy,
                 states: vec![(copy.rule, state)],
-                claims: vec![open.completion.claim()],
+                claims: vec![page.claim()],
             });
         }
         let mut dropped = 0;
@@ -568,5 +652,39 @@ fn joined(done: Result<Result<(), Error>, tokio::task::JoinError>) -> Result<(),
         Ok(result) => result,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(documents: u64) -> Volume {
+        Volume { documents, bytes: 100 * documents }
+    }
+
+    #[test]
+    fn a_page_counts_once_it_is_settled_and_one_that_broke_off_never() {
+        let chunk = OpenChunk::default();
+        let (first, broken, second) = (chunk.page(), chunk.page(), chunk.page());
+        let claims = [first.claim(), first.claim()];
+        let of_broken = broken.claim();
+        let of_second = second.claim();
+        chunk.handed_over(&first, volume(2));
+        chunk.handed_over(&second, volume(3));
+        assert_eq!(chunk.settle().0.documents, 0);
+
+        of_second.settle();
+        let (settled, whole) = chunk.settle();
+        assert_eq!((settled.documents, settled.bytes, whole), (3, 300, false));
+        Claim::settle_all(claims.into());
+        assert_eq!(chunk.settle().0.documents, 2);
+
+        chunk.close();
+        assert!(!chunk.settle().1, "what was handed over of the page that broke off is under way");
+        of_broken.settle();
+        let (settled, whole) = chunk.settle();
+        assert_eq!((settled.documents, whole), (0, true));
+        assert_eq!(chunk.pages().documents, 5);
     }
 }

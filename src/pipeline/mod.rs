@@ -303,7 +303,12 @@ async fn work_on_targets(
             ended.cancel();
             summary
         },
-        orders::attend(rules.clone(), store.clone(), orders, ended.clone()),
+        orders::attend(
+            rules.clone(),
+            store.clone(),
+            orders,
+            orders::Until { stopping: stopping.clone(), ended: ended.clone() },
+        ),
     );
     summary
 }

@@ -19,7 +19,7 @@ use crate::{
         requests::{self, Answer, Asked, RequestRecord},
         store::{RecordKey, Store, StoreError},
     },
-    delivery::{insist, retry::pause},
+    delivery::insist,
     rules::model::RuleFile,
 };
 
@@ -55,7 +55,8 @@ pub type Outcome = Result<String, String>;
 pub struct Ordered {
     /// What is to be done.
     pub order: Order,
-    /// Dropped where the pipeline ends before: the request is then carried out by the next run.
+    /// Dropped where the pipeline ends before. Where that is because everything is stopped, and it has
+    /// been told so by then, the request is carried out by the next run.
     pub done: oneshot::Sender<Outcome>,
 }
 
@@ -89,20 +90,41 @@ impl Pipeline {
 /// The way to each target's pipelines, by the target's name.
 pub type Pipelines = BTreeMap<String, Vec<Pipeline>>;
 
-/// Carries out requests until it is stopped.
+/// When requests are no longer carried out.
+#[derive(Clone)]
+pub struct Until {
+    /// Pipelines end without having done what they were told: the next run does it.
+    pub stopping: CancellationToken,
+    /// All have ended.
+    pub ended: CancellationToken,
+}
+
+impl Until {
+    /// Waits for either.
+    async fn cancelled(&self) {
+        tokio::select! {
+            () = self.stopping.cancelled() => {}
+            () = self.ended.cancelled() => {}
+        }
+    }
+}
+
+/// Carries out requests until everything is stopped, and answers those that are under way until all
+/// pipelines have ended.
 pub async fn attend(
     rules: Arc<RuleFile>,
     store: Arc<dyn Store>,
     pipelines: Pipelines,
-    stop: CancellationToken,
+    until: Until,
 ) {
     let pipelines = Arc::new(pipelines);
     let mut under_way = JoinSet::new();
     let mut taken: HashSet<RecordKey> = HashSet::new();
-    loop {
+    let mut last_switch = None;
+    'attending: loop {
         let pending = tokio::select! {
             pending = requests::pending(&*store) => pending,
-            () = stop.cancelled() => break,
+            () = until.cancelled() => break,
         };
         match pending {
             Ok(pending) => {
@@ -114,10 +136,11 @@ pub async fn attend(
                     // for beside the next.
                     let told = tokio::select! {
                         told = tell(&rules, &pipelines, &record.asked) => told,
-                        () = stop.cancelled() => break,
+                        () = until.cancelled() => break 'attending,
                     };
-                    let answered = answered(store.clone(), (key, record), told, stop.clone());
-                    under_way.spawn(answered);
+                    let turn = Turn::of(&record.asked, &mut last_switch);
+                    let (store, until) = (store.clone(), until.clone());
+                    under_way.spawn(answered(store, (key, record), told, turn, until));
                 }
             }
             // A store that is away is told by those who can't go on without.
@@ -132,11 +155,12 @@ pub async fn attend(
                 taken.remove(&key);
             }
         }
-        if !pause(LOOK, &stop).await {
-            break;
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = until.cancelled() => break,
         }
     }
-    under_way.shutdown().await;
+    while under_way.join_next().await.is_some() {}
 }
 
 /// Each target that was told, and what will come of it.
@@ -181,42 +205,78 @@ async fn tell(rules: &RuleFile, pipelines: &Pipelines, asked: &Asked) -> Result<
     Ok(told)
 }
 
-/// Waits for the outcomes and leaves the answer.
+/// A request's place among those that one and the same switch is turned by. What is not answered is
+/// carried out once more by the next run, and may not undo what came after it: so none is answered
+/// before those ahead of it.
+#[derive(Default)]
+struct Turn {
+    /// Tells that the one ahead is answered; ends without where it will not be.
+    ahead: Option<oneshot::Receiver<()>>,
+    behind: Option<oneshot::Sender<()>>,
+}
+
+impl Turn {
+    fn of(asked: &Asked, last: &mut Option<oneshot::Receiver<()>>) -> Self {
+        match asked {
+            Asked::Pause { .. } | Asked::Resume { .. } | Asked::Seek { .. } => {
+                let (behind, next) = oneshot::channel();
+                Self { ahead: last.replace(next), behind: Some(behind) }
+            }
+            _ => Self::default(),
+        }
+    }
+}
+
+/// Waits for the outcomes and leaves the answer; none where the next run is to carry it out.
 async fn answered(
     store: Arc<dyn Store>,
     (key, record): (RecordKey, RequestRecord),
     told: Result<Told, String>,
-    stop: CancellationToken,
+    mut turn: Turn,
+    until: Until,
 ) -> RecordKey {
     let answer = match told {
-        Err(words) => Answer { done: false, words },
+        Err(words) => Some(Answer { done: false, words }),
         Ok(told) => tokio::select! {
             biased;
-            // The next run carries it out.
-            () = stop.cancelled() => return key,
-            answer = outcomes(told) => answer,
+            () = until.ended.cancelled() => None,
+            answer = outcomes(told, &until.stopping) => answer,
         },
     };
-    tracing::info!(done = answer.done, words = answer.words, "the request was answered");
-    // Stopped while the store is away: the next run carries it out again, which is harmless.
-    let _ =
-        insist(&stop, || requests::answer(&*store, key.clone(), record.clone(), answer.clone()))
-            .await;
+    let Some(answer) = answer else { return key };
+    if let Some(ahead) = turn.ahead.take()
+        && ahead.await.is_err()
+    {
+        return key;
+    }
+    let answer = || requests::answer(&*store, key.clone(), record.clone(), answer.clone());
+    // Ended while the store is away: the next run carries it out again, which is harmless.
+    if insist(&until.ended, answer).await.is_ok() {
+        // Nobody may stand behind it.
+        turn.behind.take().map(|behind| behind.send(()));
+    }
     key
 }
 
-async fn outcomes(told: Told) -> Answer {
+/// What comes of it all; `None` where a pipeline was stopped before it had done its part.
+async fn outcomes(told: Told, stopping: &CancellationToken) -> Option<Answer> {
     let mut outcomes = Vec::with_capacity(told.len());
     for (target, outcome) in told {
-        let ended = |_| Err("it has come to its end".to_owned());
-        outcomes.push((target, outcome.await.unwrap_or_else(ended)));
+        let outcome = match outcome.await {
+            Ok(outcome) => outcome,
+            Err(_) if stopping.is_cancelled() => return None,
+            Err(_) => Err("it has come to its end".to_owned()),
+        };
+        outcomes.push((target, outcome));
     }
     let done = outcomes.iter().all(|(_, outcome)| outcome.is_ok());
     let words = outcomes.iter().map(|(target, outcome)| {
         let (Ok(words) | Err(words)) = outcome;
         format!("target {target}: {words}")
     });
-    Answer { done, words: words.collect::<Vec<_>>().join("\n") }
+    let words = words.collect::<Vec<_>>().join("\n");
+    tracing::info!(done, words, "the request was carried out");
+    Some(Answer { done, words })
 }
 
 /// What a request comes to for each target.
@@ -277,8 +337,96 @@ fn orders(rules: &RuleFile, asked: &Asked) -> Result<BTreeMap<String, Order>, St
 
 #[cfg(test)]
 mod tests {
+    use tokio::task::JoinHandle;
+
     use super::*;
-    use crate::status::fixture;
+    use crate::{checkpoint::memory::MemoryStore, status::fixture};
+
+    /// Requests that are attended to, and what the pipeline of the first target is told.
+    struct Attended {
+        store: Arc<dyn Store>,
+        target: String,
+        orders: mpsc::Receiver<Ordered>,
+        until: Until,
+        attending: JoinHandle<()>,
+    }
+
+    impl Attended {
+        fn begin() -> Self {
+            let rules = Arc::new(fixture::rules());
+            let store: Arc<dyn Store> = Arc::new(MemoryStore::new("shop"));
+            let (give, orders) = mpsc::channel(4);
+            let target = rules.targets[0].name.clone();
+            let pipelines = vec![Pipeline { events_of: None, give }];
+            let pipelines = Pipelines::from([(target.clone(), pipelines)]);
+            let (stopping, ended) = (CancellationToken::new(), CancellationToken::new());
+            let until = Until { stopping, ended };
+            let attending = tokio::spawn(attend(rules, store.clone(), pipelines, until.clone()));
+            Self { store, target, orders, until, attending }
+        }
+
+        async fn ask(&self, asked: fn(Vec<String>) -> Asked) -> RecordKey {
+            requests::ask(&*self.store, asked(vec![self.target.clone()])).await.unwrap()
+        }
+
+        async fn told(&mut self) -> Ordered {
+            self.orders.recv().await.unwrap()
+        }
+
+        /// How many requests are left for the next run.
+        async fn end(self) -> usize {
+            self.until.ended.cancel();
+            self.attending.await.unwrap();
+            requests::pending(&*self.store).await.unwrap().len()
+        }
+    }
+
+    fn to_pause(targets: Vec<String>) -> Asked {
+        Asked::Pause { targets }
+    }
+
+    fn to_resume(targets: Vec<String>) -> Asked {
+        Asked::Resume { targets }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_stop_cuts_off_is_left_to_the_next_run() {
+        let mut attended = Attended::begin();
+        attended.ask(to_resume).await;
+        let told = attended.told().await;
+        attended.until.stopping.cancel();
+        drop(told);
+        // The pipelines of other targets may take longer to end.
+        tokio::time::sleep(LOOK * 3).await;
+        assert_eq!(attended.end().await, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pipeline_that_is_done_is_told_of() {
+        let mut attended = Attended::begin();
+        let key = attended.ask(to_resume).await;
+        drop(attended.told().await);
+        let wait = LOOK * 3;
+        let answer = requests::wait_for_answer(&*attended.store, &key, wait).await.unwrap();
+        assert!(answer.is_some_and(|answer| !answer.done && answer.words.contains("its end")));
+        assert_eq!(attended.end().await, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_switch_that_is_turned_again_is_turned_by_the_last_request_at_last() {
+        let mut attended = Attended::begin();
+        attended.ask(to_pause).await;
+        let paused = attended.told().await;
+        attended.ask(to_resume).await;
+        let resumed = attended.told().await;
+        resumed.done.send(Ok("goes on".into())).unwrap();
+        tokio::time::sleep(LOOK * 3).await;
+        // Else the next run would carry out the pause alone.
+        assert_eq!(requests::pending(&*attended.store).await.unwrap().len(), 2);
+        paused.done.send(Ok("is paused".into())).unwrap();
+        tokio::time::sleep(LOOK * 3).await;
+        assert_eq!(attended.end().await, 0);
+    }
 
     #[test]
     fn what_is_to_be_mended_concerns_no_rule_that_tells_events() {

@@ -211,7 +211,11 @@ impl Planning<'_> {
         };
         self.write(vec![put(keys::position(self.name), &record)]).await?;
         self.plan_parts(&chosen, &mut copies, now).await?;
-        for index in self.planned_whole(&fresh, &chosen, &all) {
+        let whole = self.planned_whole(&fresh, &chosen, &all);
+        for &index in fresh.iter().filter(|index| !whole.contains(index)) {
+            self.keep_all(self.rules.get(index).rule()).await?;
+        }
+        for index in whole {
             self.remember_rule(self.rules.get(index).rule()).await?;
             self.rule_status[usize::from(index.0)].stale(false);
         }

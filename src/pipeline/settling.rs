@@ -146,6 +146,7 @@ impl<P: Place> Settling<P> {
                 if let Some(position) = self.tracker.settled() {
                     self.status.position(position.time());
                 }
+                self.copies.iter().for_each(RuleCopies::report);
                 self.report_buffers(&mut stored);
                 if self.copies.iter().any(RuleCopies::is_ready) {
                     break;
@@ -189,6 +190,7 @@ impl<P: Place> Settling<P> {
         }
         let position = moved.filter(|_| !writes.is_empty());
         let progress = self.progress(stored);
+        self.copies.iter().for_each(RuleCopies::report);
         writes.extend(progress.iter().map(|(key, record)| put(key.clone(), record)));
         if writes.is_empty() {
             return Ok(());
@@ -239,6 +241,7 @@ impl<P: Place> Settling<P> {
             if !copies.is_ready() {
                 continue;
             }
+            copies.report();
             let told = tokio::select! {
                 told = self.target.copy_complete(&copies.rule) => told,
                 // The last position must be stored, whatever the target does.
@@ -278,6 +281,16 @@ impl RuleCopies {
     ) -> Self {
         let complete = stored && copies.is_empty();
         Self { rule, status, copies, complete, stored, again_at: None, backoff: None }
+    }
+
+    /// Tells the status what was settled since the last call.
+    fn report(&self) {
+        for copy in self.copies.iter().filter(|_| !self.complete) {
+            let settled = copy.newly_settled();
+            if settled.documents > 0 {
+                self.status.copy_progress(settled.documents, settled.bytes);
+            }
+        }
     }
 
     /// Whether everything is settled and the target does not know it yet.

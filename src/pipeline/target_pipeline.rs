@@ -237,7 +237,13 @@ impl TargetPipeline {
     /// See [`Error`].
     pub async fn run(mut self, stop: CancellationToken) -> Result<Summary, Error> {
         let status = self.target_status();
-        let result = self.work(&stop).await;
+        let mut followed = None;
+        let result = self.work(&mut followed, &stop).await;
+        if !matches!(&result, Ok(summary) if !summary.stopped) {
+            // Before what was asked of it is let go of, which the next run is to do.
+            stop.cancel();
+        }
+        drop(followed);
         if let Err(error) = &result
             && !matches!(error, Error::Stopped)
         {
@@ -249,16 +255,19 @@ impl TargetPipeline {
         }
     }
 
-    async fn work(&mut self, stop: &CancellationToken) -> Result<Summary, Error> {
+    async fn work(
+        &mut self,
+        followed: &mut Option<Followed>,
+        stop: &CancellationToken,
+    ) -> Result<Summary, Error> {
         if self.options.copy_only {
             self.reach(&*self.build(stop).await?, stop).await?;
         }
         let mut summary = Summary::default();
         let mut demand = Demand::default();
-        let mut followed: Option<Followed> = None;
         let mut again = Backoff::new(AGAIN_FIRST, AGAIN_MOST);
         loop {
-            self.while_paused(&mut demand, &mut followed, stop).await?;
+            self.while_paused(&mut demand, followed, stop).await?;
             let began = Instant::now();
             let mut running = self.start(std::mem::take(&mut demand), stop).await?;
             if let Some(followed) = followed.take() {
@@ -284,7 +293,7 @@ impl TargetPipeline {
                     }
                 }
                 Ended::Ordered(ordered) => {
-                    followed = self.take_up(ordered, &mut demand, false, stop).await?;
+                    *followed = self.take_up(ordered, &mut demand, false, stop).await?;
                 }
                 Ended::Done => return Ok(summary),
                 Ended::Stopped | Ended::Closed => {

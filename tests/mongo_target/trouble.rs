@@ -17,9 +17,9 @@ use super::{Worlds, same};
 async fn a_mongodb_that_blocks_all_writes_is_waited_for() -> Result<()> {
     let worlds = Worlds::new().await?;
     let mirror = MongoDb::start().await?;
-    let items: Collection<Document> = worlds.from.database("blocked").collection("items");
+    let items: Collection<Document> = worlds.from.database("closed").collection("items");
     items.insert_many((0..100).map(|id| doc! { "_id": id, "n": 0 })).await?;
-    let text = worlds.text(mirror.uri(), "  - { namespace: blocked.items, to: search }");
+    let text = worlds.text(mirror.uri(), "  - { namespace: closed.items, to: search }");
     let file = RuleFile::written(worlds.folder.path(), &text)?;
     let mut run = file.run(&[])?;
     worlds.at_rest(&mut run).await?;
@@ -31,7 +31,7 @@ async fn a_mongodb_that_blocks_all_writes_is_waited_for() -> Result<()> {
     run.waiting().await?;
     block(false).await?;
     worlds.at_rest(&mut run).await?;
-    let held: Collection<Document> = mirror.client().database("blocked").collection("items");
+    let held: Collection<Document> = mirror.client().database("closed").collection("items");
     assert_eq!(held.count_documents(doc! { "n": 1 }).await?, 99);
     assert_eq!(file.dead_letters().await?, Vec::<serde_json::Value>::new());
     assert!(run.terminate().await?.success());

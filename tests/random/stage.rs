@@ -4,6 +4,7 @@
 use std::{
     cell::Cell,
     collections::BTreeMap,
+    os::unix::process::ExitStatusExt,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
@@ -292,7 +293,9 @@ impl Stage {
                 let run = self.run.take().context("it runs")?;
                 let before = run.log();
                 let ended = run.terminate().await?;
-                ensure!(ended.success(), "SIGTERM: {ended}\n{before}");
+                // Before its first word it does not listen yet, and has done nothing.
+                let at_once = before.is_empty() && ended.signal() == Some(15);
+                ensure!(ended.success() || at_once, "SIGTERM: {ended}\n{before}");
                 self.start()?;
             }
             Blow::TakeOver => {

@@ -22,6 +22,8 @@ use super::{Planned, Planning};
 
 /// Records read at once.
 const PAGE: usize = 500;
+/// Later than anything is ever written.
+const FOR_EVER: ClusterTime = ClusterTime(u64::MAX);
 
 /// The names of a rule and of a namespace, as they are stored.
 type Part = (Vec<u8>, Vec<u8>);
@@ -96,6 +98,29 @@ impl Planning<'_> {
                 "the rule is no longer in the file: its progress is forgotten, its documents stay in \
                  the target"
             );
+        }
+        self.end_keeping().await
+    }
+
+    /// What a rule without a record writes, as long as it has none: it is new to the next run that
+    /// copies, and what it wrote meanwhile stays should it leave the file before.
+    pub(super) async fn keep_all(&self, rule: &Rule) -> Result<(), Error> {
+        let kept = KeptRecord { before: FOR_EVER };
+        let keep = |pattern: &String| put(keys::kept_of(self.name, pattern, &rule.name), &kept);
+        self.write(self.containers(rule).iter().map(keep).collect()).await
+    }
+
+    /// What rules wrote that never had a record, and have left the file, ends with the present.
+    async fn end_keeping(&self) -> Result<(), Error> {
+        let prefix = keys::all_kept(self.name);
+        let kept = self.stored(|| load_all::<KeptRecord>(&**self.store, &prefix)).await?;
+        for (key, record) in kept {
+            let rule = key.0.get(3).and_then(|name| str::from_utf8(name).ok());
+            let gone = rule.is_some_and(|name| !self.all_rules.contains(name));
+            if gone && record.before == FOR_EVER {
+                let before = self.written().await?;
+                self.write(vec![put(key, &KeptRecord { before })]).await?;
+            }
         }
         Ok(())
     }
