@@ -151,7 +151,7 @@ pub async fn a_target_that_is_away_is_waited_for(bench: &mut Bench) -> Result<us
     run.copied_to(OUT).await?;
     let troubles = TROUBLES.iter().filter(|(.., kinds)| kinds.contains(&bench.kind));
     let mut checked = 0;
-    for (round, &(trouble, name, _)) in (0..).zip(troubles) {
+    for (round, &(trouble, name, ..)) in (0..).zip(troubles) {
         let cell = cell(name, bench.kind);
         bench.side.begin(trouble).await?;
         stir(&bench.items, &mut documents, round).await?;
@@ -212,7 +212,10 @@ pub async fn what_was_refused_is_tried_again(bench: &mut Bench) -> Result<usize>
     bench.items.replace_one(doc! { "_id": 4 }, fit(4)).await?;
     bench.items.delete_one(doc! { "_id": 14 }).await?;
     bench.settled(&mut run).await?;
-    expected.retain(|id| !matches!(id.as_str(), "4" | "14"));
+    // Where it does not even let go of what it has refused, a removal there is owed.
+    if !bench.side.refuses_removals() {
+        expected.retain(|id| !matches!(id.as_str(), "4" | "14"));
+    }
     ensure!(bench.letters(&file).await? == expected, "a later success settles a letter");
 
     // Tried too early, they are refused again.
@@ -292,32 +295,36 @@ pub async fn what_one_became_several_of_follows_it(bench: &mut Bench) -> Result<
     bench.items.insert_many((0..100).map(|id| parts(id, 0))).await?;
     let script = "    transform: |
       let all = [];
-      for part in 0..doc.parts { all.push(#{ _id: `${doc._id}-${part}`, n: doc.n, part: part }); }
+      for part in 0..doc.parts { all.push(#{ _id: doc._id * 10 + part, n: doc.n, part: part }); }
       doc = all;";
     let file = bench.file("batch: { max_actions: 30 }", script)?;
+    let is_bson = bench.kind == Kind::MongoDb;
+    let part = |n: i64, part: i64| match is_bson {
+        true => json!({ "n": long(n), "part": { "$numberInt": part.to_string() } }),
+        false => json!({ "n": n, "part": part }),
+    };
     let shape = |id: String, document: &Document| -> Vec<(String, Value)> {
         let number = |name: &str| {
-            document.get(name).and_then(|it| it.as_i64().or(it.as_i32().map(i64::from)))
+            let number = document.get(name);
+            number.and_then(|it| it.as_i64().or(it.as_i32().map(i64::from))).expect("a number")
         };
-        let (count, n) = (number("parts").expect("parts"), number("n").expect("n"));
-        (0..count).map(|part| (format!("{id}-{part}"), json!({ "n": n, "part": part }))).collect()
-    };
-    let is_bson = bench.kind == Kind::MongoDb;
-    let shape = |id: String, document: &Document| -> Vec<(String, Value)> {
-        let parts = shape(id, document).into_iter();
-        parts.map(|(id, part)| (id, if is_bson { in_bson(&part) } else { part })).collect()
+        let parts = 0..number("parts");
+        let of = |at: i64| ((number("_id") * 10 + at).to_string(), part(number("n"), at));
+        assert_eq!(id, number("_id").to_string());
+        parts.map(of).collect()
     };
     let all = BTreeSet::new();
     let mut run = bench.run(&file)?;
     run.copied_to(OUT).await?;
     let mut checked = bench.holds(&all, shape).await?;
     for round in 1..=3_i64 {
-        // Fewer, none, more, and gone; at the end of a round they are as many as they were.
+        // Fewer, none, more, some where there were none, and gone.
         let of = |remainder: i32| doc! { "_id": { "$mod": [5, remainder] } };
         let set = |count: i64| doc! { "$set": { "parts": count, "n": round } };
         bench.items.update_many(of(4), set(round % 4)).await?;
         bench.items.update_many(of(3), set(0)).await?;
         bench.items.update_many(of(1), set(round + 1)).await?;
+        bench.items.update_many(of(0), set(round - 1)).await?;
         bench.items.delete_many(doc! { "_id": { "$mod": [25, 2 + round] } }).await?;
         if round == 2 {
             run.kill().await?;
@@ -331,14 +338,8 @@ pub async fn what_one_became_several_of_follows_it(bench: &mut Bench) -> Result<
     Ok(checked)
 }
 
-/// What a script makes of whole numbers has 64 bits.
-fn in_bson(part: &Value) -> Value {
-    let number = |value: &Value| json!({ "$numberLong": value.to_string() });
-    let fields = part.as_object().expect("fields").iter();
-    fields
-        .map(|(name, value)| (name.clone(), number(value)))
-        .collect::<serde_json::Map<_, _>>()
-        .into()
+fn long(number: i64) -> Value {
+    json!({ "$numberLong": number.to_string() })
 }
 
 /// Whatever is killed in between; what is told again has the id that it had.

@@ -126,6 +126,11 @@ impl Side for FileSide {
         "unfit.ndjson can't be opened: Is a directory"
     }
 
+    /// A line that says so has no place there either.
+    fn refuses_removals(&self) -> bool {
+        true
+    }
+
     async fn take_the_unfit(&mut self) -> Result<()> {
         Ok(fs::remove_dir(self.out().join("unfit.ndjson"))?)
     }

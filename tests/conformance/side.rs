@@ -70,29 +70,49 @@ pub enum Trouble {
 use Kind::{Engine, File, MongoDb, Stdout, Webhook};
 
 /// Each with its words on the page, and the targets that can be in it.
-pub const TROUBLES: &[(Trouble, &str, &[Kind])] = &[
-    (Trouble::Answers(503), "requests are answered 503", &[Engine, Webhook]),
-    (Trouble::Answers(500), "requests are answered 500", &[Engine, Webhook]),
-    (Trouble::Answers(429), "requests are answered 429", &[Engine, Webhook]),
-    (Trouble::Answers(408), "requests are answered 408", &[Engine, Webhook]),
-    (Trouble::Answers(404), "requests are answered 404", &[Engine, Webhook]),
-    (Trouble::Answers(401), "requests are answered 401", &[Engine, Webhook]),
-    (Trouble::Answers(301), "requests are answered 301", &[Engine, Webhook]),
+pub const TROUBLES: &[(Trouble, &str, &str, &[Kind])] = &[
+    (Trouble::Answers(503), "it answers 503", WRITES, &[Engine, Webhook]),
+    (Trouble::Answers(500), "it answers 500", WRITES, &[Engine, Webhook]),
+    (Trouble::Answers(429), "it answers 429", WRITES, &[Engine, Webhook]),
+    (Trouble::Answers(408), "it answers 408", WRITES, &[Engine, Webhook]),
+    (Trouble::Answers(404), "it answers 404", WRITES, &[Engine, Webhook]),
+    (Trouble::Answers(401), "it answers 401", WRITES, &[Engine, Webhook]),
+    (Trouble::Answers(301), "it answers 301", WRITES, &[Engine, Webhook]),
+    (Trouble::CutBefore, "it closes connections", WRITES, &[Engine, MongoDb, Webhook]),
     (
-        Trouble::CutBefore,
-        "connections are cut before anything is done",
+        Trouble::AnswerLost,
+        "it closes connections when all is done",
+        "so that nobody is told",
+        &[Engine],
+    ),
+    (
+        Trouble::NobodyListens,
+        "nobody listens at its address",
+        "connections are reset, new ones refused",
         &[Engine, MongoDb, Webhook],
     ),
-    (Trouble::AnswerLost, "all is done, and connections are cut before the answer", &[Engine]),
-    (Trouble::NobodyListens, "nobody listens at its address", &[Engine, MongoDb, Webhook]),
-    (Trouble::RequestsVanish, "requests vanish on the way", &[Engine, MongoDb, Webhook]),
-    (Trouble::AnswersVanish, "answers vanish on the way", &[Engine, MongoDb, Webhook]),
-    (Trouble::NotPrimary, "it is no primary", &[MongoDb]),
-    (Trouble::NoMajority, "writes get no majority", &[MongoDb]),
-    (Trouble::FolderInTheWay, "its folder is gone, and a file stands in its place", &[File]),
-    (Trouble::FileTaken, "its file was put aside, and another process has the new one", &[File]),
-    (Trouble::NobodyReads, "nobody reads, for as long as the pipe is full", &[Stdout]),
+    (Trouble::RequestsVanish, "requests vanish", SWALLOWED, &[Engine, MongoDb, Webhook]),
+    (Trouble::AnswersVanish, "answers vanish", SWALLOWED, &[Engine, MongoDb, Webhook]),
+    (Trouble::NotPrimary, "it is no primary", FAIL_POINT, &[MongoDb]),
+    (Trouble::NoMajority, "its writes get no majority", FAIL_POINT, &[MongoDb]),
+    (
+        Trouble::FolderInTheWay,
+        "its folder is gone",
+        "a file stands in its place, until the folder is back",
+        &[File],
+    ),
+    (
+        Trouble::FileTaken,
+        "another process has its file",
+        "it was put aside, and the new one is locked",
+        &[File],
+    ),
+    (Trouble::NobodyReads, "nobody reads", "until the pipe is full, and for longer", &[Stdout]),
 ];
+
+const WRITES: &str = "every request that writes";
+const SWALLOWED: &str = "a proxy swallows them; connections stay open";
+const FAIL_POINT: &str = "every command that writes, by MongoDB's own fail point";
 
 /// A target that a rule file names, what it can be made to do, and what it holds.
 #[async_trait]
@@ -131,6 +151,11 @@ pub trait Side: Send + Sync {
 
     /// What it says to them.
     fn words(&self) -> &'static str;
+
+    /// Whether the removal of such a document is refused too.
+    fn refuses_removals(&self) -> bool {
+        false
+    }
 
     /// From now on it takes them.
     async fn take_the_unfit(&mut self) -> Result<()>;

@@ -82,7 +82,7 @@ fn page(known: &Numbers) -> String {
 }
 
 fn troubles() -> Vec<Row> {
-    let row = |(_, name, kinds): &(_, &'static str, &'static [Kind])| Row { name, done: "", kinds };
+    let row = |&(_, name, done, kinds): &(_, _, _, _)| Row { name, done, kinds };
     TROUBLES.iter().map(row).collect()
 }
 
