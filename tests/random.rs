@@ -119,12 +119,13 @@ async fn one_round(
     case.compared(&differences)
 }
 
-/// Everything that was done, and the log of the last process.
+/// Everything that was done, and the logs of the last two processes.
 fn told(steps: &[String], stage: &Stage) -> String {
     let mut told = String::from("what was done:\n");
     for step in steps {
         writeln!(told, "{step}").expect("a string takes all");
     }
-    write!(told, "the log of the last process:\n{}", stage.log()).expect("a string takes all");
+    write!(told, "the log of the last process but one:\n{}", stage.log())
+        .expect("a string takes all");
     told
 }

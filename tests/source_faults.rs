@@ -2,6 +2,7 @@
 //! it was, and nothing that is rolled back is ever delivered.
 
 use std::{
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -9,12 +10,14 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use futures_util::TryStreamExt;
 use mongodb::{
     Client,
-    bson::{Document, doc},
+    bson::{Binary, Bson, Document, doc, spec::BinarySubtype},
     options::{Acknowledgment, WriteConcern},
 };
+use mongosync::{change::Namespace, source::Source};
 use mongosync_servers::MongoDb;
 
 use crate::{
@@ -385,6 +388,73 @@ async fn what_the_source_rolls_back_is_never_delivered() -> Result<()> {
     assert!(run.terminate().await?.success());
     assert!(copy.terminate().await?.success());
     Ok(())
+}
+
+/// Documents may be read from a member that lags; what there is is asked of the primary, since a list
+/// bears no time, and a collection that it leaves out would never be copied.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_lags_hides_no_collection() -> Result<()> {
+    let mongo = MongoDb::builder().nodes(3).cache_gb(0.25).start().await?;
+    let primary = mongo.primary().await?;
+    let secondaries: Vec<usize> = (0..3).filter(|node| *node != primary).collect();
+    for &node in &secondaries {
+        replication(&mongo.node_client(node), "alwaysOn").await?;
+    }
+    let unsure = WriteConcern::builder().w(Acknowledgment::Nodes(1)).build();
+    let items = mongo.node_client(primary).database("hidden").collection::<Document>("items");
+    items.insert_one(doc! { "_id": 1 }).write_concern(unsure).await?;
+    let uri = format!("{}&readPreference=secondary", mongo.uri());
+    let source = source(&uri).await?;
+    ensure!(source.databases().await?.contains(&"hidden".to_owned()));
+    assert_eq!(source.collections("hidden").await?.len(), 1);
+    assert_eq!(source.collection_ids("hidden").await?.map(|ids| ids.len()), Some(1));
+    for &node in &secondaries {
+        replication(&mongo.node_client(node), "off").await?;
+    }
+    Ok(())
+}
+
+/// Whatever the types of a collection's `_id`s, looking for them reads a key of each, and not the index
+/// from end to end.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_types_of_ids_are_found_without_a_walk_through_them() -> Result<()> {
+    let mongo = MongoDb::start().await?;
+    let database = mongo.client().database("typed");
+    database.run_command(doc! { "profile": 2 }).await?;
+    let ids: [fn(i32) -> Bson; 4] = [
+        |id| Bson::Int32(id),
+        |id| Bson::String(format!("k{id}")),
+        |id| Bson::Double(f64::from(id) + 0.5),
+        |id| {
+            Bson::Binary(Binary { subtype: BinarySubtype::Generic, bytes: id.to_be_bytes().into() })
+        },
+    ];
+    let source = source(mongo.uri()).await?;
+    for (number, make) in ids.into_iter().enumerate() {
+        let name = format!("ids{number}");
+        let collection = database.collection::<Document>(&name);
+        collection.insert_many((0..500).map(|id| doc! { "_id": make(id) })).await?;
+        let found = source.id_types(&Namespace::new("typed", &name)).await?;
+        ensure!(!found.is_empty(), "{name}");
+        let ours = doc! { "op": "query", "ns": format!("typed.{name}") };
+        let profile = database.collection::<Document>("system.profile");
+        let looks: Vec<Document> = profile.find(ours).await?.try_collect().await?;
+        ensure!(looks.len() > 5, "{looks:?}");
+        for look in looks {
+            ensure!(look.get_i32("keysExamined")? <= 2, "{look:?}");
+        }
+    }
+    Ok(())
+}
+
+/// The source as a rule file reads it.
+async fn source(uri: &str) -> Result<Source> {
+    let text = format!(
+        "source: '{uri}'\ntargets: {{ out: {{ stdout: {{}} }} }}\nrules: [{{ namespace: a.b, to: out }}]"
+    );
+    let loaded = mongosync::rules::parse(&text, Path::new("source.yaml"), &|_| None);
+    let loaded = loaded.map_err(|report| anyhow!("{report:?}"))?;
+    Ok(Source::connect(&loaded.rules.source, Duration::from_secs(30)).await?)
 }
 
 /// Lets a secondary fetch from its primary, or keeps it from that.

@@ -112,7 +112,8 @@ struct Front {
     pending: HashMap<Subject, Waiting>,
     order: VecDeque<Subject>,
     pending_bytes: usize,
-    in_flight: HashSet<Subject>,
+    /// What is being read, with the claims of copied documents that what is read stands for too.
+    in_flight: HashMap<Subject, Vec<Claim>>,
     windows: Vec<Window>,
     output: VecDeque<Change>,
     /// How many of them come from the stream.
@@ -134,9 +135,6 @@ pub struct Lane {
     pending_limit: usize,
     output_limit: usize,
     window_bytes: usize,
-    /// Whether a copied document that is dropped leaves its claims behind the changes that stand for it:
-    /// these are told once, so that the copy is not over before they are.
-    leaves_claims: bool,
     pending_added: Notify,
     pending_taken: Notify,
     output_added: Notify,
@@ -151,17 +149,11 @@ impl Lane {
             pending_limit,
             output_limit: (pending_limit / BESIDE).max(1),
             window_bytes: WINDOW_BYTES,
-            leaves_claims: false,
             pending_added: Notify::new(),
             pending_taken: Notify::new(),
             output_added: Notify::new(),
             output_taken: Notify::new(),
         }
-    }
-
-    /// The same for changes that are events: see [`Lane::happened`].
-    pub fn of_events(pending_limit: usize) -> Self {
-        Self { leaves_claims: true, ..Self::new(pending_limit) }
     }
 
     fn front(&self) -> MutexGuard<'_, Front> {
@@ -261,13 +253,15 @@ impl Lane {
 
     /// Takes copied documents of the window's namespace into the output, in order, and drops those
     /// whose key has changed since the window was opened or waits for its read: their change brings
-    /// a state that is as new. Claims of what is not taken are settled.
+    /// a state that is as new. It takes their claims too, so that the copy is not over before it is
+    /// delivered: what was asked for, rather than shown by the stream, holds back nothing else.
     ///
     /// The caller has waited until [`Lane::frontier`] passed the time of the read. Returns how many
     /// were dropped.
     ///
     /// # Errors
-    /// [`Overflow`], and then nothing was taken: the chunk has to read them again.
+    /// [`Overflow`], and then nothing was taken and the claims are settled: the chunk has to read them
+    /// again.
     pub fn offer(&self, id: WindowId, changes: Vec<Change>) -> Result<usize, Overflow> {
         let mut front = self.front();
         let front = &mut *front;
@@ -284,20 +278,21 @@ impl Lane {
         let mut taken = Vec::with_capacity(changes.len());
         for mut change in changes {
             let subject = Subject { namespace: change.namespace.clone(), key: change.key.clone() };
-            if window.seen.contains(&subject.key)
-                || front.pending.contains_key(&subject)
-                || front.in_flight.contains(&subject)
-            {
+            let to_come = match front.pending.get_mut(&subject) {
+                Some(waiting) => Some(&mut waiting.claims),
+                None => front.in_flight.get_mut(&subject),
+            };
+            if let Some(claims) = to_come {
+                change.claims.into_iter().for_each(|claim| claim.join(claims));
                 dropped += 1;
-                if self.leaves_claims {
-                    change.states.clear();
-                    taken.push(change);
-                } else {
-                    Claim::settle_all(change.claims);
-                }
-            } else {
-                taken.push(change);
+                continue;
             }
+            if window.seen.contains(&subject.key) {
+                // Its change is ahead in the output, or was.
+                change.states.clear();
+                dropped += 1;
+            }
+            taken.push(change);
         }
         taken.into_iter().for_each(|change| front.put_out(change));
         self.output_added.notify_one();
@@ -342,15 +337,27 @@ impl Lane {
     /// newer than `as_of`.
     pub fn complete(&self, changes: Vec<Change>, unread: Vec<Pending>, as_of: ClusterTime) {
         let mut front = self.front();
+        let front = &mut *front;
         front.newest = front.newest.max(as_of);
-        for subject in std::mem::take(&mut front.in_flight) {
+        let mut of_copied: HashMap<Subject, Vec<Claim>> = HashMap::new();
+        for (subject, claims) in std::mem::take(&mut front.in_flight) {
             front.mark(&subject, self.window_bytes);
+            if !claims.is_empty() {
+                of_copied.insert(subject, claims);
+            }
         }
-        changes.into_iter().for_each(|change| front.put_out(change));
-        for pending in unread.into_iter().rev() {
+        for mut change in changes {
+            if !of_copied.is_empty() {
+                let subject =
+                    Subject { namespace: change.namespace.clone(), key: change.key.clone() };
+                change.claims.extend(of_copied.remove(&subject).unwrap_or_default());
+            }
+            front.put_out(change);
+        }
+        for mut pending in unread.into_iter().rev() {
+            pending.claims.extend(of_copied.remove(&pending.subject).unwrap_or_default());
             front.put_back(pending);
         }
-        drop(front);
         self.output_added.notify_one();
         self.pending_added.notify_one();
     }
@@ -503,7 +510,7 @@ impl Front {
             let Waiting { time, since, deleted, claims } =
                 self.pending.remove(&subject).expect("what is in order is pending");
             self.pending_bytes -= cost(&subject);
-            self.in_flight.insert(subject.clone());
+            self.in_flight.insert(subject.clone(), Vec::new());
             taken.push(Pending { subject, time, since, deleted, claims });
         }
         taken

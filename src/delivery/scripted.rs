@@ -343,11 +343,7 @@ impl Bench {
             drain: drain.clone(),
             stop,
         };
-        let lane = match events {
-            None => Lane::new(1 << 20),
-            Some(_) => Lane::of_events(1 << 20),
-        };
-        let (lane, context) = (Arc::new(lane), Arc::new(context));
+        let (lane, context) = (Arc::new(Lane::new(1 << 20)), Arc::new(context));
         Self { target, lane, store, context, drain, _keeping: keeping }
     }
 

@@ -15,7 +15,7 @@ use crate::{
     change::{
         Cause, Change, ClusterTime, DocumentKey, Namespace, Phase, RuleIndex, State, event::Op,
     },
-    checkpoint::tracker::{Completion, Tracker},
+    checkpoint::tracker::{Claim, Completion, Tracker},
     delivery::{
         Halt,
         lane::{Lane, Noted, Pending, Subject},
@@ -70,7 +70,7 @@ impl Lanes {
 
     /// So many lanes for events, of which none stands for another.
     pub fn of_events(count: usize, pending: usize) -> Self {
-        let lanes = (0..count).map(|_| Arc::new(Lane::of_events(pending / count))).collect();
+        let lanes = (0..count).map(|_| Arc::new(Lane::new(pending / count))).collect();
         Self::over(lanes, ClusterTime::ZERO)
     }
 
@@ -564,11 +564,13 @@ impl Answering {
                     claims,
                 })
             };
+            // Behind the removal, which may be of the same place. The event is not done before it is.
+            let behind = moved.remove(&at).map(|(key, states)| {
+                let claims = pending.claims.iter().map(Claim::share).collect();
+                change(key, states, claims)
+            });
             answered.push((index, change(pending.subject.key, states, pending.claims)));
-            // Behind the removal, which may be of the same place.
-            if let Some((key, states)) = moved.remove(&at) {
-                answered.push((index, change(key, states, Vec::new())));
-            }
+            answered.extend(behind.map(|change| (index, change)));
         }
         Ok((answered, as_of))
     }

@@ -120,7 +120,7 @@ impl Newcomers {
             target = self.name,
             rule = rule.name,
             %namespace,
-            "a collection that was not there when the rule was copied: it is followed"
+            "a collection that no copy of the rule has met: its changes are followed"
         );
         let plan = CopyPlanRecord {
             id: Uuid::new(),
@@ -133,13 +133,10 @@ impl Newcomers {
             asked: false,
             ended: false,
         };
-        let progress = CopyProgressRecord {
-            plan: plan.id,
-            done: ChunkSet::default(),
-            documents: 0,
-            complete: true,
-            swept: true,
-        };
+        let mut done = ChunkSet::default();
+        done.insert(0);
+        let progress =
+            CopyProgressRecord { plan: plan.id, done, documents: 0, complete: true, swept: true };
         let (target, name) = (&self.name, namespace.as_str());
         [
             put(keys::copy_plan(target, &rule.name, name), &plan),

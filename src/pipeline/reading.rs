@@ -263,11 +263,12 @@ impl SourceBackoff {
 #[async_trait]
 impl Probe for Reading {
     async fn id_types(&self, namespace: &Namespace) -> Result<IdTypes, Halt> {
-        self.insist("probing _id types", || self.source.id_types(namespace)).await.map_err(
-            |error| match error {
-                None => Halt::Stopped,
-                Some(error) => Halt::Source(format!("{namespace} can't be read: {error}")),
-            },
-        )
+        let probed = self.insist_on("probing _id types", |source| async move {
+            source.id_types(namespace).await
+        });
+        probed.await.map_err(|error| match error {
+            None => Halt::Stopped,
+            Some(error) => Halt::Source(format!("{namespace} can't be read: {error}")),
+        })
     }
 }

@@ -71,7 +71,7 @@ impl Source {
             "comment": "mongosync",
         };
         let database = self.client.database(namespace.database());
-        let sampled = self.patient(Patience::LONGEST).gathered(&database, command).await?;
+        let sampled = self.patient(Patience::LONG).gathered(&database, command).await?;
         let mut points: Vec<Bson> = Vec::new();
         for document in sampled.iter().skip(OVERSAMPLING as usize).step_by(OVERSAMPLING as usize) {
             // A sample may hold one document twice.

@@ -355,7 +355,7 @@ impl Source {
         }
         let opened = async { Ok(action.batch().await?) };
         let cursor = self.patience.wait("a request for a cursor", opened).await?;
-        Ok(Replies::new(cursor, self.patience))
+        Ok(Replies::new(cursor, self.patience.beyond(command.max_time.unwrap_or_default())))
     }
 
     /// All documents of a small result that takes no time to make, decoded.
@@ -365,7 +365,7 @@ impl Source {
         command: RawDocumentBuf,
     ) -> Result<Vec<Document>, Error> {
         let gathered = self.gathered(database, command);
-        Patience::FIRST.wait("a question about what it holds", gathered).await
+        self.patience.wait("a question about what it holds", gathered).await
     }
 
     /// All documents of a small result, decoded.

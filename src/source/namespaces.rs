@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use bson::{Bson, Document, RawDocumentBuf, Uuid, doc, rawdoc};
+use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, Uuid, doc, rawdoc};
+
+use mongodb::options::{ReadPreference, SelectionCriteria};
 
 use crate::change::{
     Namespace,
@@ -49,7 +51,15 @@ impl Size {
 }
 
 impl Source {
-    /// Every namespace of a database that the user may see.
+    /// Asks the primary whatever it is that documents are read from: a list of what there is bears no
+    /// time, and of a member that lags it may be older than the stream's start. What it leaves out then
+    /// would never be copied.
+    fn of_primary(&self) -> Self {
+        let criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::Primary));
+        Self { criteria, ..self.clone() }
+    }
+
+    /// Every namespace of a database that the user may see, as the primary has them.
     ///
     /// # Errors
     /// Whatever the driver returns.
@@ -57,7 +67,8 @@ impl Source {
         let command = rawdoc! {
             "listCollections": 1, "nameOnly": true, "authorizedCollections": true, "cursor": {},
         };
-        let listed = self.all(&self.client.database(database), command).await?;
+        let named = self.client.database(database);
+        let listed = self.of_primary().all(&named, command).await?;
         Ok(listed
             .iter()
             .filter_map(|entry| {
@@ -84,10 +95,10 @@ impl Source {
         let command = rawdoc! {
             "listCollections": 1, "filter": { "type": "collection" }, "cursor": {},
         };
-        let listed = match self.all(&self.client.database(database), command).await {
+        let named = self.client.database(database);
+        let listed = match self.of_primary().all(&named, command).await {
             Ok(listed) => listed,
-            // Unauthorized
-            Err(Error::Driver(error)) if code(&error) == Some(13) => return Ok(None),
+            Err(error) if error.is_denied() => return Ok(None),
             Err(error) => return Err(error),
         };
         let id = |entry: &Document| {
@@ -106,7 +117,8 @@ impl Source {
     /// Whatever the driver returns.
     pub async fn databases(&self) -> Result<Vec<String>, Error> {
         let command = doc! { "listDatabases": 1, "nameOnly": true, "authorizedDatabases": true };
-        let reply = self.command(&self.client.database("admin"), command).await?;
+        let admin = self.client.database("admin");
+        let reply = self.of_primary().command(&admin, command).await?;
         let listed = reply.get_array("databases").map_err(|_| Error::garbled("no databases"))?;
         Ok(listed
             .iter()
@@ -129,14 +141,14 @@ impl Source {
         let command = rawdoc! {
             "listCollections": 1, "filter": { "name": namespace.collection() }, "cursor": {},
         };
-        let listed = self.all(&database, command).await?;
+        let listed = self.of_primary().all(&database, command).await?;
         let Some(found) = listed.into_iter().next() else { return Ok(None) };
         if found.get_str("type").is_ok_and(|kind| kind != "collection") {
             return Ok(None);
         }
         let options = found.get_document("options").cloned().unwrap_or_default();
         let command = rawdoc! { "listIndexes": namespace.collection(), "cursor": {} };
-        match self.all(&database, command).await {
+        match self.of_primary().all(&database, command).await {
             Ok(indexes) => Ok(Some((options, indexes))),
             // NamespaceNotFound
             Err(Error::Driver(error)) if code(&error) == Some(26) => Ok(None),
@@ -184,17 +196,19 @@ impl Source {
         Ok(key.map_or_else(KeyShape::default, |key| KeyShape::sharded(key.keys().cloned())))
     }
 
-    /// Which types occur among the `_id`s of a collection: one index probe for each of the
-    /// server's type names.
+    /// Which types occur among the `_id`s of a collection: one look into the index for each of its
+    /// brackets. All numbers are in one, and strings with symbols: a look for one of them alone would
+    /// go through all the others.
     ///
     /// # Errors
     /// Whatever the driver returns.
     pub async fn id_types(&self, namespace: &Namespace) -> Result<IdTypes, Error> {
         let database = self.client.database(namespace.database());
         let mut found = Vec::new();
-        for (alias, types) in PROBES {
+        for (aliases, types) in PROBES {
+            let all: RawArrayBuf = aliases.iter().copied().collect();
             let command = rawdoc! {
-                "find": namespace.collection(), "filter": { "_id": { "$type": *alias } },
+                "find": namespace.collection(), "filter": { "_id": { "$type": all } },
                 "projection": { "_id": 1 }, "limit": 1, "singleBatch": true,
                 "readConcern": { "level": "majority" },
             };
@@ -206,24 +220,20 @@ impl Source {
     }
 }
 
-/// The server's type names that can be an `_id`'s, and what they are here.
-const PROBES: &[(&str, &[IdType])] = &[
-    ("objectId", &[IdType::ObjectId]),
-    ("string", &[IdType::String]),
-    ("symbol", &[IdType::String]),
-    ("int", &[IdType::Number]),
-    ("long", &[IdType::Number]),
-    ("double", &[IdType::Number]),
-    ("decimal", &[IdType::Number]),
-    ("binData", &[IdType::Uuid, IdType::Binary]),
-    ("date", &[IdType::Date]),
-    ("bool", &[IdType::Bool]),
-    ("null", &[IdType::Null]),
-    ("object", &[IdType::Document]),
-    ("timestamp", &[IdType::Timestamp]),
-    ("javascript", &[IdType::JavaScript]),
-    ("minKey", &[IdType::MinKey]),
-    ("maxKey", &[IdType::MaxKey]),
+/// The server's names of the types of each bracket that can hold an `_id`, and what they are here.
+const PROBES: &[(&[&str], &[IdType])] = &[
+    (&["objectId"], &[IdType::ObjectId]),
+    (&["string", "symbol"], &[IdType::String]),
+    (&["number"], &[IdType::Number]),
+    (&["binData"], &[IdType::Uuid, IdType::Binary]),
+    (&["date"], &[IdType::Date]),
+    (&["bool"], &[IdType::Bool]),
+    (&["null"], &[IdType::Null]),
+    (&["object"], &[IdType::Document]),
+    (&["timestamp"], &[IdType::Timestamp]),
+    (&["javascript"], &[IdType::JavaScript]),
+    (&["minKey"], &[IdType::MinKey]),
+    (&["maxKey"], &[IdType::MaxKey]),
 ];
 
 /// The server's code, where it was a command that failed.

@@ -11,7 +11,7 @@ use super::{Source, error::Error};
 /// a word is resent for a quarter of an hour; a reply that was lost is waited for even longer.
 pub(super) const ANSWER: Duration = Duration::from_secs(45);
 /// The longest wait for one.
-const LONGEST: Duration = Duration::from_secs(3600);
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// How long replies are waited for: longer each time that none came, since a server may take as long
 /// as it likes.
@@ -22,7 +22,12 @@ impl Patience {
     /// As it is before anything has gone wrong.
     pub const FIRST: Self = Self(ANSWER);
     /// Of what may take very long by its nature.
-    pub(super) const LONGEST: Self = Self(LONGEST);
+    pub(super) const LONG: Self = Self(Duration::from_secs(3600));
+
+    /// By so much longer than the server holds an answer back by itself.
+    pub(super) fn beyond(self, held_back: Duration) -> Self {
+        Self(self.0.saturating_add(held_back))
+    }
 
     /// After an error.
     #[must_use]
@@ -79,7 +84,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_is_not_answered_is_given_up_and_waited_for_longer_the_next_time() {
         let mut patience = Patience::FIRST;
-        for seconds in [45, 90, 180, 360, 720, 1_440, 2_880, 3_600, 3_600] {
+        for seconds in [45, 90, 180, 360, 720, 1_440, 2_880, 5_760, 11_520, 23_040, 46_080, 86_400]
+        {
             let begun = tokio::time::Instant::now();
             let never = std::future::pending::<Result<(), Error>>();
             let error = patience.wait("a find", never).await.expect_err("no answer");
@@ -88,7 +94,7 @@ mod tests {
             patience = patience.after(&error);
         }
         let late = async {
-            tokio::time::sleep(Duration::from_secs(3_000)).await;
+            tokio::time::sleep(Duration::from_secs(80_000)).await;
             Ok(5)
         };
         assert_eq!(patience.wait("a find", late).await.expect("an answer"), 5);

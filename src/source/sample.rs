@@ -31,7 +31,7 @@ impl Source {
             "comment": "mongosync",
         };
         // Of a large part of a collection all of it is read.
-        let patient = self.patient(Patience::LONGEST);
+        let patient = self.patient(Patience::LONG);
         let mut cursor = patient
             .cursor(CursorCommand {
                 database: &database,

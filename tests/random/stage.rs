@@ -51,6 +51,8 @@ pub struct Stage {
     store: MongoProxy,
     file: RuleFile,
     run: Option<Run>,
+    /// Of the process before.
+    log_before: String,
     fail_point: Option<FailCommand>,
     paused: bool,
     begun: Vec<Trouble>,
@@ -95,6 +97,7 @@ impl Stage {
             store,
             file,
             run: None,
+            log_before: String::new(),
             fail_point: None,
             paused: false,
             begun: Vec::new(),
@@ -286,12 +289,15 @@ impl Stage {
         self.count(format!("{blow:?}"));
         match blow {
             Blow::Kill => {
-                self.run.take().context("it runs")?.kill().await?;
+                let run = self.run.take().context("it runs")?;
+                self.log_before = run.log();
+                run.kill().await?;
                 self.start()?;
             }
             Blow::Terminate => {
                 let run = self.run.take().context("it runs")?;
                 let before = run.log();
+                self.log_before.clone_from(&before);
                 let ended = run.terminate().await?;
                 // Before its first word it does not listen yet, and has done nothing.
                 let at_once = before.is_empty() && ended.signal() == Some(15);
@@ -302,6 +308,7 @@ impl Stage {
                 let mut next = self.file.run(&[])?;
                 let first = self.run.take().context("it runs")?;
                 next.until("its status", |_| true).await?;
+                self.log_before = first.log();
                 first.kill().await?;
                 self.run = Some(next);
             }
@@ -376,9 +383,10 @@ impl Stage {
         Ok(())
     }
 
-    /// What the process has written to its log, and what the endpoint saw of a document.
+    /// What the last process but one and the last one have written to their logs.
     pub fn log(&self) -> String {
-        self.run.as_ref().map(Run::log).unwrap_or_default()
+        let last = self.run.as_ref().map(Run::log).unwrap_or_default();
+        format!("{}\nand of the last:\n{last}", self.log_before)
     }
 
     /// What the endpoint saw of a place, by the end of its id.

@@ -160,7 +160,7 @@ async fn each_event_has_a_letter_of_its_own() {
 #[test]
 fn a_copy_is_not_over_before_the_events_that_stand_for_it() {
     use crate::delivery::lane::{Lane, WindowId};
-    let lane = Lane::of_events(1 << 20);
+    let lane = Lane::new(1 << 20);
     let (copied, changes) = (Completion::new(), Completion::new());
     lane.open_window(WindowId(1), &namespace());
     let happened = State::Happened(Arc::new(event("e", None)));

@@ -1,6 +1,6 @@
 //! What planning reads from the checkpoint store and leaves there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bson::DateTime;
 
@@ -77,10 +77,12 @@ impl Planning<'_> {
     pub(super) async fn forget_removed_rules(&self, all: &mut StoredCopies) -> Result<(), Error> {
         let prefix = keys::rules(self.name);
         let known = self.stored(|| load_all::<RuleRecord>(&**self.store, &prefix)).await?;
+        let mut recorded = BTreeSet::new();
         for (key, record) in known {
             let Some(name) = key.0.last().and_then(|name| str::from_utf8(name).ok()) else {
                 continue;
             };
+            recorded.insert(name.to_owned());
             if self.all_rules.contains(name) {
                 continue;
             }
@@ -99,7 +101,7 @@ impl Planning<'_> {
                  the target"
             );
         }
-        self.end_keeping().await
+        self.end_keeping(&recorded).await
     }
 
     /// What a rule without a record writes, as long as it has none: it is new to the next run that
@@ -111,13 +113,16 @@ impl Planning<'_> {
     }
 
     /// What rules wrote that never had a record, and have left the file, ends with the present.
-    async fn end_keeping(&self) -> Result<(), Error> {
+    async fn end_keeping(&self, recorded: &BTreeSet<String>) -> Result<(), Error> {
         let prefix = keys::all_kept(self.name);
         let kept = self.stored(|| load_all::<KeptRecord>(&**self.store, &prefix)).await?;
         for (key, record) in kept {
-            let rule = key.0.get(3).and_then(|name| str::from_utf8(name).ok());
-            let gone = rule.is_some_and(|name| !self.all_rules.contains(name));
-            if gone && record.before == FOR_EVER {
+            let Some(rule) = key.0.get(3).and_then(|name| str::from_utf8(name).ok()) else {
+                continue;
+            };
+            // One that has a record by now wrote to other places before.
+            let ends = !self.all_rules.contains(rule) || recorded.contains(rule);
+            if ends && record.before == FOR_EVER {
                 let before = self.written().await?;
                 self.write(vec![put(key, &KeptRecord { before })]).await?;
             }
@@ -201,7 +206,11 @@ impl Planning<'_> {
         let now = self.asked("reading the cluster time", || self.reading.source.now()).await?;
         let place = keys::position(self.name);
         let position: Option<PositionRecord> = self.stored(|| load(&**self.store, &place)).await?;
-        Ok(position.map_or(now, |position| now.max(position.time)).after())
+        // A member that lags tells of an earlier time than a copy began at.
+        let copies = self.stored_copies().await?;
+        let planned = copies.values().flat_map(BTreeMap::values).map(|own| own.plan.started).max();
+        let stored = position.map(|position| position.time).max(planned);
+        Ok(stored.map_or(now, |stored| now.max(stored)).after())
     }
 
     /// Remembers that all of a rule was planned by its present definition.

@@ -142,6 +142,8 @@ struct Chunk {
     /// The next key to be read, and the next to be offered.
     reads: u64,
     offered: u64,
+    /// What the lanes took, or left out for a change that stands for it.
+    handed_over: Vec<Seen>,
     completion: Completion,
     closed: bool,
     /// Changes that were appended and are not settled.
@@ -372,7 +374,7 @@ impl World {
         let Some((window, _)) = chunk.window else { return };
         let Some(page) = chunk.pages.pop_front_if(|page| page.high <= frontier) else { return };
         let mut changes: Vec<Vec<Change>> = (0..LANES).map(|_| Vec::new()).collect();
-        for seen in page.documents {
+        for &seen in &page.documents {
             let claim = chunk.completion.claim();
             changes[Self::lane(seen.id)].push(make(seen, ClusterTime(STARTED), vec![claim]));
         }
@@ -389,6 +391,7 @@ impl World {
             return;
         }
         chunk.offered += 2;
+        chunk.handed_over.extend(page.documents);
         if page.last {
             chunk.completion.close();
             chunk.closed = true;
@@ -399,6 +402,10 @@ impl World {
     fn deliver(&mut self, lane: usize, most: usize) {
         let share = KEYS / CHUNKS as u64;
         for change in self.lanes[lane].try_output(most, usize::MAX) {
+            if change.states.is_empty() {
+                self.delivered.push(Delivered { change, chunk: None });
+                continue;
+            }
             let seen = seen(&change);
             let at = At { version: seen.version, deleted: seen.deleted };
             if let Some(before) = self.target.insert(seen.id, at) {
@@ -416,12 +423,14 @@ impl World {
 
     fn settle(&mut self, index: usize) {
         let Delivered { change, chunk } = self.delivered.swap_remove(index);
-        let seen = seen(&change);
         if let Some(chunk) = chunk {
             self.chunks[chunk].unsettled -= 1;
         }
-        let settled = self.settled.entry(seen.id).or_default();
-        *settled = seen.as_of.max(*settled);
+        if !change.states.is_empty() {
+            let seen = seen(&change);
+            let settled = self.settled.entry(seen.id).or_default();
+            *settled = seen.as_of.max(*settled);
+        }
         Claim::settle_all(change.claims);
     }
 
@@ -439,12 +448,18 @@ impl World {
                 );
             }
         }
-        for chunk in &self.chunks {
-            assert_eq!(
-                chunk.completion.is_done(),
+        for chunk in self.chunks.iter().filter(|chunk| chunk.completion.is_done()) {
+            assert!(
                 chunk.closed && chunk.unsettled == 0,
                 "a chunk is done when all that it handed over is settled, and not before"
             );
+            for read in &chunk.handed_over {
+                let held = self.target.get(&read.id).map_or(0, |held| held.version);
+                assert!(
+                    held >= read.version,
+                    "a chunk is done before what stands for {read:?} went to the target"
+                );
+            }
         }
     }
 
