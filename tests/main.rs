@@ -3,6 +3,7 @@
 mod check;
 mod checkpoint;
 mod commands;
+mod conformance;
 mod copy;
 mod documentation;
 mod edges;
