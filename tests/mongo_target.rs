@@ -2,11 +2,14 @@
 //! on the way.
 
 mod chosen;
+mod database;
+mod ddl;
 mod foreign;
 mod late;
 mod protected;
 mod trouble;
 mod values;
+mod verified;
 mod whose;
 
 use std::{path::Path, sync::Arc};
@@ -23,20 +26,18 @@ use mongodb::{
 use mongosync_servers::MongoDb;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
-use tokio::sync::OnceCell;
 
+use self::database::{definitions, kinds, stir};
 use crate::{
     load::fill,
     ready_rules::ROOT,
     support::{
+        mirror, mongo,
         run::{RuleFile, Run},
-        shared_mongo,
         tcp_proxy::TcpProxy,
         writers::Writers,
     },
 };
-
-static MIRROR: OnceCell<Arc<MongoDb>> = OnceCell::const_new();
 
 /// A source and another replica set. Both are everybody's: a test keeps to databases of its own.
 struct Worlds {
@@ -49,9 +50,7 @@ struct Worlds {
 
 impl Worlds {
     async fn new() -> Result<Self> {
-        let source = shared_mongo().await?;
-        let start = || async { Ok::<_, anyhow::Error>(Arc::new(MongoDb::start().await?)) };
-        let mirror = MIRROR.get_or_try_init(start).await?.clone();
+        let (source, mirror) = (mongo().await?, mirror().await?);
         let (from, to) = (source.client(), mirror.client());
         Ok(Self { source, mirror, folder: TempDir::new()?, from, to })
     }
@@ -309,40 +308,18 @@ async fn collections_are_renamed_by_a_template_and_filtered() -> Result<()> {
     Ok(())
 }
 
-/// Several collections, every kind of index, changes all the while, and kills in between.
+/// Twenty collections, with every kind of index and option, changes all the while, and kills in between.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_is_the_same_after_kills() -> Result<()> {
     let worlds = Worlds::new().await?;
     let (from, to) = (worlds.from.database("killed"), worlds.to.database("killed"));
-    let collation = doc! { "locale": "de", "strength": 2 };
-    from.run_command(doc! {
-        "create": "collated", "collation": collation.clone(),
-        "validator": { "number": { "$type": "int" } }, "validationAction": "warn",
-    })
-    .await?;
-    from.run_command(doc! { "create": "empty" }).await?;
+    for kind in kinds() {
+        kind.make(&from).await?;
+    }
     let documents: Collection<Document> = from.collection("documents");
     fill(&documents, 21, 6_000).await?;
     fill(&from.collection("others"), 22, 1_000).await?;
-    from.collection("collated")
-        .insert_many((0..200).map(|id| doc! { "_id": id, "name": format!("N{id}"), "at": [id, 1] }))
-        .await?;
-    let built = doc! {
-        "createIndexes": "collated",
-        "indexes": [
-            { "key": { "name": 1 }, "name": "unique", "unique": true },
-            { "key": { "name": 1, "_id": 1 }, "name": "simple", "collation": { "locale": "simple" } },
-            { "key": { "a": 1 }, "name": "sparse", "sparse": true },
-            { "key": { "b": -1 }, "name": "partial", "partialFilterExpression": { "b": { "$gt": 1 } } },
-            { "key": { "date": 1 }, "name": "ttl", "expireAfterSeconds": 1_000_000_000 },
-            { "key": { "place": "2dsphere" }, "name": "sphere" },
-            { "key": { "title": "text", "body": "text" }, "name": "text", "weights": { "title": 5 },
-              "collation": { "locale": "simple" } },
-            { "key": { "c": "hashed" }, "name": "hashed", "collation": { "locale": "simple" } },
-            { "key": { "$**": 1 }, "name": "wild", "wildcardProjection": { "w": 1 } },
-        ],
-    };
-    from.run_command(built).await?;
+    assert_eq!(from.list_collection_names().await?.len(), 20);
     let rules = "  - name: all\n    namespace: killed.*\n    copy: { chunk: 1MiB, parallel: 2 }\n    \
                  to: search";
     let file = worlds.rule_file(rules)?;
@@ -355,6 +332,9 @@ async fn a_database_is_the_same_after_kills() -> Result<()> {
         })
         .await?;
         writers.release(3_000 * (kill + 1) / 7);
+        for kind in kinds().iter().filter(|kind| kind.name != "empty") {
+            stir(&from, kind.name, i32::try_from(kill)?, &mut random).await?;
+        }
         writers.done(3_000 * kill / 7 + random.random_range(1..3_000 / 7)).await?;
         run.kill().await?;
     }
@@ -363,13 +343,8 @@ async fn a_database_is_the_same_after_kills() -> Result<()> {
     worlds.at_rest(&mut run).await?;
     assert_eq!(hashes(&from).await?, hashes(&to).await?);
     same(&worlds, "killed.documents", "killed.documents").await?;
-    for name in ["documents", "collated", "others", "empty"] {
-        assert_eq!(indexes(&from, name).await?, indexes(&to, name).await?, "{name}");
-    }
-    let listed = doc! { "listCollections": 1, "filter": { "name": "collated" } };
-    let one: Vec<Document> = from.run_cursor_command(listed.clone()).await?.try_collect().await?;
-    let other: Vec<Document> = to.run_cursor_command(listed).await?.try_collect().await?;
-    assert_eq!(one[0].get("options"), other[0].get("options"));
+    assert_eq!(definitions(&from).await?, definitions(&to).await?);
+    assert_eq!(file.dead_letters().await?, Vec::<serde_json::Value>::new());
     assert!(run.terminate().await?.success());
     Ok(())
 }

@@ -113,6 +113,8 @@ pub struct Ruled {
     pub keeps_deleted: bool,
     /// Whether a collection that is dropped in the source stays in the target.
     pub keeps_dropped: bool,
+    /// Whether a MongoDB that is written to follows the definitions of collections.
+    pub ddl: bool,
     /// What happens when the rule has changed, as in the file.
     pub on_rule_change: &'static str,
     /// What happens when the oplog no longer reaches back, as in the file.
@@ -183,6 +185,7 @@ impl Account {
                 format!("the MongoDB at {}, in the database {database}", model::address(uri))
             }
             CheckpointStore::File { path } => format!("the folder {}", path.display()),
+            CheckpointStore::Own => "the program's own".to_owned(),
         };
         Self {
             file: rules.path.display().to_string(),
@@ -228,6 +231,7 @@ fn written(rules: &RuleFile, target: &model::Target) -> Written {
         TargetKind::Stdout(_) => {
             ("stdout", Vec::new(), "none".to_owned(), Some("lines of JSON".to_owned()))
         }
+        TargetKind::Own => ("own", Vec::new(), "none".to_owned(), None),
     };
     Written {
         name: target.name.clone(),
@@ -302,7 +306,7 @@ fn ruled(
             let template = place.namespace.as_ref().map_or("{db}.{collection}", Template::as_str);
             (None, Some(known.unwrap_or_else(|| template.to_owned())))
         }
-        Place::Webhook | Place::File | Place::Stdout => (None, None),
+        Place::Webhook | Place::File | Place::Stdout | Place::Own => (None, None),
     };
     let text = |template: &Option<Template>| template.as_ref().map(|text| text.as_str().to_owned());
     let since =
@@ -339,6 +343,7 @@ fn ruled(
         }),
         keeps_deleted: rule.on_delete == OnDelete::Keep,
         keeps_dropped: rule.on_drop == OnDrop::Keep,
+        ddl: rule.ddl,
         on_rule_change: match rule.on_rule_change {
             OnRuleChange::Warn => "warn",
             OnRuleChange::Resync => "resync",
@@ -392,7 +397,7 @@ pub(super) fn places_are_kept(
         }
         (Place::Webhook, TargetKind::Webhook(webhook)) => webhook.url.path.depends_on_document(),
         (Place::File, TargetKind::File(file)) => file.path.depends_on_document(),
-        (Place::Webhook | Place::File | Place::Stdout, _) => false,
+        (Place::Webhook | Place::File | Place::Stdout | Place::Own, _) => false,
     };
     moves || by_document
 }

@@ -117,6 +117,9 @@ fn ruled(out: &mut String, rule: &Ruled) {
         line(out, 4, "deletes", &format!("what is deleted in the source is {deleted}"));
     }
     // What is usual goes without saying.
+    if rule.ddl {
+        line(out, 4, "follows", "what becomes of collections, indexes and views");
+    }
     if rule.keeps_dropped {
         line(out, 4, "drops", "a collection that is dropped in the source is kept");
     }

@@ -213,7 +213,21 @@ async fn bury(context: &Context, letters: Vec<Letter>) -> Result<(), Halt> {
         let origin = letter.origin();
         context.rules[usize::from(origin.rule.0)].count(origin.phase, Settled::DeadLetter, 1);
     }
-    context.dead_letters.bury(letters, &context.stop).await
+    if !context.status.is_heard() {
+        return context.dead_letters.bury(letters, &context.stop).await;
+    }
+    let told: Vec<_> = letters.iter().filter(|letter| !letter.is_owed()).cloned().collect();
+    let buried = context.dead_letters.bury(letters, &context.stop).await;
+    // One that ends the run for there are too many is stored all the same.
+    if matches!(buried, Ok(()) | Err(Halt::TooManyRejected { .. })) {
+        for letter in told {
+            let origin = letter.origin();
+            let rule = context.dead_letters.rule(origin.rule);
+            let document = (&origin.namespace, origin.key.display());
+            context.status.refused(rule, document, letter.words());
+        }
+    }
+    buried
 }
 
 /// How long a lane pauses before it looks again at documents that wait for others.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::{
     change::{
@@ -32,6 +32,7 @@ use crate::{
 
 use super::{
     Error,
+    aligning::Defined,
     demand::Demand,
     newcomers::Newcomers,
     reading::{Fetched, Reading, SourceBackoff},
@@ -176,6 +177,8 @@ pub struct Following {
     pub rule_status: Vec<Arc<RuleStatus>>,
     /// What has a plan, and what gets one.
     pub newcomers: Newcomers,
+    /// Where definitions go, where the target follows them.
+    pub defined: Option<mpsc::Sender<Defined>>,
 }
 
 /// Why a stream is read no further.
@@ -202,6 +205,7 @@ impl Following {
     ) -> Result<Option<Demand>, Error> {
         let rules = self.rules.clone();
         let (selectors, scope) = (rules.followed(), rules.scope());
+        let definitions = self.defined.is_some();
         tracing::info!(target = self.target, ?scope, from = %start, "following changes");
         let mut reached = start;
         let mut from = Start::At(start);
@@ -212,7 +216,7 @@ impl Following {
             let max_await = copies.then_some(COPY_AWAIT);
             let source = self.reading.source.patient(backoff.patience);
             let opened = tokio::select! {
-                opened = source.watch(&scope, &selectors, &from, max_await) => opened,
+                opened = source.watch(&scope, &selectors, &from, max_await, definitions) => opened,
                 () = stop.cancelled() => return Ok(None),
             };
             let before = reached;
@@ -364,6 +368,18 @@ impl Following {
                         deleted: op == Op::Delete,
                         claim: span.claim(),
                     });
+                }
+                Event::Defined { op, namespace, .. } => {
+                    let rules = self.rules.following(&namespace);
+                    let Some(defined) = self.defined.as_ref().filter(|_| !rules.is_empty()) else {
+                        continue;
+                    };
+                    for rule in &*rules {
+                        self.rule_status[usize::from(rule.0)]
+                            .event(EventKind::from_operation_type(op), 1);
+                    }
+                    // It ends with this pipeline; then nothing settles the claim.
+                    let _ = defined.send(Defined { namespace, claim: span.claim() }).await;
                 }
                 // What had to be done about it has been done: `ended`.
                 Event::Ended { .. } => {}

@@ -8,7 +8,7 @@ use crate::{
     change::Namespace,
     checkpoint::open::hidden_database,
     rules::model::{CheckpointStore, RuleFile, TargetKind},
-    source::{Source, error::Error as SourceError},
+    source::{Source, error::Error as SourceError, namespaces::Defined},
     target::{Deployment, Described, Origins, Pressure, Retry},
 };
 
@@ -33,7 +33,24 @@ fn source_failed(error: SourceError) -> Retry {
 impl<F: Deref<Target = RuleFile> + Send + Sync> Origins for FileOrigins<F> {
     async fn collection(&self, namespace: &Namespace) -> Result<Option<Described>, Retry> {
         let described = self.source.described(namespace).await.map_err(source_failed)?;
-        Ok(described.map(|(options, indexes)| Described { options, indexes }))
+        Ok(described.map(|(defined, indexes)| Described {
+            options: defined.options,
+            indexes,
+            id: defined.id,
+        }))
+    }
+
+    async fn definitions(
+        &self,
+        rule: &str,
+        only: Option<&Namespace>,
+    ) -> Result<Vec<Defined>, Retry> {
+        let Some(rule) = self.file.rules.iter().find(|own| own.name == rule) else {
+            return Ok(Vec::new());
+        };
+        let hidden = hidden_database(&self.file);
+        let defined = self.source.defined(&rule.namespaces, hidden.as_deref(), only).await;
+        defined.map_err(source_failed)
     }
 
     async fn namespaces(&self, rule: &str) -> Result<Vec<Namespace>, Retry> {
@@ -68,7 +85,7 @@ impl<F: Deref<Target = RuleFile> + Send + Sync> Origins for FileOrigins<F> {
     fn positions(&self) -> Option<&str> {
         match &self.file.checkpoint.store {
             CheckpointStore::MongoDb { database, .. } => Some(database),
-            CheckpointStore::File { .. } => None,
+            CheckpointStore::File { .. } | CheckpointStore::Own => None,
         }
     }
 }

@@ -43,7 +43,9 @@ use crate::{
 };
 
 use super::{
-    Error, Options, Summary, containers,
+    Error, Options, Summary,
+    aligning::Aligning,
+    containers,
     copying::{CHUNKS_AT_ONCE, Copying},
     demand::Demand,
     events::EventLetters,
@@ -66,6 +68,8 @@ use super::{
 pub const BUDGET: usize = 16 << 20;
 /// Bytes of keys that may wait for their read.
 pub(super) const PENDING: usize = 16 << 20;
+/// Definitions that the stream has shown and nobody has seen to yet; it waits then.
+const DEFINED: usize = 1_000;
 /// Pauses between plans that are made again and again.
 const AGAIN_FIRST: Duration = Duration::from_millis(50);
 const AGAIN_MOST: Duration = Duration::from_secs(10);
@@ -190,16 +194,21 @@ impl TargetPipeline {
     }
 
     async fn build(&self, stop: &CancellationToken) -> Result<Arc<dyn Target>, Error> {
+        let own = self.options.own.targets.get(self.name()).cloned();
         let rules = self.rules.iter().map(|(_, rule)| (rule.rule(), rule.destination()));
-        let opened = match &self.options.dry_run {
-            None => {
+        let opened = match (&self.options.dry_run, own) {
+            (None, Some(own)) => Ok(own),
+            (None, None) => {
                 let owner = self.owner(stop).await?;
                 open::open(self.target(), &owner, Some(Arc::new(self.origins())), rules)
             }
-            Some(dry_run) => open::open_unconnected(self.target(), rules).map(|target| {
-                let show = dry_run.show.clone();
-                Arc::new(DryRunTarget::new(self.name(), target, show)) as Arc<dyn Target>
-            }),
+            (Some(dry_run), own) => {
+                let target = own.map_or_else(|| open::open_unconnected(self.target(), rules), Ok);
+                target.map(|target| {
+                    let show = dry_run.show.clone();
+                    Arc::new(DryRunTarget::new(self.name(), target, show)) as Arc<dyn Target>
+                })
+            }
         };
         opened.map_err(|error| {
             Error::Refused(format!("target {} can't be used: {error}", self.name()))
@@ -599,6 +608,17 @@ impl TargetPipeline {
         for (container, new) in &plan.replacements {
             target.replace(&new.rule, container, new.id, new.begun);
         }
+        if self.aligns() {
+            target.aligns();
+        } else if self.options.dry_run.is_none()
+            && self.rules.iter().any(|(_, rule)| rule.rule().ddl)
+        {
+            tracing::info!(
+                target = self.name(),
+                "this run leaves rules out, so what becomes of collections is not followed; the next one \
+                 with all rules makes up for it"
+            );
+        }
         let dead_letters = self.dead_letters(read).await?;
         let settings = &self.target().delivery;
         let shared = Shared {
@@ -662,6 +682,14 @@ impl TargetPipeline {
             drained,
             now,
         })
+    }
+
+    /// Whether the target follows the definitions of collections. Not in a run that leaves rules out:
+    /// they may write to the same ones. The next whole run makes up for it.
+    fn aligns(&self) -> bool {
+        self.options.dry_run.is_none()
+            && self.rules.iter().any(|(_, rule)| rule.rule().ddl)
+            && self.rules.iter().count() == self.rule_names().len()
     }
 
     pub(super) async fn dead_letters(
@@ -735,6 +763,13 @@ impl TargetPipeline {
         lanes.advance(plan.start);
         let mut tasks = JoinSet::new();
         let status = self.target_status();
+        let (defined, shown) = match self.aligns() {
+            true => {
+                let (defined, shown) = mpsc::channel(DEFINED);
+                (Some(defined), Some(shown))
+            }
+            false => (None, None),
+        };
         if !self.rules.followed().is_empty() {
             let following = Following {
                 reading: reading.clone(),
@@ -752,8 +787,26 @@ impl TargetPipeline {
                     self.store.clone(),
                     plan.planned,
                 ),
+                defined,
             };
             tasks.spawn(following.run(plan.start, copying));
+        }
+        if let Some(defined) = shown {
+            let incomplete = plan.copies.iter().filter(|(.., complete)| !complete);
+            let aligning = Aligning {
+                target: context.target.clone(),
+                settings: self.target().delivery.clone(),
+                status: status.clone(),
+                validity: self.validity.clone(),
+                copying: incomplete
+                    .map(|(rule, ..)| self.rules.get(*rule).rule().name.clone())
+                    .collect(),
+                stop: reading.stop.clone(),
+            };
+            tasks.spawn(async move {
+                aligning.run(defined).await;
+                Ok(None)
+            });
         }
         for lane in lanes.iter() {
             let answering = Answering {

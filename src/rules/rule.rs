@@ -3,6 +3,7 @@
 use bson::{Bson, RawDocumentBuf};
 
 use super::{
+    ddl,
     delivery::{self, Delivery},
     destination::{self, Placed},
     diagnostic::Span,
@@ -50,10 +51,23 @@ pub struct Rest {
     pipeline: Vec<RawDocumentBuf>,
     transform: Option<Transform>,
     limits: crate::transform::Limits,
+    ddl: bool,
     on_delete: OnDelete,
     on_drop: OnDrop,
     on_rule_change: OnRuleChange,
     on_history_lost: OnHistoryLost,
+}
+
+impl Rest {
+    /// Whether the rule follows changes.
+    pub fn follows(&self) -> bool {
+        self.changes.is_some()
+    }
+
+    /// Whether the script may choose where documents lie.
+    pub fn may_move(&self) -> bool {
+        self.transform.as_ref().is_some_and(|transform| transform.script.may_move())
+    }
 }
 
 impl Read {
@@ -93,6 +107,7 @@ impl Read {
             project: rest.project,
             pipeline: rest.pipeline,
             transform: rest.transform.map(|transform| transform.script),
+            ddl: rest.ddl,
             on_delete: rest.on_delete,
             on_drop: rest.on_drop,
             on_rule_change: rest.on_rule_change,
@@ -130,7 +145,8 @@ pub fn read(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) -> 
     // Without it, what else is wrong with the rule is told all the same.
     let delivery = delivery::delivery(reader, fields, &span, placed.as_deref());
     let rest = rest(reader, fields, delivery.unwrap_or(Delivery::Documents));
-    let rest = delivery.and(rest);
+    let ddl = ddl::ddl(reader, fields, placed.as_deref(), delivery, rest.as_ref());
+    let rest = delivery.and(rest).zip(ddl).map(|(rest, ddl)| Rest { ddl, ..rest });
     let namespace_span = fields.get("namespace").map_or(&span, |node| &node.span).clone();
     let span = fields.get("name").map_or(&namespace_span, |node| &node.span).clone();
     let shown = ["name", "namespace"]
@@ -238,6 +254,8 @@ fn rest(reader: &mut Reader<'_>, fields: Fields<'_>, delivery: Delivery) -> Opti
         pipeline: pipeline?.unwrap_or_default(),
         transform: transform?,
         limits: limits?,
+        // Read once the rest is known.
+        ddl: false,
         on_delete: on_delete?,
         on_drop: on_drop?,
         on_rule_change: on_rule_change?,

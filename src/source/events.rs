@@ -177,7 +177,7 @@ impl EventQuery {
         stages.extend(settings.pipeline.iter().cloned());
         stages.extend(rule.project.iter().map(|project| raw(&Fields::stage(project))));
         Self {
-            selection: selection(&scope, &[&rule.namespaces]),
+            selection: selection(&scope, &[&rule.namespaces], false),
             scope,
             stages,
             settings: settings.clone(),

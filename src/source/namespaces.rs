@@ -34,6 +34,19 @@ pub struct Found {
     pub kind: Kind,
 }
 
+/// A namespace, and how it is defined.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Defined {
+    /// Its name.
+    pub namespace: Namespace,
+    /// What it is.
+    pub kind: Kind,
+    /// Its options, as the server lists them.
+    pub options: Document,
+    /// The server's own id; another one where it was dropped and made again. Views have none.
+    pub id: Option<Uuid>,
+}
+
 /// About how large a collection is.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Size {
@@ -72,11 +85,7 @@ impl Source {
         Ok(listed
             .iter()
             .filter_map(|entry| {
-                let kind = match entry.get_str("type").unwrap_or("collection") {
-                    "view" => Kind::View,
-                    "timeseries" => Kind::TimeSeries,
-                    _ => Kind::Collection,
-                };
+                let kind = kind(entry.get_str("type").unwrap_or("collection"));
                 let namespace = Namespace::new(database, entry.get_str("name").ok()?);
                 Some(Found { namespace, kind })
             })
@@ -98,8 +107,7 @@ impl Source {
         let named = self.client.database(database);
         let listed = match self.of_primary().all(&named, command).await {
             Ok(listed) => listed,
-            // Unauthorized
-            Err(Error::Driver(error)) if code(&error) == Some(13) => return Ok(None),
+            Err(error) if error.is_denied() => return Ok(None),
             Err(error) => return Err(error),
         };
         let id = |entry: &Document| {
@@ -110,6 +118,39 @@ impl Source {
             Some((name, id.to_uuid().ok()?))
         };
         Ok(Some(listed.iter().filter_map(id).collect()))
+    }
+
+    /// Every namespace of a database, or the one of this name, and how it is defined, as the primary has
+    /// it.
+    ///
+    /// # Errors
+    /// Whatever the driver returns.
+    pub async fn definitions(
+        &self,
+        database: &str,
+        name: Option<&str>,
+    ) -> Result<Vec<Defined>, Error> {
+        let command = match name {
+            Some(name) => {
+                rawdoc! { "listCollections": 1, "filter": { "name": name }, "cursor": {} }
+            }
+            None => rawdoc! { "listCollections": 1, "cursor": {} },
+        };
+        let named = self.client.database(database);
+        let listed = self.of_primary().all(&named, command).await?;
+        let defined = |entry: &Document| {
+            let id = match entry.get_document("info").ok().and_then(|info| info.get("uuid")) {
+                Some(Bson::Binary(id)) => id.to_uuid().ok(),
+                _ => None,
+            };
+            Some(Defined {
+                namespace: Namespace::new(database, entry.get_str("name").ok()?),
+                kind: kind(entry.get_str("type").unwrap_or("collection")),
+                options: entry.get_document("options").cloned().unwrap_or_default(),
+                id,
+            })
+        };
+        Ok(listed.iter().filter_map(defined).collect())
     }
 
     /// Every database that the user may see, without `admin`, `config` and `local`.
@@ -137,20 +178,16 @@ impl Source {
     pub async fn described(
         &self,
         namespace: &Namespace,
-    ) -> Result<Option<(Document, Vec<Document>)>, Error> {
+    ) -> Result<Option<(Defined, Vec<Document>)>, Error> {
         let database = self.client.database(namespace.database());
-        let command = rawdoc! {
-            "listCollections": 1, "filter": { "name": namespace.collection() }, "cursor": {},
-        };
-        let listed = self.of_primary().all(&database, command).await?;
+        let listed = self.definitions(namespace.database(), Some(namespace.collection())).await?;
         let Some(found) = listed.into_iter().next() else { return Ok(None) };
-        if found.get_str("type").is_ok_and(|kind| kind != "collection") {
+        if found.kind != Kind::Collection {
             return Ok(None);
         }
-        let options = found.get_document("options").cloned().unwrap_or_default();
         let command = rawdoc! { "listIndexes": namespace.collection(), "cursor": {} };
         match self.of_primary().all(&database, command).await {
-            Ok(indexes) => Ok(Some((options, indexes))),
+            Ok(indexes) => Ok(Some((found, indexes))),
             // NamespaceNotFound
             Err(Error::Driver(error)) if code(&error) == Some(26) => Ok(None),
             Err(error) => Err(error),
@@ -218,6 +255,15 @@ impl Source {
             }
         }
         Ok(found.into())
+    }
+}
+
+/// What a server calls these.
+fn kind(name: &str) -> Kind {
+    match name {
+        "view" => Kind::View,
+        "timeseries" => Kind::TimeSeries,
+        _ => Kind::Collection,
     }
 }
 

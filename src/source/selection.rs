@@ -10,7 +10,7 @@ use crate::{
 use super::{
     Source,
     error::Error,
-    namespaces::{Found, Kind},
+    namespaces::{Defined, Found, Kind},
 };
 
 /// What a rule's `namespace` and `exclude` come to.
@@ -70,6 +70,38 @@ impl Source {
             found.extend(self.collections(&database).await?);
         }
         Ok(Selection::of(selector, hidden, found))
+    }
+}
+
+impl Source {
+    /// All namespaces that a selector takes as they are now, whatever they are and whether they are read
+    /// or not; or the one of this name.
+    ///
+    /// # Errors
+    /// Whatever the driver returns.
+    pub async fn defined(
+        &self,
+        selector: &Selector,
+        hidden: Option<&str>,
+        only: Option<&Namespace>,
+    ) -> Result<Vec<Defined>, Error> {
+        let mut found = Vec::new();
+        if let Some(only) = only {
+            if selector.takes(only, hidden) {
+                let name = Some(only.collection());
+                found.extend(self.definitions(only.database(), name).await?);
+            }
+            return Ok(found);
+        }
+        let (mut databases, all) = databases(selector);
+        if all {
+            databases.extend(self.databases().await?);
+        }
+        for database in databases {
+            found.extend(self.definitions(&database, None).await?);
+        }
+        found.retain(|defined| selector.takes(&defined.namespace, hidden));
+        Ok(found)
     }
 }
 

@@ -94,6 +94,16 @@ pub enum Event {
         /// What happened, for metrics.
         op: Op,
     },
+    /// A collection or a view was made or changed, or its indexes were. Only of streams that show
+    /// definitions.
+    Defined {
+        /// What the server calls it: `create`, `modify`, `createIndexes`, `dropIndexes`.
+        op: &'static str,
+        /// Which.
+        namespace: Namespace,
+        /// The event's cluster time.
+        time: ClusterTime,
+    },
     /// A collection or database ended or got another name.
     Ended {
         /// What the server calls it: `drop`, `rename`, `dropDatabase`.
@@ -142,7 +152,8 @@ pub struct ChangeStream {
 impl Source {
     /// Opens a stream over all namespaces that the selectors take.
     ///
-    /// `max_await` is how long an idle reply is waited for; `None` is the rule file's.
+    /// `max_await` is how long an idle reply is waited for; `None` is the rule file's. `definitions` says
+    /// whether it shows what is made and changed beside documents, and views that are dropped.
     ///
     /// # Errors
     /// Those of the server; `Remedy::HistoryLost` where the oplog does not reach back to `start`.
@@ -152,6 +163,7 @@ impl Source {
         selectors: &[&Selector],
         start: &Start,
         max_await: Option<Duration>,
+        definitions: bool,
     ) -> Result<ChangeStream, Error> {
         let mut stage = RawDocumentBuf::new();
         match start {
@@ -160,13 +172,16 @@ impl Source {
             }
             Start::After(token) => stage.append(cstr("startAfter"), token.clone()),
         }
+        if definitions {
+            stage.append(cstr("showExpandedEvents"), true);
+        }
         if *scope == Scope::Deployment {
             stage.append(cstr("allChangesForCluster"), true);
         }
         let (database, collection) = scope.aggregated();
         let mut pipeline = RawArrayBuf::new();
         pipeline.push(rawdoc! { "$changeStream": stage });
-        pipeline.push(rawdoc! { "$match": selection(scope, selectors) });
+        pipeline.push(rawdoc! { "$match": selection(scope, selectors, definitions) });
         pipeline.push(rawdoc! { "$project": {
             "operationType": 1, "ns": 1, "to": 1, "documentKey": 1, "clusterTime": 1, "wallTime": 1,
         } });
@@ -242,15 +257,23 @@ impl Event {
     pub fn time(&self) -> ClusterTime {
         match self {
             Self::Changed { time, .. }
+            | Self::Defined { time, .. }
             | Self::Ended { time, .. }
             | Self::Invalidated { time, .. } => *time,
         }
     }
 }
 
+/// What happens to collections, views and indexes as such.
+const DEFINITIONS: [&str; 4] = ["create", "modify", "createIndexes", "dropIndexes"];
+
 /// The server-side selection. It may let through more than the rules take, never less: patterns are
 /// matched by the selectors themselves.
-pub(super) fn selection(scope: &Scope, selectors: &[&Selector]) -> RawDocumentBuf {
+pub(super) fn selection(
+    scope: &Scope,
+    selectors: &[&Selector],
+    definitions: bool,
+) -> RawDocumentBuf {
     // Without this clause dropDatabase would close a database stream in silence.
     let mut any = RawArrayBuf::new();
     any.push(rawdoc! { "operationType": { "$in": ["dropDatabase", "invalidate"] } });
@@ -270,9 +293,16 @@ pub(super) fn selection(scope: &Scope, selectors: &[&Selector]) -> RawDocumentBu
         }
     }
     let mut all = RawArrayBuf::new();
-    all.push(rawdoc! { "operationType": { "$in": [
-        "insert", "update", "replace", "delete", "drop", "rename", "dropDatabase", "invalidate",
-    ] } });
+    let mut operations = RawArrayBuf::new();
+    for operation in
+        ["insert", "update", "replace", "delete", "drop", "rename", "dropDatabase", "invalidate"]
+    {
+        operations.push(operation);
+    }
+    if definitions {
+        DEFINITIONS.iter().for_each(|operation| operations.push(*operation));
+    }
+    all.push(rawdoc! { "operationType": { "$in": operations } });
     all.push(rawdoc! { "$or": any });
     if *scope == Scope::Deployment {
         all.push(rawdoc! { "ns.db": { "$nin": ["admin", "config", "local"] } });
@@ -307,6 +337,10 @@ fn parse(event: &RawDocument) -> Result<Event, Error> {
             ("wallTime", RawBsonRef::DateTime(at)) => wall_time = Some(at),
             _ => {}
         }
+    }
+    if let Some(op) = DEFINITIONS.into_iter().find(|known| *known == op) {
+        let namespace = namespace.ok_or_else(|| Error::garbled("an event without a namespace"))?;
+        return Ok(Event::Defined { op, namespace, time });
     }
     let operation = match op {
         "invalidate" => {

@@ -83,6 +83,7 @@ fn rule(name: &str, targets: &[&str]) -> Rule {
         project: None,
         pipeline: Vec::new(),
         transform: None,
+        ddl: false,
         on_delete: OnDelete::Remove,
         on_drop: OnDrop::Remove,
         on_rule_change: OnRuleChange::Warn,

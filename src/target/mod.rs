@@ -17,7 +17,12 @@ pub mod open;
 pub mod stdout;
 pub mod webhook;
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bson::{RawDocument, Uuid, oid::ObjectId};
@@ -27,6 +32,7 @@ use tokio::{sync::mpsc, time::Instant};
 use crate::{
     change::{Cause, ClusterTime, Document, DocumentKey, Namespace, Phase, event::Happened},
     finding::Finding,
+    source::namespaces::Defined,
     transform::Meta,
 };
 
@@ -267,6 +273,8 @@ pub struct Described {
     pub options: bson::Document,
     /// Its indexes, as `listIndexes` tells them.
     pub indexes: Vec<bson::Document>,
+    /// The server's own id of it.
+    pub id: Option<Uuid>,
 }
 
 /// A MongoDB deployment, as far as a user without rights may know it.
@@ -333,6 +341,14 @@ pub trait Origins: Send + Sync {
     /// A collection of the source; `None` where there is no such, or it is a view.
     async fn collection(&self, namespace: &Namespace) -> Result<Option<Described>, Retry>;
 
+    /// All that a rule's namespaces come to now, or the one of this name: views and time series too, which
+    /// patterns do not read. As the primary has it.
+    async fn definitions(
+        &self,
+        rule: &str,
+        only: Option<&Namespace>,
+    ) -> Result<Vec<Defined>, Retry>;
+
     /// What a rule reads now.
     async fn namespaces(&self, rule: &str) -> Result<Vec<Namespace>, Retry>;
 
@@ -344,6 +360,17 @@ pub trait Origins: Send + Sync {
 
     /// The database that positions are kept in, where they are kept in a MongoDB.
     fn positions(&self) -> Option<&str>;
+}
+
+/// What [`Target::align`] is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Align<'a> {
+    /// Of the source; `None` for all.
+    pub namespace: Option<&'a Namespace>,
+    /// Rules whose copy was not complete at the start: what they fill gets its indexes at its end.
+    pub copying: &'a BTreeSet<String>,
+    /// See [`Request::right`].
+    pub right: Right,
 }
 
 /// See [`Target::keeps_order`].
@@ -396,6 +423,8 @@ pub enum Contents {
 ///   the whole request is unknown or that none of it was done; all of it will be sent again.
 /// - Writes are idempotent under `time`: an item that arrives twice or late changes nothing that is
 ///   newer, or the target says in its documentation what it can't do.
+/// - One value may serve several pipelines at once, where a program brings it: each has its lanes, and
+///   what is said of a lane holds for those of one pipeline. Two pipelines share no place.
 #[async_trait]
 pub trait Target: Send + Sync + 'static {
     /// Where a document of a rule lies, from the rule's templates and what the transform set.
@@ -442,7 +471,9 @@ pub trait Target: Send + Sync + 'static {
 
     /// Reaches the target and makes what has to be there before the first write. Called before the
     /// copy, again after a failure, and harmless to repeat.
-    async fn prepare(&self) -> Result<(), Retry>;
+    async fn prepare(&self) -> Result<(), Retry> {
+        Ok(())
+    }
 
     /// Why nothing is to be written as the rules say, for as long as a person changes nothing: a loop.
     /// Asked at the start, once the target can be reached; it ends the run.
@@ -460,6 +491,20 @@ pub trait Target: Send + Sync + 'static {
     /// that finds the copy complete: makes what was written visible, and takes back what
     /// `copy_begins` arranged.
     async fn copy_complete(&self, _rule: &str) -> Result<(), Retry> {
+        Ok(())
+    }
+
+    /// From now on nothing is written before [`align`](Self::align) has once gone through all. To be called
+    /// before the first write; without it the definitions of collections are not followed.
+    fn aligns(&self) {}
+
+    /// Makes collections, indexes and views what they are in the source now, where rules say `ddl` and they
+    /// are the target's own: the one of this namespace of the source, or all. Collections that the source
+    /// has no longer are dropped the first time that all are asked for, before anything is written: never
+    /// beside documents that are on their way.
+    ///
+    /// What the target refuses is told in the log, and is no error. Harmless to repeat and to drop.
+    async fn align(&self, _asked: Align<'_>) -> Result<(), Retry> {
         Ok(())
     }
 
@@ -571,15 +616,50 @@ pub trait Target: Send + Sync + 'static {
 
     /// What is effective for an operation, as a transform would write it into `meta`: the templates
     /// filled in, the defaults taken.
-    fn meta(&self, operation: &Operation) -> Meta;
+    fn meta(&self, _operation: &Operation) -> Meta {
+        Meta::default()
+    }
 
     /// A place in words, for dead letters and logs.
     fn describe(&self, place: &PlaceKey) -> String;
 }
 
+/// Whether a container is one of those that a pattern of [`Target::containers`] names.
+pub fn names(pattern: &str, container: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = container.strip_prefix(first) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.ends_with(last)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pattern_names_containers() {
+        for (pattern, container, expected) in [
+            ("products", "products", true),
+            ("products", "products-2", false),
+            ("products", "my-products", false),
+            ("*", "anything", true),
+            ("shop-*", "shop-orders", true),
+            ("shop-*", "shops-orders", false),
+            ("*-orders", "shop-orders", true),
+            ("*-*", "shop-orders", true),
+            ("*-*", "orders", false),
+            ("a*b*c", "a-b-c", true),
+            ("a*b*c", "a-c-b", false),
+            ("ab*ba", "aba", false),
+        ] {
+            assert_eq!(names(pattern, container), expected, "{pattern} {container}");
+        }
+    }
 
     /// `set hosts process id`, `-` for what is not told; `mongos` for the set.
     fn deployment(text: &str) -> Deployment {

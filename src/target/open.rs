@@ -61,6 +61,7 @@ pub fn open<'a>(
                 source,
             })?))
         }
+        TargetKind::Own => Err(SetupError::Own),
     }
 }
 
@@ -89,7 +90,7 @@ pub fn open_unconnected<'a>(
             return Ok(Arc::new(WebhookTarget::to_show(webhook, &target.delivery)?));
         }
         TargetKind::File(file) => return Ok(Arc::new(FileTarget::to_show(file))),
-        TargetKind::Stdout(_) => {}
+        TargetKind::Stdout(_) | TargetKind::Own => {}
     }
     open(&bare, "", None, rules)
 }
@@ -102,6 +103,9 @@ fn mongo_rules<'a>(rules: impl IntoIterator<Item = Writer<'a>>) -> Vec<MongoRule
             namespaces: rule.namespaces.clone(),
             place: place.clone(),
             keeps: rule.on_delete == model::OnDelete::Keep,
+            keeps_dropped: rule.on_drop == model::OnDrop::Keep,
+            moves: rule.transform.as_ref().is_some_and(|script| script.may_move()),
+            ddl: rule.ddl,
         })
     });
     rules.collect()

@@ -39,6 +39,9 @@ impl Alone {
             },
             place: MongoPlace::default(),
             keeps: false,
+            keeps_dropped: false,
+            moves: false,
+            ddl: false,
         };
         let settings = model::MongoDb { uri: Secret::new(uri) };
         let timeout = Duration::from_secs(20);

@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use crate::{
-    change::{ClusterTime, DocumentKey, Namespace, RuleIndex, id::IdTypes},
+    change::{ClusterTime, DocumentKey, Namespace, Phase, RuleIndex, id::IdTypes},
     checkpoint::{
         keys,
         records::{PlacesRecord, page},
@@ -94,8 +94,8 @@ impl Seen {
 
 /// Where extra documents are looked for.
 pub(super) struct Containers<'a> {
-    /// By name, each with a rule that writes there.
-    listed: BTreeMap<String, RuleIndex>,
+    /// By name, each with what lies there.
+    listed: BTreeMap<String, Vec<&'a Part>>,
     /// Those whose places are stored.
     stored: Vec<&'a Part>,
 }
@@ -142,7 +142,7 @@ impl Verifying<'_> {
                         Some(why) => report.note(format!(
                             "what {container} holds beside the source can't be told: {why}"
                         )),
-                        None => drop(containers.listed.insert(container, part.rule)),
+                        None => containers.listed.entry(container).or_default().push(part),
                     }
                 }
                 None => {
@@ -199,7 +199,7 @@ impl Verifying<'_> {
         began: ClusterTime,
         (first, report): (bool, &mut TargetReport),
     ) -> Result<(), Error> {
-        for (container, rule) in &containers.listed {
+        for (container, parts) in &containers.listed {
             self.progress.begin(format!("{container}, for what should not be there"), 0);
             let kept =
                 insist(&self.reading.stop, || containers::kept(&*self.store, self.name, container));
@@ -219,15 +219,16 @@ impl Verifying<'_> {
                     self.progress.add(places.len() as u64);
                     let lacking = places.into_iter().filter(|place| seen.lacks(place));
                     candidates.extend(lacking.map(|place| Candidate {
+                        document: self.document_of(&place, parts),
                         place,
-                        rule: *rule,
-                        document: None,
+                        rule: parts[0].rule,
                     }));
                     if candidates.len() >= BATCH {
-                        self.judge_extra(std::mem::take(&mut candidates), began, report).await?;
+                        let batch = std::mem::take(&mut candidates);
+                        self.judge_extra(batch, parts, began, report).await?;
                     }
                 }
-                self.judge_extra(candidates, began, report).await?;
+                self.judge_extra(candidates, parts, began, report).await?;
                 Ok::<_, Error>(held)
             };
             let (listed, held) = tokio::join!(listed, found);
@@ -279,7 +280,7 @@ impl Verifying<'_> {
                     Candidate { place, rule: part.rule, document }
                 }));
             }
-            self.judge_extra(candidates, began, report).await?;
+            self.judge_extra(candidates, &[part], began, report).await?;
         }
     }
 
@@ -287,6 +288,7 @@ impl Verifying<'_> {
     async fn judge_extra(
         &self,
         mut candidates: Vec<Candidate>,
+        parts: &[&Part],
         began: ClusterTime,
         report: &mut TargetReport,
     ) -> Result<(), Error> {
@@ -296,7 +298,10 @@ impl Verifying<'_> {
                 return Ok(());
             }
             let position = self.position_of(&names).await?;
-            let still = self.still_there(candidates, began).await?;
+            let mut still = self.still_there(candidates, began).await?;
+            if !self.target.is_versioned() {
+                still = self.not_made(still, parts, position).await?;
+            }
             if still.is_empty() {
                 return Ok(());
             }
@@ -343,6 +348,40 @@ impl Verifying<'_> {
             }
         }
         Ok(still)
+    }
+
+    /// The source's document that a place of a target without versions is of: only the source tells
+    /// whether what is there is old.
+    fn document_of(&self, place: &PlaceKey, parts: &[&Part]) -> Option<(Namespace, DocumentKey)> {
+        match self.target.is_versioned() {
+            true => None,
+            false => Some((parts[0].namespace.clone(), self.target.key(place)?)),
+        }
+    }
+
+    /// Those that no document of the source makes now: it may have come since it was gone through.
+    async fn not_made(
+        &self,
+        mut extra: Vec<Extra>,
+        parts: &[&Part],
+        after: ClusterTime,
+    ) -> Result<Vec<Extra>, Error> {
+        for part in parts {
+            let known = extra.iter().filter_map(|extra| extra.document.as_ref());
+            let mut keys: Vec<DocumentKey> = known.map(|(_, key)| key.clone()).collect();
+            let mut made = HashSet::new();
+            while !keys.is_empty() {
+                let asked: Vec<_> = keys.drain(..keys.len().min(PAGE)).collect();
+                let (page, unread) = self.fetch(part, asked, after).await?;
+                keys.extend(unread);
+                for wanted in self.shape(part, page, Phase::Changes).await? {
+                    made.extend(wanted.puts.into_iter().map(|(place, _)| place));
+                    made.extend(wanted.left);
+                }
+            }
+            extra.retain(|extra| !made.contains(&extra.place));
+        }
+        Ok(extra)
     }
 
     /// Which of some places belong to documents that the change stream shows between two times.

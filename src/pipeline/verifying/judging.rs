@@ -339,7 +339,7 @@ impl<'a> Events<'a> {
                     let (scope, selectors) = (set.scope(), set.followed());
                     let from = Start::At(self.from);
                     let source = reading.source.patient(backoff.patience);
-                    let opened = source.watch(&scope, &selectors, &from, Some(AWAIT));
+                    let opened = source.watch(&scope, &selectors, &from, Some(AWAIT), false);
                     self.stream = Some(opened.await?);
                 }
                 self.stream.as_mut().expect("it was opened just now").next().await
@@ -352,6 +352,8 @@ impl<'a> Events<'a> {
                     for event in batch.events {
                         match event {
                             Event::Changed { namespace, key, .. } => changes.push((namespace, key)),
+                            // Of no document.
+                            Event::Defined { .. } => {}
                             Event::Ended { .. } | Event::Invalidated { .. } => {
                                 (self.all, self.ended) = (true, true);
                             }

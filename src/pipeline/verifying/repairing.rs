@@ -1,9 +1,9 @@
 //! Has what differs mended by the process that holds the name, and looks whether it was.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::{
-    change::{DocumentKey, RuleIndex},
+    change::{DocumentKey, Namespace, RuleIndex},
     checkpoint::requests::{self, Asked},
     target::PlaceKey,
 };
@@ -158,6 +158,12 @@ impl Verifying<'_> {
         }
         for (rule, all) in by_rule {
             for group in requests_of(&all, |extra| extra.place.0.len()) {
+                // Without versions nothing would keep what has come meanwhile from being removed: the
+                // lanes look whether the document is there.
+                if !self.target.is_versioned() {
+                    answered &= self.asked_for(group, report).await?;
+                    continue;
+                }
                 let places = group.iter().map(|extra| written_place(&extra.place, extra.written));
                 let asked = Asked::Remove {
                     target: self.name.to_owned(),
@@ -179,6 +185,27 @@ impl Verifying<'_> {
             }
         }
         Ok(gone)
+    }
+
+    /// Has the lanes deliver the documents that these places are of as they are now: not at all. False
+    /// where nobody has, or nobody knows which documents they are of.
+    async fn asked_for(&self, group: &[&Extra], report: &mut TargetReport) -> Result<bool, Error> {
+        let mut by_namespace: BTreeMap<&Namespace, Vec<String>> = BTreeMap::new();
+        let mut answered = true;
+        for extra in group {
+            match &extra.document {
+                Some((namespace, key)) => {
+                    by_namespace.entry(namespace).or_default().push(written_key(key));
+                }
+                None => answered = false,
+            }
+        }
+        for (namespace, keys) in by_namespace {
+            let (target, namespace) = (self.name.to_owned(), namespace.to_string());
+            let asked = Asked::Redeliver { target, namespace, keys };
+            answered &= self.request(asked, report).await?;
+        }
+        Ok(answered)
     }
 
     /// Leaves a request and waits for its answer; whether it has been carried out. Once nobody has

@@ -101,8 +101,8 @@ fn file_with(path: &[&str], set: Option<&Value>) -> Value {
         "targets": { "search": { "elasticsearch": { "urls": ["http://127.0.0.1:9200"] } } },
         "rules": [{ "namespace": "shop.products", "delivery": "documents", "to": "search" }],
     });
-    // Where documents lie is said in the words of the target.
-    if path.starts_with(&["rules", "-", "to", "-", "namespace"]) {
+    // Where documents lie is said in the words of the target, and not all have collections.
+    if path.starts_with(&["rules", "-", "to", "-", "namespace"]) || path == ["rules", "-", "ddl"] {
         file["targets"] = serde_json::json!({
             "search": { "mongodb": { "uri": "mongodb://mirror/?replicaSet=rs1" } },
         });

@@ -9,21 +9,23 @@ use std::{
     },
 };
 
-use bson::{Binary, Document, RawDocumentBuf, doc};
+use bson::{Binary, Bson, Document, RawDocumentBuf, Uuid, doc, spec::BinarySubtype};
 use futures_util::TryStreamExt;
 use mongodb::Database;
+use sha2::{Digest, Sha256};
 use tokio::sync::OnceCell;
 use tracing::warn;
 
 use crate::{
     change::Namespace,
     rules::namespace::written_fault,
-    target::{Deployment, Origins, Retry},
+    target::{Deployment, Described, Origins, Retry},
 };
 
 use super::{
     answer,
     connection::{Connection, unusable},
+    definition::{plain, unversioned},
     marker::{self, Asked, Markers, Whose},
     routes::Routes,
 };
@@ -45,6 +47,8 @@ pub(super) const EXPIRES: &str = "expireAfterSeconds";
 pub(super) struct Ready {
     /// Why nothing may be written there.
     pub refused: Option<String>,
+    /// The server's own id of it.
+    pub uuid: Option<Binary>,
     /// Whether it compares texts by a language.
     pub collated: bool,
     /// Whether all that it holds is ours.
@@ -65,7 +69,7 @@ impl Ready {
     /// One that is there, and of which nothing else is known.
     fn found(collated: bool) -> Self {
         let (fresh, written) = (AtomicBool::new(false), AtomicUsize::new(0));
-        Self { refused: None, collated, own: false, made: false, fresh, written }
+        Self { refused: None, uuid: None, collated, own: false, made: false, fresh, written }
     }
 
     /// So many documents more have been written.
@@ -92,8 +96,15 @@ impl Ready {
 pub(super) struct Listed {
     /// `collection`, `view` or `timeseries`.
     pub kind: String,
+    /// The server's own id of a collection; a view's definition as a hash.
     pub uuid: Option<Binary>,
-    pub collated: bool,
+    pub options: Document,
+}
+
+impl Listed {
+    fn is_collated(&self) -> bool {
+        self.options.contains_key("collation")
+    }
 }
 
 /// Who asks for a collection.
@@ -121,6 +132,13 @@ impl Collections {
     /// One that has been seen to.
     pub fn known(&self, name: &str) -> Option<Arc<OnceCell<Ready>>> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Has it seen to again: it is another one now, or none.
+    pub fn forget(&self, name: &str) {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.retain(|(known, _), _| known != name);
     }
 
     /// Sees to a collection before anything from a namespace is written to it. Its cell is always set
@@ -180,11 +198,11 @@ impl Collections {
             return Ok(Some(Ready::refused(words)));
         }
         let database = asking.connection.client.database(namespace.database());
-        let Some(Listed { kind, uuid, collated }) =
-            listed(&database, namespace.collection()).await?
-        else {
+        let Some(found) = listed(&database, namespace.collection()).await? else {
             return Ok(None);
         };
+        let collated = found.is_collated();
+        let Listed { kind, uuid, .. } = found;
         if kind != "collection" {
             return Ok(Some(Ready::refused(no_collection(name, &kind))));
         }
@@ -223,27 +241,36 @@ impl Collections {
         let database = asking.connection.client.database(namespace.database());
         let mut found = listed(&database, namespace.collection()).await?;
         let made = found.is_none();
+        let mut of = None;
         if made {
-            if let Some(words) = create(asking, &database, &namespace, &from).await? {
-                return Ok(Ready::refused(words));
+            match create(asking, &database, &namespace, &from).await? {
+                Created::Refused(words) => return Ok(Ready::refused(words)),
+                Created::Of(id) => of = id,
             }
             found = listed(&database, namespace.collection()).await?;
         }
-        let Some(Listed { kind, uuid, collated }) = found else {
+        let Some(found) = found else {
             return Err(unusable(format!("{name} was made and is not there")));
         };
+        let collated = found.is_collated();
+        let Listed { kind, uuid, .. } = found;
         if kind != "collection" {
             return Ok(Ready::refused(no_collection(name, &kind)));
         }
         let collection = database.collection::<RawDocumentBuf>(namespace.collection());
         let first = collection.find_one(doc! {}).projection(doc! { "_id": 1 }).await;
         let empty = first.map_err(|error| answer::refusal(&error))?.is_none();
-        let own = match (uuid, asking.origins) {
+        let own = match (&uuid, asking.origins) {
             (Some(uuid), Some(_)) => {
-                let asked = Asked { namespace: &namespace, uuid: &uuid, owner: asking.owner };
+                let asked = Asked { namespace: &namespace, uuid, owner: asking.owner };
                 let markers = Markers::new(&asking.connection.client);
                 match markers.claim(asked, &from, empty).await? {
-                    Some(Whose::Ours) => true,
+                    Some(Whose::Ours) => {
+                        if let Some(of) = of {
+                            markers.made_of(&namespace, uuid, &of.into()).await?;
+                        }
+                        true
+                    }
                     Some(Whose::Taken(other)) => {
                         return Ok(Ready::refused(taken(&other, name, &from)));
                     }
@@ -269,7 +296,7 @@ impl Collections {
             }
             _ => false,
         };
-        Ok(Ready { own, made, fresh: AtomicBool::new(empty), ..Ready::found(collated) })
+        Ok(Ready { uuid, own, made, fresh: AtomicBool::new(empty), ..Ready::found(collated) })
     }
 
     /// Why writing there would never end, or would do harm to mongosync itself.
@@ -324,18 +351,27 @@ fn taken(other: &str, name: &str, from: &Namespace) -> String {
     )
 }
 
-/// Makes a collection as it is in the source; why that can't be, where no waiting helps.
+/// What came of making a collection.
+enum Created {
+    /// It is there. The source's own id of the one that it was made from, where there is one.
+    Of(Option<Uuid>),
+    /// Why it can't be, where no waiting helps.
+    Refused(String),
+}
+
+/// Makes a collection as it is in the source.
 async fn create(
     asking: &Asking<'_>,
     database: &Database,
     namespace: &Namespace,
     from: &Namespace,
-) -> Result<Option<String>, Retry> {
+) -> Result<Created, Retry> {
     let described = match asking.origins {
         Some(origins) => origins.collection(from).await?,
         None => None,
     };
-    let options = described.map(|described| described.options).unwrap_or_default();
+    let Described { mut options, id, .. } = described.unwrap_or_default();
+    unversioned(&mut options);
     if options.contains_key("capped") {
         warn!(
             source = from.as_str(),
@@ -353,10 +389,10 @@ async fn create(
     command.extend(options.into_iter().filter(|(name, _)| copied(name)));
     command.insert("writeConcern", doc! { "w": "majority" });
     match database.run_command(command).await {
-        Ok(_) => Ok(None),
+        Ok(_) => Ok(Created::Of(id)),
         Err(error) => match answer::code(&error) {
-            Some(EXISTS) => Ok(None),
-            Some(code) if NOT_TO_BE_MADE.contains(&code) => Ok(Some(format!(
+            Some(EXISTS) => Ok(Created::Of(None)),
+            Some(code) if NOT_TO_BE_MADE.contains(&code) => Ok(Created::Refused(format!(
                 "{namespace} can't be made in the target: {}",
                 answer::words(&error)
             ))),
@@ -369,19 +405,39 @@ async fn create(
 pub(super) async fn listed(database: &Database, name: &str) -> Result<Option<Listed>, Retry> {
     let command = doc! { "listCollections": 1, "filter": { "name": name } };
     let found = all(database, command).await.map_err(|error| answer::refusal(&error))?;
-    Ok(found.into_iter().next().map(|found| {
-        let uuid = found.get_document("info").ok().and_then(|info| info.get("uuid"));
-        let uuid = match uuid {
-            Some(bson::Bson::Binary(uuid)) => Some(uuid.clone()),
-            _ => None,
-        };
-        let options = found.get_document("options");
-        Listed {
-            kind: found.get_str("type").unwrap_or("collection").to_owned(),
-            uuid,
-            collated: options.is_ok_and(|options| options.contains_key("collation")),
+    let Some(mut found) = found.into_iter().next() else { return Ok(None) };
+    let kind = found.get_str("type").unwrap_or("collection").to_owned();
+    let options = match found.remove("options") {
+        Some(Bson::Document(options)) => options,
+        _ => Document::new(),
+    };
+    let uuid = match (own_id(&found), kind.as_str()) {
+        (None, "view") => Some(view_id(&options)),
+        (None, "timeseries") => {
+            let buckets = format!("system.buckets.{name}");
+            let command = doc! { "listCollections": 1, "filter": { "name": buckets } };
+            let found = all(database, command).await.map_err(|error| answer::refusal(&error))?;
+            found.first().and_then(own_id)
         }
-    }))
+        (id, _) => id,
+    };
+    Ok(Some(Listed { kind, uuid, options }))
+}
+
+fn own_id(listed: &Document) -> Option<Binary> {
+    match listed.get_document("info").ok()?.get("uuid")? {
+        Bson::Binary(uuid) => Some(uuid.clone()),
+        _ => None,
+    }
+}
+
+/// A view has no id, so what it shows stands for it: one that somebody changes is not ours any more.
+pub(super) fn view_id(options: &Document) -> Binary {
+    let mut hash = Sha256::new();
+    for option in ["viewOn", "pipeline"] {
+        hash.update(plain(options.get(option)).unwrap_or_default());
+    }
+    Binary { subtype: BinarySubtype::Generic, bytes: hash.finalize()[..16].to_vec() }
 }
 
 pub(super) async fn all(

@@ -23,7 +23,7 @@ use super::{
     connection::{Connection, unusable},
     marker::{Asked, Markers, Whose},
     place::place_key,
-    rights::missing,
+    rights::{Written, missing},
 };
 
 /// Places in one page of a listing.
@@ -49,6 +49,11 @@ impl MongoTarget {
         }
         let failed = |error: mongodb::error::Error| answer::refusal(&error);
         let database = connection.client.database(namespace.database());
+        let listed = collections::listed(&database, namespace.collection()).await?;
+        // A view holds nothing of its own.
+        if listed.is_none_or(|listed| listed.kind != "collection") {
+            return Ok(Listing::Whole);
+        }
         let options = CollectionOptions::builder().read_concern(ReadConcern::majority()).build();
         let collection: Collection<RawDocumentBuf> =
             database.collection_with_options(namespace.collection(), options);
@@ -125,7 +130,8 @@ impl MongoTarget {
                     Err(retry) if retry.reason == "unauthorized" => None,
                     Err(retry) => return Err(retry),
                 };
-                wanted.push((own, listed.is_some()));
+                let follows = self.within.routes.follows(&name);
+                wanted.push(Written { namespace: own, there: listed.is_some(), follows });
                 if let Some(listed) = listed.filter(|listed| listed.kind != "collection") {
                     let words = format!("{name} is a {}, and can't be written to", listed.kind);
                     found.push(

@@ -5,6 +5,7 @@
 //! One document a namespace in `mongosync.mirrored`. It counts for the collection with its UUID alone.
 
 use bson::{Binary, Bson, Document, doc};
+use futures_util::TryStreamExt;
 use mongodb::{
     Client, Collection,
     error::Error,
@@ -33,6 +34,23 @@ struct Marker {
     foreign: bool,
     /// Who writes to it.
     owners: Vec<Owner>,
+    /// The server's id of the source's collection that it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    of: Option<Binary>,
+    /// The names of its indexes that were built here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    indexes: Vec<String>,
+}
+
+/// What is remembered of a namespace that we write to.
+pub(super) struct Known {
+    pub namespace: String,
+    /// From where our documents come.
+    pub from: String,
+    /// The server's id of the source's collection that it was made from.
+    pub of: Option<Binary>,
+    /// Whether it is ours alone.
+    pub ours: bool,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -126,6 +144,79 @@ impl Markers {
         }
     }
 
+    /// What is remembered of a collection; `None` where nothing is, or where it may not be read.
+    pub async fn known(&self, asked: Asked<'_>) -> Result<Option<Known>, Retry> {
+        let found = readable(self.find(asked).await)?.flatten();
+        Ok(found.and_then(|marker| known(marker, asked.owner, Some(asked.uuid))))
+    }
+
+    /// What is remembered of all that somebody writes to, whether it is still there or not.
+    pub async fn owned(&self, owner: &str) -> Result<Vec<Known>, Retry> {
+        let found = async {
+            let found = self.0.find(doc! { "owners.owner": owner }).await?;
+            found.try_collect::<Vec<Marker>>().await
+        };
+        let found = readable(found.await)?.unwrap_or_default();
+        Ok(found.into_iter().filter_map(|marker| known(marker, owner, None)).collect())
+    }
+
+    /// The names of a collection's indexes that were built here.
+    pub async fn indexes(
+        &self,
+        namespace: &Namespace,
+        uuid: &Binary,
+    ) -> Result<Vec<String>, Retry> {
+        let found = self.0.find_one(doc! { "_id": namespace.as_str(), "uuid": uuid }).await;
+        Ok(readable(found)?.flatten().map(|marker| marker.indexes).unwrap_or_default())
+    }
+
+    /// Remembers that indexes are about to be built.
+    pub async fn built(
+        &self,
+        namespace: &Namespace,
+        uuid: &Binary,
+        names: Vec<&str>,
+    ) -> Result<(), Retry> {
+        let add = doc! { "$addToSet": { "indexes": { "$each": names } } };
+        self.update(namespace, uuid, add).await
+    }
+
+    /// Forgets an index that is no more.
+    pub async fn dropped(
+        &self,
+        namespace: &Namespace,
+        uuid: &Binary,
+        name: &str,
+    ) -> Result<(), Retry> {
+        self.update(namespace, uuid, doc! { "$pull": { "indexes": name } }).await
+    }
+
+    /// Remembers which of the source's collections it is made from.
+    pub async fn made_of(
+        &self,
+        namespace: &Namespace,
+        uuid: &Binary,
+        of: &Binary,
+    ) -> Result<(), Retry> {
+        self.update(namespace, uuid, doc! { "$set": { "of": of } }).await
+    }
+
+    async fn update(
+        &self,
+        namespace: &Namespace,
+        uuid: &Binary,
+        update: Document,
+    ) -> Result<(), Retry> {
+        let filter = doc! { "_id": namespace.as_str(), "uuid": uuid };
+        readable(self.0.update_one(filter, update).await).map(drop)
+    }
+
+    /// Forgets what is no more.
+    pub async fn forget(&self, namespace: &Namespace, uuid: &Binary) -> Result<(), Retry> {
+        let filter = doc! { "_id": namespace.as_str(), "uuid": uuid };
+        readable(self.0.delete_one(filter).await).map(drop)
+    }
+
     async fn find(&self, asked: Asked<'_>) -> Result<Option<Marker>, Error> {
         self.0.find_one(doc! { "_id": asked.namespace.as_str() }).await
     }
@@ -145,6 +236,8 @@ impl Markers {
                 uuid: asked.uuid.clone(),
                 foreign: !empty,
                 owners: Vec::new(),
+                of: None,
+                indexes: Vec::new(),
             },
         };
         if !marker.owners.iter().any(|known| known.owner == own.owner) {
@@ -168,6 +261,29 @@ impl Markers {
     }
 }
 
+/// `None` where a right is missing.
+fn readable<T>(answer: Result<T, Error>) -> Result<Option<T>, Retry> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if answer::code(&error).is_some_and(answer::is_denied) => Ok(None),
+        Err(error) => Err(answer::refusal(&error)),
+    }
+}
+
+/// `uuid` is that of the collection which is there.
+fn known(marker: Marker, owner: &str, uuid: Option<&Binary>) -> Option<Known> {
+    let uuid = uuid.unwrap_or(&marker.uuid).clone();
+    let namespace = Namespace::parse(&marker.namespace)?;
+    let asked = Asked { namespace: &namespace, uuid: &uuid, owner };
+    let own = marker.owners.iter().find(|own| own.owner == owner)?;
+    Some(Known {
+        ours: marker.whose(asked, None) == Whose::Ours,
+        from: own.from.clone(),
+        of: marker.of.clone().filter(|_| marker.uuid == uuid),
+        namespace: marker.namespace,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use bson::spec::BinarySubtype;
@@ -182,6 +298,8 @@ mod tests {
             namespace: "shop.items".into(),
             uuid: uuid(byte),
             foreign,
+            of: None,
+            indexes: Vec::new(),
             owners: owners
                 .iter()
                 .map(|owner| Owner { owner: (*owner).to_owned(), from: "a.b".into() })

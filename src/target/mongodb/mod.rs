@@ -3,8 +3,8 @@
 //! Its place is behind `delivery`, which decides what is sent when, and again. Here it is placed
 //! (`routes`, `place`), written into commands (`command`), sent once (`writing`), and the answer read
 //! (`answer`); collections are made (`collections`), remembered as ours (`marker`) and indexed
-//! (`indexes`), values that two documents claim are sorted out (`contested`), and what is refused for no
-//! known reason (`doubted`).
+//! (`indexes`), what becomes of them is followed (`definition`, `align`), values that two documents claim are
+//! sorted out (`contested`), and what is refused for no known reason (`doubted`).
 //!
 //! # Late writes
 //! A MongoDB keeps no versions that a write could be refused by, and none are put into documents. What
@@ -16,17 +16,20 @@
 //! after another process has taken over does nothing where the document is there; where it was deleted
 //! in between, it brings it back, until the sweep at the end of that copy.
 
+mod align;
 mod answer;
 mod collections;
 mod command;
 mod connection;
 mod contested;
+mod definition;
 mod doubted;
 mod fence;
 mod indexes;
 mod looks;
 mod marker;
 mod place;
+mod reading;
 mod rights;
 mod routes;
 mod writing;
@@ -50,18 +53,19 @@ pub use place::{MongoPlaceKey, PlaceError, place_key};
 pub use routes::MongoRule;
 
 use self::{
+    align::Alignment,
     answer::Failed,
     collections::{Asking, Collections, Ready},
     connection::{Connection, unusable},
     contested::Contested,
     doubted::Doubted,
-    indexes::Unbuilt,
+    indexes::{Indexed, Unbuilt},
     routes::Routes,
     writing::{Group, Portion},
 };
 use super::{
-    Action, Listing, Look, Operation, Origins, Outcome, PlaceKey, Placed, Placing, Pressure,
-    Request, Retry, Target,
+    Action, Align, Contents, Listing, Look, Operation, Origins, Outcome, PlaceKey, Placed, Placing,
+    Pressure, Request, Retry, Target,
 };
 use crate::{
     change::{ClusterTime, DocumentKey, Namespace, Phase},
@@ -93,6 +97,7 @@ pub struct MongoTarget {
     contested: Contested,
     doubted: Doubted,
     within: Arc<Within>,
+    alignment: Arc<Alignment>,
     /// Indexes that are being built, by rule.
     building: Mutex<HashMap<String, JoinSet<Result<(), Retry>>>>,
 }
@@ -133,31 +138,51 @@ impl Within {
     }
 
     /// Builds indexes for what a rule has copied, collection by collection.
-    async fn index(self: Arc<Self>, rule: String, owner: String) -> Result<(), Retry> {
+    async fn index(
+        self: Arc<Self>,
+        rule: String,
+        owner: String,
+        alignment: Arc<Alignment>,
+    ) -> Result<(), Retry> {
         let (Some(connection), Some(origins)) = (self.connection.get(), &self.origins) else {
             return Ok(());
         };
         let mut waits = None;
         for from in origins.namespaces(&rule).await? {
             let Some(name) = self.routes.container(&rule, &from) else { continue };
-            // Makes it, where nothing has been written.
-            let cell = match self.ready(connection, &owner, &name, Some(&from)).await {
-                Ok(cell) => cell,
-                Err(retry) => {
-                    waits = Some(retry);
-                    continue;
-                }
-            };
-            let own = cell.get().is_some_and(|ready| ready.refused.is_none() && ready.own);
-            let Some(namespace) = Namespace::parse(&name).filter(|_| own) else { continue };
-            let Some(described) = origins.collection(&from).await? else { continue };
-            let database = connection.client.database(namespace.database());
-            let keeps = self.routes.keeps(&name);
-            if let Err(retry) = self.unbuilt.build(&database, &namespace, described, keeps).await {
+            let follows = alignment.follows() && self.routes.follows(&name);
+            let built = self.index_one((connection, &owner), &name, &from, follows).await;
+            if let Err(retry) = built {
                 waits = Some(retry);
             }
         }
         waits.map_or(Ok(()), Err)
+    }
+
+    /// Builds indexes for one collection; makes it, where nothing has been written. `follows` says whether
+    /// what the source has no longer is dropped.
+    async fn index_one(
+        &self,
+        (connection, owner): (&Connection, &str),
+        name: &str,
+        from: &Namespace,
+        follows: bool,
+    ) -> Result<(), Retry> {
+        let Some(origins) = &self.origins else { return Ok(()) };
+        let cell = self.ready(connection, owner, name, Some(from)).await?;
+        let own = cell.get().filter(|ready| ready.refused.is_none() && ready.own);
+        let uuid = own.and_then(|ready| ready.uuid.as_ref());
+        let (Some(uuid), Some(namespace)) = (uuid, Namespace::parse(name)) else { return Ok(()) };
+        let Some(described) = origins.collection(from).await? else { return Ok(()) };
+        let indexed = Indexed {
+            client: &connection.client,
+            namespace: &namespace,
+            uuid,
+            described,
+            keeps: self.routes.keeps(name),
+            follows,
+        };
+        self.unbuilt.build(indexed).await
     }
 }
 
@@ -179,6 +204,7 @@ impl MongoTarget {
             shown: false,
             contested: Contested::default(),
             doubted: Doubted::default(),
+            alignment: Arc::new(Alignment::new()),
             within: Arc::new(Within {
                 routes: Routes::new(rules),
                 origins,
@@ -339,6 +365,7 @@ impl Target for MongoTarget {
     }
 
     async fn send(&self, request: &Request) -> Result<Vec<Outcome>, Retry> {
+        self.alignment.opened().await;
         let connection = self.connect().await?;
         connection.alone(request.right.as_ref(), self.timeout).await?;
         connection.clock.settle(&connection.client).await?;
@@ -390,17 +417,24 @@ impl Target for MongoTarget {
 
     async fn copy_complete(&self, rule: &str) -> Result<(), Retry> {
         self.connect().await?;
+        if !self.alignment.is_open() {
+            return Err(not_indexed("the definitions of collections are being compared"));
+        }
         let known = {
             let mut building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
             building.remove(rule)
         };
         let mut task = known.unwrap_or_else(|| {
             let mut task = JoinSet::new();
-            task.spawn(self.within.clone().index(rule.to_owned(), self.owner.clone()));
+            let (within, alignment) = (self.within.clone(), self.alignment.clone());
+            task.spawn(within.index(rule.to_owned(), self.owner.clone(), alignment));
             task
         });
         match tokio::time::timeout(BUILDING, task.join_next()).await {
-            Ok(Some(Ok(built))) => built,
+            Ok(Some(Ok(built))) => built.and_then(|()| match self.alignment.copied(rule) {
+                true => Ok(()),
+                false => Err(not_indexed("more indexes are to be built")),
+            }),
             Ok(None) => Ok(()),
             Ok(Some(Err(error))) if error.is_panic() => {
                 std::panic::resume_unwind(error.into_panic())
@@ -409,14 +443,17 @@ impl Target for MongoTarget {
             Err(_) => {
                 let mut building = self.building.lock().unwrap_or_else(PoisonError::into_inner);
                 building.insert(rule.to_owned(), task);
-                Err(Retry {
-                    reason: "indexes",
-                    message: "indexes are being built".to_owned(),
-                    after: None,
-                    pressure: Pressure::Same,
-                })
+                Err(not_indexed("indexes are being built"))
             }
         }
+    }
+
+    fn aligns(&self) {
+        self.alignment.begins();
+    }
+
+    async fn align(&self, asked: Align<'_>) -> Result<(), Retry> {
+        self.align_as(asked).await
     }
 
     fn container(&self, rule: &str, namespace: &Namespace) -> Option<String> {
@@ -444,6 +481,17 @@ impl Target for MongoTarget {
         self.list_all(container, found).await
     }
 
+    fn expected(&self, operation: &Operation) -> Result<Option<Vec<u8>>, String> {
+        match &operation.action {
+            Action::Put(document) => Ok(Some(reading::content(document.raw()))),
+            Action::Remove | Action::Append(_) => Ok(None),
+        }
+    }
+
+    async fn read(&self, places: &[PlaceKey]) -> Result<Contents, Retry> {
+        self.held(places).await
+    }
+
     async fn inspect(&self, look: Look<'_>) -> Result<Vec<Finding>, Retry> {
         self.look_at_collections(look).await
     }
@@ -464,6 +512,10 @@ impl Target for MongoTarget {
         MongoPlaceKey::decode(place)
             .map_or_else(|error| error.to_string(), |place| place.to_string())
     }
+}
+
+fn not_indexed(words: &str) -> Retry {
+    Retry { reason: "indexes", message: words.to_owned(), after: None, pressure: Pressure::Same }
 }
 
 /// Whether what failed is about one collection, and the others can be written to: a right, or what nobody

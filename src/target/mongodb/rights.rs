@@ -16,18 +16,23 @@ enum Needed {
     Always,
     /// Where the collection is to be made.
     ToMake,
+    /// Where the definitions of collections are followed.
+    ToFollow,
     /// Documents arrive without.
     ForComfort,
 }
 
 /// What is done to a collection, and what becomes of it where that is not allowed.
-const ACTIONS: [(&str, Needed, &str); 8] = [
+const ACTIONS: [(&str, Needed, &str); 11] = [
     ("find", Needed::Always, NOTHING),
     ("insert", Needed::Always, NOTHING),
     ("update", Needed::Always, NOTHING),
     ("remove", Needed::Always, NOTHING),
     ("bypassDocumentValidation", Needed::Always, NOTHING),
     ("createCollection", Needed::ToMake, "it can't be made"),
+    ("dropCollection", Needed::ToFollow, "what is dropped in the source stays, empty"),
+    ("collMod", Needed::ToFollow, "its options and indexes are not changed"),
+    ("dropIndex", Needed::ToFollow, "indexes that the source has no longer stay"),
     ("createIndex", Needed::ForComfort, NO_INDEXES),
     ("listIndexes", Needed::ForComfort, "its indexes are built again at every start"),
 ];
@@ -54,8 +59,17 @@ impl Lack {
     }
 }
 
-/// What the user lacks for these collections, each with whether it is there.
-pub(super) fn missing(privileges: &Privileges, wanted: &[(Namespace, bool)]) -> Vec<Lack> {
+/// A collection that is written to.
+pub(super) struct Written {
+    pub namespace: Namespace,
+    /// Whether it is there.
+    pub there: bool,
+    /// Whether its definition is followed.
+    pub follows: bool,
+}
+
+/// What the user lacks for these collections.
+pub(super) fn missing(privileges: &Privileges, wanted: &[Written]) -> Vec<Lack> {
     let user = privileges.users.first();
     let user = user.map_or("the login".to_owned(), |(user, db)| format!("{user}@{db}"));
     let lack = |is_needed: bool, action: &str, denied: &str, lost: &str| Lack {
@@ -64,7 +78,7 @@ pub(super) fn missing(privileges: &Privileges, wanted: &[(Namespace, bool)]) -> 
         action: action.to_owned(),
     };
     let mut found = Vec::new();
-    let databases: BTreeSet<&str> = wanted.iter().map(|(it, _)| it.database()).collect();
+    let databases: BTreeSet<&str> = wanted.iter().map(|it| it.namespace.database()).collect();
     let denied: Vec<Resource> = databases
         .into_iter()
         .map(|database| Resource::Database(database.to_owned()))
@@ -74,10 +88,14 @@ pub(super) fn missing(privileges: &Privileges, wanted: &[(Namespace, bool)]) -> 
         found.push(lack(true, "listCollections", &some(&denied), NOTHING));
     }
     let mut by_action: BTreeMap<usize, Vec<&Namespace>> = BTreeMap::new();
-    for (namespace, there) in wanted {
+    for Written { namespace, there, follows } in wanted {
         let resource = Resource::Collection(namespace.clone());
         for (index, (action, needed, _)) in ACTIONS.iter().enumerate() {
-            let concerns = *needed != Needed::ToMake || !there;
+            let concerns = match needed {
+                Needed::Always | Needed::ForComfort => true,
+                Needed::ToMake => !there,
+                Needed::ToFollow => *follows,
+            };
             if concerns && !privileges.may(action, &resource) {
                 by_action.entry(index).or_default().push(namespace);
             }
@@ -85,7 +103,8 @@ pub(super) fn missing(privileges: &Privileges, wanted: &[(Namespace, bool)]) -> 
     }
     for (index, namespaces) in by_action {
         let (action, needed, lost) = ACTIONS[index];
-        found.push(lack(needed != Needed::ForComfort, action, &some(namespaces), lost));
+        let is_needed = matches!(needed, Needed::Always | Needed::ToMake);
+        found.push(lack(is_needed, action, &some(namespaces), lost));
     }
     let remembered = Namespace::new(marker::DATABASE, marker::COLLECTION);
     let remembers = Resource::Collection(remembered);
@@ -123,7 +142,12 @@ mod tests {
             ACTIONS.iter().map(|(action, ..)| *action).chain(["listCollections"]).collect();
         let there: Vec<&str> =
             all.iter().copied().filter(|action| *action != "createCollection").collect();
-        let wanted = [(Namespace::new("a", "b"), true), (Namespace::new("c", "d"), false)];
+        let written = |database, collection, there, follows| Written {
+            namespace: Namespace::new(database, collection),
+            there,
+            follows,
+        };
+        let wanted = [written("a", "b", true, false), written("c", "d", false, true)];
         let own = ("mongosync", "", all.as_slice());
         let told = |grants: &[(&str, &str, &[&str])]| -> Vec<String> {
             missing(&user(grants), &wanted)

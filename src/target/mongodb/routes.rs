@@ -14,7 +14,7 @@ use crate::{
         namespace::written_fault,
         template::Part,
     },
-    target::{Placed, Placing, fill::fill},
+    target::{Placed, Placing, fill::fill, names},
 };
 
 use super::place::{id_fault, place_key};
@@ -30,6 +30,12 @@ pub struct MongoRule {
     pub place: MongoPlace,
     /// Whether what the source deletes stays.
     pub keeps: bool,
+    /// Whether what it drops stays.
+    pub keeps_dropped: bool,
+    /// Whether a script may choose where documents lie.
+    pub moves: bool,
+    /// Whether the definitions of collections are followed.
+    pub ddl: bool,
 }
 
 /// The routes of one MongoDB.
@@ -111,6 +117,29 @@ impl Routes {
         })
     }
 
+    /// Whether a rule may write to a namespace, whatever its documents hold.
+    fn may_write(&self, rule: &MongoRule, namespace: &str) -> bool {
+        rule.moves || self.containers(&rule.name).iter().any(|pattern| names(pattern, namespace))
+    }
+
+    /// Whether what the source drops stays in a namespace.
+    pub fn stays(&self, namespace: &str) -> bool {
+        let stays = |rule: &&MongoRule| rule.keeps || rule.keeps_dropped;
+        self.rules.values().filter(stays).any(|rule| self.may_write(rule, namespace))
+    }
+
+    /// The rules that follow the definitions of collections.
+    pub fn following(&self) -> impl Iterator<Item = &MongoRule> {
+        self.rules.values().filter(|rule| rule.ddl)
+    }
+
+    /// Whether all that may write to a namespace follow the definitions of collections.
+    pub fn follows(&self, namespace: &str) -> bool {
+        let mut writers =
+            self.rules.values().filter(|rule| self.may_write(rule, namespace)).peekable();
+        writers.peek().is_some() && writers.all(|rule| rule.ddl)
+    }
+
     /// From where what lies in a namespace comes, where anything has been placed there.
     pub fn source_of(&self, namespace: &str) -> Option<Namespace> {
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
@@ -190,6 +219,9 @@ mod tests {
             namespaces: Selector { include: vec![exact], exclude: Vec::new() },
             place: MongoPlace::default(),
             keeps: true,
+            keeps_dropped: false,
+            moves: false,
+            ddl: false,
         };
         let key = DocumentKey::from_id(RawBsonRef::Int32(1)).expect("a key");
         let namespace = Namespace::new("shop", "items");
@@ -232,6 +264,9 @@ mod tests {
             namespaces: Selector { include: vec![exact.clone()], exclude: Vec::new() },
             place: MongoPlace::default(),
             keeps,
+            keeps_dropped: false,
+            moves: false,
+            ddl: false,
         };
         for (keeps, namespace, expected) in
             [(true, "shop.items", true), (true, "shop.other", false), (false, "shop.items", false)]
