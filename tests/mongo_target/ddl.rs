@@ -420,8 +420,8 @@ async fn definitions_follow_to_other_names() -> Result<()> {
     from.run_command(doc! { "createIndexes": "items", "indexes": [index] }).await?;
     worlds.at_rest(&mut run).await?;
     let held = definitions(&to).await?;
-    let names: Vec<&str> = held.keys().map(String::as_str).collect();
-    assert_eq!(names, ["old_items", "old_seen", "own"]);
+    let found: Vec<&str> = held.keys().map(String::as_str).collect();
+    assert_eq!(found, ["old_items", "old_seen", "own"]);
     let options = held["old_seen"].get_document("options")?;
     assert_eq!(options.get_str("viewOn")?, "old_items");
     ensure!(format!("{options}").contains("\"old_others\""), "{options}");
