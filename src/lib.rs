@@ -1,5 +1,11 @@
-//! mongosync copies MongoDB collections into Elasticsearch and OpenSearch, and keeps them
-//! true by following the change streams.
+//! mongosync copies MongoDB collections into Elasticsearch, OpenSearch, MongoDB, webhooks and files, and
+//! keeps them true by following the change streams; or calls a closure for each change.
+//!
+//! A program of one's own begins at [`Mongosync`]; `docs/library.md` shows the way, `examples/` four
+//! programs. Meant to be used are what stands at this root, [`target::Target`] and
+//! [`checkpoint::store::Store`] with what their signatures name, [`target::json`], [`status`],
+//! [`change::Namespace`] and [`change::ClusterTime`]. The rest is public for the program and its tests, and
+//! may change with any version.
 //!
 //! The modules stand in the order in which data flows: rules → source → transform → delivery →
 //! target. Only acknowledgements come back, to checkpoint.
@@ -16,4 +22,7 @@ pub mod pipeline;
 pub mod status;
 pub mod check;
 pub mod draft;
+pub mod library;
 pub mod cli;
+
+pub use library::{Delivery, Error, Failure, Mongosync, Op, Rule, Rules, Running, Troubles, Typed};

@@ -1,6 +1,6 @@
 //! The checkpoint stores: each does what the contract says, and what is particular to MongoDB.
 
-mod conformance;
+pub mod conformance;
 
 use std::{sync::Arc, time::Duration};
 

@@ -62,6 +62,30 @@ fn every_piece_of_yaml_in_the_documentation_loads() -> Result<()> {
     Ok(())
 }
 
+/// A block says which example it is of, and its lines stand there so, one after the other; `// …` stands
+/// for lines between.
+#[test]
+fn every_piece_of_rust_in_the_documentation_is_of_an_example() -> Result<()> {
+    let page = fs::read_to_string(Path::new(ROOT).join("docs/library.md"))?;
+    let mut found = 0;
+    for (line, kind, block) in blocks(&page) {
+        let Some(example) = kind.strip_prefix("rust ") else {
+            ensure!(!kind.starts_with("rust"), "line {line}: of which example is it?");
+            continue;
+        };
+        let text = fs::read_to_string(Path::new(ROOT).join(example))?;
+        let mut rest = text.as_str();
+        for piece in block.split("    // …\n") {
+            let at = rest.find(piece);
+            let at = at.with_context(|| format!("line {line}: not in {example}:\n{piece}"))?;
+            rest = &rest[at + piece.len()..];
+            found += 1;
+        }
+    }
+    ensure!(found >= 10, "only {found}");
+    Ok(())
+}
+
 /// Every command that is shown can be given as it stands.
 #[test]
 fn every_command_of_the_documentation_is_one() -> Result<()> {

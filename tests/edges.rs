@@ -28,6 +28,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "pipeline",
         &["change", "checkpoint", "delivery", "rules", "source", "status", "target", "transform"],
     ),
+    ("library", &["change", "checkpoint", "pipeline", "rules", "status", "target", "transform"]),
     (
         "cli",
         &[
@@ -60,6 +61,7 @@ const NARROW: &[(&str, &str, &[&str])] = &[
         &["delivery::trial::Made", "delivery::trial::Put", "delivery::trial::Trial"],
     ),
     ("cli", "target", &["target::open"]),
+    ("library", "transform", &["transform::Meta"]),
     ("cli", "transform", &["transform::Reads"]),
 ];
 

@@ -7,43 +7,36 @@ mod trouble;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
-    sync::Arc,
+    ops::Deref,
+    path::Path,
 };
 
 use anyhow::{Context, Result, ensure};
-use futures_util::TryStreamExt;
-use mongodb::{
-    Client, Collection,
-    bson::{Document, doc},
-};
-use mongosync_servers::MongoDb;
+use mongodb::bson::doc;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use rstest::rstest;
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::support::{
-    self,
     run::{RuleFile, Run},
+    sourced::{Sourced, documents as source},
+    told::{lines, lines_of, states},
 };
 
 /// A MongoDB, and a folder of one's own.
-struct Filed {
-    mongo: Arc<MongoDb>,
-    client: Client,
-    folder: TempDir,
+struct Filed(Sourced);
+
+impl Deref for Filed {
+    type Target = Sourced;
+
+    fn deref(&self) -> &Sourced {
+        &self.0
+    }
 }
 
 impl Filed {
     async fn new() -> Result<Self> {
-        let mongo = support::mongo().await?;
-        Ok(Self { client: mongo.client(), mongo, folder: TempDir::new()? })
-    }
-
-    fn collection(&self, namespace: &str) -> Collection<Document> {
-        let (database, collection) = namespace.split_once('.').expect("db.collection");
-        self.client.database(database).collection(collection)
+        Ok(Self(Sourced::new().await?))
     }
 
     /// A rule file with the target `out`, which is a file with these settings.
@@ -52,32 +45,17 @@ impl Filed {
     }
 
     fn file_of(&self, targets: &str, rules: &str) -> Result<RuleFile> {
-        let mongo = self.mongo.uri();
-        let text = format!(
-            "source: {mongo}\nhttp: {{ listen: \"127.0.0.1:${{STATUS_PORT}}\" }}\ncheckpoint: {{ every: \
-             100ms }}\ntargets:\n{targets}\nrules:\n{rules}\n"
-        );
-        RuleFile::written(self.folder.path(), &text)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.rule_file("100ms", targets, rules)
     }
 
     async fn caught_up(&self, run: &mut Run) -> Result<()> {
-        let time = support::run::cluster_time(&self.client).await?;
-        run.target_reaches("out", time).await
+        self.settled(run, "out").await
     }
 }
 
 /// Waits until every copy into `out` is settled.
 async fn copied(run: &mut Run) -> Result<()> {
-    run.until("the copy's end", |status| {
-        let rules = status["targets"]["out"]["rules"].as_object();
-        rules.is_some_and(|rules| rules.values().all(|rule| rule["copy"]["complete"] == true))
-    })
-    .await?;
-    Ok(())
+    run.copied_to("out").await
 }
 
 /// Waits until so many documents have gone out in this run; fewer behind the copy.
@@ -91,54 +69,10 @@ async fn delivered(run: &mut Run, rule: &str, least: u64) -> Result<()> {
     Ok(())
 }
 
-/// The lines of a text; each has to be whole.
-fn lines_of(text: &str) -> Result<Vec<Value>> {
-    ensure!(text.is_empty() || text.ends_with('\n'), "the last line is torn");
-    text.lines().map(|line| serde_json::from_str(line).context(line.to_owned())).collect()
-}
-
-/// All lines of `NAME.ndjson` in a folder, with those of the files that were put aside before it.
-fn lines(folder: &Path, name: &str) -> Result<Vec<Value>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let file = entry?.file_name().into_string().expect("a name");
-        let inner = file.strip_prefix(name).and_then(|rest| rest.strip_suffix("ndjson"));
-        files.extend(inner.is_some_and(|inner| inner.starts_with('.')).then_some(file));
-    }
-    // As a shell lists them: `orders.000001.ndjson` before `orders.ndjson`.
-    files.sort();
-    let mut lines = Vec::new();
-    for file in files {
-        lines.extend(lines_of(&fs::read_to_string(folder.join(&file))?).context(file)?);
-    }
-    Ok(lines)
-}
-
 /// What the lines come to, by `_id`: the last one counts.
 fn replayed(lines: &[Value]) -> BTreeMap<String, Value> {
-    let mut held = BTreeMap::new();
-    for line in lines {
-        let data = &line["data"];
-        let id = data["_id"].to_string();
-        match data["op"].as_str() {
-            Some("put") => drop(held.insert(id, data["document"].clone())),
-            Some("remove") => drop(held.remove(&id)),
-            other => panic!("no operation: {other:?}"),
-        }
-    }
-    held
-}
-
-/// What the collection holds, as JSON of whole numbers and texts.
-async fn source(collection: &Collection<Document>) -> Result<BTreeMap<String, Value>> {
-    let documents: Vec<Document> = collection.find(doc! {}).await?.try_collect().await?;
-    let json = |document: &Document| {
-        let fields = document
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone().into_relaxed_extjson()));
-        Value::Object(fields.collect())
-    };
-    Ok(documents.iter().map(json).map(|document| (document["_id"].to_string(), document)).collect())
+    let data: Vec<Value> = lines.iter().map(|line| line["data"].clone()).collect();
+    states(&data)
 }
 
 /// What is promised of repeated lines: one that stands there again has the id that it had, and tells of

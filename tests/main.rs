@@ -3,6 +3,7 @@
 mod check;
 mod checkpoint;
 mod commands;
+mod conformance;
 mod copy;
 mod documentation;
 mod edges;
@@ -13,6 +14,7 @@ mod ids;
 mod init;
 mod kill;
 mod kill_points;
+mod library;
 mod load;
 mod lookups;
 mod losses;

@@ -1,9 +1,12 @@
 //! MongoDB as a target: another replica set holds the same documents, byte for byte, whatever happens
 //! on the way.
 
+mod chosen;
 mod database;
 mod ddl;
+mod foreign;
 mod late;
+mod protected;
 mod trouble;
 mod values;
 mod verified;
@@ -23,21 +26,18 @@ use mongodb::{
 use mongosync_servers::MongoDb;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
-use tokio::sync::OnceCell;
 
 use self::database::{definitions, kinds, stir};
 use crate::{
     load::fill,
     ready_rules::ROOT,
     support::{
+        mirror, mongo,
         run::{RuleFile, Run},
-        shared_mongo,
         tcp_proxy::TcpProxy,
         writers::Writers,
     },
 };
-
-static MIRROR: OnceCell<Arc<MongoDb>> = OnceCell::const_new();
 
 /// A source and another replica set. Both are everybody's: a test keeps to databases of its own.
 struct Worlds {
@@ -50,9 +50,7 @@ struct Worlds {
 
 impl Worlds {
     async fn new() -> Result<Self> {
-        let source = shared_mongo().await?;
-        let start = || async { Ok::<_, anyhow::Error>(Arc::new(MongoDb::start().await?)) };
-        let mirror = MIRROR.get_or_try_init(start).await?.clone();
+        let (source, mirror) = (mongo().await?, mirror().await?);
         let (from, to) = (source.client(), mirror.client());
         Ok(Self { source, mirror, folder: TempDir::new()?, from, to })
     }

@@ -6,6 +6,7 @@ mod requests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -15,20 +16,17 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use hmac::{Hmac, Mac};
-use mongodb::{
-    Client, Collection,
-    bson::{Document, doc},
-};
+use mongodb::bson::doc;
 use mongosync_servers::MongoDb;
 use rstest::rstest;
 use serde_json::{Value, json};
 use sha2::Sha256;
-use tempfile::TempDir;
 
 use crate::support::{
-    self,
     receiver::{End, Received, Receiver, Reply, first_of_each},
     run::{RuleFile, Run},
+    sourced::{Sourced, documents as source},
+    told::states,
 };
 
 const SECRETS: [&str; 2] = [
@@ -38,30 +36,26 @@ const SECRETS: [&str; 2] = [
 
 /// A MongoDB, a receiver, and a folder of one's own.
 pub struct Hooked {
-    pub mongo: Arc<MongoDb>,
-    pub client: Client,
-    pub folder: TempDir,
+    sourced: Sourced,
     pub receiver: Receiver,
+}
+
+impl Deref for Hooked {
+    type Target = Sourced;
+
+    fn deref(&self) -> &Sourced {
+        &self.sourced
+    }
 }
 
 impl Hooked {
     pub async fn new() -> Result<Self> {
-        Self::on(support::mongo().await?).await
+        Ok(Self { sourced: Sourced::new().await?, receiver: Receiver::start().await? })
     }
 
     /// With a MongoDB of one's own.
     pub async fn on(mongo: Arc<MongoDb>) -> Result<Self> {
-        Ok(Self {
-            client: mongo.client(),
-            mongo,
-            folder: TempDir::new()?,
-            receiver: Receiver::start().await?,
-        })
-    }
-
-    pub fn collection(&self, namespace: &str) -> Collection<Document> {
-        let (database, collection) = namespace.split_once('.').expect("db.collection");
-        self.client.database(database).collection(collection)
+        Ok(Self { sourced: Sourced::on(mongo)?, receiver: Receiver::start().await? })
     }
 
     /// A rule file with the target `notify`, of these settings beside `url`.
@@ -78,29 +72,17 @@ impl Hooked {
     }
 
     pub fn file_of(&self, targets: &str, every: &str, rules: &str) -> Result<RuleFile> {
-        let mongo = self.mongo.uri();
-        let text = format!(
-            "source: {mongo}\nhttp: {{ listen: \"127.0.0.1:${{STATUS_PORT}}\" }}\ncheckpoint: {{ every: \
-             {every} }}\ntargets:\n{targets}rules:\n{}\n",
-            rules.trim_end()
-        );
-        RuleFile::written(self.folder.path(), &text)
+        self.rule_file(every, targets, rules)
     }
 
     pub async fn caught_up(&self, run: &mut Run) -> Result<()> {
-        let time = support::run::cluster_time(&self.client).await?;
-        run.target_reaches("notify", time).await
+        self.settled(run, "notify").await
     }
 }
 
 /// Waits until every copy into `notify` is settled.
 pub async fn copied(run: &mut Run) -> Result<()> {
-    run.until("the copy's end", |status| {
-        let rules = status["targets"]["notify"]["rules"].as_object();
-        rules.is_some_and(|rules| rules.values().all(|rule| rule["copy"]["complete"] == true))
-    })
-    .await?;
-    Ok(())
+    run.copied_to("notify").await
 }
 
 /// The messages of the format `standard`, one a request.
@@ -108,41 +90,10 @@ fn data(received: &[Received]) -> Vec<Value> {
     received.iter().map(|request| request.json()["data"].clone()).collect()
 }
 
-/// One or several of a request.
-pub fn messages(request: &Received) -> Vec<Value> {
-    match request.json() {
-        Value::Array(messages) => messages,
-        message => vec![message],
-    }
-}
-
 /// What a receiver holds that does as it is told, by `_id`.
 fn held(received: &[Received]) -> BTreeMap<String, Value> {
-    let mut held = BTreeMap::new();
-    for data in
-        data(received.iter().filter(|it| it.is_accepted()).cloned().collect::<Vec<_>>().as_slice())
-    {
-        let id = data["_id"].to_string();
-        match data["op"].as_str() {
-            Some("put") => drop(held.insert(id, data["document"].clone())),
-            Some("remove") => drop(held.remove(&id)),
-            other => panic!("no operation: {other:?}"),
-        }
-    }
-    held
-}
-
-/// What the collection holds, as JSON of whole numbers and texts.
-async fn source(collection: &Collection<Document>) -> Result<BTreeMap<String, Value>> {
-    use futures_util::TryStreamExt;
-    let documents: Vec<Document> = collection.find(doc! {}).await?.try_collect().await?;
-    let json = |document: &Document| {
-        let fields = document
-            .iter()
-            .map(|(name, value)| (name.clone(), value.clone().into_relaxed_extjson()));
-        Value::Object(fields.collect())
-    };
-    Ok(documents.iter().map(json).map(|document| (document["_id"].to_string(), document)).collect())
+    let accepted: Vec<Received> = received.iter().filter(|it| it.is_accepted()).cloned().collect();
+    states(&data(&accepted))
 }
 
 /// The signatures that the specification asks for, written from it.
@@ -322,7 +273,7 @@ async fn no_document_is_told_backwards(#[case] database: &str, #[case] batch: &s
     // Of each document, no message is older than one before it, accepted or not.
     let mut last: BTreeMap<String, (Vec<u64>, i64)> = BTreeMap::new();
     for request in &received {
-        for message in messages(request) {
+        for message in request.messages() {
             let data = &message["data"];
             let time = data["cluster_time"].as_str().context("a time")?;
             let time = time.split('.').map(str::parse).collect::<Result<Vec<u64>, _>>()?;

@@ -1,10 +1,15 @@
-//! A bulk endpoint that answers at once: the target that costs nothing.
+//! A bulk endpoint that answers at once: the target that costs nothing; and one for webhooks, which takes
+//! its time.
 //!
 //! It says that every index is there and that every item went through. It reads what is sent and
 //! counts its lines, so that a request costs what it costs to receive it and no more; it must not
 //! become an engine.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Instant};
+use std::{
+    net::Ipv4Addr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use tokio::{
@@ -16,6 +21,8 @@ use tokio::{
 
 /// Small enough to stay in the processor's cache while its lines are counted.
 const BUFFER: usize = 256 << 10;
+/// Where webhooks are sent.
+pub const WEBHOOK: &str = "/hook";
 const ITEM: &str = r#"{"index":{"status":200}},"#;
 const OPENING: &str = r#"{"took":0,"errors":false,"items":["#;
 const CLOSING: &str = "]}";
@@ -23,7 +30,7 @@ const CLOSING: &str = "]}";
 /// What has arrived so far.
 #[derive(Clone, Copy)]
 pub struct Arrived {
-    /// Items of bulk requests.
+    /// Items of bulk requests, or webhooks.
     pub items: u64,
     /// When the last request was complete.
     pub at: Instant,
@@ -40,6 +47,11 @@ pub struct Endpoint {
 impl Endpoint {
     /// Listens on a free port.
     pub async fn start() -> Result<Self> {
+        Self::answering_after(Duration::ZERO).await
+    }
+
+    /// The same, with answers to webhooks that come so long after them.
+    pub async fn answering_after(pause: Duration) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let (sender, arrived) = watch::channel(Arrived { items: 0, at: Instant::now() });
@@ -49,7 +61,8 @@ impl Endpoint {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let sender = sender.clone();
-                connections.spawn(async move { Connection::new(stream, sender).serve().await });
+                connections
+                    .spawn(async move { Connection::new(stream, sender, pause).serve().await });
                 while connections.try_join_next().is_some() {}
             }
         });
@@ -72,13 +85,14 @@ impl Endpoint {
 struct Connection {
     stream: TcpStream,
     arrived: Arc<watch::Sender<Arrived>>,
+    pause: Duration,
     buffer: Vec<u8>,
     answer: Vec<u8>,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, arrived: Arc<watch::Sender<Arrived>>) -> Self {
-        Self { stream, arrived, buffer: vec![0; BUFFER], answer: Vec::new() }
+    fn new(stream: TcpStream, arrived: Arc<watch::Sender<Arrived>>, pause: Duration) -> Self {
+        Self { stream, arrived, pause, buffer: vec![0; BUFFER], answer: Vec::new() }
     }
 
     /// Until the other side goes.
@@ -106,6 +120,7 @@ impl Connection {
         let path = head.split(' ').nth(1).context("no path")?;
         let bulk = path.starts_with("/_bulk");
         let root = path == "/";
+        let webhook = path == WEBHOOK && head.starts_with("POST ");
         let length = content_length(head)?;
         let mut lines = memchr::memchr_iter(b'\n', &self.buffer[end..filled]).count();
         let mut left = length.checked_sub(filled - end).context("more than one request at once")?;
@@ -123,6 +138,13 @@ impl Connection {
             self.answer_bulk(items);
             self.arrived.send_modify(|arrived| {
                 arrived.items += items as u64;
+                arrived.at = Instant::now();
+            });
+        } else if webhook {
+            tokio::time::sleep(self.pause).await;
+            self.answer_with("{}");
+            self.arrived.send_modify(|arrived| {
+                arrived.items += 1;
                 arrived.at = Instant::now();
             });
         } else if root {

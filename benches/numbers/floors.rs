@@ -20,7 +20,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::endpoint::content_length;
+use crate::endpoint::{WEBHOOK, content_length};
 
 /// Documents in a reply: some 2 MB, with which a cursor is fastest.
 const REPLY: u32 = 2_000;
@@ -135,14 +135,53 @@ pub async fn bodies(url: &str, bodies: &Arc<[Bytes]>) -> Result<Duration> {
     Ok(started.elapsed())
 }
 
+/// Webhooks sent over so many connections, each waiting for its answers.
+pub async fn webhooks(url: &str, connections: u64, count: u64) -> Result<Duration> {
+    let started = Instant::now();
+    let address = url.trim_start_matches("http://").to_owned();
+    let body = Bytes::from(format!("{{\"data\":\"{}\"}}", "x".repeat(1_100)));
+    let mut senders = JoinSet::new();
+    for _ in 0..connections {
+        let (address, body) = (address.clone(), body.clone());
+        senders.spawn(async move {
+            let mut stream = TcpStream::connect(&address).await?;
+            stream.set_nodelay(true)?;
+            let mut answer = Vec::new();
+            for _ in 0..count / connections {
+                exchange(&mut stream, &address, WEBHOOK, &body, &mut answer).await?;
+            }
+            anyhow::Ok(())
+        });
+    }
+    while let Some(done) = senders.join_next().await {
+        done??;
+    }
+    Ok(started.elapsed())
+}
+
 async fn send(
     stream: &mut TcpStream,
     address: &str,
     body: &Bytes,
     answer: &mut Vec<u8>,
 ) -> Result<()> {
+    const BULK: &str = "/_bulk?filter_path=errors,took,items.*.status,items.*.error";
+    let start = exchange(stream, address, BULK, body, answer).await?;
+    let beginning = String::from_utf8_lossy(&answer[start..answer.len().min(start + 300)]);
+    ensure!(beginning.contains(r#""errors":false"#), "{beginning}");
+    Ok(())
+}
+
+/// Sends one request, reads the whole answer, and says where its body begins.
+async fn exchange(
+    stream: &mut TcpStream,
+    address: &str,
+    path: &str,
+    body: &Bytes,
+    answer: &mut Vec<u8>,
+) -> Result<usize> {
     let head = format!(
-        "POST /_bulk?filter_path=errors,took,items.*.status,items.*.error HTTP/1.1\r\n\
+        "POST {path} HTTP/1.1\r\n\
          Host: {address}\r\nContent-Type: application/x-ndjson\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
@@ -162,7 +201,5 @@ async fn send(
     while answer.len() < body + length {
         ensure!(stream.read_buf(answer).await? > 0, "an answer that breaks off");
     }
-    let beginning = String::from_utf8_lossy(&answer[body..answer.len().min(body + 300)]);
-    ensure!(beginning.contains(r#""errors":false"#), "{beginning}");
-    Ok(())
+    Ok(body)
 }

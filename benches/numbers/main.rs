@@ -54,6 +54,8 @@ enum Row {
     CatchUp,
     /// One change at a time
     Latency,
+    /// Events told to a webhook that takes its time
+    Webhook,
 }
 
 #[tokio::main]
@@ -82,6 +84,7 @@ async fn main() -> Result<()> {
             Row::Mongodb => rows.mongodb().await?,
             Row::CatchUp => rows.catch_up().await?,
             Row::Latency => rows.latency().await?,
+            Row::Webhook => rows.webhook().await?,
         }
     }
     rows.memory();

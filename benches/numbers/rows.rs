@@ -12,6 +12,7 @@ use mongosync_servers::{Engine, MongoDb};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::{
+    endpoint::{Endpoint, WEBHOOK},
     floors,
     product::{Cost, Product, Running},
     report::{Line, Report, Samples},
@@ -22,6 +23,12 @@ use crate::{
 const UPDATES: u64 = 100_000;
 /// Single changes whose way is timed.
 const CHANGES: u64 = 300;
+/// Events that a webhook is told while it is timed.
+const EVENTS: u64 = 2_000;
+/// What its endpoint takes over each.
+const TAKES: Duration = Duration::from_millis(20);
+/// How many it answers at a time: the product's default.
+const CONNECTIONS: u64 = 8;
 /// A change that does not arrive within this never will.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -249,6 +256,63 @@ impl Rows {
                 unit: "ms",
             });
         }
+        Ok(())
+    }
+
+    /// Events told to an endpoint that takes 20 ms over each, with a backlog behind them, so that no
+    /// connection has nothing to send.
+    pub async fn webhook(&mut self) -> Result<()> {
+        let world = &self.world;
+        let endpoint = Endpoint::answering_after(TAKES).await?;
+        let target = format!(
+            "{{ webhook: {{ url: \"{}{WEBHOOK}\", batch: {{ concurrency: {CONNECTIONS} }} }} }}",
+            endpoint.url
+        );
+        let events = "    delivery: events\n";
+        let product = Product::with(world.mongo.uri(), &target, NAMESPACE, events)?;
+        let (mut allowed, mut taken, mut peak) =
+            (Samples::default(), Samples::default(), Samples::default());
+        for round in 0..=self.rounds {
+            let floor = floors::webhooks(&endpoint.url, CONNECTIONS, EVENTS).await?;
+            world.forget().await?;
+            let mut running = product.start(&[])?;
+            let first = endpoint.arrived().items + 1;
+            // What a stream that is not yet open would miss.
+            let opened = async {
+                for change in 0_i64.. {
+                    let changed = doc! { "$set": { "change": change } };
+                    world.collection.update_one(doc! { "number": 0_i64 }, changed).await?;
+                    let one = endpoint.until(first);
+                    if tokio::time::timeout(Duration::from_secs(1), one).await.is_ok() {
+                        break;
+                    }
+                }
+                anyhow::Ok(())
+            };
+            running.meanwhile(within(opened)).await.with_context(|| running.log())?;
+            let backlog = (2 * EVENTS).min(world.documents);
+            let start = endpoint.arrived().items + EVENTS / 10;
+            world.update(backlog, 1_000 + u64::from(round)).await?;
+            let begun = running.meanwhile(within(endpoint.until(start))).await?;
+            let all = endpoint.until(begun.items + EVENTS);
+            let all = running.meanwhile(within(all)).await.with_context(|| running.log())?;
+            let seconds = (all.at - begun.at).as_secs_f64();
+            peak.push(running.cost(all.at)?.peak);
+            drop(running);
+            if round > 0 {
+                allowed.push(EVENTS as f64 / floor.as_secs_f64());
+                taken.push((all.items - begun.items) as f64 / seconds);
+            }
+        }
+        self.peak.push(peak.largest());
+        self.report.add(Line {
+            row: format!("events to a webhook that takes {} ms", TAKES.as_millis()),
+            floors: format!("{CONNECTIONS} connections {allowed} events/s"),
+            ours: format!("{taken} events/s"),
+            reached: allowed.median() / taken.median(),
+            goal: 1.11,
+            unit: "",
+        });
         Ok(())
     }
 

@@ -174,6 +174,7 @@ impl Sync {
             rules: Vec::new(),
             wait: Duration::from_secs(30),
             dry_run: None,
+            own: pipeline::Own::default(),
         };
         let run = pipeline::run(Arc::new(loaded.rules), options, status.clone(), stop.clone());
         tasks.spawn(async move { Ok(run.await.map(drop)?) });

@@ -9,7 +9,11 @@ pub mod key;
 pub mod number;
 pub mod text;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use bson::{RawDocument, RawDocumentBuf};
 use bytes::Bytes;
@@ -110,6 +114,14 @@ impl ClusterTime {
 impl From<bson::Timestamp> for ClusterTime {
     fn from(time: bson::Timestamp) -> Self {
         Self(u64::from(time.time) << 32 | u64::from(time.increment))
+    }
+}
+
+/// The first time of that second; of a moment before 1970 or after 2106, the nearest that there is.
+impl From<SystemTime> for ClusterTime {
+    fn from(moment: SystemTime) -> Self {
+        let seconds = moment.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        Self(seconds.min(u32::MAX.into()) << 32)
     }
 }
 

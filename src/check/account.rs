@@ -185,6 +185,7 @@ impl Account {
                 format!("the MongoDB at {}, in the database {database}", model::address(uri))
             }
             CheckpointStore::File { path } => format!("the folder {}", path.display()),
+            CheckpointStore::Own => "the program's own".to_owned(),
         };
         Self {
             file: rules.path.display().to_string(),
@@ -230,6 +231,7 @@ fn written(rules: &RuleFile, target: &model::Target) -> Written {
         TargetKind::Stdout(_) => {
             ("stdout", Vec::new(), "none".to_owned(), Some("lines of JSON".to_owned()))
         }
+        TargetKind::Own => ("own", Vec::new(), "none".to_owned(), None),
     };
     Written {
         name: target.name.clone(),
@@ -304,7 +306,7 @@ fn ruled(
             let template = place.namespace.as_ref().map_or("{db}.{collection}", Template::as_str);
             (None, Some(known.unwrap_or_else(|| template.to_owned())))
         }
-        Place::Webhook | Place::File | Place::Stdout => (None, None),
+        Place::Webhook | Place::File | Place::Stdout | Place::Own => (None, None),
     };
     let text = |template: &Option<Template>| template.as_ref().map(|text| text.as_str().to_owned());
     let since =
@@ -395,7 +397,7 @@ pub(super) fn places_are_kept(
         }
         (Place::Webhook, TargetKind::Webhook(webhook)) => webhook.url.path.depends_on_document(),
         (Place::File, TargetKind::File(file)) => file.path.depends_on_document(),
-        (Place::Webhook | Place::File | Place::Stdout, _) => false,
+        (Place::Webhook | Place::File | Place::Stdout | Place::Own, _) => false,
     };
     moves || by_document
 }

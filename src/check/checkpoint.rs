@@ -58,6 +58,7 @@ pub(super) async fn look(
             found.extend(remembered(rules, &[]));
             return found;
         }
+        CheckpointStore::Own => return found,
         // It takes the lock for writing and lets it go.
         CheckpointStore::File { path } => match FileStore::open(path, &rules.name).await {
             Ok(store) => Arc::new(store),

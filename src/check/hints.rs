@@ -37,7 +37,7 @@ pub fn hints(rules: &RuleFile) -> Vec<Finding> {
                 told(webhook, documents, part, &mut found);
             }
             TargetKind::MongoDb(_) => {}
-            TargetKind::File(_) | TargetKind::Stdout(_) => {}
+            TargetKind::File(_) | TargetKind::Stdout(_) | TargetKind::Own => {}
         }
         let engine = matches!(target.kind, TargetKind::Engine(_));
         if engine && target.delivery.max_bytes > MOST_BYTES {
@@ -353,7 +353,7 @@ fn templates<'a>(
             [("url", &webhook.url.path)].into_iter().chain(headers).collect()
         }
         (Place::File, TargetKind::File(file)) => vec![("path", &file.path)],
-        (Place::Webhook | Place::File | Place::Stdout, _) => Vec::new(),
+        (Place::Webhook | Place::File | Place::Stdout | Place::Own, _) => Vec::new(),
     }
 }
 
@@ -380,7 +380,7 @@ fn same_place(
         let lies = |rule: &Rule, place: &Place| match place {
             Place::Engine(place) => place.index.name_for(namespace, Some(&rule.name)),
             Place::MongoDb(place) => place.name_for(namespace, Some(&rule.name)),
-            Place::Webhook | Place::File | Place::Stdout => None,
+            Place::Webhook | Place::File | Place::Stdout | Place::Own => None,
         };
         lies(one, first).is_some_and(|name| Some(name) == lies(other, second))
     });

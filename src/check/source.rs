@@ -280,7 +280,7 @@ impl Looking<'_> {
                 Place::Engine(place) => {
                     place.id.as_ref().is_none_or(|id| id.parts().contains(&Piece::Id))
                 }
-                Place::Webhook | Place::File | Place::Stdout => true,
+                Place::Webhook | Place::File | Place::Stdout | Place::Own => true,
                 // There an `_id` stays what it is.
                 Place::MongoDb(_) => false,
             })

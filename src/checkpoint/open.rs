@@ -34,6 +34,7 @@ pub async fn open(rules: &RuleFile, source: Option<&Client>) -> Result<Arc<dyn S
             };
             Ok(Arc::new(MongoStore::open(&client, database, &rules.name)))
         }
+        CheckpointStore::Own => Err(StoreError::broken("of the program", "is not at hand here")),
     }
 }
 
@@ -56,6 +57,6 @@ pub async fn connect(uri: &str, database: &str) -> Result<Client, StoreError> {
 pub fn hidden_database(rules: &RuleFile) -> Option<String> {
     match &rules.checkpoint.store {
         CheckpointStore::MongoDb { database, .. } => Some(database.clone()),
-        CheckpointStore::File { .. } => None,
+        CheckpointStore::File { .. } | CheckpointStore::Own => None,
     }
 }

@@ -3,14 +3,19 @@
 //!
 //! A request that nobody has answered is carried out by the next one who holds the name.
 
-use std::time::Duration;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use bson::{DateTime, Timestamp, oid::ObjectId};
 use serde::{Deserialize, Serialize};
-use tokio::time::Instant;
+use tokio::{sync::OnceCell, time::Instant};
+
+use crate::rules::model::RuleFile;
 
 use super::{
-    keys,
+    keys, open,
     records::{Record, load, load_all, put, removal},
     store::{RecordKey, Store, StoreError, Table},
 };
@@ -20,6 +25,62 @@ const KEPT: Duration = Duration::from_secs(600);
 
 /// How often an answer is looked for.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// By so much two clocks may differ.
+const SKEW: Duration = Duration::from_secs(60);
+
+/// Whether a time is yet to come: from there on, everything that happens until then would be passed
+/// over.
+pub fn is_to_come(time: Timestamp, now: SystemTime) -> bool {
+    UNIX_EPOCH + Duration::from_secs(time.time.into()) > now + SKEW
+}
+
+/// The way to whoever holds a rule file's name, by a handle of one's own, without the lease.
+pub struct Requests {
+    /// `None` where there is a store from the start.
+    rules: Option<Arc<RuleFile>>,
+    store: OnceCell<Arc<dyn Store>>,
+}
+
+impl Requests {
+    /// Through the store that the rule file names, which is opened for the first request.
+    pub fn of(rules: Arc<RuleFile>) -> Self {
+        Self { rules: Some(rules), store: OnceCell::new() }
+    }
+
+    /// Through this store.
+    pub fn over(store: Arc<dyn Store>) -> Self {
+        Self { rules: None, store: OnceCell::new_with(Some(store)) }
+    }
+
+    /// Leaves a request. The key leads to the answer.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn leave(&self, asked: Asked) -> Result<RecordKey, StoreError> {
+        ask(self.store().await?, asked).await
+    }
+
+    /// See [`wait_for_answer`].
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn answer(
+        &self,
+        request: &RecordKey,
+        wait: Duration,
+    ) -> Result<Option<Answer>, StoreError> {
+        wait_for_answer(self.store().await?, request, wait).await
+    }
+
+    async fn store(&self) -> Result<&dyn Store, StoreError> {
+        let open = || async {
+            let rules = self.rules.as_ref().expect("without a store it has the rules");
+            open::open(rules, None).await
+        };
+        Ok(&**self.store.get_or_try_init(open).await?)
+    }
+}
 
 /// What is asked.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -256,6 +317,17 @@ mod tests {
             let store = MemoryStore::new("shop");
             ask(&store, asked.clone()).await.unwrap();
             assert_eq!(pending(&store).await.unwrap()[0].1.asked, asked);
+        }
+    }
+
+    #[test]
+    fn a_time_to_come_is_known() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_795_227_029);
+        let to = |seconds| Timestamp { time: seconds, increment: 1 };
+        for (seconds, expected) in
+            [(1, false), (1_795_227_029, false), (1_795_227_089, false), (1_795_227_090, true)]
+        {
+            assert_eq!(is_to_come(to(seconds), now), expected, "{seconds}");
         }
     }
 

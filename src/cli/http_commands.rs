@@ -5,18 +5,16 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio::sync::OnceCell;
 
 use super::{
     Error,
-    requests::{NO_ANSWER, ask},
+    requests::NO_ANSWER,
     run::{known_rules, known_targets},
-    store::open_store,
 };
 use crate::{
     checkpoint::{
-        requests::{Answer, Asked},
-        store::{Store, StoreError},
+        requests::{Answer, Asked, Requests},
+        store::StoreError,
     },
     rules::model::RuleFile,
     status::{self, Commands, Outcome},
@@ -28,18 +26,17 @@ const WAIT: Duration = Duration::from_secs(10);
 /// Asks through the store of the rule file.
 pub(super) struct HttpCommands {
     rules: Arc<RuleFile>,
-    /// A handle of its own, without the lease, from the first command on.
-    store: OnceCell<Arc<dyn Store>>,
+    requests: Requests,
 }
 
 impl HttpCommands {
     pub(super) fn new(rules: Arc<RuleFile>) -> Self {
-        Self { rules, store: OnceCell::new() }
+        Self { requests: Requests::of(rules.clone()), rules }
     }
 
     async fn pass_on(&self, asked: Asked) -> Result<Option<Answer>, StoreError> {
-        let store = self.store.get_or_try_init(|| open_store(&self.rules)).await?;
-        ask(&**store, asked, WAIT).await
+        let request = self.requests.leave(asked).await?;
+        self.requests.answer(&request, WAIT).await
     }
 }
 

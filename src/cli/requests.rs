@@ -2,7 +2,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::checkpoint::{
     requests::{self, Answer, Asked},
-    store::{Store, StoreError},
+    store::Store,
 };
 
 /// `resync`
@@ -64,26 +64,14 @@ pub async fn seek(arguments: SeekArguments, console: &Console) -> Result<(), Err
     let rules = load(&arguments.file, console)?;
     let target = arguments.target;
     known_targets(&rules, std::slice::from_ref(&target))?;
-    is_past(arguments.to, SystemTime::now())?;
+    if requests::is_to_come(arguments.to, SystemTime::now()) {
+        return Err(Error::Usage(
+            "that time is yet to come: what changes until then would never be delivered".to_owned(),
+        ));
+    }
     let store = open_store(&rules).await?;
     let asked = Asked::Seek { target, to: arguments.to };
     ask_and_wait(&store, asked, arguments.wait, console).await
-}
-
-/// By so much two clocks may differ.
-const SKEW: Duration = Duration::from_secs(60);
-
-/// From a time to come on, everything that happens until then would be passed over.
-///
-/// # Errors
-/// `Usage`.
-fn is_past(to: bson::Timestamp, now: SystemTime) -> Result<(), Error> {
-    if UNIX_EPOCH + Duration::from_secs(to.time.into()) <= now + SKEW {
-        return Ok(());
-    }
-    Err(Error::Usage(
-        "that time is yet to come: what changes until then would never be delivered".to_owned(),
-    ))
 }
 
 /// Leaves a request, and prints the answer if it comes in time. One that does not is no failure: the
@@ -97,7 +85,8 @@ pub(super) async fn ask_and_wait(
     wait: Duration,
     console: &Console,
 ) -> Result<(), Error> {
-    match ask(&**store, asked, wait).await? {
+    let request = requests::ask(&**store, asked).await?;
+    match requests::wait_for_answer(&**store, &request, wait).await? {
         Some(Answer { done: true, words }) => print(&format!("{words}\n")),
         Some(Answer { done: false, words }) => Err(Error::Refused(words)),
         None => {
@@ -110,33 +99,3 @@ pub(super) async fn ask_and_wait(
 /// What is said where nobody has answered in time.
 pub(super) const NO_ANSWER: &str = "no answer yet: the request stays, and is carried out by the \
                                     process that runs the rule file, or by the next one that does";
-
-/// Leaves a request, and waits so long for its answer. Where it is dropped, or none comes, the request
-/// stays.
-///
-/// # Errors
-/// Those of the store.
-pub(super) async fn ask(
-    store: &dyn Store,
-    asked: Asked,
-    wait: Duration,
-) -> Result<Option<Answer>, StoreError> {
-    let key = requests::ask(store, asked).await?;
-    requests::wait_for_answer(store, &key, wait).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_to_come_is_refused() {
-        let now = UNIX_EPOCH + Duration::from_secs(1_795_227_029);
-        let to = |seconds| bson::Timestamp { time: seconds, increment: 1 };
-        for (seconds, expected) in
-            [(1, true), (1_795_227_029, true), (1_795_227_089, true), (1_795_227_090, false)]
-        {
-            assert_eq!(is_past(to(seconds), now).is_ok(), expected, "{seconds}");
-        }
-    }
-}

@@ -67,6 +67,7 @@ pub async fn run(arguments: RunArguments, console: &Console) -> Result<(), Error
         rules: arguments.rules,
         wait: arguments.wait,
         dry_run: dry_run.as_ref().map(|(dry_run, _)| dry_run.clone()),
+        own: pipeline::Own::default(),
     };
     let pipeline = pipeline::run(rules, options, status, stop.clone());
     let result = supervise(pipeline, &mut around, &stop).await;

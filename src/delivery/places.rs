@@ -65,11 +65,26 @@ impl Trim {
     /// Leaves a place in the record after all, as one that is owed: the target did not clear it, and
     /// a dead letter says so.
     pub fn owe(&mut self, namespace: &Namespace, key: &DocumentKey, place: &PlaceKey) {
+        self.leave(namespace, key, place, |old| RulePlace { owed: true, ..old.clone() });
+    }
+
+    /// Leaves a place in the record after all, as it was: its removal stands aside and is tried again.
+    pub fn keep(&mut self, namespace: &Namespace, key: &DocumentKey, place: &PlaceKey) {
+        self.leave(namespace, key, place, RulePlace::clone);
+    }
+
+    fn leave(
+        &mut self,
+        namespace: &Namespace,
+        key: &DocumentKey,
+        place: &PlaceKey,
+        left: impl Fn(&RulePlace) -> RulePlace,
+    ) {
         if self.subject.namespace == *namespace && self.subject.key == *key {
             let Self { old, places, .. } = self;
             for old in old.iter().filter(|old| old.place == *place) {
                 if !places.iter().any(|place| place.is_at(old)) {
-                    places.push(RulePlace { owed: true, ..old.clone() });
+                    places.push(left(old));
                 }
             }
         }

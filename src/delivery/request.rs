@@ -168,13 +168,23 @@ pub async fn deliver(
         send_all(&context, &request, &entries, &mut course, &mut fates).await?;
         let Fates { mut through, letters, given_up: buried, behind: waiting, held: aside } = fates;
         refused.extend(letters);
-        (behind, held) = (waiting, aside);
+        behind = waiting;
+        let stands_aside: HashSet<usize> = aside.iter().map(|(index, _)| *index).collect();
+        let origin = |(index, retry): (usize, Retry)| (entries[index].origin.clone(), retry);
+        held = aside.into_iter().map(origin).collect();
         settled.extend(through.iter().map(|&index| entries[index].origin.clone()));
         through.sort_unstable();
         for (index, entry) in entries.iter().enumerate().filter(|(_, entry)| entry.removes) {
-            if through.binary_search(&index).is_err() {
-                let Origin { namespace, key, .. } = &*entry.origin;
-                batch.places.iter_mut().for_each(|trim| trim.owe(namespace, key, &entry.place));
+            if through.binary_search(&index).is_ok() {
+                continue;
+            }
+            let Origin { namespace, key, .. } = &*entry.origin;
+            let trims = batch.places.iter_mut();
+            // What stands aside has no letter, and comes back to be removed.
+            if stands_aside.contains(&index) {
+                trims.for_each(|trim| trim.keep(namespace, key, &entry.place));
+            } else {
+                trims.for_each(|trim| trim.owe(namespace, key, &entry.place));
                 owed.push(entry.place.clone());
             }
         }
@@ -203,7 +213,21 @@ async fn bury(context: &Context, letters: Vec<Letter>) -> Result<(), Halt> {
         let origin = letter.origin();
         context.rules[usize::from(origin.rule.0)].count(origin.phase, Settled::DeadLetter, 1);
     }
-    context.dead_letters.bury(letters, &context.stop).await
+    if !context.status.is_heard() {
+        return context.dead_letters.bury(letters, &context.stop).await;
+    }
+    let told: Vec<_> = letters.iter().filter(|letter| !letter.is_owed()).cloned().collect();
+    let buried = context.dead_letters.bury(letters, &context.stop).await;
+    // One that ends the run for there are too many is stored all the same.
+    if matches!(buried, Ok(()) | Err(Halt::TooManyRejected { .. })) {
+        for letter in told {
+            let origin = letter.origin();
+            let rule = context.dead_letters.rule(origin.rule);
+            let document = (&origin.namespace, origin.key.display());
+            context.status.refused(rule, document, letter.words());
+        }
+    }
+    buried
 }
 
 /// How long a lane pauses before it looks again at documents that wait for others.
@@ -220,8 +244,8 @@ struct Fates {
     given_up: Vec<usize>,
     /// Of those that wait for other documents.
     behind: Vec<Arc<Origin>>,
-    /// Of those that stand aside.
-    held: Vec<(Arc<Origin>, Retry)>,
+    /// Those that stand aside.
+    held: Vec<(usize, Retry)>,
 }
 
 async fn send_all(
@@ -256,6 +280,7 @@ async fn send_all(
                             progress = true;
                         }
                         Conclusion::Refused(letter) => {
+                            context.contested.settled(&entry.place);
                             fates.letters.push(letter);
                             progress |= !entry.once;
                         }
@@ -263,9 +288,9 @@ async fn send_all(
                             fates.behind.push(entry.origin.clone());
                             progress = true;
                         }
-                        Conclusion::Held(retry) if cost(&entry.origin) <= *aside => {
+                        Conclusion::Held(retry) if !entry.once && cost(&entry.origin) <= *aside => {
                             *aside -= cost(&entry.origin);
-                            fates.held.push((entry.origin.clone(), retry));
+                            fates.held.push((index, retry));
                             progress = true;
                         }
                         Conclusion::Again(retry) | Conclusion::Held(retry)

@@ -26,7 +26,12 @@ mod target_pipeline;
 mod targets;
 mod verifying;
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::{OnceCell, mpsc},
@@ -53,7 +58,7 @@ use crate::{
         namespaces::Kind,
     },
     status::{Holder, Status},
-    target::dry_run::Show,
+    target::{Target, dry_run::Show},
 };
 
 pub use sampling::{Chosen, Fate, Sample, sample};
@@ -77,6 +82,26 @@ pub struct Options {
     pub wait: Duration,
     /// Show what would be sent rather than send it.
     pub dry_run: Option<DryRun>,
+    /// What the program brings itself.
+    pub own: Own,
+}
+
+/// What a program brings that has mongosync as a library; nothing by default.
+#[derive(Clone, Default)]
+pub struct Own {
+    /// What stands behind each target of the kind [`TargetKind::Own`](crate::rules::model::TargetKind),
+    /// by its name. All pipelines of a target share it, and each start of one.
+    pub targets: BTreeMap<String, Arc<dyn Target>>,
+    /// Takes the stead of the rule file's `checkpoint`.
+    pub store: Option<Arc<dyn Store>>,
+}
+
+impl fmt::Debug for Own {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.targets.keys().collect();
+        let mut told = f.debug_struct("Own");
+        told.field("targets", &names).field("store", &self.store.is_some()).finish()
+    }
 }
 
 /// A run that leaves no trace: nothing is sent, and nothing is stored but in `store`.
@@ -194,9 +219,10 @@ async fn work(
     stop: &CancellationToken,
 ) -> Result<Summary, Error> {
     let source = reach_source(&rules, options.wait, stop).await?;
-    let store = match &options.dry_run {
-        None => open::open(&rules, Some(source.client())).await?,
-        Some(dry_run) => dry_run.store.clone(),
+    let store = match (&options.dry_run, &options.own.store) {
+        (Some(dry_run), _) => dry_run.store.clone(),
+        (None, Some(own)) => own.clone(),
+        (None, None) => open::open(&rules, Some(source.client())).await?,
     };
     let held = hold_name(&rules, &store, &status, stop).await?;
     let stopping = stop.child_token();

@@ -120,7 +120,7 @@ impl Newcomers {
             target = self.name,
             rule = rule.name,
             %namespace,
-            "a collection that was not there when the rule was copied: it is followed"
+            "a collection that no copy of the rule has met: its changes are followed"
         );
         let plan = CopyPlanRecord {
             id: Uuid::new(),

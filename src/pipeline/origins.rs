@@ -85,7 +85,7 @@ impl<F: Deref<Target = RuleFile> + Send + Sync> Origins for FileOrigins<F> {
     fn positions(&self) -> Option<&str> {
         match &self.file.checkpoint.store {
             CheckpointStore::MongoDb { database, .. } => Some(database),
-            CheckpointStore::File { .. } => None,
+            CheckpointStore::File { .. } | CheckpointStore::Own => None,
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    change::ClusterTime,
+    change::{ClusterTime, Namespace},
     checkpoint::{
         keys,
         lease::Validity,
@@ -45,6 +45,7 @@ use crate::{
 use super::{
     Error, Options, Summary,
     aligning::Aligning,
+    containers,
     copying::{CHUNKS_AT_ONCE, Copying},
     demand::Demand,
     events::EventLetters,
@@ -193,16 +194,21 @@ impl TargetPipeline {
     }
 
     async fn build(&self, stop: &CancellationToken) -> Result<Arc<dyn Target>, Error> {
+        let own = self.options.own.targets.get(self.name()).cloned();
         let rules = self.rules.iter().map(|(_, rule)| (rule.rule(), rule.destination()));
-        let opened = match &self.options.dry_run {
-            None => {
+        let opened = match (&self.options.dry_run, own) {
+            (None, Some(own)) => Ok(own),
+            (None, None) => {
                 let owner = self.owner(stop).await?;
                 open::open(self.target(), &owner, Some(Arc::new(self.origins())), rules)
             }
-            Some(dry_run) => open::open_unconnected(self.target(), rules).map(|target| {
-                let show = dry_run.show.clone();
-                Arc::new(DryRunTarget::new(self.name(), target, show)) as Arc<dyn Target>
-            }),
+            (Some(dry_run), own) => {
+                let target = own.map_or_else(|| open::open_unconnected(self.target(), rules), Ok);
+                target.map(|target| {
+                    let show = dry_run.show.clone();
+                    Arc::new(DryRunTarget::new(self.name(), target, show)) as Arc<dyn Target>
+                })
+            }
         };
         opened.map_err(|error| {
             Error::Refused(format!("target {} can't be used: {error}", self.name()))
@@ -651,7 +657,8 @@ impl TargetPipeline {
         );
         let lanes = shared.lanes.clone();
         let mut sources = self.read(shared, &context, plan, copies_run.clone());
-        sources.spawn(ask_for_holders(lanes.clone(), holders, read.clone()));
+        let asking = HolderRequests { rules: self.rules.clone(), context: context.clone() };
+        sources.spawn(asking.run(lanes.clone(), holders, read.clone()));
         sources.spawn(look_for_faults(
             context.target.clone(),
             self.name().to_owned(),
@@ -965,19 +972,46 @@ impl TargetPipeline {
 }
 
 /// Has documents delivered that hold what others claim, one after the other.
-async fn ask_for_holders(
-    lanes: Arc<Lanes>,
-    mut holders: mpsc::Receiver<Holder>,
-    stop: CancellationToken,
-) -> Result<Option<Demand>, Error> {
-    while let Some(Some(Holder { subject, delivered })) =
-        stop.run_until_cancelled(holders.recv()).await
-    {
-        let asked = Asked { key: subject.key, time: ClusterTime::ZERO, deleted: false };
-        lanes.ask(&subject.namespace, [asked], &delivered).await;
-        delivered.close();
+struct HolderRequests {
+    rules: Arc<RuleSet>,
+    context: Arc<Context>,
+}
+
+impl HolderRequests {
+    async fn run(
+        self,
+        lanes: Arc<Lanes>,
+        mut holders: mpsc::Receiver<Holder>,
+        stop: CancellationToken,
+    ) -> Result<Option<Demand>, Error> {
+        while let Some(Some(Holder { subject, delivered })) =
+            stop.run_until_cancelled(holders.recv()).await
+        {
+            if self.is_known(&subject.namespace) {
+                let asked = Asked { key: subject.key, time: ClusterTime::ZERO, deleted: false };
+                let asked = lanes.ask(&subject.namespace, [asked], &delivered);
+                if stop.run_until_cancelled(asked).await.is_none() {
+                    break;
+                }
+            }
+            delivered.close();
+        }
+        Ok(None)
     }
-    Ok(None)
+
+    /// Whether what lies where documents of a namespace do is known to the source by the same key. What
+    /// a rule makes of its own there would be removed, as something that the source does not have.
+    fn is_known(&self, namespace: &Namespace) -> bool {
+        let Context { target, shaper, .. } = &*self.context;
+        let following = self.rules.following(namespace);
+        let fixed = following.iter().filter(|index| shaper.is_fixed(**index));
+        let mut containers = fixed
+            .filter_map(|index| target.container(&self.rules.get(*index).rule().name, namespace));
+        !containers.any(|container| {
+            let mut chosen = self.rules.iter().filter(|(index, _)| !shaper.is_fixed(*index));
+            chosen.any(|(_, rule)| containers::may_reach(&**target, rule.rule(), &container))
+        })
+    }
 }
 
 /// Tells the outcome of an order to the one who waits for it.

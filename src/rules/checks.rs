@@ -80,7 +80,12 @@ pub fn unused(reader: &mut Reader<'_>, rules: &[Node], targets: &[Named]) {
     if named.iter().any(|name| !targets.iter().any(|target| target.name == *name)) {
         return;
     }
-    for target in targets.iter().filter(|target| !named.contains(&target.name.as_str())) {
+    // What a program brings in vain it is told itself.
+    let is_own = |target: &&Named| {
+        target.target.as_ref().is_some_and(|target| matches!(target.kind, TargetKind::Own))
+    };
+    let unused = targets.iter().filter(|target| !named.contains(&target.name.as_str()));
+    for target in unused.filter(|target| !is_own(target)) {
         let message = format!("no rule writes to the target {}", target.shown);
         reader.warning(&target.span, message);
     }

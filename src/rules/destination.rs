@@ -96,7 +96,7 @@ fn destination(reader: &mut Reader<'_>, node: &Node, targets: Option<&[Named]>) 
                     shown: !substituted(node),
                 });
             }
-            Some(place @ (Place::Webhook | Place::File | Place::Stdout)) => {
+            Some(place @ (Place::Webhook | Place::File | Place::Stdout | Place::Own)) => {
                 return Some(simple(target?, target_span, place));
             }
             Some(Place::Engine(_)) | None => {}
@@ -156,6 +156,7 @@ fn alone(name: &str, targets: Option<&[Named]>) -> Option<Place> {
         TargetKind::Webhook(_) => Place::Webhook,
         TargetKind::File(_) => Place::File,
         TargetKind::Stdout(_) => Place::Stdout,
+        TargetKind::Own => Place::Own,
     })
 }
 
@@ -176,7 +177,7 @@ fn foreign<'a>(kind: &Place, entries: &'a [Entry]) -> Option<(&'a Entry, String,
             let help = "in a MongoDB a document keeps its `_id`; `namespace` says where it lies";
             Some((entry, words, help))
         }
-        Place::Webhook | Place::File | Place::Stdout => {
+        Place::Webhook | Place::File | Place::Stdout | Place::Own => {
             let entry = others.next()?;
             let (what, help) = match kind {
                 Place::File => {
@@ -185,6 +186,10 @@ fn foreign<'a>(kind: &Place, entries: &'a [Entry]) -> Option<(&'a Entry, String,
                 Place::Stdout => {
                     ("standard output", "the name of the target is all there is to say")
                 }
+                Place::Own => (
+                    "a target that the program brings",
+                    "where a document lies is that target's own business",
+                ),
                 _ => ("a webhook", "where a document is told to is said by the target's `url`"),
             };
             Some((entry, format!("`{}` means nothing to {what}", entry.key), help))

@@ -125,6 +125,7 @@ fn place(destination: &Destination, targets: &[Named]) -> String {
             };
         }
         Place::File | Place::Stdout => return line_place(destination, kind),
+        Place::Own => return destination.target.clone(),
     };
     let template = |template: &Option<Template>| -> serde_json::Value {
         template.as_ref().map(Template::as_str).into()

@@ -596,6 +596,31 @@ pub static STDOUT: Map = Map {
     ],
 };
 
+/// `own:`, which stands only in the file of a program that brings the target: the schema knows nothing
+/// of it.
+pub static OWN: Map = Map {
+    name: "own",
+    one: false,
+    keys: &[
+        key("batch", Object(&MONGODB_BATCH), "How much goes into one request."),
+        key("timeout", Time, "How long one request may take.").default("60s"),
+        key("retry", Object(&WEBHOOK_RETRY), "The pauses between tries, for what can pass."),
+        key(
+            "on_rejected",
+            Either(&[Words(&ON_REJECTED), Object(&REJECTED)]),
+            "What happens when the target refuses a document for good: a dead letter, or the end of \
+             the run.",
+        )
+        .default("dead_letter"),
+        key(
+            "ordering",
+            Words(&["document", "total"]),
+            "Changes keep their order per document, or all of them in one lane.",
+        )
+        .default("document"),
+    ],
+};
+
 /// `on_rejected:` as a map.
 pub static REJECTED: Map = Map {
     name: "rejected",

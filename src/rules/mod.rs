@@ -24,6 +24,7 @@ mod lines;
 pub mod model;
 pub mod namespace;
 mod node;
+mod own;
 mod query;
 mod reader;
 mod rule;
@@ -45,6 +46,7 @@ use std::{path::Path, sync::Arc};
 
 pub use checks::ids_apart;
 pub use diagnostic::Report;
+pub use own::OwnTarget;
 pub use schema::schema;
 
 use diagnostic::{Diagnostic, Severity, SourceText};
@@ -70,6 +72,18 @@ pub struct Loaded {
 /// A file that can't be read, that is not YAML, or of which any part is wrong; the report then
 /// holds every error and every warning of the file.
 pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Report> {
+    load_with(path, environment, &[])
+}
+
+/// The same for a program that brings targets of its own.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(
+    path: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+    own: &[OwnTarget],
+) -> Result<Loaded, Report> {
     let fail = |reason: &str| {
         let message = format!("can't read {}: {reason}", path.display());
         Report::new(Vec::new(), vec![Diagnostic::without_place(message)])
@@ -84,7 +98,7 @@ pub fn load(path: &Path, environment: &dyn Fn(&str) -> Option<String>) -> Result
         let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
         fail(&format!("line {line} is not UTF-8 text: save the file in that encoding"))
     })?;
-    parse(&text, path, environment)
+    parse_with(&text, path, environment, own)
 }
 
 /// Reads a rule file's text as if it stood at `path`; relative paths in it start from the folder of
@@ -96,6 +110,20 @@ pub fn parse(
     text: &str,
     path: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Loaded, Report> {
+    parse_with(text, path, environment, &[])
+}
+
+/// The same for a program that brings targets of its own: rules write to them by their names, and below
+/// `targets` the file may say `NAME: { own: { … } }` of how they are written to.
+///
+/// # Errors
+/// As [`load`].
+pub fn parse_with(
+    text: &str,
+    path: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+    own: &[OwnTarget],
 ) -> Result<Loaded, Report> {
     let folder = path.parent().unwrap_or(Path::new(""));
     let name = path.display().to_string();
@@ -111,7 +139,7 @@ pub fn parse(
     };
     let hide = secret::in_tree(text, &tree);
     let files = vec![Arc::new(SourceText::new(name, text, hide))];
-    let mut reader = Reader { text, folder, files, found: tree.found };
+    let mut reader = Reader { text, folder, own, files, found: tree.found };
     let rules = match &tree.root {
         Some(root) => read(&mut reader, root, path),
         None => {
@@ -154,6 +182,7 @@ fn read(reader: &mut Reader<'_>, root: &Node, path: &Path) -> Option<RuleFile> {
     let targets = match fields.get("targets") {
         Some(node) => targets::targets(reader, node),
         None if !fields.lacks("targets") => None,
+        None if !reader.own.is_empty() => Some(Vec::new()),
         None => {
             let help = "add what is written to: `targets: { search: { elasticsearch: { urls: \
                         [http://127.0.0.1:9200] } } }`";
@@ -161,6 +190,11 @@ fn read(reader: &mut Reader<'_>, root: &Node, path: &Path) -> Option<RuleFile> {
             None
         }
     };
+    let targets = targets.map(|mut targets| {
+        let unwritten: Vec<_> = own::unwritten(reader.own, &targets, &root.span).collect();
+        targets.extend(unwritten);
+        targets
+    });
     let rules = match fields.get("rules") {
         Some(node) => rules(reader, node, source.as_ref(), targets.as_deref()),
         None if !fields.lacks("rules") => None,

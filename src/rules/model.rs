@@ -142,7 +142,7 @@ pub struct Checkpoint {
     pub store: CheckpointStore,
 }
 
-/// The two kinds of checkpoint store.
+/// The kinds of checkpoint store.
 #[derive(Clone, Debug)]
 pub enum CheckpointStore {
     /// Collections in a MongoDB.
@@ -157,6 +157,8 @@ pub enum CheckpointStore {
         /// Default `.mongosync/NAME` beside the rule file.
         path: PathBuf,
     },
+    /// What a program brings that has mongosync as a library. No file alone has one.
+    Own,
 }
 
 /// `http:`
@@ -195,6 +197,8 @@ pub enum TargetKind {
     File(LineFile),
     /// `stdout:`
     Stdout(Stdout),
+    /// What a program brings that has mongosync as a library. No file alone has one.
+    Own,
 }
 
 /// The settings that every target has.
@@ -508,6 +512,8 @@ pub enum Place {
     File,
     /// On standard output.
     Stdout,
+    /// In a target that a program brings, which says where.
+    Own,
 }
 
 /// `to:` of a MongoDB.

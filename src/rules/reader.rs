@@ -12,6 +12,7 @@ use super::{
     interpolate::reason,
     keys::Map,
     node::{Entry, Node, Scalar, Typed, Value},
+    own::OwnTarget,
     secret, units,
     wording::{self, shown_text},
 };
@@ -25,6 +26,8 @@ pub struct Reader<'a> {
     pub text: &'a str,
     /// What relative paths start from: the rule file's folder.
     pub folder: &'a Path,
+    /// Targets that the program brings.
+    pub own: &'a [OwnTarget],
     /// The files that diagnostics point into; the rule file is the first.
     pub files: Vec<Arc<SourceText>>,
     /// Errors and warnings, in the order in which they were met.

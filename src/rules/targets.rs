@@ -11,6 +11,7 @@ use super::{
         TargetKind, Tls,
     },
     node::{Entry, Node, Value},
+    own,
     reader::{Fields, Reader, shown_key},
     uri::{self, NodeUrl},
     webhook, wording,
@@ -35,7 +36,7 @@ pub struct Named {
 pub fn targets(reader: &mut Reader<'_>, node: &Node) -> Option<Vec<Named>> {
     let takes = "a map from a name to what it is";
     let fields = reader.any_fields(node, "`targets`", takes)?;
-    if fields.entries().is_empty() {
+    if fields.entries().is_empty() && reader.own.is_empty() {
         reader.error(fields.owner, "`targets` is empty").help(
             "add what is written to: `search: { elasticsearch: { urls: [http://127.0.0.1:9200] } }`",
         );
@@ -54,6 +55,9 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
     if entry.key.is_empty() || entry.key.contains(char::is_control) {
         reader.error(&entry.key_span, "a target needs a name that can be read");
         return None;
+    }
+    if let Some(own) = own::target(reader, entry) {
+        return own;
     }
     let what = format!("the target {}", shown_key(entry));
     let kinds_of_target = keys::TARGET.names();
@@ -110,7 +114,15 @@ fn target(reader: &mut Reader<'_>, entry: &Entry) -> Option<Target> {
             if let Some(near) = near {
                 error.label(format!("did you mean `{near}`?"));
             }
-            error.help(format!("a target is one of {}", wording::list(&kinds_of_target)));
+            match &*other.key == own::OWN {
+                true => error.help(
+                    "a program that has mongosync as a library may bring a target of its own; none of \
+                     this name is brought here",
+                ),
+                false => {
+                    error.help(format!("a target is one of {}", wording::list(&kinds_of_target)))
+                }
+            };
             None
         }
     }

@@ -107,8 +107,7 @@ impl Source {
         let named = self.client.database(database);
         let listed = match self.of_primary().all(&named, command).await {
             Ok(listed) => listed,
-            // Unauthorized
-            Err(Error::Driver(error)) if code(&error) == Some(13) => return Ok(None),
+            Err(error) if error.is_denied() => return Ok(None),
             Err(error) => return Err(error),
         };
         let id = |entry: &Document| {

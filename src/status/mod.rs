@@ -12,6 +12,7 @@ mod rule;
 mod secrets;
 mod snapshot;
 mod target;
+mod trouble;
 
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -40,6 +41,9 @@ pub use snapshot::{
     CopySnapshot, Holder, READY_LAG, RuleSnapshot, Snapshot, Standing, TargetSnapshot,
 };
 pub use target::{State, TargetStatus};
+pub use trouble::{Listener, Trouble};
+
+use trouble::Troubles;
 
 /// What a pipeline is doing. Made from the rule file before anything is reached, so that a target
 /// that has never answered is seen too.
@@ -60,6 +64,7 @@ pub struct Status {
     oplog_first: AtomicU64,
     oplog_gauge: OnceLock<Gauge>,
     holder: Mutex<Option<Holder>>,
+    troubles: Troubles,
     metrics: Arc<metrics::Metrics>,
 }
 
@@ -74,6 +79,7 @@ impl Status {
     /// Of only these rules and the targets that they write to; of all where `selected` is empty.
     pub fn of(rules: &RuleFile, selected: &[String]) -> Arc<Self> {
         let metrics = metrics::Metrics::new();
+        let troubles = Troubles::new();
         let targets = rules
             .targets
             .iter()
@@ -87,7 +93,7 @@ impl Status {
                 let own = |events_of: Option<&str>, own: &[&Rule]| {
                     let max_await = rules.source.max_await;
                     let name = (target.name.as_str(), events_of);
-                    Arc::new(TargetStatus::new(&metrics, name, own, max_await))
+                    Arc::new(TargetStatus::new((&metrics, &troubles), name, own, max_await))
                 };
                 let shared = (!documents.is_empty()).then(|| own(None, &documents));
                 let events = events.into_iter().map(|rule| own(Some(&rule.name), &[rule]));
@@ -110,6 +116,7 @@ impl Status {
             oplog_first: AtomicU64::new(UNKNOWN),
             oplog_gauge: OnceLock::new(),
             holder: Mutex::default(),
+            troubles,
             metrics,
         })
     }
@@ -136,6 +143,11 @@ impl Status {
     /// Every pipeline of every target, in the order of the file; those of one target together.
     pub fn targets(&self) -> &[Arc<TargetStatus>] {
         &self.targets
+    }
+
+    /// Hears what goes wrong from now on.
+    pub fn troubles(&self) -> Listener {
+        self.troubles.listen()
     }
 
     /// Says whether another process holds the lease. A status begins as active.

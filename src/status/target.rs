@@ -19,8 +19,12 @@ use super::{
     rule::RuleStatus,
     secrets::masked,
     snapshot::TargetSnapshot,
+    trouble::{Trouble, Troubles},
 };
-use crate::{change::ClusterTime, rules::model::Rule};
+use crate::{
+    change::{ClusterTime, Namespace},
+    rules::model::Rule,
+};
 
 /// What a target's pipeline is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
@@ -69,6 +73,7 @@ pub struct TargetStatus {
     /// Whether any of its rules follows changes; without, there is no lag.
     follows: bool,
     metrics: Arc<Metrics>,
+    troubles: Troubles,
     condition: Mutex<Condition>,
     /// The same as `condition.waiting`, so that a success costs one load.
     waiting: AtomicBool,
@@ -121,7 +126,7 @@ struct Lag {
 
 impl TargetStatus {
     pub(super) fn new(
-        metrics: &Arc<Metrics>,
+        (metrics, troubles): (&Arc<Metrics>, &Troubles),
         (name, events_of): (&str, Option<&str>),
         rules: &[&Rule],
         max_await: Duration,
@@ -153,6 +158,7 @@ impl TargetStatus {
             batch: metrics.samples(BATCH, &labels),
             retries: Mutex::default(),
             metrics: metrics.clone(),
+            troubles: troubles.clone(),
         }
     }
 
@@ -251,6 +257,22 @@ impl TargetStatus {
             condition.work = State::Failed;
             condition.error = Some(masked(error).into_owned());
         });
+    }
+
+    /// A document or an event of a rule was refused for good, and its dead letter is stored.
+    pub fn refused(&self, rule: &str, (namespace, id): (&Namespace, String), words: &str) {
+        self.troubles.tell(Trouble::Refused {
+            target: self.name.clone(),
+            rule: rule.to_owned(),
+            namespace: namespace.to_string(),
+            id,
+            words: masked(words).into_owned(),
+        });
+    }
+
+    /// Whether anybody listens to what goes wrong.
+    pub fn is_heard(&self) -> bool {
+        self.troubles.are_heard()
     }
 
     /// A reply of the target's change stream came at `now`, with the cluster times of its first and
@@ -360,6 +382,14 @@ impl TargetStatus {
         let (state, error) = (condition.state(), condition.error());
         if (before.0, before.1.as_deref()) == (state, error) {
             return;
+        }
+        if let Some(error) = error {
+            let (target, words) = (self.name.clone(), error.to_owned());
+            match state {
+                State::Waiting => self.troubles.tell(Trouble::Waiting { target, words }),
+                State::Failed => self.troubles.tell(Trouble::Failed { target, words }),
+                State::Copying | State::Following | State::Paused => {}
+            }
         }
         match (state, error) {
             (State::Failed, Some(error)) => {

@@ -51,6 +51,9 @@ pub enum SetupError {
         /// What should be in it.
         expected: &'static str,
     },
+    /// Only the program that brings the target has it.
+    #[error("it is a program's own, and not at hand here")]
+    Own,
     /// A password, key or token holds what no HTTP header may.
     #[error("a login or a header holds characters that can't be sent")]
     Credentials,

@@ -317,12 +317,14 @@ impl Deployment {
             return Some(true);
         }
         match (self.sharded, other.sharded) {
+            // Two sets may go by one name, and by the same names of hosts in two networks.
+            (false, false) if ids.is_some() => ids,
             // Another member may have become the primary in between.
             (false, false) if self.set.is_some() && self.set == other.set => {
                 let meet = self.hosts.iter().any(|host| other.hosts.contains(host));
                 if meet { Some(true) } else { processes }
             }
-            (false, false) => processes.or(ids),
+            (false, false) => processes,
             // A cluster has many mongos.
             (true, true) => ids,
             // A replica set may be a shard.
@@ -421,6 +423,8 @@ pub enum Contents {
 ///   the whole request is unknown or that none of it was done; all of it will be sent again.
 /// - Writes are idempotent under `time`: an item that arrives twice or late changes nothing that is
 ///   newer, or the target says in its documentation what it can't do.
+/// - One value may serve several pipelines at once, where a program brings it: each has its lanes, and
+///   what is said of a lane holds for those of one pipeline. Two pipelines share no place.
 #[async_trait]
 pub trait Target: Send + Sync + 'static {
     /// Where a document of a rule lies, from the rule's templates and what the transform set.
@@ -467,7 +471,9 @@ pub trait Target: Send + Sync + 'static {
 
     /// Reaches the target and makes what has to be there before the first write. Called before the
     /// copy, again after a failure, and harmless to repeat.
-    async fn prepare(&self) -> Result<(), Retry>;
+    async fn prepare(&self) -> Result<(), Retry> {
+        Ok(())
+    }
 
     /// Why nothing is to be written as the rules say, for as long as a person changes nothing: a loop.
     /// Asked at the start, once the target can be reached; it ends the run.
@@ -610,7 +616,9 @@ pub trait Target: Send + Sync + 'static {
 
     /// What is effective for an operation, as a transform would write it into `meta`: the templates
     /// filled in, the defaults taken.
-    fn meta(&self, operation: &Operation) -> Meta;
+    fn meta(&self, _operation: &Operation) -> Meta {
+        Meta::default()
+    }
 
     /// A place in words, for dead letters and logs.
     fn describe(&self, place: &PlaceKey) -> String;
@@ -677,6 +685,10 @@ mod tests {
             ("rs0 a 1 7", "rs1 b 2 7", Some(true)),
             ("rs0 a 1 -", "rs1 b 2 -", Some(false)),
             ("rs0 a - 7", "rs1 b - 8", Some(false)),
+            // Two clusters that were set up alike.
+            ("rs0 a 1 7", "rs0 a 2 8", Some(false)),
+            ("rs0 a - 7", "rs0 a - 8", Some(false)),
+            ("rs0 a - 7", "rs0 a - -", Some(true)),
             ("rs0 a - -", "rs1 b - -", None),
             ("mongos - 1 -", "mongos - 1 -", Some(true)),
             ("mongos - 1 7", "mongos - 2 7", Some(true)),

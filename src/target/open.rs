@@ -61,6 +61,7 @@ pub fn open<'a>(
                 source,
             })?))
         }
+        TargetKind::Own => Err(SetupError::Own),
     }
 }
 
@@ -89,7 +90,7 @@ pub fn open_unconnected<'a>(
             return Ok(Arc::new(WebhookTarget::to_show(webhook, &target.delivery)?));
         }
         TargetKind::File(file) => return Ok(Arc::new(FileTarget::to_show(file))),
-        TargetKind::Stdout(_) => {}
+        TargetKind::Stdout(_) | TargetKind::Own => {}
     }
     open(&bare, "", None, rules)
 }

@@ -116,7 +116,7 @@ async fn the_first_run_begins_where_since_says() -> Result<()> {
     let file = world.file("/in", "", &rules)?;
     let mut run = file.run(&[])?;
     world.caught_up(&mut run).await?;
-    compare(&world.receiver.received(), &happened(&orders, since).await?)?;
+    compare(&told(&world.receiver.received()), &happened(&orders, since).await?)?;
     assert!(run.terminate().await?.success());
 
     // It is for the first run alone.
@@ -238,7 +238,7 @@ async fn an_event_that_is_too_large_is_told_as_such_and_passed() -> Result<()> {
     world.caught_up(&mut run).await?;
     let mut expected = happened(&orders, since).await?;
     let large = expected.get_mut("7").context("it is there")?.pop().context("two changes")?;
-    compare(&world.receiver.received(), &expected)?;
+    compare(&told(&world.receiver.received()), &expected)?;
     let letters = file.dead_letters().await?;
     let [letter] = letters.as_slice() else { bail!("{letters:#?}") };
     let words = letter["words"].as_str().unwrap_or_default();

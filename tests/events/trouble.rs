@@ -53,7 +53,7 @@ async fn kills_lose_nothing_and_swap_nothing(
     }
     writers.finish().await?;
     world.caught_up(&mut run).await?;
-    let repeated = compare(&world.receiver.received(), &happened(&orders, since).await?)?;
+    let repeated = compare(&told(&world.receiver.received()), &happened(&orders, since).await?)?;
     println!("seed {seed}: {repeated} were told again");
     assert!(run.terminate().await?.success());
     Ok(())
@@ -79,7 +79,7 @@ async fn a_clean_stop_with_a_backlog() -> Result<()> {
     world.receiver.answer(|_| Reply::of(200));
     let mut run = file.run(&[])?;
     world.caught_up(&mut run).await?;
-    let repeated = compare(&world.receiver.received(), &happened(&orders, since).await?)?;
+    let repeated = compare(&told(&world.receiver.received()), &happened(&orders, since).await?)?;
     assert_eq!(repeated, 0, "what was answered before the stop is not told again");
     Ok(())
 }
@@ -148,7 +148,7 @@ async fn nothing_is_overtaken(
     for request in &received {
         // What stands before it in its own request comes before it too.
         let mut here = BTreeSet::new();
-        for message in messages(request) {
+        for message in request.messages() {
             let data = &message["data"];
             let text = |name: &str| data[name].as_str().unwrap_or_default().to_owned();
             let document = data["_id"].to_string();
@@ -172,7 +172,7 @@ async fn nothing_is_overtaken(
         }
     }
     let history = happened(&orders, since).await?;
-    compare(&received, &history)?;
+    compare(&told(&received), &history)?;
     Ok(())
 }
 

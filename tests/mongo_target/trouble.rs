@@ -8,9 +8,9 @@ use mongodb::{
 use mongosync_servers::MongoDb;
 use tokio::time::{Duration, interval};
 
-use crate::support::run::RuleFile;
+use crate::support::{fail_command::FailCommand, run::RuleFile};
 
-use super::{Worlds, same};
+use super::{Worlds, documents, same};
 
 /// A cluster that lets nobody write is waited for.
 #[tokio::test(flavor = "multi_thread")]
@@ -136,5 +136,96 @@ async fn a_server_that_is_no_replica_set_is_refused() -> Result<()> {
     let (code, log) = file.run_to_end(&["--copy-only", "--wait", "1s"]).await?;
     assert_eq!(code, Some(3), "{log}");
     ensure!(log.contains("is no replica set"), "{log}");
+    Ok(())
+}
+
+/// What a server refuses without saying whose fault it is costs no document, and holds up no other
+/// collection.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_knows_is_waited_for() -> Result<()> {
+    let worlds = Worlds::new().await?;
+    let mirror = MongoDb::start().await?;
+    let client = mirror.client();
+    let from = worlds.from.database("doubtful");
+    let items: Collection<Document> = from.collection("items");
+    items.insert_many((0..100).map(|id| doc! { "_id": id })).await?;
+    let (made, others): (Collection<Document>, Collection<Document>) =
+        (from.collection("made"), from.collection("others"));
+    others.insert_one(doc! { "_id": 0 }).await?;
+    let target = format!("{}&appName=doubtful", mirror.uri());
+    let text = worlds.text(&target, "  - { name: all, namespace: doubtful.*, to: search }");
+    let text = text.replace("max_actions: 200", "max_actions: 200, concurrency: 1");
+    let file = RuleFile::written(worlds.folder.path(), &text)?;
+    let mut run = file.run(&[])?;
+    worlds.at_rest(&mut run).await?;
+    let mut look = interval(Duration::from_millis(20));
+    // A place in the server's source, and what a server says that is too old for a command.
+    for (round, (code, commands, namespace)) in [
+        (7_654_321, ["update", "delete"], "doubtful.items"),
+        (40_415, ["update", "delete"], "doubtful.items"),
+        (7_654_321, ["create", "create"], "doubtful.made"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let data = doc! {
+            "failCommands": commands.to_vec(), "errorCode": code, "namespace": namespace,
+        };
+        let point = FailCommand::own(&client, 1_000_000, "doubtful", data).await?;
+        let round = i32::try_from(round)?;
+        items.update_many(doc! {}, doc! { "$set": { "round": round } }).await?;
+        items.delete_one(doc! { "_id": round }).await?;
+        if commands[0] == "create" {
+            made.insert_many((0..10).map(|id| doc! { "_id": id })).await?;
+        }
+        run.waiting().await?;
+        let id = doc! { "_id": 100 + round };
+        others.insert_one(id.clone()).await?;
+        let held: Collection<Document> = client.database("doubtful").collection("others");
+        while held.count_documents(id.clone()).await? == 0 {
+            look.tick().await;
+        }
+        run.waiting().await?;
+        point.end().await?;
+        worlds.at_rest(&mut run).await?;
+        let expected = documents(&from, "items").await?;
+        ensure!(expected == documents(&client.database("doubtful"), "items").await?, "{code}");
+        assert_eq!(file.dead_letters().await?, Vec::<serde_json::Value>::new(), "{code}");
+    }
+    let held: Collection<Document> = client.database("doubtful").collection("made");
+    assert_eq!(held.count_documents(doc! {}).await?, 10);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// One document is refused at a place in the server's source: it alone is a dead letter, alone in its
+/// request too, and what was there before stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_document_that_a_server_refuses_is_a_dead_letter() -> Result<()> {
+    let worlds = Worlds::new().await?;
+    let (from, to) =
+        (worlds.from.database("refusing_mirror"), worlds.to.database("refusing_mirror"));
+    let items: Collection<Document> = from.collection("items");
+    items.insert_many((0..20).map(|id| doc! { "_id": id, "a": 1, "$b": 1 })).await?;
+    let file = worlds.rule_file("  - { namespace: refusing_mirror.items, to: search }")?;
+    let mut run = file.run(&[])?;
+    worlds.at_rest(&mut run).await?;
+    let hashed =
+        doc! { "createIndexes": "items", "indexes": [{ "key": { "a": "hashed" }, "name": "a" }] };
+    to.run_command(hashed).await?;
+    for id in [3, 4] {
+        items.update_one(doc! { "_id": id }, doc! { "$set": { "a": [1, 2] } }).await?;
+        worlds.at_rest(&mut run).await?;
+    }
+    let letters = file.dead_letters().await?;
+    assert_eq!(letters.len(), 2, "{letters:?}");
+    // Such a document is removed first, for the sake of its `$b`.
+    let held: Collection<Document> = to.collection("items");
+    assert_eq!(held.count_documents(doc! { "a": 1 }).await?, 20);
+    items.update_many(doc! {}, doc! { "$set": { "a": 2 } }).await?;
+    worlds.at_rest(&mut run).await?;
+    assert_eq!(same(&worlds, "refusing_mirror.items", "refusing_mirror.items").await?, 20);
+    assert_eq!(file.dead_letters().await?, Vec::<serde_json::Value>::new());
+    assert!(run.terminate().await?.success());
     Ok(())
 }

@@ -244,3 +244,68 @@ async fn values_of_a_unique_index_change_hands() -> Result<()> {
     assert!(run.terminate().await?.success());
     Ok(())
 }
+
+/// The same within an `_id` that is a document.
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_within_ids_are_told_apart() -> Result<()> {
+    let worlds = Worlds::new().await?;
+    let from = worlds.from.database("letters_within");
+    let collation = doc! { "locale": "de", "strength": 2 };
+    from.run_command(doc! { "create": "items", "collation": collation }).await?;
+    let items: Collection<Document> = from.collection("items");
+    let id = |number: i32, upper: bool| {
+        let text = if upper { "ITEM" } else { "item" };
+        doc! { "n": number, "of": { "a.b": [1, text] } }
+    };
+    items.insert_many((0..60).map(|n| doc! { "_id": id(n, false), "round": 0 })).await?;
+    let file = worlds.rule_file("  - { namespace: letters_within.items, to: search }")?;
+    let mut run = file.run(&[])?;
+    worlds.at_rest(&mut run).await?;
+    for round in 1..4 {
+        let upper = round % 2 == 1;
+        for n in 0..60 {
+            items.delete_one(doc! { "_id": id(n, !upper) }).await?;
+            items.insert_one(doc! { "_id": id(n, upper), "round": round }).await?;
+        }
+        worlds.at_rest(&mut run).await?;
+        assert_eq!(
+            same(&worlds, "letters_within.items", "letters_within.items").await?,
+            60,
+            "{round}"
+        );
+    }
+    assert_eq!(file.dead_letters().await?, Vec::<serde_json::Value>::new());
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// A unique index over some documents only: the twin that is not in it holds nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_holder_is_the_one_that_the_index_has() -> Result<()> {
+    let worlds = Worlds::new().await?;
+    let from = worlds.from.database("partial_index");
+    let items: Collection<Document> = from.collection("items");
+    items
+        .insert_many([
+            doc! { "_id": 0, "email": "a", "deleted": true },
+            doc! { "_id": 9, "email": "z", "deleted": false },
+        ])
+        .await?;
+    let unique = doc! {
+        "key": { "email": 1 }, "name": "email", "unique": true,
+        "partialFilterExpression": { "deleted": false },
+    };
+    from.run_command(doc! { "createIndexes": "items", "indexes": [unique] }).await?;
+    let file = worlds.rule_file("  - { namespace: partial_index.items, to: search }")?;
+    let mut run = file.run(&[])?;
+    worlds.at_rest(&mut run).await?;
+    // Of the past, and not in the source any more.
+    let held: Collection<Document> = worlds.to.database("partial_index").collection("items");
+    held.insert_one(doc! { "_id": 5, "email": "a", "deleted": false }).await?;
+    items.update_one(doc! { "_id": 9 }, doc! { "$set": { "email": "a" } }).await?;
+    worlds.at_rest(&mut run).await?;
+    assert_eq!(same(&worlds, "partial_index.items", "partial_index.items").await?, 2);
+    assert_eq!(file.dead_letters().await?, Vec::<serde_json::Value>::new());
+    assert!(run.terminate().await?.success());
+    Ok(())
+}

@@ -10,12 +10,15 @@ use mongodb::{
 use mongosync_servers::MongoDb;
 use tokio::time::interval;
 
-use crate::support::run::{RuleFile, Run};
+use crate::support::{
+    fail_command::FailCommand,
+    run::{RuleFile, Run},
+};
 
 use super::{Worlds, in_front_of, same};
 
 /// The ids of a collection, in order, as text.
-async fn ids(collection: &Collection<Document>) -> Result<String> {
+pub async fn ids(collection: &Collection<Document>) -> Result<String> {
     use futures_util::TryStreamExt;
     let found: Vec<Document> =
         collection.find(doc! {}).sort(doc! { "_id": 1 }).await?.try_collect().await?;
@@ -266,5 +269,33 @@ async fn a_loop_is_found_by_a_login_without_rights() -> Result<()> {
     ensure!(code == Some(1) && log.contains("the target is the source"), "{code:?} {log}");
     assert_eq!(file.dead_letters().await?, Vec::<serde_json::Value>::new());
     assert_eq!(client.database("ring_b").list_collection_names().await?.len(), 0);
+    Ok(())
+}
+
+/// An insert of a process that is no more lands after the next one has found the collection empty.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_late_into_an_empty_collection_is_swept() -> Result<()> {
+    let worlds = Worlds::new().await?;
+    let mirror = MongoDb::start().await?;
+    let items: Collection<Document> = worlds.from.database("late_insert").collection("items");
+    items.insert_many((0..100).map(|id| doc! { "_id": id, "even": id % 2 == 0 })).await?;
+    let target = format!("{}&appName=late_insert", mirror.uri());
+    let rule = format!("  - {{ namespace: late_insert.items, {AGAIN}, to: search }}");
+    let file = RuleFile::written(worlds.folder.path(), &worlds.text(&target, &rule))?;
+    assert!(rested(&worlds, &file).await?.terminate().await?.success());
+    let held: Collection<Document> = mirror.client().database("late_insert").collection("items");
+    held.delete_many(doc! {}).await?;
+    only_even(&file)?;
+    let data =
+        doc! { "failCommands": ["insert"], "errorCode": 91, "namespace": "late_insert.items" };
+    let point = FailCommand::own(&mirror.client(), 1_000_000, "late_insert", data).await?;
+    let mut run = file.run(&[])?;
+    run.waiting().await?;
+    held.insert_one(doc! { "_id": "late" }).await?;
+    point.end().await?;
+    worlds.at_rest(&mut run).await?;
+    assert_eq!(held.count_documents(doc! {}).await?, 50);
+    assert_eq!(held.count_documents(doc! { "_id": "late" }).await?, 0);
+    assert!(run.terminate().await?.success());
     Ok(())
 }

@@ -10,10 +10,14 @@ pub mod fault;
 pub mod history;
 pub mod mongo_proxy;
 pub mod oplog;
+pub mod page;
 pub mod receiver;
+pub mod pipe;
 pub mod run;
 pub mod situations;
+pub mod sourced;
 pub mod tcp_proxy;
+pub mod told;
 pub mod writers;
 
 use std::sync::{
@@ -32,6 +36,7 @@ use run::{RuleFile, Settings};
 
 /// Started once for all tests of the process; their watchers end them with it.
 static MONGO: OnceCell<Arc<MongoDb>> = OnceCell::const_new();
+static MIRROR: OnceCell<Arc<MongoDb>> = OnceCell::const_new();
 static ENGINE: OnceCell<Arc<Engine>> = OnceCell::const_new();
 
 /// A MongoDB and an engine, and a folder of one's own. The servers are everybody's: a test keeps to
@@ -43,17 +48,10 @@ pub struct World {
     pub client: Client,
 }
 
-/// The shared MongoDB alone.
-pub async fn shared_mongo() -> Result<Arc<MongoDb>> {
-    let start = || async { Ok::<_, anyhow::Error>(Arc::new(MongoDb::start().await?)) };
-    Ok(MONGO.get_or_try_init(start).await?.clone())
-}
-
 impl World {
     /// The shared servers.
     pub async fn new() -> Result<Self> {
-        let start = || async { Ok::<_, anyhow::Error>(Arc::new(engine().start().await?)) };
-        Self::on(ENGINE.get_or_try_init(start).await?.clone()).await
+        Self::on(shared_engine().await?).await
     }
 
     /// The shared MongoDB, and an engine of one's own, for what would disturb others.
@@ -63,13 +61,12 @@ impl World {
 
     /// The shared engine, and a MongoDB of one's own, whose nodes may be killed.
     pub async fn with_mongo(mongo: MongoDbBuilder) -> Result<Self> {
-        let start = || async { Ok::<_, anyhow::Error>(Arc::new(engine().start().await?)) };
-        let engine = ENGINE.get_or_try_init(start).await?.clone();
+        let engine = shared_engine().await?;
         Self::of(Arc::new(mongo.start().await?), engine)
     }
 
     async fn on(engine: Arc<Engine>) -> Result<Self> {
-        Self::of(shared_mongo().await?, engine)
+        Self::of(mongo().await?, engine)
     }
 
     fn of(mongo: Arc<MongoDb>, engine: Arc<Engine>) -> Result<Self> {
@@ -135,6 +132,18 @@ impl World {
 pub async fn mongo() -> Result<Arc<MongoDb>> {
     let start = || async { Ok::<_, anyhow::Error>(Arc::new(MongoDb::start().await?)) };
     Ok(MONGO.get_or_try_init(start).await?.clone())
+}
+
+/// The other replica set, which is written to: a test keeps to databases of its own.
+pub async fn mirror() -> Result<Arc<MongoDb>> {
+    let start = || async { Ok::<_, anyhow::Error>(Arc::new(MongoDb::start().await?)) };
+    Ok(MIRROR.get_or_try_init(start).await?.clone())
+}
+
+/// The shared engine alone: a test keeps to indices of its own.
+pub async fn shared_engine() -> Result<Arc<Engine>> {
+    let start = || async { Ok::<_, anyhow::Error>(Arc::new(engine().start().await?)) };
+    Ok(ENGINE.get_or_try_init(start).await?.clone())
 }
 
 /// An engine as the tests use it: an Elasticsearch, or what `MONGOSYNC_TEST_ENGINE` names.

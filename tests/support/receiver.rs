@@ -51,6 +51,14 @@ impl Received {
         serde_json::from_slice(&self.body).unwrap_or_default()
     }
 
+    /// The messages in it, one or several.
+    pub fn messages(&self) -> Vec<Value> {
+        match self.json() {
+            Value::Array(messages) => messages,
+            message => vec![message],
+        }
+    }
+
     /// Whether it was accepted.
     pub fn is_accepted(&self) -> bool {
         self.answered.is_some_and(|status| (200..300).contains(&status))

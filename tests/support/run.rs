@@ -76,7 +76,12 @@ impl RuleFile {
 
     /// Starts `mongosync run FILE ARGUMENTS`.
     pub fn run(&self, arguments: &[&str]) -> Result<Run> {
-        self.run_by(Command::new(env!("CARGO_BIN_EXE_mongosync")), arguments)
+        self.run_by(Command::new(env!("CARGO_BIN_EXE_mongosync")), arguments, None)
+    }
+
+    /// Starts the same with its standard output going elsewhere; [`Run::output`] is empty then.
+    pub fn run_into(&self, output: Stdio) -> Result<Run> {
+        self.run_by(Command::new(env!("CARGO_BIN_EXE_mongosync")), &[], Some(output))
     }
 
     /// Starts the same by a shell that runs `before` first, such as `ulimit` and `trap`; the process
@@ -85,12 +90,21 @@ impl RuleFile {
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(format!("{before}; exec \"$@\"")).arg("sh");
         shell.arg(env!("CARGO_BIN_EXE_mongosync"));
-        self.run_by(shell, arguments)
+        self.run_by(shell, arguments, None)
     }
 
-    fn run_by(&self, mut command: Command, arguments: &[&str]) -> Result<Run> {
+    fn run_by(
+        &self,
+        mut command: Command,
+        arguments: &[&str],
+        output: Option<Stdio>,
+    ) -> Result<Run> {
         let port = mongosync_servers::free_port();
         let log = self.path.with_extension(format!("{}.log", super::unique()));
+        let output = match output {
+            Some(output) => output,
+            None => File::create(log.with_extension("out"))?.into(),
+        };
         let child = command
             .arg("run")
             .arg(&self.path)
@@ -98,7 +112,7 @@ impl RuleFile {
             .env("RUST_BACKTRACE", "1")
             .env("STATUS_PORT", port.to_string())
             .stdin(Stdio::null())
-            .stdout(File::create(log.with_extension("out"))?)
+            .stdout(output)
             .stderr(File::create(&log)?)
             .kill_on_drop(true)
             .spawn()
@@ -236,10 +250,15 @@ impl Run {
         Ok(())
     }
 
-    /// Waits until every copy of the target is settled.
+    /// Waits until every copy into `search` is settled.
     pub async fn copied(&mut self) -> Result<()> {
+        self.copied_to("search").await
+    }
+
+    /// Waits until every copy into a target is settled.
+    pub async fn copied_to(&mut self, target: &str) -> Result<()> {
         self.until("the copy's end", |status| {
-            let rules = status["targets"]["search"]["rules"].as_object();
+            let rules = status["targets"][target]["rules"].as_object();
             rules.is_some_and(|rules| rules.values().all(|rule| rule["copy"]["complete"] == true))
         })
         .await?;
@@ -314,19 +333,40 @@ impl Run {
         Ok(())
     }
 
-    /// Waits until the target is waited for, and returns what the status says why.
+    /// Waits until `search` is waited for, and returns what the status says why.
     pub async fn waiting(&mut self) -> Result<String> {
-        let waits = |status: &Value| {
-            let search = &status["targets"]["search"];
-            search["state"] == "waiting" && search["last_error"].is_string()
-        };
-        let status = self.until("waiting for the target", waits).await?;
-        Ok(status["targets"]["search"]["last_error"].to_string())
+        self.waiting_for("search").await
     }
 
-    /// Up to which time everything is settled, as the status says; `None` before the first time.
+    /// Waits until a target is waited for, and returns what the status says why.
+    pub async fn waiting_for(&mut self, target: &str) -> Result<String> {
+        let waits = |status: &Value| {
+            let target = &status["targets"][target];
+            target["state"] == "waiting" && target["last_error"].is_string()
+        };
+        let status = self.until("waiting for the target", waits).await?;
+        Ok(status["targets"][target]["last_error"].to_string())
+    }
+
+    /// Waits until a target follows a stream whose start is stored.
+    pub async fn following(&mut self, target: &str) -> Result<()> {
+        self.until("following", |status| {
+            let target = &status["targets"][target];
+            target["state"] == "following" && target["position"].is_string()
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Up to which time everything in `search` is settled, as the status says; `None` before the
+    /// first time.
     pub async fn position(&self) -> Option<(u32, u32)> {
-        position(&self.status().await?["targets"]["search"]["position"])
+        self.position_of("search").await
+    }
+
+    /// The same of any target.
+    pub async fn position_of(&self, target: &str) -> Option<(u32, u32)> {
+        position(&self.status().await?["targets"][target]["position"])
     }
 
     /// Waits until so many requests have come to a gate.

@@ -1,22 +1,17 @@
 //! The table of situations: what is brought about, and what source and target held afterwards.
 //!
-//! Every test that brings one about reports into it. A run with `MONGOSYNC_WRITE_SITUATIONS` set
-//! writes `docs/situations.md`, the rows of what it ran anew and the others as they were; any other
-//! run holds that file to the list here.
+//! Every test that brings one about reports into it; the table is the page `docs/situations.md`.
 
 mod list;
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write as _,
-    fs,
-    path::{Path, PathBuf},
-    sync::Mutex,
-};
+use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
 
-use super::checker::Differences;
+use super::{
+    checker::Differences,
+    page::{Numbers, Page},
+};
 use list::{Row, SITUATIONS};
 
 /// What a test has found so far in one situation. It is told when it is dropped, so that a failure
@@ -54,9 +49,8 @@ impl Situation {
 
 impl Drop for Situation {
     fn drop(&mut self) {
-        if std::env::var_os("MONGOSYNC_WRITE_SITUATIONS").is_some() {
-            write(self.name, self.found).expect("docs/situations.md can be written");
-        }
+        let Found { checked, lost, stale, extra } = self.found;
+        PAGE.note(self.name, |numbers| *numbers = [checked, lost, stale, extra].map(Some).into());
     }
 }
 
@@ -64,54 +58,29 @@ fn rows() -> impl Iterator<Item = &'static Row> {
     SITUATIONS.iter().flat_map(|(_, rows)| *rows)
 }
 
-fn path() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/situations.md")
-}
+const PAGE: Page = Page { file: "docs/situations.md", words: 3, text: page };
 
-/// One at a time: tests run side by side.
-static WRITING: Mutex<()> = Mutex::new(());
-
-fn write(name: &str, found: Found) -> Result<()> {
-    let _turn = WRITING.lock();
-    let mut known = read(&fs::read_to_string(path()).unwrap_or_default());
-    known.insert(name.to_owned(), Some(found));
-    Ok(fs::write(path(), page(&known))?)
-}
-
-/// The numbers of each row, by the name of its situation.
-fn read(page: &str) -> BTreeMap<String, Option<Found>> {
-    let mut known = BTreeMap::new();
-    for line in page.lines() {
-        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
-        let [name, _, _, numbers @ ..] = cells.as_slice() else { continue };
-        let numbers: Option<Vec<usize>> =
-            numbers.iter().map(|number| number.replace(',', "").parse().ok()).collect();
-        let found = match numbers.as_deref() {
-            Some(&[checked, lost, stale, extra]) => Some(Found { checked, lost, stale, extra }),
-            _ => None,
-        };
-        known.insert((*name).to_owned(), found);
-    }
-    known
-}
-
-fn page(known: &BTreeMap<String, Option<Found>>) -> String {
+fn page(known: &Numbers) -> String {
     let mut page = HEAD.to_owned();
     for (group, rows) in SITUATIONS {
         write!(page, "\n## {group}\n\n{COLUMNS}").expect("a string takes all");
         for Row { name, done, test } in *rows {
-            let found = known.get(*name).copied().flatten();
-            let numbers = found.map_or_else(
-                || "– | – | – | –".to_owned(),
-                |Found { checked, lost, stale, extra }| {
+            let numbers = match known.get(*name).and_then(|numbers| found(numbers)) {
+                Some(Found { checked, lost, stale, extra }) => {
                     format!("{checked} | {lost} | {stale} | {extra}")
-                },
-            );
+                }
+                None => "– | – | – | –".to_owned(),
+            };
             writeln!(page, "| {name} | {done} | `{test}` | {numbers} |")
                 .expect("a string takes all");
         }
     }
     page
+}
+
+fn found(numbers: &[Option<usize>]) -> Option<Found> {
+    let &[Some(checked), Some(lost), Some(stale), Some(extra)] = numbers else { return None };
+    Some(Found { checked, lost, stale, extra })
 }
 
 const COLUMNS: &str = "\
@@ -138,16 +107,9 @@ MONGOSYNC_WRITE_SITUATIONS=1 cargo test --test main
 /// names.
 #[test]
 fn the_page_of_situations_is_that_of_the_tests() -> Result<()> {
-    let written = fs::read_to_string(path()).context("docs/situations.md")?;
-    let known = read(&written);
-    let as_listed = page(&known);
-    ensure!(
-        written == as_listed,
-        "docs/situations.md is not what the tests say; write it anew with \
-         MONGOSYNC_WRITE_SITUATIONS=1"
-    );
+    let known = PAGE.checked()?;
     for Row { name, .. } in rows() {
-        let found = known.get(*name).copied().flatten();
+        let found = known.get(*name).and_then(|numbers| found(numbers));
         let found =
             found.with_context(|| format!("nobody has brought about {name:?} for the page"))?;
         let Found { checked, lost, stale, extra } = found;

@@ -13,6 +13,7 @@ use mongosync::{
     transform::Meta,
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use tempfile::TempDir;
 use tokio_rustls::{
     TlsAcceptor,
     rustls::{
@@ -217,7 +218,7 @@ async fn what_is_told_of_a_document_waits_for_what_was_told_before() -> Result<(
     let target = target(Path::new(""), &url, ", batch: { max_actions: 10 }")?;
     let told = || -> Vec<(String, Vec<Value>)> {
         let of = |request: &Received| {
-            messages(request).iter().map(|it| it["data"]["_id"].clone()).collect()
+            request.messages().iter().map(|it| it["data"]["_id"].clone()).collect()
         };
         receiver.received().iter().map(|request| (request.path.clone(), of(request))).collect()
     };

@@ -435,6 +435,58 @@ async fn what_is_held_where_it_lies_lets_others_go_by() {
     writer.abort();
 }
 
+/// A removal that stands aside has no letter that could be forgotten: it comes back to be made.
+#[tokio::test(start_paused = true)]
+async fn a_removal_that_stands_aside_is_made_once_it_can_be() {
+    let bench = moving().await;
+    let writer = bench.write();
+    for (n, state) in [(2, lying("b", 2)), (3, State::Gone)] {
+        settled(&bench.put([(n, lying("a", 1))])).await;
+        bench.target.answers(
+            (0..2).map(|_| Answer::Items(vec![("a-", Outcome::Held(retry(Pressure::Same)))])),
+        );
+        let tried = bench.target.sent().len();
+        let completion = bench.put([(n, state.clone())]);
+        while !completion.is_done() {
+            let again: Vec<Change> = bench
+                .lane
+                .take(10)
+                .await
+                .into_iter()
+                .map(|pending| change(n, state.clone(), pending.claims))
+                .collect();
+            bench.lane.complete(again, Vec::new(), ClusterTime::ZERO);
+            sleep(Duration::from_millis(1)).await;
+        }
+        let sent = &bench.target.sent()[tried..];
+        assert_eq!(sent.iter().flatten().filter(|line| *line == "a-").count(), 3, "{sent:?}");
+        assert_eq!(bench.target.held(), [("b".into(), 2)]);
+        assert_eq!(bench.letters().await, []);
+        bench.target.answers_no_more();
+    }
+    writer.abort();
+}
+
+/// What has a letter already is tried once with each change, and does not stand aside.
+#[tokio::test(start_paused = true)]
+async fn an_owed_removal_that_can_not_be_made_where_it_lies_holds_up_nothing() {
+    let bench = moving().await;
+    let writer = bench.write();
+    settled(&bench.put([(1, lying("a", 1))])).await;
+    bench.target.answers([Answer::Items(vec![("a-", Outcome::Rejected("no".into()))])]);
+    settled(&bench.put([(1, lying("b", 2))])).await;
+    for n in 3..6 {
+        let held = Answer::Items(vec![("a-", Outcome::Held(retry(Pressure::Same)))]);
+        bench.target.answers([held]);
+        settled(&bench.put([(1, lying("b", n))])).await;
+        assert_eq!(bench.letters().await.len(), 1);
+    }
+    settled(&bench.put([(1, lying("b", 6))])).await;
+    assert_eq!(bench.target.held(), [("b".into(), 6)]);
+    assert_eq!(bench.letters().await.len(), 0);
+    writer.abort();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_later_success_settles_a_dead_letter() {
     let bench = bench().await;

@@ -14,58 +14,70 @@ const NO_DOCUMENT: i32 = 40228;
 /// ConversionFailure: what a removal that comes too late ends in.
 const NO_NUMBER: i32 = 241;
 
-/// What passes when a server is away, overloaded, or hands over to another.
-const PASSING: [i32; 42] = [
-    1,     // InternalError
-    8,     // UnknownError
-    6,     // HostUnreachable
-    7,     // HostNotFound
-    24,    // LockTimeout
-    46,    // LockBusy
-    50,    // MaxTimeMSExpired
-    64,    // WriteConcernFailed
-    89,    // NetworkTimeout
-    91,    // ShutdownInProgress
-    100,   // UnsatisfiableWriteConcern
-    112,   // WriteConflict
-    117,   // ConflictingOperationInProgress
-    133,   // FailedToSatisfyReadPreference
-    134,   // ReadConcernMajorityNotAvailableYet
-    175,   // QueryPlanKilled
-    189,   // PrimarySteppedDown
-    202,   // NetworkInterfaceExceededTimeLimit
-    262,   // ExceededTimeLimit
-    358,   // InternalTransactionNotSupported, while a chunk moves
-    384,   // ConnectionError
-    462,   // IngressRequestRateLimitExceeded
-    9001,  // SocketException
-    10107, // NotWritablePrimary
-    11600, // InterruptedAtShutdown
-    11601, // Interrupted
-    11602, // InterruptedDueToReplStateChange
-    13388, // StaleConfig
-    13435, // NotPrimaryNoSecondaryOk
-    13436, // NotPrimaryOrSecondary
-    14031, // OutOfDiskSpace
-    63,    // StaleShardVersion
-    249,   // StaleDbVersion
-    215,   // DatabaseDropPending
-    225,   // TransactionTooOld: a newer attempt has been there
-    251,   // NoSuchTransaction
-    279,   // ExceededMemoryLimit, of a server
-    355,   // MigrationConflict
-    365,   // TemporarilyUnavailable
-    371,   // UserWritesBlocked
-    402,   // TenantMigrationConflict
-    433,   // ShardCannotRefreshDueToLocksHeld
+/// What passes when a server is away, overloaded, or hands over to another. Names and numbers are those
+/// of the server's `error_codes.yml`.
+const PASSING: [i32; 54] = [
+    1,          // InternalError
+    6,          // HostUnreachable
+    7,          // HostNotFound
+    8,          // UnknownError
+    24,         // LockTimeout
+    46,         // LockBusy
+    50,         // MaxTimeMSExpired
+    63,         // StaleShardVersion
+    64,         // WriteConcernTimeout
+    89,         // NetworkTimeout
+    91,         // ShutdownInProgress
+    100,        // UnsatisfiableWriteConcern
+    112,        // WriteConflict
+    117,        // ConflictingOperationInProgress
+    133,        // FailedToSatisfyReadPreference
+    134,        // ReadConcernMajorityNotAvailableYet
+    146,        // ExceededMemoryLimit, of a server
+    150,        // StaleEpoch
+    175,        // QueryPlanKilled
+    189,        // PrimarySteppedDown
+    202,        // NetworkInterfaceExceededTimeLimit
+    215,        // DatabaseDropPending
+    216,        // ElectionInProgress
+    225,        // TransactionTooOld: a newer attempt has been there
+    237,        // CursorKilled
+    246,        // SnapshotUnavailable
+    249,        // StaleDbVersion
+    251,        // NoSuchTransaction
+    262,        // ExceededTimeLimit
+    264,        // TooManyFilesOpen
+    272,        // MigrationConflict
+    279,        // ClientDisconnect
+    343,        // ShardCannotRefreshDueToLocksHeld
+    355,        // InterruptedDueToStorageChange
+    358,        // InternalTransactionNotSupported, while a chunk moves
+    365,        // TemporarilyUnavailable
+    371,        // UserWritesBlocked
+    384,        // ConnectionError
+    402,        // ResourceExhausted
+    433,        // AdmissionQueueOverflow
+    462,        // IngressRequestRateLimitExceeded
+    9001,       // SocketException
+    10107,      // NotWritablePrimary
+    11600,      // InterruptedAtShutdown
+    11601,      // Interrupted
+    11602,      // InterruptedDueToReplStateChange
+    13388,      // StaleConfig
+    13435,      // NotPrimaryNoSecondaryOk
+    13436,      // NotPrimaryOrSecondary
+    14031,      // OutOfDiskSpace
+    46841,      // ClientMarkedKilled
+    56846,      // ConfigServerUnreachable
+    91331,      // RetriableRemoteCommandFailure
+    10_045_600, // InterruptedDueToFCVChange
 ];
 
 /// Rights; somebody gives them, and it goes on.
 const DENIED: [i32; 4] = [13, 18, 33, 8000];
 
-/// What is wrong with one document, however often it is sent. All other codes below [`LOCATIONS`] are
-/// about the state of a server, or are not known: those pass, or a person sees to them.
-const ABOUT_THE_DOCUMENT: [i32; 19] = [
+/// What is wrong with one document, however often it is sent.
+const ABOUT_THE_DOCUMENT: [i32; 22] = [
     2,     // BadValue
     9,     // FailedToParse
     14,    // TypeMismatch
@@ -78,18 +90,23 @@ const ABOUT_THE_DOCUMENT: [i32; 19] = [
     55,    // InvalidDBRef
     56,    // EmptyFieldName
     57,    // DottedFieldName
+    116,   // DocTooLargeForCapped
     121,   // DocumentValidationFailure
     171,   // CannotIndexParallelArrays
-    187,   // IncompatibleShardingMetadata, of a document without the shard key
     10003, // CannotGrowDocumentInCappedNamespace
     10334, // BSONObjectTooLarge
+    13026, // no pair of coordinates, for an index of the kind 2d
+    13027, // a point beyond the bounds of such an index
+    16755, // what an index of the kind 2dsphere takes no keys from
     17280, // KeyTooLong
     17419, // the document that comes of it is too large
 ];
-/// From here on a code has no name: a server refuses what it was given at one place in its source, such
-/// as a place on a sphere that is none. Those with names are told apart from them.
+/// From here on a code has no name, but for a few: a server refuses what it was given at one place in its
+/// source. It may be this document's fault, or that of all.
 const LOCATIONS: i32 = 13_500;
-const NAMED: [i32; 3] = [14031, 17322, 46841];
+/// What is not about a document, whatever it is about: a server that does not know a field of the command
+/// (IDLUnknownField, and the same of an earlier one), or can't repeat it (NotARetryableWriteCommand).
+const ABOUT_THE_COMMAND: [i32; 3] = [40414, 40415, 50768];
 /// ImmutableField: the stored `_id` and that of the document are equal, and not the same.
 const OTHER_ID: i32 = 66;
 
@@ -106,6 +123,39 @@ pub(super) enum Fate {
     Contested(Conflict),
     /// Its time was over by the server's clock.
     Late,
+    /// Refused with a code that does not tell whether it would be the same with other documents.
+    Doubtful(String),
+    /// Its command failed, in which there was nothing else.
+    Alone(String),
+}
+
+/// What a code is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Blame {
+    /// A right that is missing.
+    Right,
+    /// The state of a server, which passes.
+    Server,
+    /// The document.
+    Document,
+    /// The document, or anything else.
+    Anything,
+    /// Nobody knows: it passes, or a person sees to it.
+    Nothing,
+}
+
+fn blame(code: i32) -> Blame {
+    if DENIED.contains(&code) {
+        Blame::Right
+    } else if PASSING.contains(&code) {
+        Blame::Server
+    } else if ABOUT_THE_DOCUMENT.contains(&code) {
+        Blame::Document
+    } else if code >= LOCATIONS && !ABOUT_THE_COMMAND.contains(&code) {
+        Blame::Anything
+    } else {
+        Blame::Nothing
+    }
 }
 
 /// What another document has.
@@ -113,6 +163,8 @@ pub(super) enum Fate {
 pub(super) struct Conflict {
     /// The server's words.
     pub words: String,
+    /// The index that says so.
+    pub index: Option<String>,
     /// What finds the other document; `None` where the values are not told.
     pub holder: Option<Document>,
 }
@@ -144,12 +196,6 @@ pub(super) fn is_denied(code: i32) -> bool {
     DENIED.contains(&code)
 }
 
-/// Whether it would fail again, as the one document's own fault.
-fn rejects(code: i32) -> bool {
-    let named = PASSING.contains(&code) || NAMED.contains(&code);
-    ABOUT_THE_DOCUMENT.contains(&code) || (code >= LOCATIONS && !named)
-}
-
 fn retry(reason: &'static str, message: String) -> Retry {
     Retry { reason, message, after: None, pressure: Pressure::Same }
 }
@@ -172,22 +218,26 @@ pub(super) fn fate(code: i32, words: &str, error: &Document) -> Fate {
         return Fate::OtherId;
     }
     let words = in_words(code, words);
-    Fate::Known(if DENIED.contains(&code) {
-        Outcome::Retry(retry("unauthorized", words))
-    } else if PASSING.contains(&code) {
-        Outcome::Retry(retry("unavailable", words))
-    } else if rejects(code) {
-        Outcome::Rejected(words)
-    } else {
-        Outcome::Retry(retry("unexpected", words))
-    })
+    match blame(code) {
+        Blame::Right => Fate::Known(Outcome::Held(retry("unauthorized", words))),
+        Blame::Server => Fate::Known(Outcome::Retry(retry("unavailable", words))),
+        Blame::Document => Fate::Known(Outcome::Rejected(words)),
+        Blame::Anything => Fate::Doubtful(words),
+        Blame::Nothing => Fate::Known(Outcome::Held(unknown(words))),
+    }
+}
+
+/// What is waited for without holding up anything else, since nobody knows what it is.
+pub(super) fn unknown(words: String) -> Retry {
+    retry("unexpected", words)
 }
 
 fn conflict(words: &str, error: &Document) -> Conflict {
     // Values of a collation are told as its own bytes.
     let told = !error.contains_key("hexEncoded");
     let holder = error.get_document("keyValue").ok().filter(|_| told).cloned();
-    Conflict { words: words.to_owned(), holder }
+    let index = words.split_once("index: ").and_then(|(_, rest)| rest.split_once(" dup key"));
+    Conflict { words: words.to_owned(), index: index.map(|(name, _)| name.to_owned()), holder }
 }
 
 fn in_words(code: i32, words: &str) -> String {
@@ -255,9 +305,10 @@ pub(super) fn refusal(error: &Error) -> Retry {
         (_, Some(code)) if DENIED.contains(&code) => ("unauthorized", Pressure::Same),
         (_, Some(50 | 262)) => ("timeout", Pressure::Same),
         (_, Some(code)) if PASSING.contains(&code) => ("unavailable", Pressure::Same),
-        // BSONObjectTooLarge, and the same from the network layer.
-        (_, Some(10334 | 17419 | 17420)) => ("too_large", Pressure::TooLarge),
-        (_, Some(code)) if rejects(code) => ("refused", Pressure::Split),
+        (_, Some(code)) if TOO_LARGE.contains(&code) => ("too_large", Pressure::TooLarge),
+        (_, Some(code)) if matches!(blame(code), Blame::Document | Blame::Anything) => {
+            ("refused", Pressure::Split)
+        }
         (_, Some(_)) => ("unexpected", Pressure::Same),
         (ErrorKind::Authentication { .. }, _) => ("unauthorized", Pressure::Same),
         (ErrorKind::ServerSelection { .. }, _) => ("unavailable", Pressure::Same),
@@ -269,9 +320,17 @@ pub(super) fn refusal(error: &Error) -> Retry {
     Retry { reason, message: words(error), after: None, pressure }
 }
 
-/// Whether it would fail again, as the command's own fault.
-pub(super) fn is_refused_for_good(error: &Error) -> bool {
-    !error.contains_label(RETRYABLE) && code(error).is_some_and(rejects)
+/// BSONObjectTooLarge, and what says the same of what comes of it.
+const TOO_LARGE: [i32; 3] = [10334, 17419, 17420];
+
+/// What a command that failed as a whole says of the one write that is in it; `None` where it says
+/// nothing of it.
+pub(super) fn alone(error: &Error) -> Option<Fate> {
+    let code = code(error).filter(|_| !error.contains_label(RETRYABLE))?;
+    if TOO_LARGE.contains(&code) {
+        return Some(Fate::Known(Outcome::Rejected(words(error))));
+    }
+    matches!(blame(code), Blame::Document | Blame::Anything).then(|| Fate::Alone(words(error)))
 }
 
 /// The server's code, where it was a command that failed.
@@ -315,14 +374,29 @@ mod tests {
             (66, "immutable", "other id"),
             (112, "WriteConflict", "retry unavailable"),
             (10107, "not primary", "retry unavailable"),
-            (13, "not authorized", "retry unauthorized"),
+            (13, "not authorized", "held unauthorized"),
             (121, "Document failed validation", "rejected"),
             (16755, "Can't extract geo keys", "rejected"),
+            (171, "cannot index parallel arrays", "rejected"),
+            (116, "object to insert too large for a capped collection", "rejected"),
+            // At one place in a server's source.
+            (31_249, "Path collision", "doubtful"),
+            (7_654_321, "nobody has heard of it", "doubtful"),
+            // Of a server, or of the command: nothing that is to be a dead letter.
+            (56_846, "ConfigServerUnreachable", "retry unavailable"),
+            (91_331, "RetriableRemoteCommandFailure", "retry unavailable"),
+            (10_045_600, "InterruptedDueToFCVChange", "retry unavailable"),
+            (272, "MigrationConflict", "retry unavailable"),
+            (146, "ExceededMemoryLimit", "retry unavailable"),
+            (40_415, "BSON field 'update.x' is an unknown field", "held unexpected"),
+            (50_768, "not a retryable write command", "held unexpected"),
+            (61, "ShardKeyNotFound", "held unexpected"),
+            (187, "LinearizableReadConcernError", "held unexpected"),
             // What stops every write passes, by name or not.
             (371, "User writes blocked", "retry unavailable"),
             (365, "Unable to get latest committed", "retry unavailable"),
-            (241, "Failed to parse number 'x'", "retry unexpected"),
-            (999, "something new", "retry unexpected"),
+            (241, "Failed to parse number 'x'", "held unexpected"),
+            (999, "something new", "held unexpected"),
         ] {
             let is = match fate(code, words, &doc! {}) {
                 Fate::There => "there".to_owned(),
@@ -330,13 +404,16 @@ mod tests {
                 Fate::Contested(_) => "contested".to_owned(),
                 Fate::Late => "late".to_owned(),
                 Fate::Known(Outcome::Retry(retry)) => format!("retry {}", retry.reason),
+                Fate::Known(Outcome::Held(retry)) => format!("held {}", retry.reason),
                 Fate::Known(Outcome::Rejected(_)) => "rejected".to_owned(),
+                Fate::Doubtful(_) => "doubtful".to_owned(),
+                Fate::Alone(_) => "alone".to_owned(),
                 Fate::Known(other) => format!("{other:?}"),
             };
             assert_eq!(is, expected, "{code} {words}");
         }
         for code in PASSING {
-            assert!(!rejects(code), "{code}");
+            assert!(!ABOUT_THE_DOCUMENT.contains(&code), "{code}");
         }
     }
 
@@ -346,14 +423,16 @@ mod tests {
                      { sku: \"index: _id_ \" }";
         let value = doc! { "sku": "index: _id_ " };
         let error = doc! { "keyPattern": { "sku": 1 }, "keyValue": value.clone() };
-        let expected = Conflict { words: words.to_owned(), holder: Some(value) };
+        let index = Some("sku_1".to_owned());
+        let expected =
+            Conflict { words: words.to_owned(), index: index.clone(), holder: Some(value) };
         assert_eq!(fate(11000, words, &error), Fate::Contested(expected));
         let error = doc! { "keyPattern": { "_id": 1 }, "keyValue": { "_id": 1 } };
         assert_eq!(fate(11000, "of a clustered index: c", &error), Fate::There);
         let error = doc! {
             "keyPattern": { "sku": 1 }, "keyValue": { "sku": "29" }, "hexEncoded": [true],
         };
-        let expected = Conflict { words: words.to_owned(), holder: None };
+        let expected = Conflict { words: words.to_owned(), index, holder: None };
         assert_eq!(fate(11000, words, &error), Fate::Contested(expected));
     }
 
@@ -387,6 +466,8 @@ mod tests {
             (10334, "too_large", Pressure::TooLarge, false),
             (16755, "refused", Pressure::Split, false),
             (73, "unexpected", Pressure::Same, false),
+            (56_846, "unavailable", Pressure::Same, true),
+            (40_415, "unexpected", Pressure::Same, false),
         ] {
             let failed = Failed::of(&command(code));
             let (Failed::All(retry) | Failed::These(retry)) = &failed;

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -33,8 +33,8 @@ use super::{
 /// NamespaceExists
 const EXISTS: i32 = 48;
 /// What no waiting mends when a collection is made: BadValue, InvalidNamespace, DatabaseDifferCase and
-/// others that are about names and options.
-const NOT_TO_BE_MADE: [i32; 6] = [2, 9, 72, 73, 13297, 5_087_400];
+/// others that are about names and options, up to one that the server has never heard of.
+const NOT_TO_BE_MADE: [i32; 8] = [2, 9, 72, 73, 13297, 40414, 40415, 5_087_400];
 /// Options of a collection that are the same in the target. A capped one is not: documents come in
 /// another order than the source wrote them, so others would be left over.
 const OPTIONS: [&str; 5] =
@@ -53,17 +53,33 @@ pub(super) struct Ready {
     pub collated: bool,
     /// Whether all that it holds is ours.
     pub own: bool,
-    /// Whether it held nothing when this was looked at.
-    pub empty: bool,
+    /// Whether it was made here, in this run.
+    pub made: bool,
     /// Whether a copied document is most likely not there yet.
     fresh: AtomicBool,
+    /// How many documents were written since.
+    written: AtomicUsize,
 }
 
 impl Ready {
     fn refused(words: String) -> Self {
-        let fresh = AtomicBool::new(false);
-        let refused = Some(words);
-        Self { refused, uuid: None, collated: false, own: false, empty: false, fresh }
+        Self { refused: Some(words), ..Self::found(false) }
+    }
+
+    /// One that is there, and of which nothing else is known.
+    fn found(collated: bool) -> Self {
+        let (fresh, written) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Self { refused: None, uuid: None, collated, own: false, made: false, fresh, written }
+    }
+
+    /// So many documents more have been written.
+    pub fn count(&self, documents: usize) {
+        self.written.fetch_add(documents, Ordering::Relaxed);
+    }
+
+    /// How many have been.
+    pub fn written(&self) -> usize {
+        self.written.load(Ordering::Relaxed)
     }
 
     pub fn is_fresh(&self) -> bool {
@@ -102,13 +118,15 @@ pub(super) struct Asking<'a> {
 /// The collections of one MongoDB.
 pub(super) struct Collections {
     ready: Mutex<HashMap<String, Arc<OnceCell<Ready>>>>,
+    /// What removals have found, by namespace and by where what they remove came from.
+    left: Mutex<HashMap<(String, Namespace), Arc<Ready>>>,
     /// Whether the target is the source; `None` within where nobody can tell.
     same: OnceCell<Option<bool>>,
 }
 
 impl Collections {
     pub fn new() -> Self {
-        Self { ready: Mutex::default(), same: OnceCell::new() }
+        Self { ready: Mutex::default(), left: Mutex::default(), same: OnceCell::new() }
     }
 
     /// One that has been seen to.
@@ -119,6 +137,8 @@ impl Collections {
     /// Has it seen to again: it is another one now, or none.
     pub fn forget(&self, name: &str) {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.retain(|(known, _), _| known != name);
     }
 
     /// Sees to a collection before anything from a namespace is written to it. Its cell is always set
@@ -140,18 +160,71 @@ impl Collections {
         Ok(cell)
     }
 
+    /// Looks at a collection that something is removed from. It makes nothing and claims nothing: where
+    /// things lie that the store remembers, another namespace's documents may come to lie. `None` where
+    /// there is no such collection.
+    pub async fn left(
+        &self,
+        asking: &Asking<'_>,
+        name: &str,
+        from: &Namespace,
+    ) -> Result<Option<Arc<Ready>>, Retry> {
+        let key = (name.to_owned(), from.clone());
+        let known = || self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ready) = known().get(&key) {
+            return Ok(Some(ready.clone()));
+        }
+        let found = self.look_at(asking, name, from).await?.map(Arc::new);
+        if let Some(ready) = &found {
+            known().insert(key, ready.clone());
+        }
+        Ok(found)
+    }
+
+    async fn look_at(
+        &self,
+        asking: &Asking<'_>,
+        name: &str,
+        from: &Namespace,
+    ) -> Result<Option<Ready>, Retry> {
+        let namespace = match named(name) {
+            Ok(namespace) => namespace,
+            Err(refused) => return Ok(Some(refused)),
+        };
+        if let Some(words) = self.loops(asking, &namespace).await? {
+            return Ok(Some(Ready::refused(words)));
+        }
+        if let Some(words) = sharding(asking.connection, &namespace).await? {
+            return Ok(Some(Ready::refused(words)));
+        }
+        let database = asking.connection.client.database(namespace.database());
+        let Some(found) = listed(&database, namespace.collection()).await? else {
+            return Ok(None);
+        };
+        let collated = found.is_collated();
+        let Listed { kind, uuid, .. } = found;
+        if kind != "collection" {
+            return Ok(Some(Ready::refused(no_collection(name, &kind))));
+        }
+        if let (Some(uuid), Some(_)) = (uuid, asking.origins) {
+            let asked = Asked { namespace: &namespace, uuid: &uuid, owner: asking.owner };
+            let markers = Markers::new(&asking.connection.client);
+            if let Some(Whose::Taken(other)) = markers.look(asked, Some(from)).await? {
+                return Ok(Some(Ready::refused(taken(&other, name, from))));
+            }
+        }
+        Ok(Some(Ready::found(collated)))
+    }
+
     async fn see_to(
         &self,
         asking: &Asking<'_>,
         name: &str,
         from: Option<&Namespace>,
     ) -> Result<Ready, Retry> {
-        let namespace = match (Namespace::parse(name), written_fault(name)) {
-            (Some(namespace), None) => namespace,
-            (_, fault) => {
-                let fault = fault.unwrap_or_else(|| "it has no dot".to_owned());
-                return Ok(Ready::refused(format!("{name:?} is no namespace: {fault}")));
-            }
+        let namespace = match named(name) {
+            Ok(namespace) => namespace,
+            Err(refused) => return Ok(refused),
         };
         let known = asking.routes.source_of(name);
         let from = from.cloned().or(known).unwrap_or_else(|| namespace.clone());
@@ -167,8 +240,9 @@ impl Collections {
         }
         let database = asking.connection.client.database(namespace.database());
         let mut found = listed(&database, namespace.collection()).await?;
+        let made = found.is_none();
         let mut of = None;
-        if found.is_none() {
+        if made {
             match create(asking, &database, &namespace, &from).await? {
                 Created::Refused(words) => return Ok(Ready::refused(words)),
                 Created::Of(id) => of = id,
@@ -181,10 +255,7 @@ impl Collections {
         let collated = found.is_collated();
         let Listed { kind, uuid, .. } = found;
         if kind != "collection" {
-            return Ok(Ready::refused(format!(
-                "{name} is a {kind}, and can't be written to: name another with `namespace:` under \
-                 `to:`, or remove it and start again"
-            )));
+            return Ok(Ready::refused(no_collection(name, &kind)));
         }
         let collection = database.collection::<RawDocumentBuf>(namespace.collection());
         let first = collection.find_one(doc! {}).projection(doc! { "_id": 1 }).await;
@@ -201,11 +272,7 @@ impl Collections {
                         true
                     }
                     Some(Whose::Taken(other)) => {
-                        return Ok(Ready::refused(format!(
-                            "documents of {other} lie in {name}, and those of {from} would fall on \
-                             them: choose a `namespace:` that differs, such as \
-                             \"{{db}}.{{collection}}\""
-                        )));
+                        return Ok(Ready::refused(taken(&other, name, &from)));
                     }
                     Some(Whose::Shared(why)) => {
                         warn!(
@@ -229,8 +296,7 @@ impl Collections {
             }
             _ => false,
         };
-        let fresh = AtomicBool::new(empty);
-        Ok(Ready { refused: None, uuid, collated, own, empty, fresh })
+        Ok(Ready { uuid, own, made, fresh: AtomicBool::new(empty), ..Ready::found(collated) })
     }
 
     /// Why writing there would never end, or would do harm to mongosync itself.
@@ -259,6 +325,30 @@ impl Collections {
              for ever; write to a database that no rule reads, with a `namespace` below `to`"
         )))
     }
+}
+
+fn named(name: &str) -> Result<Namespace, Ready> {
+    match (Namespace::parse(name), written_fault(name)) {
+        (Some(namespace), None) => Ok(namespace),
+        (_, fault) => {
+            let fault = fault.unwrap_or_else(|| "it has no dot".to_owned());
+            Err(Ready::refused(format!("{name:?} is no namespace: {fault}")))
+        }
+    }
+}
+
+fn no_collection(name: &str, kind: &str) -> String {
+    format!(
+        "{name} is a {kind}, and can't be written to: name another with `namespace:` under `to:`, or \
+         remove it and start again"
+    )
+}
+
+fn taken(other: &str, name: &str, from: &Namespace) -> String {
+    format!(
+        "documents of {other} lie in {name}, and those of {from} would fall on them: choose a \
+         `namespace:` that differs, such as \"{{db}}.{{collection}}\""
+    )
 }
 
 /// What came of making a collection.

@@ -59,10 +59,15 @@ impl Writer {
         self.0.extend_from_slice(document.as_bytes());
     }
 
-    /// The fields of a document, without its length and end.
-    fn fields(&mut self, document: &RawDocument) {
-        let bytes = document.as_bytes();
-        self.0.extend_from_slice(&bytes[4..bytes.len() - 1]);
+    /// `{_id: {$eq: value}}` of `{_id: value}`, without the outer braces: a value that looks like an
+    /// operator is none there, and a regular expression equals itself alone.
+    fn equal(&mut self, id: &RawDocument) {
+        let bytes = id.as_bytes();
+        let open = self.document("_id");
+        self.0.push(bytes[4]);
+        self.0.extend_from_slice(b"$eq\0");
+        self.0.extend_from_slice(&bytes[4 + 1 + "_id".len() + 1..bytes.len() - 1]);
+        self.close(open);
     }
 
     fn text(&mut self, name: &str, text: &str) {
@@ -130,6 +135,8 @@ pub(super) enum Write<'a> {
     Fill(&'a RawDocument, &'a RawDocument),
     /// `{_id}`
     Remove(&'a RawDocument),
+    /// `{_id}`: nothing, where it would be.
+    Nothing(&'a RawDocument),
 }
 
 impl Write<'_> {
@@ -138,10 +145,20 @@ impl Write<'_> {
         match self {
             Write::Insert(document) => document.as_bytes().len() + 16,
             Write::Replace(id, document) | Write::Fill(id, document) => {
-                2 * id.as_bytes().len() + document.as_bytes().len() + 480
+                guarded(id) + document.as_bytes().len()
             }
-            Write::Remove(id) => 2 * id.as_bytes().len() + 480,
+            Write::Remove(id) | Write::Nothing(id) => guarded(id),
         }
+    }
+}
+
+/// Bytes of an entry around the document, not too few: in a collection that compares by a language each
+/// text in the `_id` is compared on its own, at the end of a path of its own.
+fn guarded(id: &RawDocument) -> usize {
+    let bytes = id.as_bytes().len();
+    match id.get("_id") {
+        Ok(Some(RawBsonRef::Document(_))) => 60 * bytes + 500,
+        _ => 2 * bytes + 500,
     }
 }
 
@@ -165,7 +182,7 @@ pub(super) fn command(around: &Around<'_>, writes: &[Write<'_>]) -> RawDocumentB
     let all = writer.open();
     let (verb, list) = match writes.first() {
         Some(Write::Insert(_)) => ("insert", "documents"),
-        Some(Write::Remove(_)) => ("delete", "deletes"),
+        Some(Write::Remove(_) | Write::Nothing(_)) => ("delete", "deletes"),
         _ => ("update", "updates"),
     };
     writer.text(verb, around.collection);
@@ -188,6 +205,10 @@ pub(super) fn command(around: &Around<'_>, writes: &[Write<'_>]) -> RawDocumentB
                 found(&mut writer, id, around);
                 writer.int("limit", 1);
             }
+            Write::Nothing(id) => {
+                nothing(&mut writer, id);
+                writer.int("limit", 1);
+            }
             Write::Insert(_) => {}
         }
         writer.close(entry);
@@ -208,16 +229,10 @@ pub(super) fn command(around: &Around<'_>, writes: &[Write<'_>]) -> RawDocumentB
     RawDocumentBuf::from_bytes(writer.0).expect("lengths are those of what was written")
 }
 
-/// `{q: {_id, $nor: [{}]}, u: [{$replaceWith: {$cond: [in time, {$literal: document}, null]}}], upsert:
+/// `{q: {_id: {$eq}, $nor: [{}]}, u: [{$replaceWith: {$cond: [in time, {$literal: document}, null]}}], upsert:
 /// true}`: it finds nothing, so it never replaces; what is no document ends in an error.
 fn fill(writer: &mut Writer, id: &RawDocument, document: &RawDocument, deadline: bson::DateTime) {
-    let query = writer.document("q");
-    writer.fields(id);
-    let none = writer.array("$nor");
-    let all = writer.document("0");
-    writer.close(all);
-    writer.close(none);
-    writer.close(query);
+    nothing(writer, id);
     let pipeline = writer.array("u");
     let stage = writer.document("0");
     let replacement = writer.document("$replaceWith");
@@ -234,17 +249,32 @@ fn fill(writer: &mut Writer, id: &RawDocument, document: &RawDocument, deadline:
     writer.boolean("upsert", true);
 }
 
-/// `{q: {_id, $expr: {$cond: [in time, true, {$toInt: …}]}}}`: an error where the document is there;
+/// `{q: {_id: {$eq}, $nor: [{}]}}`: it finds nothing.
+fn nothing(writer: &mut Writer, id: &RawDocument) {
+    let query = writer.document("q");
+    writer.equal(id);
+    let none = writer.array("$nor");
+    let all = writer.document("0");
+    writer.close(all);
+    writer.close(none);
+    writer.close(query);
+}
+
+/// `{q: {_id: {$eq}, $expr: {$cond: [in time, true, {$toInt: …}]}}}`: an error where the document is there;
 /// without one, a write that came late would look like one of nothing.
 fn found(writer: &mut Writer, id: &RawDocument, around: &Around<'_>) {
     let query = writer.document("q");
-    writer.fields(id);
+    writer.equal(id);
     let expression = writer.document("$expr");
     let condition = writer.array("$cond");
     writer.in_time("0", around.deadline);
-    match id.get_str("_id") {
-        Ok(text) if around.collated => exactly(writer, "1", text),
-        _ => writer.boolean("1", true),
+    let mut texts = Vec::new();
+    if let (true, Ok(Some(id))) = (around.collated, id.get("_id")) {
+        texts_within(id, &mut Vec::new(), &mut texts);
+    }
+    match texts.is_empty() {
+        true => writer.boolean("1", true),
+        false => exactly(writer, "1", &texts),
     }
     let failing = writer.document("2");
     let number = writer.document("$toInt");
@@ -262,33 +292,107 @@ fn found(writer: &mut Writer, id: &RawDocument, around: &Around<'_>) {
     writer.close(query);
 }
 
-/// That the `_id` has these very bytes. Every other comparison goes by the collection's language.
-fn exactly(writer: &mut Writer, name: &str, text: &str) {
+/// One step from a value into it.
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Field(&'a str),
+    Element(i32),
+}
+
+/// The texts in an `_id`, and how to come to each.
+fn texts_within<'a>(
+    value: RawBsonRef<'a>,
+    path: &mut Vec<Step<'a>>,
+    found: &mut Vec<(Vec<Step<'a>>, &'a str)>,
+) {
+    match value {
+        RawBsonRef::String(text) => found.push((path.clone(), text)),
+        RawBsonRef::Document(document) => {
+            for (name, value) in document.into_iter().flatten() {
+                path.push(Step::Field(name.as_str()));
+                texts_within(value, path, found);
+                path.pop();
+            }
+        }
+        RawBsonRef::Array(items) => {
+            for (at, value) in (0..).zip(items.into_iter().flatten()) {
+                path.push(Step::Element(at));
+                texts_within(value, path, found);
+                path.pop();
+            }
+        }
+        _ => {}
+    }
+}
+
+/// That the texts in the `_id` have these very bytes. Every other comparison goes by the collection's
+/// language.
+fn exactly(writer: &mut Writer, name: &str, texts: &[(Vec<Step<'_>>, &str)]) {
     let both = writer.document(name);
     let conditions = writer.array("$and");
-    for (name, function, expected) in
-        [("0", "$indexOfBytes", 0), ("1", "$strLenBytes", i64::try_from(text.len()).unwrap_or(-1))]
-    {
-        let equal = writer.document(name);
+    let mut number = itoa::Buffer::new();
+    for (at, (path, text)) in texts.iter().enumerate() {
+        let equal = writer.document(number.format(2 * at));
         let operands = writer.array("$eq");
         let call = writer.document("0");
-        if expected == 0 && function == "$indexOfBytes" {
-            let arguments = writer.array(function);
-            writer.text("0", "$_id");
-            let literal = writer.document("1");
-            writer.text("$literal", text);
-            writer.close(literal);
-            writer.close(arguments);
-        } else {
-            writer.text(function, "$_id");
-        }
+        let arguments = writer.array("$indexOfBytes");
+        stored(writer, "0", path);
+        let literal = writer.document("1");
+        writer.text("$literal", text);
+        writer.close(literal);
+        writer.close(arguments);
         writer.close(call);
-        writer.long("1", expected);
+        writer.long("1", 0);
+        writer.close(operands);
+        writer.close(equal);
+
+        let equal = writer.document(number.format(2 * at + 1));
+        let operands = writer.array("$eq");
+        let call = writer.document("0");
+        stored(writer, "$strLenBytes", path);
+        writer.close(call);
+        writer.long("1", i64::try_from(text.len()).unwrap_or(-1));
         writer.close(operands);
         writer.close(equal);
     }
     writer.close(conditions);
     writer.close(both);
+}
+
+/// What the stored `_id` holds there.
+fn stored(writer: &mut Writer, name: &str, path: &[Step<'_>]) {
+    match path.split_last() {
+        None => writer.text(name, "$_id"),
+        Some((Step::Element(at), above)) => {
+            let call = writer.document(name);
+            let arguments = writer.array("$arrayElemAt");
+            stored(writer, "0", above);
+            writer.int("1", *at);
+            writer.close(arguments);
+            writer.close(call);
+        }
+        Some((Step::Field(field), above)) => {
+            let outer = writer.document(name);
+            let call = writer.document("$let");
+            let variables = writer.document("vars");
+            stored(writer, "of", above);
+            writer.close(variables);
+            if field.is_empty() || field.starts_with('$') || field.contains('.') {
+                let own = writer.document("in");
+                let call = writer.document("$getField");
+                let literal = writer.document("field");
+                writer.text("$literal", field);
+                writer.close(literal);
+                writer.text("input", "$$of");
+                writer.close(call);
+                writer.close(own);
+            } else {
+                writer.text("in", &format!("$$of.{field}"));
+            }
+            writer.close(call);
+            writer.close(outer);
+        }
+    }
 }
 
 /// What the error of a replacement or removal that came late says.

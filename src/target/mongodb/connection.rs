@@ -31,6 +31,9 @@ use super::{
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// A server that can't be reached is waited for by `delivery`, not by the driver.
 const SELECTION: Duration = Duration::from_secs(5);
+/// Handshakes that may be under way. The driver gives them no deadline: where what is sent vanishes and
+/// what the server says still comes, each stays for good, and the driver's own two would be the last.
+const HANDSHAKES: u32 = 1_000;
 /// The first version that takes comments in all commands.
 const OLDEST: (u32, u32) = (4, 4);
 
@@ -57,6 +60,9 @@ impl Connection {
         options.server_selection_timeout.get_or_insert(SELECTION);
         options.connect_timeout.get_or_insert(Duration::from_secs(10));
         options.heartbeat_freq.get_or_insert(HEARTBEAT);
+        // Lanes bound how many connections there are; of a pool those that stay would take up the room.
+        options.max_connecting.get_or_insert(HANDSHAKES);
+        options.max_pool_size.get_or_insert(HANDSHAKES);
         // Attempts are numbered and repeated here, and by nobody else.
         options.retry_writes = Some(false);
         // What is read here decides what is written, and what a secondary says may be old.

@@ -6,7 +6,8 @@
 //! meets the value waits longer is not decided here.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{Mutex, PoisonError},
 };
 
@@ -15,9 +16,9 @@ use crate::target::PlaceKey;
 /// Documents that are remembered; what is not is taken for met before.
 const REMEMBERED: usize = 100_000;
 
-/// The documents that have met a value of another.
+/// The documents that have met a value of another, and which.
 #[derive(Default)]
-pub(super) struct Contested(Mutex<HashSet<PlaceKey>>);
+pub(super) struct Contested(Mutex<HashMap<PlaceKey, u64>>);
 
 /// What is to be done about a document.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,13 +30,19 @@ pub(super) enum Way {
 }
 
 impl Contested {
-    /// A document has met a value of another.
-    pub fn met(&self, place: &PlaceKey) -> Way {
+    /// A document has met a value of another, of which the server says so much.
+    pub fn met(&self, place: &PlaceKey, words: &str) -> Way {
+        let mut hasher = DefaultHasher::new();
+        words.hash(&mut hasher);
+        let value = hasher.finish();
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= REMEMBERED || !known.insert(place.clone()) {
+        if known.len() >= REMEMBERED && !known.contains_key(place) {
             return Way::Clear;
         }
-        Way::Again
+        match known.insert(place.clone(), value) {
+            Some(before) if before == value => Way::Clear,
+            _ => Way::Again,
+        }
     }
 
     /// A document has been written, or is no more.
@@ -55,9 +62,12 @@ mod tests {
     fn a_place_is_cleared_the_second_time() {
         let contested = Contested::default();
         let place = PlaceKey(bytes::Bytes::from_static(b"place"));
-        assert_eq!(contested.met(&place), Way::Again);
-        assert_eq!(contested.met(&place), Way::Clear);
+        assert_eq!(contested.met(&place, "a: 1"), Way::Again);
+        assert_eq!(contested.met(&place, "a: 1"), Way::Clear);
+        // Another value.
+        assert_eq!(contested.met(&place, "a: 2"), Way::Again);
+        assert_eq!(contested.met(&place, "a: 2"), Way::Clear);
         contested.settled(&place);
-        assert_eq!(contested.met(&place), Way::Again);
+        assert_eq!(contested.met(&place, "a: 2"), Way::Again);
     }
 }

@@ -87,7 +87,7 @@ impl Unbuilt {
     pub async fn build(&self, asked: Indexed<'_>) -> Result<(), Retry> {
         let (database, namespace) = (asked.database(), asked.namespace);
         let collated = asked.described.options.contains_key("collation");
-        let mut there = indexes(&database, namespace.collection()).await?;
+        let mut there = all_of(&database, namespace.collection()).await?;
         if asked.follows {
             there = follow(&asked, there).await?;
         }
@@ -263,7 +263,8 @@ async fn build(
     database.run_command(command).await.map(drop)
 }
 
-async fn indexes(database: &Database, collection: &str) -> Result<Vec<Document>, Retry> {
+/// The indexes of a collection; none where it is not there, or they may not be read.
+pub(super) async fn all_of(database: &Database, collection: &str) -> Result<Vec<Document>, Retry> {
     match all(database, doc! { "listIndexes": collection }).await {
         Ok(found) => Ok(found),
         Err(error) if answer::code(&error) == Some(NOT_FOUND) => Ok(Vec::new()),

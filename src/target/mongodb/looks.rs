@@ -30,15 +30,16 @@ use super::{
 const PAGE: usize = 1_000;
 
 impl MongoTarget {
-    /// Every `_id` of the collection, whenever it was written. Nothing of one that was empty when this
-    /// run came: what it wrote there itself is not old.
+    /// Every `_id` of the collection, whenever it was written. Nothing of one that this run has made: what
+    /// it wrote there itself is not old, and no earlier process can have an insert under way to what was
+    /// not there.
     pub(super) async fn list_all(
         &self,
         container: &str,
         found: &mpsc::Sender<Vec<PlaceKey>>,
     ) -> Result<Listing, Retry> {
         let known = self.within.collections.known(container);
-        if known.as_deref().and_then(OnceCell::get).is_some_and(|ready| ready.empty) {
+        if known.as_deref().and_then(OnceCell::get).is_some_and(|ready| ready.made) {
             return Ok(Listing::Whole);
         }
         let Some(namespace) = Namespace::parse(container) else { return Ok(Listing::Whole) };
@@ -147,12 +148,16 @@ impl MongoTarget {
     }
 
     /// Whether all that a container holds is ours, as it is now.
-    async fn whose(&self, connection: &Connection, namespace: &Namespace) -> Result<Whose, Retry> {
+    pub(super) async fn whose(
+        &self,
+        connection: &Connection,
+        namespace: &Namespace,
+    ) -> Result<Whose, Retry> {
         let database = connection.client.database(namespace.database());
         let uuid = collections::listed(&database, namespace.collection()).await?;
         let Some(uuid) = uuid.and_then(|listed| listed.uuid) else { return Ok(Whose::Ours) };
         let asked = Asked { namespace, uuid: &uuid, owner: &self.owner };
-        let whose = Markers::new(&connection.client).look(asked).await?;
+        let whose = Markers::new(&connection.client).look(asked, None).await?;
         Ok(whose.unwrap_or_else(|| {
             Whose::Shared("nothing in the target says that mongosync made it".to_owned())
         }))

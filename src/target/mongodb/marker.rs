@@ -112,10 +112,15 @@ impl Markers {
         Self(client.database(DATABASE).collection_with_options(COLLECTION, options))
     }
 
-    /// What is remembered; `None` where nothing is, or where it may not be read.
-    pub async fn look(&self, asked: Asked<'_>) -> Result<Option<Whose>, Retry> {
+    /// What is remembered, and says it to one whose documents come `from` there; `None` where nothing
+    /// is, or where it may not be read.
+    pub async fn look(
+        &self,
+        asked: Asked<'_>,
+        from: Option<&Namespace>,
+    ) -> Result<Option<Whose>, Retry> {
         match self.find(asked).await {
-            Ok(marker) => Ok(marker.map(|marker| marker.whose(asked, None))),
+            Ok(marker) => Ok(marker.map(|marker| marker.whose(asked, from))),
             Err(error) if answer::code(&error).is_some_and(answer::is_denied) => Ok(None),
             Err(error) => Err(answer::refusal(&error)),
         }

@@ -3,7 +3,8 @@
 //! Its place is behind `delivery`, which decides what is sent when, and again. Here it is placed
 //! (`routes`, `place`), written into commands (`command`), sent once (`writing`), and the answer read
 //! (`answer`); collections are made (`collections`), remembered as ours (`marker`) and indexed
-//! (`indexes`), what becomes of them is followed (`definition`, `align`), and values that two documents claim are sorted out (`contested`).
+//! (`indexes`), what becomes of them is followed (`definition`, `align`), values that two documents claim are
+//! sorted out (`contested`), and what is refused for no known reason (`doubted`).
 //!
 //! # Late writes
 //! A MongoDB keeps no versions that a write could be refused by, and none are put into documents. What
@@ -22,6 +23,7 @@ mod command;
 mod connection;
 mod contested;
 mod definition;
+mod doubted;
 mod fence;
 mod indexes;
 mod looks;
@@ -56,6 +58,7 @@ use self::{
     collections::{Asking, Collections, Ready},
     connection::{Connection, unusable},
     contested::Contested,
+    doubted::Doubted,
     indexes::{Indexed, Unbuilt},
     routes::Routes,
     writing::{Group, Portion},
@@ -75,7 +78,7 @@ use crate::{
 const COPIED: u8 = b'c';
 /// A document that has changed.
 const CHANGED: u8 = b'u';
-/// A removal; nothing follows.
+/// A removal; what follows is the namespace in the source of what is removed.
 const REMOVED: u8 = b'r';
 /// The rule file's reader lets no rule come here that delivers events.
 const NO_EVENTS: &str = "a MongoDB holds documents as they are now, and takes no events";
@@ -92,6 +95,7 @@ pub struct MongoTarget {
     /// Whether requests are only shown to a person.
     shown: bool,
     contested: Contested,
+    doubted: Doubted,
     within: Arc<Within>,
     alignment: Arc<Alignment>,
     /// Indexes that are being built, by rule.
@@ -118,6 +122,19 @@ impl Within {
         let asking =
             Asking { connection, routes: &self.routes, origins: self.origins.as_deref(), owner };
         self.collections.ready(&asking, name, from).await
+    }
+
+    /// See [`Collections::left`].
+    async fn left(
+        &self,
+        connection: &Connection,
+        owner: &str,
+        name: &str,
+        from: &Namespace,
+    ) -> Result<Option<Arc<Ready>>, Retry> {
+        let asking =
+            Asking { connection, routes: &self.routes, origins: self.origins.as_deref(), owner };
+        self.collections.left(&asking, name, from).await
     }
 
     /// Builds indexes for what a rule has copied, collection by collection.
@@ -186,6 +203,7 @@ impl MongoTarget {
             timeout,
             shown: false,
             contested: Contested::default(),
+            doubted: Doubted::default(),
             alignment: Arc::new(Alignment::new()),
             within: Arc::new(Within {
                 routes: Routes::new(rules),
@@ -219,21 +237,11 @@ impl MongoTarget {
             match request.body.get(item.range.start) {
                 Some(&COPIED) => group.copied.push(index),
                 Some(&CHANGED) => group.changed.push(index),
-                _ => group.removed.push(index),
+                Some(&REMOVED) => group.removed.push(index),
+                _ => return Err(unusable("an item that was not encoded here".to_owned())),
             }
         }
         Ok(groups)
-    }
-
-    /// Whether there is no such collection.
-    async fn is_absent(&self, connection: &Connection, name: &str) -> Result<bool, Retry> {
-        let known = self.within.collections.known(name);
-        if known.is_some_and(|cell| cell.initialized()) {
-            return Ok(false);
-        }
-        let Some(namespace) = Namespace::parse(name) else { return Ok(false) };
-        let database = connection.client.database(namespace.database());
-        Ok(collections::listed(&database, namespace.collection()).await?.is_none())
     }
 
     /// Writes one group; what is refused as a whole is refused item by item.
@@ -244,33 +252,81 @@ impl MongoTarget {
         (name, group): (&str, &Group),
         outcomes: &mut [Option<Outcome>],
     ) -> Result<(), Failed> {
-        if group.only_removes() && self.is_absent(connection, name).await.map_err(Failed::These)? {
-            // Nothing is there, and nothing is made to be removed from.
-            for index in group.items() {
-                outcomes[index] = Some(Outcome::Superseded);
+        let puts = group.copied.iter().chain(&group.changed);
+        let cell = match puts.clone().next() {
+            Some(_) => {
+                Some(self.within.ready(connection, &self.owner, name, None).await.map_err(these)?)
             }
-            return Ok(());
-        }
-        let cell = self.within.ready(connection, &self.owner, name, None).await;
-        let cell = cell.map_err(Failed::These)?;
-        let ready = cell
-            .get()
-            .ok_or_else(|| Failed::These(unusable(format!("{name} has not been looked at"))))?;
-        let namespace = match (&ready.refused, Namespace::parse(name)) {
-            (None, Some(namespace)) => namespace,
-            (words, _) => {
-                let words = words.clone().unwrap_or_else(|| format!("{name} is no namespace"));
-                for index in group.items() {
-                    outcomes[index] = Some(Outcome::Rejected(words.clone()));
-                }
-                return Ok(());
-            }
+            None => None,
         };
+        let made = cell.as_deref().and_then(OnceCell::get);
+        if let Some(words) = made.and_then(|ready| ready.refused.as_ref()) {
+            puts.for_each(|&index| outcomes[index] = Some(Outcome::Rejected(words.clone())));
+        }
+        let made = made.filter(|ready| ready.refused.is_none());
+        let (removed, left) =
+            self.removable(connection, request, (name, &group.removed), outcomes).await?;
+        // A removal makes no collection and does not say whose it is: what is put alone decides.
+        let (ready, group) = match (made, &left) {
+            (Some(made), _) => (made, Group { removed, ..group.clone() }),
+            (None, Some(left)) => (&**left, Group { removed, ..Group::default() }),
+            (None, None) => return Ok(()),
+        };
+        let namespace = Namespace::parse(name);
+        let namespace =
+            namespace.ok_or_else(|| Failed::These(unusable(format!("{name} is no namespace"))))?;
         let database = connection.client.database(namespace.database());
-        let portion = Portion { target: self, connection, namespace, database, request, ready };
+        let before = ready.written();
+        let portion =
+            Portion { target: self, connection, namespace, database, request, ready, before };
         let mut lane = connection.lane(request.lane).await.map_err(Failed::All)?;
-        portion.write(group, &mut lane, outcomes).await
+        portion.write(&group, &mut lane, outcomes).await
     }
+
+    /// Of the removals from one collection those that are to be carried out, and the collection. The
+    /// others get their outcomes: they are done where there is no collection.
+    async fn removable(
+        &self,
+        connection: &Connection,
+        request: &Request,
+        (name, removals): (&str, &[usize]),
+        outcomes: &mut [Option<Outcome>],
+    ) -> Result<(Vec<usize>, Option<Arc<Ready>>), Failed> {
+        let mut known: BTreeMap<&[u8], Option<Arc<Ready>>> = BTreeMap::new();
+        let (mut removed, mut left) = (Vec::with_capacity(removals.len()), None);
+        for &index in removals {
+            let from = &request.body[request.items[index].range.clone()][1..];
+            if !known.contains_key(from) {
+                let read = str::from_utf8(from).ok().and_then(Namespace::parse);
+                let read = read.ok_or_else(|| {
+                    Failed::These(unusable("a removal from nowhere was encoded".to_owned()))
+                })?;
+                let looked = self.within.left(connection, &self.owner, name, &read).await;
+                known.insert(from, looked.map_err(these)?);
+            }
+            let ready = known.get(from).and_then(Option::as_ref);
+            match ready.map(|ready| (ready, &ready.refused)) {
+                None => outcomes[index] = Some(Outcome::Applied),
+                Some((_, Some(words))) => outcomes[index] = Some(Outcome::Rejected(words.clone())),
+                Some((ready, None)) => {
+                    removed.push(index);
+                    left = Some(ready.clone());
+                }
+            }
+        }
+        Ok((removed, left))
+    }
+}
+
+/// That a collection can't be seen to. However the server puts it, it is about that one, and no
+/// document's fault.
+fn these(retry: Retry) -> Failed {
+    Failed::These(match retry.pressure {
+        Pressure::Same | Pressure::Less => retry,
+        Pressure::Split | Pressure::TooLarge => {
+            Retry { reason: "unexpected", pressure: Pressure::Same, ..retry }
+        }
+    })
 }
 
 #[async_trait]
@@ -288,7 +344,10 @@ impl Target for MongoTarget {
             return show(operation, body);
         }
         match (&operation.action, operation.phase) {
-            (Action::Remove, _) => body.push(REMOVED),
+            (Action::Remove, _) => {
+                body.push(REMOVED);
+                body.extend_from_slice(operation.namespace.as_str().as_bytes());
+            }
             (Action::Put(document), phase) => {
                 if document.size() > command::MAX_DOCUMENT {
                     return Err(format!(
@@ -331,8 +390,9 @@ impl Target for MongoTarget {
             }
         }
         for (item, outcome) in request.items.iter().zip(&outcomes) {
-            if matches!(outcome, Some(Outcome::Applied)) {
+            if matches!(outcome, Some(Outcome::Applied | Outcome::Rejected(_))) {
                 self.contested.settled(&item.place);
+                self.doubted.settled(&item.place);
             }
         }
         Ok(outcomes.into_iter().flatten().collect())

@@ -42,6 +42,36 @@ pub fn place_key(namespace: &str, id: RawBsonRef<'_>) -> Result<PlaceKey, bson::
     Ok(PlaceKey(bytes.into()))
 }
 
+/// Why no MongoDB takes a value for an `_id`.
+pub(super) fn id_fault(id: RawBsonRef<'_>) -> Option<String> {
+    match id {
+        RawBsonRef::RegularExpression(_) => Some("its _id is a regular expression".to_owned()),
+        RawBsonRef::Array(_) => Some("its _id is an array".to_owned()),
+        RawBsonRef::Undefined => Some("its _id is undefined".to_owned()),
+        RawBsonRef::Document(document) => {
+            document.into_iter().flatten().find_map(|(name, value)| {
+                let name = name.as_str();
+                let reserved = name.starts_with('$') && !OF_REFERENCES.contains(&name);
+                let fault = || format!("its _id has a field {name}, and no _id may");
+                if reserved { Some(fault()) } else { nested_fault(value) }
+            })
+        }
+        _ => None,
+    }
+}
+
+/// The same of what lies within an `_id`.
+fn nested_fault(value: RawBsonRef<'_>) -> Option<String> {
+    match value {
+        RawBsonRef::Document(_) => id_fault(value),
+        RawBsonRef::Array(items) => items.into_iter().flatten().find_map(nested_fault),
+        _ => None,
+    }
+}
+
+/// The fields of a reference to another document, which may stand in an `_id`.
+const OF_REFERENCES: [&str; 3] = ["$ref", "$id", "$db"];
+
 impl<'a> MongoPlaceKey<'a> {
     /// Reads what [`place_key`] made.
     ///
@@ -120,6 +150,35 @@ mod tests {
         for length in 0..place.0.len() {
             let cut = PlaceKey(place.0.slice(..length));
             MongoPlaceKey::decode(&cut).expect_err("a part is no place");
+        }
+    }
+
+    #[test]
+    fn some_values_are_no_ids() {
+        let regex = Bson::RegularExpression(bson::Regex {
+            pattern: "^a".to_owned().try_into().expect("no zero in it"),
+            options: "".to_owned().try_into().expect("no zero in it"),
+        });
+        let reference = doc! { "$ref": "items", "$id": 1, "$db": "shop" };
+        for (id, expected) in [
+            (Bson::from("$gt"), None),
+            (doc! { "a": { "b": ["$c"] }, "c": regex.clone() }.into(), None),
+            (reference.clone().into(), None),
+            (doc! { "a": reference }.into(), None),
+            (regex, Some("a regular expression")),
+            (vec![1].into(), Some("an array")),
+            (Bson::Undefined, Some("undefined")),
+            (doc! { "$gt": "" }.into(), Some("a field $gt")),
+            (doc! { "a": { "$exists": true } }.into(), Some("a field $exists")),
+            (doc! { "a": [[{ "$where": "1" }]] }.into(), Some("a field $where")),
+        ] {
+            let document = RawDocumentBuf::try_from(&doc! { "_id": id }).expect("a document");
+            let fault = id_fault(document.get("_id").expect("it is read").expect("an _id"));
+            match (&fault, expected) {
+                (None, None) => {}
+                (Some(words), Some(part)) if words.contains(part) => {}
+                _ => panic!("{document:?}: {fault:?}"),
+            }
         }
     }
 

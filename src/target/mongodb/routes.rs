@@ -17,7 +17,7 @@ use crate::{
     target::{Placed, Placing, fill::fill, names},
 };
 
-use super::place::place_key;
+use super::place::{id_fault, place_key};
 
 /// A rule that writes to the MongoDB.
 #[derive(Clone, Debug)]
@@ -171,6 +171,9 @@ impl Routes {
             None => None,
         };
         let id = own.unwrap_or_else(|| placing.key.id());
+        if let Some(fault) = id_fault(id) {
+            return Err(fault);
+        }
         let place =
             place_key(name, id).map_err(|error| format!("its _id can't be read: {error}"))?;
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);

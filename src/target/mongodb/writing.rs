@@ -1,6 +1,9 @@
 //! What of a request is for one collection, written.
 
+use std::{collections::HashMap, time::Duration};
+
 use bson::{RawDocument, RawDocumentBuf, doc, raw::cstr};
+use futures_util::TryStreamExt;
 use mongodb::{Collection, Database};
 
 use crate::{
@@ -11,30 +14,22 @@ use crate::{
 use super::{
     MongoTarget,
     answer::{self, Answer, Conflict, Failed, Fate},
-    collections::Ready,
+    collections::{Ready, all},
     command::{self, Around, Write},
     connection::{Connection, unusable},
     contested::Way,
     fence::LaneSession,
+    indexes,
+    marker::Whose,
     place::{MongoPlaceKey, place_key},
 };
 
 /// Items of one namespace, by their index in the request.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Group {
     pub copied: Vec<usize>,
     pub changed: Vec<usize>,
     pub removed: Vec<usize>,
-}
-
-impl Group {
-    pub fn only_removes(&self) -> bool {
-        self.copied.is_empty() && self.changed.is_empty()
-    }
-
-    pub fn items(&self) -> impl Iterator<Item = usize> {
-        self.copied.iter().chain(&self.changed).chain(&self.removed).copied()
-    }
 }
 
 /// What of a request is for one namespace.
@@ -45,6 +40,8 @@ pub(super) struct Portion<'a> {
     pub database: Database,
     pub request: &'a Request,
     pub ready: &'a Ready,
+    /// How much had been written to the collection when this began.
+    pub before: usize,
 }
 
 /// Items by their index in the request, each with what became of it.
@@ -59,10 +56,8 @@ impl Portion<'_> {
 
     /// The `{_id}` that the document has, which may be of another type than that of its place.
     fn id(&self, index: usize) -> Result<RawDocumentBuf, Failed> {
-        let id = self.document(index)?.get("_id").ok().flatten();
-        let mut own = RawDocumentBuf::new();
-        own.append(cstr!("_id"), id.ok_or_else(|| broken("a document without _id was encoded"))?);
-        Ok(own)
+        let own = own_id(self.document(index)?);
+        own.ok_or_else(|| broken("a document without _id was encoded"))
     }
 
     fn place(&self, index: usize) -> Result<MongoPlaceKey<'_>, Failed> {
@@ -80,7 +75,6 @@ impl Portion<'_> {
     ) -> Result<(), Failed> {
         let mut changed = group.changed.clone();
         let mut met: Vec<(usize, Conflict)> = Vec::new();
-        let mut odd = Vec::new();
         if self.ready.is_fresh() {
             let (mut plain, before) = (Vec::with_capacity(group.copied.len()), changed.len());
             for &index in &group.copied {
@@ -93,7 +87,7 @@ impl Portion<'_> {
                 match fate {
                     Fate::There => changed.push(index),
                     Fate::Contested(conflict) => met.push((index, conflict)),
-                    fate => outcomes[index] = Some(known(fate)),
+                    fate => outcomes[index] = Some(self.known(index, fate, lane).await?),
                 }
             }
             if (changed.len() - before) * 2 > group.copied.len() {
@@ -106,18 +100,12 @@ impl Portion<'_> {
             match fate {
                 Fate::Contested(conflict) => met.push((index, conflict)),
                 Fate::There if self.ready.collated => met.push((index, self.collation(index)?)),
-                Fate::OtherId => odd.push(index),
-                fate => outcomes[index] = Some(known(fate)),
-            }
-        }
-        for (index, fate) in self.anew(&odd, lane).await? {
-            match fate {
-                Fate::Contested(conflict) => met.push((index, conflict)),
-                fate => outcomes[index] = Some(known(fate)),
+                Fate::OtherId => met.push((index, self.collation(index)?)),
+                fate => outcomes[index] = Some(self.known(index, fate, lane).await?),
             }
         }
         for (index, fate) in self.remove(&group.removed, lane).await? {
-            outcomes[index] = Some(known(fate));
+            outcomes[index] = Some(self.known(index, fate, lane).await?);
         }
         self.sort_out(met, lane, outcomes).await
     }
@@ -177,28 +165,66 @@ impl Portion<'_> {
         Ok(fates)
     }
 
-    /// Removes what is there, and then makes the documents.
+    /// Removes what is there, and then makes the documents. Where one is refused, what was there before
+    /// is put back: it is the best that there is.
     async fn anew(&self, items: &[usize], lane: &mut LaneSession) -> Result<Fates, Failed> {
-        if items.is_empty() {
-            return Ok(Vec::new());
-        }
-        let ids: Vec<RawDocumentBuf> =
-            items.iter().map(|&i| self.id(i)).collect::<Result<_, _>>()?;
-        let removals: Vec<Write<'_>> = ids.iter().map(|id| Write::Remove(id)).collect();
-        let removed = self.run(&removals, lane).await?;
-        let mut fills = Vec::with_capacity(items.len());
         let mut fates = Vec::with_capacity(items.len());
-        for ((&index, id), fate) in items.iter().zip(&ids).zip(removed) {
-            match fate {
-                Fate::Known(Outcome::Applied) => {
-                    fills.push((index, Write::Fill(id, self.document(index)?)));
+        for items in items.chunks(AT_ONCE) {
+            let ids: Vec<RawDocumentBuf> =
+                items.iter().map(|&i| self.id(i)).collect::<Result<_, _>>()?;
+            let before = self.stored(&ids).await?;
+            let removals: Vec<Write<'_>> = ids.iter().map(|id| Write::Remove(id)).collect();
+            let removed = self.run(&removals, lane).await?;
+            let mut fills = Vec::with_capacity(items.len());
+            for ((&index, id), fate) in items.iter().zip(&ids).zip(removed) {
+                match fate {
+                    Fate::Known(Outcome::Applied) => {
+                        fills.push((index, Write::Fill(id, self.document(index)?)));
+                    }
+                    fate => fates.push((index, fate)),
                 }
-                fate => fates.push((index, fate)),
             }
+            let (indices, fills): (Vec<usize>, Vec<Write<'_>>) = fills.into_iter().unzip();
+            let filled = self.run(&fills, lane).await?;
+            let is_refused = |fate: &Fate| {
+                matches!(
+                    fate,
+                    Fate::Known(Outcome::Rejected(_)) | Fate::Doubtful(_) | Fate::Alone(_)
+                )
+            };
+            let old: Vec<(RawDocumentBuf, &RawDocumentBuf)> = indices
+                .iter()
+                .zip(&filled)
+                .filter(|(_, fate)| is_refused(fate))
+                .filter_map(|(index, _)| before.get(&self.request.items[*index].place))
+                .filter_map(|old| Some((own_id(old)?, old)))
+                .collect();
+            let back: Vec<Write<'_>> = old.iter().map(|(id, old)| Write::Fill(id, old)).collect();
+            self.run(&back, lane).await?;
+            fates.extend(indices.into_iter().zip(filled));
         }
-        let (indices, fills): (Vec<usize>, Vec<Write<'_>>) = fills.into_iter().unzip();
-        fates.extend(indices.into_iter().zip(self.run(&fills, lane).await?));
         Ok(fates)
+    }
+
+    /// What is stored under some of the `_id`s, by its place.
+    async fn stored(
+        &self,
+        ids: &[RawDocumentBuf],
+    ) -> Result<HashMap<PlaceKey, RawDocumentBuf>, Failed> {
+        let wanted: Vec<bson::Bson> = ids
+            .iter()
+            .filter_map(|id| bson::Document::try_from(&**id).ok()?.remove("_id"))
+            .collect();
+        let collection: Collection<RawDocumentBuf> =
+            self.database.collection(self.namespace.collection());
+        let failed = |error: mongodb::error::Error| Failed::of(&error);
+        let found = collection.find(doc! { "_id": { "$in": wanted } }).max_time(LOOK);
+        let found: Vec<RawDocumentBuf> =
+            found.await.map_err(failed)?.try_collect().await.map_err(failed)?;
+        let place = |old: &RawDocumentBuf| {
+            place_key(self.namespace.as_str(), old.get("_id").ok().flatten()?).ok()
+        };
+        Ok(found.into_iter().filter_map(|old| Some((place(&old)?, old))).collect())
     }
 
     async fn remove(&self, items: &[usize], lane: &mut LaneSession) -> Result<Fates, Failed> {
@@ -236,11 +262,11 @@ impl Portion<'_> {
         };
         let answer = match lane.run(&self.database, build).await {
             Ok(answer) => answer,
-            Err(error) if writes.len() == 1 && answer::is_refused_for_good(&error) => {
-                let fates = vec![Fate::Known(Outcome::Rejected(answer::words(&error)))];
-                return Ok(Answer { fates, matched: 0 });
-            }
             Err(error) => {
+                let alone = answer::alone(&error).filter(|_| writes.len() == 1);
+                if let Some(fate) = alone {
+                    return Ok(Answer { fates: vec![fate], matched: 0 });
+                }
                 let failed = Failed::of(&error);
                 if matches!(failed, Failed::All(_)) {
                     clock.doubt();
@@ -252,7 +278,53 @@ impl Portion<'_> {
         if answer.fates.contains(&Fate::Late) {
             clock.doubt();
         }
+        // A removal says nothing of what is put.
+        if matches!(writes[0], Write::Insert(_) | Write::Replace(..) | Write::Fill(..)) {
+            self.ready.count(answer.matched);
+        }
         Ok(answer)
+    }
+
+    /// What is left of a fate once contested values have been seen to.
+    async fn known(
+        &self,
+        index: usize,
+        fate: Fate,
+        lane: &mut LaneSession,
+    ) -> Result<Outcome, Failed> {
+        Ok(match fate {
+            Fate::Known(outcome) => outcome,
+            Fate::There | Fate::OtherId => {
+                again("collision", "two writes of one _id met".to_owned())
+            }
+            Fate::Contested(conflict) => again("duplicate", conflict.words),
+            Fate::Late => {
+                again("late", "the write came too late, by the server's clock".to_owned())
+            }
+            Fate::Doubtful(words) => match self.takes_others(index, lane).await? {
+                true => Outcome::Rejected(words),
+                false => Outcome::Held(answer::unknown(words)),
+            },
+            // The server has not come to look at the document: only others tell whether it takes any.
+            Fate::Alone(words) => {
+                let place = &self.request.items[index].place;
+                match self.target.doubted.is_to_blame(place, self.ready.written()) {
+                    true => Outcome::Rejected(words),
+                    false => Outcome::Held(answer::unknown(words)),
+                }
+            }
+        })
+    }
+
+    /// Whether the server writes to the collection as such: it has taken something of the same request, or
+    /// takes a write that finds nothing.
+    async fn takes_others(&self, index: usize, lane: &mut LaneSession) -> Result<bool, Failed> {
+        if self.ready.written() > self.before {
+            return Ok(true);
+        }
+        let write = Write::Nothing(self.place(index)?.id);
+        let fates = self.command(&[write], lane).await?.fates;
+        Ok(fates == [APPLIED])
     }
 
     /// See [`super::contested`].
@@ -264,7 +336,7 @@ impl Portion<'_> {
     ) -> Result<(), Failed> {
         let mut cleared = Vec::new();
         for (index, conflict) in met {
-            match self.target.contested.met(&self.request.items[index].place) {
+            match self.target.contested.met(&self.request.items[index].place, &conflict.words) {
                 Way::Clear => cleared.push(index),
                 Way::Again => outcomes[index] = Some(again("duplicate", conflict.words)),
             }
@@ -275,7 +347,7 @@ impl Portion<'_> {
                 Fate::There if self.ready.collated => {
                     self.behind(index, self.collation(index)?).await?
                 }
-                fate => known(fate),
+                fate => self.known(index, fate, lane).await?,
             });
         }
         Ok(())
@@ -285,31 +357,80 @@ impl Portion<'_> {
     fn collation(&self, index: usize) -> Result<Conflict, Failed> {
         let id = bson::Document::try_from(&*self.id(index)?);
         let words = "the collection's collation takes another _id for the same".to_owned();
-        Ok(Conflict { words, holder: id.ok() })
+        Ok(Conflict { words, index: None, holder: id.ok() })
     }
 
     /// A document waits for the one that holds what it claims.
     async fn behind(&self, index: usize, conflict: Conflict) -> Result<Outcome, Failed> {
-        let Conflict { words, holder } = conflict;
+        let Conflict { words, index: named, holder } = conflict;
         let holder = match holder {
-            Some(values) => self.holder(values).await?,
-            None => None,
+            // What is not ours is not to be delivered as it is in the source: it would be removed.
+            Some(values) if self.is_ours().await? => self.holder(named, values).await?,
+            _ => None,
         };
         let own = &self.request.items[index].place;
         Ok(Outcome::Behind { words, holder: holder.filter(|holder| holder != own) })
     }
 
-    async fn holder(&self, values: bson::Document) -> Result<Option<PlaceKey>, Failed> {
-        let name = self.namespace.collection();
-        let collection: Collection<RawDocumentBuf> = self.database.collection(name);
+    /// Whether all that the collection holds is ours, as it is now.
+    async fn is_ours(&self) -> Result<bool, Failed> {
+        if !self.ready.own {
+            return Ok(false);
+        }
+        let whose = self.target.whose(self.connection, &self.namespace).await;
+        Ok(whose.map_err(Failed::These)? == Whose::Ours)
+    }
+
+    /// Where the document lies that has these values in an index, as far as the index alone tells: no
+    /// collection is searched for it.
+    async fn holder(
+        &self,
+        index: Option<String>,
+        values: bson::Document,
+    ) -> Result<Option<PlaceKey>, Failed> {
         // A value may itself look like an operator.
         let values: bson::Document =
             values.into_iter().map(|(name, value)| (name, doc! { "$eq": value }.into())).collect();
-        let found = collection.find_one(values).projection(doc! { "_id": 1 }).await;
-        let found = found.map_err(|error| Failed::of(&error))?;
+        let mut command = doc! {
+            "find": self.namespace.collection(), "filter": values.clone(), "projection": { "_id": 1 },
+            "limit": 1, "singleBatch": true, "maxTimeMS": i64::try_from(LOOK.as_millis()).unwrap_or(i64::MAX),
+        };
+        if let Some(name) = index {
+            let known = indexes::all_of(&self.database, self.namespace.collection()).await;
+            let known = known.map_err(Failed::These)?;
+            let mut known = known.into_iter();
+            let own = known.find(|own| own.get_str("name").is_ok_and(|own| own == name));
+            let Some(own) = own else { return Ok(None) };
+            // Another document may have them and not be in the index.
+            if let Ok(filter) = own.get_document("partialFilterExpression") {
+                command.insert("filter", doc! { "$and": [values, filter.clone()] });
+            }
+            let simple = || doc! { "locale": "simple" };
+            let collation = own.get_document("collation").cloned().unwrap_or_else(|_| simple());
+            command.insert("collation", collation);
+            command.insert("hint", name);
+        }
+        let found = match all(&self.database, command).await {
+            Ok(found) => found,
+            Err(error) if answer::code(&error).is_some() => return Ok(None),
+            Err(error) => return Err(Failed::of(&error)),
+        };
+        let found = found.first().and_then(|found| RawDocumentBuf::try_from(found).ok());
         let id = found.as_ref().and_then(|found| found.get("_id").ok().flatten());
         Ok(id.and_then(|id| place_key(self.namespace.as_str(), id).ok()))
     }
+}
+
+/// So long a server may look for what is stored.
+const LOOK: Duration = Duration::from_secs(5);
+/// Documents that are removed and made anew together.
+const AT_ONCE: usize = 100;
+
+/// `{_id}` of a document.
+fn own_id(document: &RawDocument) -> Option<RawDocumentBuf> {
+    let mut own = RawDocumentBuf::new();
+    own.append(cstr!("_id"), document.get("_id").ok().flatten()?);
+    Some(own)
 }
 
 const APPLIED: Fate = Fate::Known(Outcome::Applied);
@@ -325,14 +446,4 @@ fn broken(words: &str) -> Failed {
 
 fn again(reason: &'static str, message: String) -> Outcome {
     Outcome::Retry(Retry { reason, message, after: None, pressure: Pressure::Same })
-}
-
-/// What is left of a fate once contested values have been seen to.
-fn known(fate: Fate) -> Outcome {
-    match fate {
-        Fate::Known(outcome) => outcome,
-        Fate::There | Fate::OtherId => again("collision", "two writes of one _id met".to_owned()),
-        Fate::Contested(conflict) => again("duplicate", conflict.words),
-        Fate::Late => again("late", "the write came too late, by the server's clock".to_owned()),
-    }
 }

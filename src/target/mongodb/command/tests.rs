@@ -35,7 +35,7 @@ fn what_is_there_is_replaced_whole() {
         read(&around(), Write::Replace(&rawdoc! { "_id": 1 }, &document)),
         doc! {
             "update": "items",
-            "updates": [{ "q": { "_id": 1, "$expr": guarded(true) }, "u": { "_id": 1, "a": 2 } }],
+            "updates": [{ "q": { "_id": { "$eq": 1 }, "$expr": guarded(true) }, "u": { "_id": 1, "a": 2 } }],
             "ordered": false,
             "bypassDocumentValidation": true,
             "writeConcern": { "w": "majority", "wtimeout": 60_000_i64 },
@@ -52,7 +52,7 @@ fn what_is_not_there_is_filled_in_and_nothing_else() {
     let command = read(&around(), Write::Fill(&rawdoc! { "_id": 1 }, &document));
     let literal = doc! { "$literal": { "_id": 1, "$a": 2 } };
     let expected = doc! {
-        "q": { "_id": 1, "$nor": [{}] },
+        "q": { "_id": { "$eq": 1 }, "$nor": [{}] },
         "u": [{ "$replaceWith": { "$cond": [late(), literal, bson::Bson::Null] } }],
         "upsert": true,
     };
@@ -62,7 +62,7 @@ fn what_is_not_there_is_filled_in_and_nothing_else() {
 #[test]
 fn a_removal_takes_one_document_and_in_time() {
     let command = read(&around(), Write::Remove(&rawdoc! { "_id": "x" }));
-    let expected = doc! { "q": { "_id": "x", "$expr": guarded(true) }, "limit": 1 };
+    let expected = doc! { "q": { "_id": { "$eq": "x" }, "$expr": guarded(true) }, "limit": 1 };
     assert_eq!(command.get_array("deletes").expect("entries"), &[expected.into()]);
     assert!(!command.contains_key("bypassDocumentValidation"));
 
@@ -72,8 +72,46 @@ fn a_removal_takes_one_document_and_in_time() {
         { "$eq": [{ "$indexOfBytes": ["$_id", { "$literal": "x" }] }, 0_i64] },
         { "$eq": [{ "$strLenBytes": "$_id" }, 1_i64] },
     ] };
-    let expected = doc! { "q": { "_id": "x", "$expr": guarded(exactly) }, "limit": 1 };
+    let expected = doc! { "q": { "_id": { "$eq": "x" }, "$expr": guarded(exactly) }, "limit": 1 };
     assert_eq!(command.get_array("deletes").expect("entries"), &[expected.into()]);
+}
+
+/// Texts within an `_id` are compared by a language too.
+#[test]
+fn texts_within_an_id_are_compared_byte_by_byte() {
+    let around = Around { collated: true, ..around() };
+    let id = rawdoc! { "_id": { "a": [1, "x"], "b.c": "yz", "n": 1 } };
+    let command = read(&around, Write::Remove(&id));
+    let of_array =
+        doc! { "$arrayElemAt": [{ "$let": { "vars": { "of": "$_id" }, "in": "$$of.a" } }, 1] };
+    let by_name = doc! { "$getField": { "field": { "$literal": "b.c" }, "input": "$$of" } };
+    let of_field = doc! { "$let": { "vars": { "of": "$_id" }, "in": by_name } };
+    let exactly = doc! { "$and": [
+        { "$eq": [{ "$indexOfBytes": [of_array.clone(), { "$literal": "x" }] }, 0_i64] },
+        { "$eq": [{ "$strLenBytes": of_array }, 1_i64] },
+        { "$eq": [{ "$indexOfBytes": [of_field.clone(), { "$literal": "yz" }] }, 0_i64] },
+        { "$eq": [{ "$strLenBytes": of_field }, 2_i64] },
+    ] };
+    let equal = doc! { "$eq": { "a": [1, "x"], "b.c": "yz", "n": 1 } };
+    let expected = doc! { "q": { "_id": equal, "$expr": guarded(exactly) }, "limit": 1 };
+    assert_eq!(command.get_array("deletes").expect("entries"), &[expected.into()]);
+}
+
+/// An `_id` that looks like an operator finds nothing but itself.
+#[test]
+fn an_id_is_no_query() {
+    let document = rawdoc! { "_id": { "$gt": "" } };
+    for write in [
+        Write::Remove(&document),
+        Write::Replace(&document, &document),
+        Write::Fill(&document, &document),
+    ] {
+        let command = read(&around(), write);
+        let entries = command.get_array("deletes").or_else(|_| command.get_array("updates"));
+        let entry = entries.expect("entries")[0].as_document().expect("an entry");
+        let query = entry.get_document("q").expect("a query");
+        assert_eq!(query.get_document("_id").expect("an _id"), &doc! { "$eq": { "$gt": "" } });
+    }
 }
 
 #[test]

@@ -1,0 +1,73 @@
+use std::sync::Mutex;
+
+use bson::rawdoc;
+
+use super::*;
+use crate::{
+    change::{Cause, DocumentKey, Phase},
+    target::Item,
+};
+
+/// A put of a document under a rule, as it lies in a request.
+fn push(target: &Each, rule: &str, id: i32, n: i32, body: &mut Vec<u8>) -> Item {
+    let (namespace, meta) = (Namespace::new("shop", "products"), Meta::default());
+    let document = rawdoc! { "_id": id, "n": n };
+    let key = DocumentKey::from_document_key(&rawdoc! { "_id": id }).expect("a key");
+    let placing = Placing {
+        namespace: &namespace,
+        key: &key,
+        id: &id.to_string(),
+        op: "put",
+        document: Some(&document),
+        event: None,
+        meta: &meta,
+    };
+    let Placed { place, extra } = target.place(rule, &placing).expect("it has a place");
+    let time = ClusterTime(1);
+    let action = Action::Put(document.clone().into());
+    let (cause, phase) = (Cause::Event(time), Phase::Changes);
+    let operation =
+        Operation { place: place.clone(), action, time, cause, extra, namespace, phase };
+    let start = body.len();
+    target.encode(&operation, body).expect("it can be written");
+    Item { range: start..body.len(), place }
+}
+
+#[tokio::test]
+async fn what_comes_behind_of_a_document_that_was_not_taken_is_not_called() {
+    let called = Arc::new(Mutex::new(Vec::new()));
+    let calls = called.clone();
+    let target = Each::new(move |delivery| {
+        let n = delivery.document().and_then(|it| it.get_i32("n").ok()).unwrap_or_default();
+        calls.lock().unwrap().push(n);
+        async move {
+            match n {
+                10 => Err(Failure::retry("not yet")),
+                20 => Err(Failure::reject("never")),
+                _ => Ok(()),
+            }
+        }
+    });
+    let mut body = Vec::new();
+    let items: Vec<Item> = [("a", 1, 10), ("a", 2, 20), ("b", 1, 11), ("b", 2, 21), ("a", 3, 30)]
+        .into_iter()
+        .map(|(rule, id, n)| push(&target, rule, id, n, &mut body))
+        .collect();
+    assert_ne!(items[0].place, items[2].place, "each rule tells of its own");
+    assert_eq!(target.thing(&items[0].place), target.thing(&items[2].place));
+    assert_eq!(target.describe(&items[0].place), "shop.products 1");
+    let request = Request { body: body.into(), items, lane: 0, right: None };
+    let outcomes = target.send(&request).await.unwrap();
+    let shown: Vec<&str> = outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            Outcome::Applied => "applied",
+            Outcome::Retry(retry) => &retry.message,
+            Outcome::Rejected(words) => words,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let waits = "what came before of this document was not taken";
+    assert_eq!(shown, ["not yet", "never", waits, "applied", "applied"]);
+    assert_eq!(*called.lock().unwrap(), [10, 20, 21, 30]);
+}

@@ -1,0 +1,269 @@
+//! One copy as far as it has come: which chunks are settled, and how much of the others.
+
+use std::{
+    ops::AddAssign,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use crate::{
+    change::{Namespace, RuleIndex, key::KeyShape},
+    checkpoint::{
+        chunks::ChunkSet,
+        records::{CopyPlanRecord, CopyProgressRecord},
+        tracker::Completion,
+    },
+    source::{lookup::Read, scan::reply_documents},
+};
+
+/// The copy of one namespace under one rule, as it is planned and as far as it has come.
+pub struct Copy {
+    /// Whose.
+    pub rule: RuleIndex,
+    /// Of what.
+    pub namespace: Namespace,
+    /// Whether it is a view, which is read by one cursor.
+    pub view: bool,
+    /// What was decided before the first document was read.
+    pub plan: CopyPlanRecord,
+    /// The document key's fields.
+    pub shape: KeyShape,
+    /// Reads the document key alone.
+    pub(super) keys_only: Read,
+    /// Documents in a reply.
+    pub batch: u32,
+    progress: Mutex<Progress>,
+    /// Whether an earlier run brought it to its end.
+    pub complete: bool,
+    /// Whether nothing is left of what the target held before.
+    swept: AtomicBool,
+    /// Whether that is left to a later run.
+    deferred: AtomicBool,
+}
+
+#[derive(Default)]
+struct Progress {
+    done: ChunkSet,
+    /// Documents in the chunks that are done.
+    documents: u64,
+    /// Settled since somebody took it.
+    untold: Volume,
+    open: Vec<(u32, Arc<OpenChunk>)>,
+}
+
+/// What was read from the source.
+#[derive(Clone, Copy, Default)]
+pub struct Volume {
+    /// Documents.
+    pub documents: u64,
+    /// Bytes, in the source.
+    pub bytes: u64,
+}
+
+impl AddAssign for Volume {
+    fn add_assign(&mut self, more: Self) {
+        self.documents += more.documents;
+        self.bytes += more.bytes;
+    }
+}
+
+/// A chunk that is being read, or waits for the target.
+#[derive(Default)]
+pub(super) struct OpenChunk {
+    pages: Mutex<Pages>,
+}
+
+/// The pages of a chunk, from the moment that one is handed over.
+#[derive(Default)]
+struct Pages {
+    /// Those that are not settled. The volume of one that was handed over as a whole; nothing of one
+    /// that was not, and is read again.
+    open: Vec<(Arc<Completion>, Volume)>,
+    /// Documents of those that are.
+    documents: u64,
+    /// No more pages come.
+    read: bool,
+}
+
+impl OpenChunk {
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next page, of which nothing has been handed over.
+    pub(super) fn page(&self) -> Arc<Completion> {
+        let page = Arc::<Completion>::default();
+        self.pages().open.push((page.clone(), Volume::default()));
+        page
+    }
+
+    /// All of a page has been handed over.
+    pub(super) fn handed_over(&self, page: &Arc<Completion>, volume: Volume) {
+        let mut pages = self.pages();
+        if let Some(open) = pages.open.iter_mut().find(|(open, _)| Arc::ptr_eq(open, page)) {
+            open.1 = volume;
+        }
+        page.close();
+    }
+
+    /// No more pages come.
+    pub(super) fn close(&self) {
+        let mut pages = self.pages();
+        pages.read = true;
+        // One that was broken off was read again in others.
+        pages.open.iter().for_each(|(page, _)| page.close());
+    }
+
+    /// What was settled since the last call, and whether that is all.
+    fn settle(&self) -> (Volume, bool) {
+        let mut pages = self.pages();
+        let mut settled = Volume::default();
+        pages.open.retain(|(page, volume)| {
+            let done = page.is_done();
+            if done {
+                settled += *volume;
+            }
+            !done
+        });
+        pages.documents += settled.documents;
+        (settled, pages.read && pages.open.is_empty())
+    }
+}
+
+impl Copy {
+    /// A copy as far as an earlier run has brought it.
+    pub fn new(
+        rule: RuleIndex,
+        namespace: Namespace,
+        view: bool,
+        plan: CopyPlanRecord,
+        progress: Option<CopyProgressRecord>,
+        shape: KeyShape,
+        average: u64,
+    ) -> Self {
+        let complete = progress.as_ref().is_some_and(|own| own.complete && own.plan == plan.id);
+        let swept = complete && progress.as_ref().is_some_and(|own| own.swept);
+        let swept = AtomicBool::new(swept || !plan.sweep);
+        let progress = progress.filter(|progress| progress.plan == plan.id);
+        let (done, documents) =
+            progress.map_or_else(Default::default, |progress| (progress.done, progress.documents));
+        Self {
+            rule,
+            namespace,
+            view,
+            plan,
+            keys_only: Read::keys(shape.paths()),
+            shape,
+            batch: reply_documents(average),
+            progress: Mutex::new(Progress { done, documents, ..Default::default() }),
+            complete,
+            swept,
+            deferred: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether nothing is left to be removed of what the target held before the copy.
+    pub fn is_swept(&self) -> bool {
+        self.swept.load(Ordering::Acquire)
+    }
+
+    /// Everything that the sweep removes is settled.
+    pub fn swept(&self) {
+        self.swept.store(true, Ordering::Release);
+    }
+
+    /// The sweep is left to a later run.
+    pub fn defer_sweep(&self) {
+        self.deferred.store(true, Ordering::Release);
+    }
+
+    /// Whether this run has nothing to sweep any more.
+    pub fn is_past_sweep(&self) -> bool {
+        self.is_swept() || self.deferred.load(Ordering::Acquire)
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is settled now, as it is stored.
+    pub fn settled(&self) -> CopyProgressRecord {
+        let mut progress = self.progress();
+        let Progress { done, documents, untold, open } = &mut *progress;
+        open.retain(|(chunk, open)| {
+            let (settled, whole) = open.settle();
+            *untold += settled;
+            if whole {
+                done.insert(*chunk);
+                *documents += open.pages().documents;
+            }
+            !whole
+        });
+        CopyProgressRecord {
+            plan: self.plan.id,
+            done: done.clone(),
+            documents: *documents,
+            complete: self.complete,
+            swept: self.is_swept(),
+        }
+    }
+
+    /// What was settled since the last call.
+    pub fn newly_settled(&self) -> Volume {
+        self.settled();
+        std::mem::take(&mut self.progress().untold)
+    }
+
+    /// How many chunks there are.
+    pub fn chunks(&self) -> u32 {
+        u32::try_from(self.plan.bounds.len() + 1).expect("a plan has a few thousand chunks at most")
+    }
+
+    /// Whether every chunk is settled.
+    pub fn is_settled(&self) -> bool {
+        self.complete || self.settled().done.len() == self.chunks()
+    }
+
+    pub(super) fn open(&self, chunk: u32) -> Arc<OpenChunk> {
+        let open = Arc::new(OpenChunk::default());
+        self.progress().open.push((chunk, open.clone()));
+        open
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::tracker::Claim;
+
+    fn volume(documents: u64) -> Volume {
+        Volume { documents, bytes: 100 * documents }
+    }
+
+    #[test]
+    fn a_page_counts_once_it_is_settled_and_one_that_broke_off_never() {
+        let chunk = OpenChunk::default();
+        let (first, broken, second) = (chunk.page(), chunk.page(), chunk.page());
+        let claims = [first.claim(), first.claim()];
+        let of_broken = broken.claim();
+        let of_second = second.claim();
+        chunk.handed_over(&first, volume(2));
+        chunk.handed_over(&second, volume(3));
+        assert_eq!(chunk.settle().0.documents, 0);
+
+        of_second.settle();
+        let (settled, whole) = chunk.settle();
+        assert_eq!((settled.documents, settled.bytes, whole), (3, 300, false));
+        Claim::settle_all(claims.into());
+        assert_eq!(chunk.settle().0.documents, 2);
+
+        chunk.close();
+        assert!(!chunk.settle().1, "what was handed over of the page that broke off is under way");
+        of_broken.settle();
+        let (settled, whole) = chunk.settle();
+        assert_eq!((settled.documents, whole), (0, true));
+        assert_eq!(chunk.pages().documents, 5);
+    }
+}
