@@ -420,8 +420,8 @@ async fn definitions_follow_to_other_names() -> Result<()> {
     from.run_command(doc! { "createIndexes": "items", "indexes": [index] }).await?;
     worlds.at_rest(&mut run).await?;
     let held = definitions(&to).await?;
-    let found: Vec<&str> = held.keys().map(String::as_str).collect();
-    assert_eq!(found, ["old_items", "old_seen", "own"]);
+    let made: Vec<&str> = held.keys().map(String::as_str).collect();
+    assert_eq!(made, ["old_items", "old_seen", "own"]);
     let options = held["old_seen"].get_document("options")?;
     assert_eq!(options.get_str("viewOn")?, "old_items");
     ensure!(format!("{options}").contains("\"old_others\""), "{options}");
@@ -467,8 +467,8 @@ async fn what_is_not_ours_alone_keeps_its_definition() -> Result<()> {
     let own = now.remove("own");
     theirs.remove("own");
     assert_eq!(now, theirs);
-    let names = |on: Option<Document>| format!("{on:?}");
-    ensure!(names(own.clone()).contains("theirs") && names(own).contains("validator"), "own");
+    let shown = format!("{own:?}");
+    ensure!(shown.contains("theirs") && shown.contains("validator"), "{shown}");
     from.run_command(doc! { "drop": "foreign" }).await?;
     from.run_command(doc! { "dropIndexes": "own", "index": "*" }).await?;
     worlds.at_rest(&mut run).await?;
