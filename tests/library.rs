@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     checkpoint::conformance::{Stores, conformance},
-    support::shared_mongo,
+    support::mongo,
 };
 
 // A program of its own begins with its `main`, which a test does not.
@@ -47,22 +47,22 @@ use control::log_store::LogStore;
 
 #[tokio::test]
 async fn the_example_closure_shows_what_it_says() -> Result<()> {
-    closure::run(shared_mongo().await?.uri()).await
+    closure::run(mongo().await?.uri()).await
 }
 
 #[tokio::test]
 async fn the_example_typed_shows_what_it_says() -> Result<()> {
-    typed::run(shared_mongo().await?.uri()).await
+    typed::run(mongo().await?.uri()).await
 }
 
 #[tokio::test]
 async fn the_example_own_target_shows_what_it_says() -> Result<()> {
-    own_target::run(shared_mongo().await?.uri()).await
+    own_target::run(mongo().await?.uri()).await
 }
 
 #[tokio::test]
 async fn the_example_control_shows_what_it_says() -> Result<()> {
-    control::run(shared_mongo().await?.uri()).await
+    control::run(mongo().await?.uri()).await
 }
 
 struct Logs {
@@ -109,7 +109,7 @@ async fn the_examples_own_store_outlives_its_process_and_half_a_line() -> Result
 
 /// A collection of the shared MongoDB, and the connection string.
 async fn collection(name: &str) -> Result<(String, Collection<Document>)> {
-    let mongo = shared_mongo().await?;
+    let mongo = mongo().await?;
     let collection = mongo.client().database("library").collection(name);
     Ok((mongo.uri().to_owned(), collection))
 }

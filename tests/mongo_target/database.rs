@@ -161,7 +161,9 @@ pub async fn stir(database: &Database, name: &str, round: i32, random: &mut StdR
         let id = random.random_range(0..DOCUMENTS);
         let by_id = doc! { "_id": id };
         match random.random_range(0..4) {
-            0 => drop(collection.delete_one(by_id).await?),
+            0 => {
+                collection.delete_one(by_id).await?;
+            }
             1 => {
                 let set = doc! { "$set": { "title": format!("r{round}") }, "$inc": { "a": 10 } };
                 collection.update_one(by_id, set).await?;

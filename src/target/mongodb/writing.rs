@@ -32,6 +32,12 @@ pub(super) struct Group {
     pub removed: Vec<usize>,
 }
 
+impl Group {
+    pub fn items(&self) -> impl Iterator<Item = usize> {
+        self.copied.iter().chain(&self.changed).chain(&self.removed).copied()
+    }
+}
+
 /// What of a request is for one namespace.
 pub(super) struct Portion<'a> {
     pub target: &'a MongoTarget,
