@@ -202,7 +202,7 @@ impl Collections {
             return Ok(None);
         };
         let collated = found.is_collated();
-        let Listed { kind, uuid, options } = found;
+        let Listed { kind, uuid, .. } = found;
         if kind != "collection" {
             return Ok(Some(Ready::refused(no_collection(name, &kind))));
         }
@@ -253,7 +253,7 @@ impl Collections {
             return Err(unusable(format!("{name} was made and is not there")));
         };
         let collated = found.is_collated();
-        let Listed { kind, uuid, .. } = found;
+        let Listed { kind, uuid, options } = found;
         if kind != "collection" {
             return Ok(Ready::refused(no_collection(name, &kind)));
         }
