@@ -267,7 +267,12 @@ impl Seeing<'_> {
         let ours = known.as_ref().is_some_and(|known| known.ours);
         let of = known.as_ref().and_then(|known| known.of.clone());
         let id = wanted.and_then(|(_, defined)| defined.id).map(Binary::from);
-        let other = of.zip(id.clone()).is_some_and(|(of, id)| of != id);
+        let other = match (of, &id) {
+            (Some(of), Some(id)) => of != *id,
+            // Nothing is lost with it.
+            (None, _) => ours && plain && self.is_empty(&namespace).await?,
+            (Some(_), None) => false,
+        };
         let to_be = match wanted {
             Some((rule, defined)) => match self.wanted(rule, defined, &namespace, other) {
                 Ok(to_be) => Some(to_be),
@@ -311,6 +316,12 @@ impl Seeing<'_> {
             }
             _ => Ok(()),
         }
+    }
+
+    async fn is_empty(&self, namespace: &Namespace) -> Result<bool, Retry> {
+        let collection = self.database(namespace).collection::<Document>(namespace.collection());
+        let first = collection.find_one(doc! {}).projection(doc! { "_id": 1 }).await;
+        Ok(first.map_err(|error| answer::refusal(&error))?.is_none())
     }
 
     fn leave(&self, namespace: &Namespace, why: &str) {

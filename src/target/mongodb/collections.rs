@@ -25,7 +25,7 @@ use crate::{
 use super::{
     answer,
     connection::{Connection, unusable},
-    definition::{plain, unversioned},
+    definition::{fits, plain, unversioned},
     marker::{self, Asked, Markers, Whose},
     routes::Routes,
 };
@@ -253,13 +253,20 @@ impl Collections {
             return Err(unusable(format!("{name} was made and is not there")));
         };
         let collated = found.is_collated();
-        let Listed { kind, uuid, .. } = found;
+        let Listed { kind, uuid, options } = found;
         if kind != "collection" {
             return Ok(Ready::refused(no_collection(name, &kind)));
         }
         let collection = database.collection::<RawDocumentBuf>(namespace.collection());
         let first = collection.find_one(doc! {}).projection(doc! { "_id": 1 }).await;
         let empty = first.map_err(|error| answer::refusal(&error))?.is_none();
+        // Made by a run that ended before it could remember from what.
+        if let (true, None, Some(origins)) = (empty, of, asking.origins)
+            && let Some(described) = origins.collection(&from).await?
+            && fits(&described.options, &options)
+        {
+            of = described.id;
+        }
         let own = match (&uuid, asking.origins) {
             (Some(uuid), Some(_)) => {
                 let asked = Asked { namespace: &namespace, uuid, owner: asking.owner };

@@ -23,7 +23,8 @@ pub(super) struct Wanted {
     pub kind: Kind,
     /// A view's with the names that collections have in the target.
     pub options: Document,
-    /// Whether the source's collection is another one than that which ours was made from.
+    /// Whether the source's collection is another one than that which ours was made from, so that what ours
+    /// holds is copied again; or ours holds nothing.
     pub other: bool,
 }
 
@@ -86,7 +87,7 @@ pub(super) fn step(
             expiry(one, other, keeps)
         }
         Kind::Collection => {
-            if FIXED.iter().any(|option| fixed(one, option) != fixed(other, option)) {
+            if !fits(one, other) {
                 return remake(wanted.other, "its collation or clustered index can't be changed");
             }
             let mut changes = validation(one, other);
@@ -99,6 +100,11 @@ pub(super) fn step(
         false if !ours => Step::Leave("it is not mongosync's alone"),
         false => Step::Modify(changes),
     }
+}
+
+/// Whether two collections have in common what can't be changed.
+pub(super) fn fits(one: &Document, other: &Document) -> bool {
+    FIXED.iter().all(|option| fixed(one, option) == fixed(other, option))
 }
 
 /// What a server calls it.
