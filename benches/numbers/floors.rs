@@ -73,7 +73,11 @@ pub async fn inserted(
             .doc_slices()?
             .into_iter()
             .map(|document| Ok(document?.as_document().context("a document")?.to_owned()));
-        sender.send(documents.collect::<Result<_>>()?).await?;
+        let documents: Vec<RawDocumentBuf> = documents.collect::<Result<_>>()?;
+        // The first reply may be empty, and nothing can't be inserted.
+        if !documents.is_empty() {
+            sender.send(documents).await?;
+        }
     }
     drop(sender);
     let mut inserted = 0;
