@@ -78,6 +78,7 @@ impl Running {
         let (stop, end) = (CancellationToken::new(), End::default());
         let first = Mutex::new(Some(status.troubles()));
         let run = pipeline::run(rules.clone(), options, status.clone(), stop.clone());
+        // The handle owns it: `stop` waits for it, and a handle that is dropped has it end by itself.
         let task = tokio::spawn({
             let end = end.clone();
             async move {
