@@ -34,11 +34,12 @@ fn key(number: u64) -> DocumentKey {
 
 /// Replies of the stream with `EVENTS` events of so many documents, in turn.
 fn replies(tracker: &Tracker<u64>, documents: u64) -> Vec<Vec<Noted>> {
+    let namespace = namespace();
     let numbers: Vec<u64> = (0..EVENTS).collect();
     let reply = |numbers: &[u64]| {
         let span = tracker.open();
         let noted = |&number: &u64| Noted {
-            subject: Subject { namespace: namespace(), key: key(number % documents) },
+            subject: Subject { namespace: namespace.clone(), key: key(number % documents) },
             time: ClusterTime(number + 1),
             since: None,
             deleted: false,
@@ -124,9 +125,10 @@ fn lane(criterion: &mut Criterion) {
             lane.open_window(WindowId(1), &namespace());
             replies(&tracker, EVENTS / 2).into_iter().for_each(|events| lane.changed(events));
             drain(&lane);
+            let namespace = namespace();
             let copied = (0..EVENTS).map(|number| Change {
                 states: vec![(RuleIndex(0), State::Present(document.clone()))],
-                ..change(namespace(), key(number), Phase::Copy, vec![chunk.claim()])
+                ..change(namespace.clone(), key(number), Phase::Copy, vec![chunk.claim()])
             });
             let copied: Vec<Change> = copied.collect();
             (copied, lane)

@@ -31,6 +31,11 @@ impl Samples {
     pub fn largest(&self) -> f64 {
         self.quantile(1.0)
     }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 /// Seconds with their spread: `1.23 (1.20–1.31)`.
@@ -138,17 +143,17 @@ impl Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { row, point, documents, bytes, floor, costs, also } = self;
         let seconds = costs.wall.median();
-        write!(f, "| {row} | {point} | {:.0} | ", *documents as f64 / seconds)?;
-        match bytes {
-            0 => write!(f, "")?,
-            bytes => write!(f, "{:.1}", *bytes as f64 / seconds / 1e6)?,
-        }
+        let rate = *documents as f64 / seconds;
+        let megabytes = match bytes {
+            0 => String::new(),
+            bytes => format!("{:.1}", *bytes as f64 / seconds / 1e6),
+        };
+        let floor = if floor.is_empty() { String::new() } else { format!("{floor} s") };
+        let (each, peak, wall) = (costs.each(*documents), costs.peak.largest(), &costs.wall);
         write!(
             f,
-            " | {:.1} µs | {:.0} MiB | {floor} s | {} s | {also} |",
-            costs.each(*documents),
-            costs.peak.largest(),
-            costs.wall
+            "| {row} | {point} | {rate:.0} | {megabytes} | {each:.1} µs | {peak:.0} MiB | {floor} | \
+             {wall} s | {also} |"
         )
     }
 }
