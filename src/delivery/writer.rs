@@ -1,11 +1,7 @@
 //! The end of a lane: takes changes in order, shapes them, gathers them into batches, and has one
 //! batch under way at a time.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
     task::{JoinError, JoinSet},
@@ -305,12 +301,11 @@ impl Writer {
                 forgotten.insert(subject.clone(), found);
             }
         }
-        let mut typed = Vec::with_capacity(changes.len());
-        for change in changes {
-            let types = self.types_of(&change).await?;
-            typed.push((change, types));
+        let mut types = Vec::with_capacity(changes.len());
+        for change in &changes {
+            types.push(self.types_of(change).await?);
         }
-        let slice = Slice { changes: typed, places };
+        let slice = Slice { changes, types, places };
         let ShapedSlice { changes, mut moves } = slice.shape(&context).await?;
         for Move { subject, old, .. } in &mut moves {
             old.extend(forgotten.get(subject).into_iter().flatten().cloned());
