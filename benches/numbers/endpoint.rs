@@ -3,11 +3,13 @@
 //!
 //! It says that every index is there and that every item went through. It reads what is sent and
 //! counts its lines, so that a request costs what it costs to receive it and no more; it must not
-//! become an engine.
+//! become an engine. Where it is asked to, it looks for probes too: numbers in documents, by which one
+//! change is known again.
 
 use std::{
+    collections::HashMap,
     net::Ipv4Addr,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -26,6 +28,8 @@ pub const WEBHOOK: &str = "/hook";
 const ITEM: &str = r#"{"index":{"status":200}},"#;
 const OPENING: &str = r#"{"took":0,"errors":false,"items":["#;
 const CLOSING: &str = "]}";
+/// The field that makes a probe of a document, as it is written.
+const PROBE: &[u8] = b"\"probe\":";
 
 /// What has arrived so far.
 #[derive(Clone, Copy)]
@@ -41,32 +45,53 @@ pub struct Endpoint {
     /// `http://127.0.0.1:PORT`
     pub url: String,
     arrived: watch::Receiver<Arrived>,
+    probes: Option<Probes>,
     _acceptor: JoinSet<()>,
 }
+
+/// When each probe arrived for the first time.
+type Probes = Arc<Mutex<HashMap<u64, Instant>>>;
 
 impl Endpoint {
     /// Listens on a free port.
     pub async fn start() -> Result<Self> {
-        Self::answering_after(Duration::ZERO).await
+        Self::with(Duration::ZERO, None).await
     }
 
     /// The same, with answers to webhooks that come so long after them.
     pub async fn answering_after(pause: Duration) -> Result<Self> {
+        Self::with(pause, None).await
+    }
+
+    /// The same, and looks for probes.
+    pub async fn probing() -> Result<Self> {
+        Self::with(Duration::ZERO, Some(Arc::default())).await
+    }
+
+    async fn with(pause: Duration, probes: Option<Probes>) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let (sender, arrived) = watch::channel(Arrived { items: 0, at: Instant::now() });
         let sender = Arc::new(sender);
         let mut acceptor = JoinSet::new();
+        let found = probes.clone();
         acceptor.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let sender = sender.clone();
-                connections
-                    .spawn(async move { Connection::new(stream, sender, pause).serve().await });
+                let connection = Connection {
+                    stream,
+                    arrived: sender.clone(),
+                    pause,
+                    probes: found.clone(),
+                    buffer: vec![0; BUFFER],
+                    body: Vec::new(),
+                    answer: Vec::new(),
+                };
+                connections.spawn(connection.serve());
                 while connections.try_join_next().is_some() {}
             }
         });
-        Ok(Self { url, arrived, _acceptor: acceptor })
+        Ok(Self { url, arrived, probes, _acceptor: acceptor })
     }
 
     /// What has arrived by now.
@@ -80,21 +105,34 @@ impl Endpoint {
         let found = arrived.wait_for(|arrived| arrived.items >= items).await;
         Ok(*found.context("the endpoint is gone")?)
     }
+
+    /// When a probe arrived, if it has.
+    pub fn probed(&self, probe: u64) -> Option<Instant> {
+        let probes = self.probes.as_ref()?;
+        probes.lock().unwrap_or_else(PoisonError::into_inner).get(&probe).copied()
+    }
+
+    /// Waits until a probe has arrived.
+    pub async fn until_probe(&self, probe: u64) -> Result<Instant> {
+        let mut arrived = self.arrived.clone();
+        let found = arrived.wait_for(|_| self.probed(probe).is_some()).await;
+        found.context("the endpoint is gone")?;
+        self.probed(probe).context("a probe that has arrived")
+    }
 }
 
 struct Connection {
     stream: TcpStream,
     arrived: Arc<watch::Sender<Arrived>>,
     pause: Duration,
+    probes: Option<Probes>,
     buffer: Vec<u8>,
+    /// The whole body, where probes are looked for.
+    body: Vec<u8>,
     answer: Vec<u8>,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, arrived: Arc<watch::Sender<Arrived>>, pause: Duration) -> Self {
-        Self { stream, arrived, pause, buffer: vec![0; BUFFER], answer: Vec::new() }
-    }
-
     /// Until the other side goes.
     async fn serve(mut self) {
         if self.stream.set_nodelay(true).is_ok() {
@@ -124,11 +162,19 @@ impl Connection {
         let length = content_length(head)?;
         let mut lines = memchr::memchr_iter(b'\n', &self.buffer[end..filled]).count();
         let mut left = length.checked_sub(filled - end).context("more than one request at once")?;
+        let probing = bulk && self.probes.is_some();
+        if probing {
+            self.body.clear();
+            self.body.extend_from_slice(&self.buffer[end..filled]);
+        }
         while left > 0 {
             let most = left.min(BUFFER);
             let read = self.stream.read(&mut self.buffer[..most]).await?;
             ensure!(read > 0, "a body that does not end");
             lines += memchr::memchr_iter(b'\n', &self.buffer[..read]).count();
+            if probing {
+                self.body.extend_from_slice(&self.buffer[..read]);
+            }
             left -= read;
         }
         self.answer.clear();
@@ -136,6 +182,7 @@ impl Connection {
             // Nothing is deleted in these measurements: an item has two lines.
             let items = lines / 2;
             self.answer_bulk(items);
+            self.note_probes();
             self.arrived.send_modify(|arrived| {
                 arrived.items += items as u64;
                 arrived.at = Instant::now();
@@ -154,6 +201,18 @@ impl Connection {
         }
         self.stream.write_all(&self.answer).await?;
         Ok(true)
+    }
+
+    fn note_probes(&self) {
+        let Some(probes) = &self.probes else { return };
+        let now = Instant::now();
+        let mut probes = probes.lock().unwrap_or_else(PoisonError::into_inner);
+        for at in memchr::memmem::find_iter(&self.body, PROBE) {
+            let digits =
+                self.body[at + PROBE.len()..].iter().take_while(|byte| byte.is_ascii_digit());
+            let probe = digits.fold(0, |probe, digit| probe * 10 + u64::from(digit - b'0'));
+            probes.entry(probe).or_insert(now);
+        }
     }
 
     fn answer_bulk(&mut self, items: usize) {

@@ -12,6 +12,8 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::report::Samples;
+
 /// The kernel's unit of processor time towards programs, on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 /// How often the child's memory is looked at.
@@ -36,6 +38,46 @@ pub struct Cost {
     pub endpoint: f64,
 }
 
+impl Cost {
+    /// What came after `earlier`; the peak stays that of the whole run.
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            wall: self.wall - earlier.wall,
+            cpu: self.cpu - earlier.cpu,
+            peak: self.peak,
+            endpoint: self.endpoint - earlier.endpoint,
+        }
+    }
+}
+
+/// What the samples of a row's runs come to.
+#[derive(Clone, Default)]
+pub struct Costs {
+    /// See [`Cost`], as the others.
+    pub wall: Samples,
+    /// Of the process.
+    pub cpu: Samples,
+    /// Of this process.
+    pub endpoint: Samples,
+    /// Of each run.
+    pub peak: Samples,
+}
+
+impl Costs {
+    /// One more run.
+    pub fn push(&mut self, cost: Cost) {
+        self.wall.push(cost.wall);
+        self.cpu.push(cost.cpu);
+        self.endpoint.push(cost.endpoint);
+        self.peak.push(cost.peak);
+    }
+
+    /// Processor time in µs a document.
+    pub fn each(&self, documents: u64) -> f64 {
+        self.cpu.median() / documents as f64 * 1e6
+    }
+}
+
 impl Product {
     /// One rule that copies `namespace` into `engine`; `more` are further lines of the rule.
     pub fn new(source: &str, engine: &str, namespace: &str, more: &str) -> Result<Self> {
@@ -45,16 +87,16 @@ impl Product {
 
     /// The same into any target, in YAML.
     pub fn with(source: &str, target: &str, namespace: &str, more: &str) -> Result<Self> {
+        Self::of(source, target, &format!("  - namespace: {namespace}\n    to: search\n{more}"))
+    }
+
+    /// Any rules, in YAML, each `to: search`.
+    pub fn of(source: &str, target: &str, rules: &str) -> Result<Self> {
         let folder = TempDir::new()?;
-        let rules = folder.path().join("numbers.yaml");
-        fs::write(
-            &rules,
-            format!(
-                "source: {source}\ntargets:\n  search: {target}\n\
-                 rules:\n  - namespace: {namespace}\n    to: search\n{more}"
-            ),
-        )?;
-        Ok(Self { folder, rules })
+        let path = folder.path().join("numbers.yaml");
+        let text = format!("source: {source}\ntargets:\n  search: {target}\nrules:\n{rules}");
+        fs::write(&path, text)?;
+        Ok(Self { folder, rules: path })
     }
 
     /// Starts `mongosync run` with these arguments.
@@ -150,7 +192,8 @@ impl Running {
         self.reap()
     }
 
-    fn reap(&mut self) -> Result<()> {
+    /// What has ended by itself is checked, and buried.
+    pub fn reap(&mut self) -> Result<()> {
         let status = self.child.wait()?;
         ensure!(status.success(), "it ended with {status}\n{}", self.log());
         Ok(())

@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Display};
 
+use crate::product::Costs;
+
 /// The same quantity, measured several times.
 #[derive(Clone, Default)]
 pub struct Samples(Vec<f64>);
@@ -28,6 +30,11 @@ impl Samples {
     /// The largest.
     pub fn largest(&self) -> f64 {
         self.quantile(1.0)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 
@@ -82,6 +89,71 @@ impl Display for Line {
         write!(
             f,
             "| {row} | {floors} | {ours} | {reached:.2}{space}{unit} | {goal}{space}{unit} | {verdict} |"
+        )
+    }
+}
+
+/// One point of a row that shows how the cost grows.
+pub struct Point {
+    /// What is varied.
+    pub row: &'static str,
+    /// How far.
+    pub point: String,
+    /// How many documents went through, or changes.
+    pub documents: u64,
+    /// Their bytes as BSON; 0 where they don't matter.
+    pub bytes: u64,
+    /// Seconds that the source alone takes.
+    pub floor: Samples,
+    /// The product.
+    pub costs: Costs,
+    /// What else was seen.
+    pub also: String,
+}
+
+/// The table of points.
+#[derive(Default)]
+pub struct Points(Vec<Point>);
+
+impl Points {
+    /// Adds a point, and shows it at once.
+    pub fn add(&mut self, point: Point) {
+        eprintln!("{point}");
+        self.0.push(point);
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Display for Points {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "| row | point | documents/s | MB/s | CPU each | peak memory | source alone | ours | also |"
+        )?;
+        writeln!(f, "|---|---|---|---|---|---|---|---|---|")?;
+        self.0.iter().try_for_each(|point| writeln!(f, "{point}"))
+    }
+}
+
+impl Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { row, point, documents, bytes, floor, costs, also } = self;
+        let seconds = costs.wall.median();
+        let rate = *documents as f64 / seconds;
+        let megabytes = match bytes {
+            0 => String::new(),
+            bytes => format!("{:.1}", *bytes as f64 / seconds / 1e6),
+        };
+        let floor = if floor.is_empty() { String::new() } else { format!("{floor} s") };
+        let (each, peak, wall) = (costs.each(*documents), costs.peak.largest(), &costs.wall);
+        write!(
+            f,
+            "| {row} | {point} | {rate:.0} | {megabytes} | {each:.1} µs | {peak:.0} MiB | {floor} | \
+             {wall} s | {also} |"
         )
     }
 }

@@ -6,16 +6,17 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use bson::doc;
+use bson::{Document, doc};
 use bytes::Bytes;
+use mongodb::Collection;
 use mongosync_servers::{Engine, MongoDb};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::{
     endpoint::{Endpoint, WEBHOOK},
     floors,
-    product::{Cost, Product, Running},
-    report::{Line, Report, Samples},
+    product::{Costs, Product, Running},
+    report::{Line, Points, Report, Samples},
     world::{INDEX, NAMESPACE, World},
 };
 
@@ -42,29 +43,6 @@ const TRANSFORM: &str = "    transform: |
       if doc.status == \"draft\" { remove(); }
 ";
 
-/// What the samples of a row's runs come to.
-#[derive(Default)]
-struct Costs {
-    wall: Samples,
-    cpu: Samples,
-    endpoint: Samples,
-    peak: Samples,
-}
-
-impl Costs {
-    fn push(&mut self, cost: Cost) {
-        self.wall.push(cost.wall);
-        self.cpu.push(cost.cpu);
-        self.endpoint.push(cost.endpoint);
-        self.peak.push(cost.peak);
-    }
-
-    /// Processor time in µs a document.
-    fn each(&self, documents: u64) -> f64 {
-        self.cpu.median() / documents as f64 * 1e6
-    }
-}
-
 /// The rows, and what they share.
 pub struct Rows {
     /// The servers.
@@ -75,6 +53,12 @@ pub struct Rows {
     pub report: Report,
     /// The most memory of all runs.
     pub peak: Samples,
+    /// Where the points of what grows go.
+    pub points: Points,
+    /// The highest rate of changes that is kept up with, a second, once it is known.
+    pub kept_up: Option<f64>,
+    /// The last probe that was written.
+    pub probes: u64,
 }
 
 impl Rows {
@@ -192,7 +176,7 @@ impl Rows {
         let world = &self.world;
         let product = Product::new(world.mongo.uri(), &world.endpoint.url, NAMESPACE, "")?;
         world.forget().await?;
-        self.following(&product).await?.terminate().await?;
+        following(&product, &world.collection, &world.endpoint).await?.terminate().await?;
         let mut drained = Samples::default();
         let mut costs = Costs::default();
         for round in 0..=self.rounds {
@@ -226,7 +210,7 @@ impl Rows {
         let world = &self.world;
         let product = Product::new(world.mongo.uri(), &world.endpoint.url, NAMESPACE, "")?;
         world.forget().await?;
-        let mut running = self.following(&product).await?;
+        let mut running = following(&product, &world.collection, &world.endpoint).await?;
         let mut random = StdRng::seed_from_u64(2);
         let mut taken = Samples::default();
         for change in 0..CHANGES {
@@ -328,30 +312,6 @@ impl Rows {
         });
     }
 
-    /// The product following changes, once the first one has come through.
-    async fn following(&self, product: &Product) -> Result<Running> {
-        let world = &self.world;
-        let mut running = product.start(&["--changes-only"])?;
-        let before = world.endpoint.arrived().items;
-        let opened = async {
-            for change in 0_i64.. {
-                let first = doc! { "number": 0_i64 };
-                let changed = doc! { "$set": { "change": change } };
-                world.collection.update_one(first, changed).await?;
-                let one = world.endpoint.until(before + 1);
-                if tokio::time::timeout(Duration::from_secs(1), one).await.is_ok() {
-                    break;
-                }
-            }
-            // What else was changed until then.
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            anyhow::Ok(())
-        };
-        let opened = running.meanwhile(within(opened)).await;
-        opened.with_context(|| running.log())?;
-        Ok(running)
-    }
-
     fn add_cpu(&mut self, name: &str, costs: &Costs, documents: u64, goal: f64) {
         self.report.add(Line {
             row: format!("CPU of {name}, per document"),
@@ -375,6 +335,33 @@ impl Rows {
     }
 }
 
+/// The product following changes of `collection`, once the first one has come through.
+pub async fn following(
+    product: &Product,
+    collection: &Collection<Document>,
+    endpoint: &Endpoint,
+) -> Result<Running> {
+    let mut running = product.start(&["--changes-only"])?;
+    let before = endpoint.arrived().items;
+    let opened = async {
+        for change in 0_i64.. {
+            let first = doc! { "number": 0_i64 };
+            let changed = doc! { "$set": { "change": change } };
+            collection.update_one(first, changed).await?;
+            let one = endpoint.until(before + 1);
+            if tokio::time::timeout(Duration::from_secs(1), one).await.is_ok() {
+                break;
+            }
+        }
+        // What else was changed until then.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        anyhow::Ok(())
+    };
+    let opened = running.meanwhile(within(opened)).await;
+    opened.with_context(|| running.log())?;
+    Ok(running)
+}
+
 /// Ready-made bodies into a new index with the settings that the product gives it for a copy.
 async fn prepared(engine: &Engine, bodies: &Arc<[Bytes]>) -> Result<Duration> {
     let path = format!("/{INDEX}");
@@ -385,6 +372,7 @@ async fn prepared(engine: &Engine, bodies: &Arc<[Bytes]>) -> Result<Duration> {
     floors::bodies(&engine.url(), bodies).await
 }
 
-async fn within<T>(wait: impl Future<Output = Result<T>>) -> Result<T> {
+/// A wait that ends.
+pub async fn within<T>(wait: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(PATIENCE, wait).await.context("it does not come")?
 }

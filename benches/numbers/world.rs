@@ -1,9 +1,9 @@
 //! What is measured against: a MongoDB full of documents, and the same documents as bulk bodies.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
-use bson::{DateTime, Document, Timestamp, doc, oid::ObjectId};
+use bson::{DateTime, Document, RawDocumentBuf, Timestamp, doc, oid::ObjectId};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use mongodb::{Collection, IndexModel};
@@ -18,6 +18,10 @@ const BODY: usize = 8 << 20;
 /// Actions in one: the product's default.
 const ACTIONS: usize = 5_000;
 const INSERT: u64 = 2_000;
+/// Bytes in one insert.
+const INSERTED: u64 = 16 << 20;
+/// Bytes of the documents that most rows have.
+pub const ORDINARY: usize = 1_100;
 /// The collection.
 pub const NAMESPACE: &str = "numbers.products";
 /// Where its documents go.
@@ -41,18 +45,7 @@ impl World {
     pub async fn new(documents: u64) -> Result<Self> {
         let mongo = MongoDb::builder().cache_gb(1.0).start().await?;
         let collection = mongo.client().database("numbers").collection("products");
-        let mut maker = Maker(StdRng::seed_from_u64(1));
-        let mut made = 0;
-        while made < documents {
-            let some = INSERT.min(documents - made);
-            let batch: Vec<Document> =
-                (0..some).map(|index| maker.document(made + index)).collect();
-            collection.insert_many(batch).await?;
-            made += some;
-        }
-        // For the updates; the copy reads by `_id`.
-        let number = IndexModel::builder().keys(doc! { "number": 1 }).build();
-        collection.create_index(number).await?;
+        fill(&collection, 0..documents, ORDINARY).await?;
         let endpoint = Endpoint::start().await?;
         Ok(Self { mongo, collection, documents, endpoint, bodies: None })
     }
@@ -98,15 +91,48 @@ impl World {
 
     /// Sets a field of the first `count` documents, and says when the first of it may have been.
     pub async fn update(&self, count: u64, round: u64) -> Result<Timestamp> {
-        let admin = self.collection.client().database("admin");
-        let hello = admin.run_command(doc! { "hello": 1 }).await?;
-        let before = hello.get_timestamp("operationTime")?;
-        let chosen = doc! { "number": { "$lt": i64::try_from(count)? } };
-        let changed = doc! { "$set": { "round": i64::try_from(round)? } };
-        let done = self.collection.update_many(chosen, changed).await?;
-        ensure!(done.modified_count == count, "{} of {count}", done.modified_count);
-        Ok(Timestamp { time: before.time, increment: before.increment + 1 })
+        update(&self.collection, count, round).await
     }
+}
+
+/// The same in any collection that was filled.
+pub async fn update(
+    collection: &Collection<Document>,
+    count: u64,
+    round: u64,
+) -> Result<Timestamp> {
+    let admin = collection.client().database("admin");
+    let hello = admin.run_command(doc! { "hello": 1 }).await?;
+    let before = hello.get_timestamp("operationTime")?;
+    let chosen = doc! { "number": { "$lt": i64::try_from(count)? } };
+    let changed = doc! { "$set": { "round": i64::try_from(round)? } };
+    let done = collection.update_many(chosen, changed).await?;
+    ensure!(done.modified_count == count, "{} of {count}", done.modified_count);
+    Ok(Timestamp { time: before.time, increment: before.increment + 1 })
+}
+
+/// Writes documents of about so many `bytes`, with these numbers, and the index that updates need; the
+/// copy reads by `_id`. Returns their bytes together.
+pub async fn fill(
+    collection: &Collection<Document>,
+    numbers: Range<u64>,
+    bytes: usize,
+) -> Result<u64> {
+    let mut maker = Maker(StdRng::seed_from_u64(1 + numbers.start));
+    let most = (INSERTED / bytes as u64).clamp(1, INSERT);
+    let (mut next, mut written) = (numbers.start, 0);
+    while next < numbers.end {
+        let end = numbers.end.min(next + most);
+        let batch =
+            (next..end).map(|number| Ok(RawDocumentBuf::try_from(&maker.sized(number, bytes))?));
+        let batch: Vec<RawDocumentBuf> = batch.collect::<Result<_>>()?;
+        written += batch.iter().map(|document| document.as_bytes().len() as u64).sum::<u64>();
+        collection.clone_with_type::<RawDocumentBuf>().insert_many(batch).await?;
+        next = end;
+    }
+    let number = IndexModel::builder().keys(doc! { "number": 1 }).build();
+    collection.create_index(number).await?;
+    Ok(written)
 }
 
 struct Maker(StdRng);
@@ -138,6 +164,37 @@ impl Maker {
         id[4..9].copy_from_slice(b"bench");
         id[9..].copy_from_slice(&number.to_be_bytes()[5..]);
         ObjectId::from_bytes(id)
+    }
+
+    /// One of about so many bytes: a few fields, or the ordinary one with as many reviews as it takes.
+    fn sized(&mut self, number: u64, bytes: usize) -> Document {
+        if bytes < ORDINARY {
+            return doc! {
+                "_id": Self::key(number),
+                "number": i64::try_from(number).expect("a small number"),
+                "sku": format!("SKU-{number:010}"),
+                "title": self.text(12),
+                "price": f64::from(self.0.random_range(100..100_000_u32)) / 100.0,
+                "status": "live",
+            };
+        }
+        let mut document = self.document(number);
+        let mut left = bytes - ORDINARY;
+        let mut more = Vec::new();
+        loop {
+            let (user, text) = (self.text(1), self.text(12));
+            // What BSON adds to the two, at the most.
+            let size = user.len() + text.len() + 48;
+            if size > left {
+                break;
+            }
+            left -= size;
+            more.push(doc! { "user": user, "stars": self.0.random_range(1..6_i32), "text": text });
+        }
+        if !more.is_empty() {
+            document.insert("more", more);
+        }
+        document
     }
 
     /// 15 fields, nested, 1.1 KB.
