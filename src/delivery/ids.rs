@@ -4,18 +4,16 @@
 //! What the first probe found is stored and never changes, since ids that have been written must
 //! mean the same for ever. A namespace that was empty adopts the first type that it meets.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bson::RawBsonRef;
+use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     change::{
-        Namespace,
+        KeyMap, Namespace,
         id::{IdType, IdTypes},
     },
     checkpoint::{
@@ -41,19 +39,22 @@ pub trait Probe: Send + Sync {
 pub struct Ids {
     store: Arc<dyn Store>,
     probe: Arc<dyn Probe>,
-    known: Mutex<HashMap<Namespace, IdTypes>>,
-    /// One decision at a time: two lanes must not adopt two types.
-    deciding: tokio::sync::Mutex<()>,
+    /// Decided once each: two lanes must not adopt two types.
+    known: Mutex<KeyMap<Namespace, Arc<OnceCell<IdTypes>>>>,
 }
 
 impl Ids {
     /// Nothing is known yet but to the store.
     pub fn new(store: Arc<dyn Store>, probe: Arc<dyn Probe>) -> Self {
-        Self { store, probe, known: Mutex::default(), deciding: tokio::sync::Mutex::new(()) }
+        Self { store, probe, known: Mutex::default() }
     }
 
-    fn cached(&self, namespace: &Namespace) -> Option<IdTypes> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(namespace).copied()
+    fn known(&self, namespace: &Namespace) -> Arc<OnceCell<IdTypes>> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.get(namespace) {
+            Some(types) => types.clone(),
+            None => known.entry(namespace.clone()).or_default().clone(),
+        }
     }
 
     /// The types of a namespace; `met` is the `_id` of a document that is being delivered.
@@ -66,28 +67,27 @@ impl Ids {
         met: RawBsonRef<'_>,
         stop: &CancellationToken,
     ) -> Result<IdTypes, Halt> {
-        if let Some(types) = self.cached(namespace) {
-            return Ok(types);
-        }
-        let _deciding = self.deciding.lock().await;
-        if let Some(types) = self.cached(namespace) {
-            return Ok(types);
-        }
+        let types = self.known(namespace);
+        types.get_or_try_init(|| self.decide(namespace, met, stop)).await.copied()
+    }
+
+    async fn decide(
+        &self,
+        namespace: &Namespace,
+        met: RawBsonRef<'_>,
+        stop: &CancellationToken,
+    ) -> Result<IdTypes, Halt> {
         let key = keys::id_types(namespace.as_str());
         let stored: Option<IdTypesRecord> = insist(stop, || load(&*self.store, &key)).await?;
-        let types = match stored {
-            Some(record) => record.types,
-            None => {
-                let mut types = self.probe.id_types(namespace).await?;
-                if types.is_empty() {
-                    types.insert(IdType::of(met));
-                }
-                let write = put(key, &IdTypesRecord { types });
-                insist_on_writing(&*self.store, vec![write], stop).await?;
-                types
-            }
-        };
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(namespace.clone(), types);
+        if let Some(record) = stored {
+            return Ok(record.types);
+        }
+        let mut types = self.probe.id_types(namespace).await?;
+        if types.is_empty() {
+            types.insert(IdType::of(met));
+        }
+        let write = put(key, &IdTypesRecord { types });
+        insist_on_writing(&*self.store, vec![write], stop).await?;
         Ok(types)
     }
 }

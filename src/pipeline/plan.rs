@@ -16,6 +16,7 @@ use std::{
 };
 
 use bson::{Timestamp, Uuid, oid::ObjectId};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -47,6 +48,9 @@ use super::{
 pub use again::PartId;
 use choosing::Chosen;
 pub use replacing::Replacements;
+
+/// Collections that the source is asked about at a time: the answers are small and the ways long.
+const AT_ONCE: usize = 8;
 
 /// Where a target's run begins.
 pub struct Plan {
@@ -215,8 +219,10 @@ impl Planning<'_> {
         for &index in fresh.iter().filter(|index| !whole.contains(index)) {
             self.keep_all(self.rules.get(index).rule()).await?;
         }
+        let remembered: Vec<_> =
+            whole.iter().map(|&index| self.remember_rule(self.rules.get(index).rule())).collect();
+        let () = stream::iter(remembered).buffered(AT_ONCE).try_collect().await?;
         for index in whole {
-            self.remember_rule(self.rules.get(index).rule()).await?;
             self.rule_status[usize::from(index.0)].stale(false);
         }
         if !same {
@@ -271,7 +277,7 @@ impl Planning<'_> {
         all: Copies,
         whole: bool,
     ) -> Result<Vec<(RuleIndex, Vec<Arc<Copy>>, bool)>, Error> {
-        let mut copies = Vec::new();
+        let (mut rules, mut copies) = (Vec::new(), Vec::new());
         for (index, planned) in all {
             let planned: Vec<Planned> =
                 planned.into_values().filter(|own| self.is_copied(own)).collect();
@@ -284,13 +290,16 @@ impl Planning<'_> {
                 true => own.is_swept(),
                 false => own.is_complete(),
             });
-            let mut made = Vec::with_capacity(planned.len());
-            for planned in planned {
-                made.push(Arc::new(copy(self.reading, self.rules, index, planned).await?));
-            }
-            copies.push((index, made, complete));
+            rules.push((index, planned.len(), complete));
+            let made = |planned| copy(self.reading, self.rules, index, planned);
+            copies.extend(planned.into_iter().map(made));
         }
-        Ok(copies)
+        let copies: Vec<_> =
+            stream::iter(copies).buffered(AT_ONCE).map_ok(Arc::new).try_collect().await?;
+        let mut copies = copies.into_iter();
+        let own =
+            |(index, count, complete)| (index, copies.by_ref().take(count).collect(), complete);
+        Ok(rules.into_iter().map(own).collect())
     }
 
     /// Plans and stores the chosen copies.
@@ -312,8 +321,20 @@ impl Planning<'_> {
             self.write(patterns.iter().map(keep).collect()).await?;
             self.forget_places(rule, namespace).await?;
         }
+        let cuts: Vec<_> = chosen
+            .iter()
+            .map(|((index, namespace), chosen)| async {
+                match chosen.kind {
+                    None => Ok((Vec::new(), 0)),
+                    Some(kind) => {
+                        cut(self.reading, self.rules.get(*index).rule(), namespace, kind).await
+                    }
+                }
+            })
+            .collect();
+        let cuts: Vec<_> = stream::iter(cuts).buffered(AT_ONCE).try_collect().await?;
         let mut plans = Vec::with_capacity(chosen.len());
-        for ((index, namespace), chosen) in chosen {
+        for (((index, namespace), chosen), (bounds, expected)) in chosen.iter().zip(cuts) {
             let rule = self.rules.get(*index).rule();
             let known = copies.entry(*index).or_default();
             let before = known.get(namespace).and_then(|known| known.plan.container.as_deref());
@@ -328,10 +349,6 @@ impl Planning<'_> {
                     "the rule writes to another place than before: what it wrote there stays"
                 );
             }
-            let (bounds, expected) = match chosen.kind {
-                None => (Vec::new(), 0),
-                Some(kind) => cut(self.reading, rule, namespace, kind).await?,
-            };
             let plan = CopyPlanRecord {
                 id: Uuid::new(),
                 started: now,
@@ -354,13 +371,13 @@ impl Planning<'_> {
     /// Lets MongoDB evaluate each rule's filter, projection and pipeline once on nothing: what it
     /// does not understand, or does not allow, is told now and not for ever after.
     async fn try_reads(&self) -> Result<(), Error> {
-        for (_, rule) in self.rules.iter() {
+        let tried = self.rules.iter().map(async |(_, rule)| {
             // A pattern's namespaces may not be there yet.
             let named = rule.rule().namespaces.include.iter().find_map(|pattern| match pattern {
                 NamespacePattern::Exact(namespace) => Some(namespace.clone()),
                 NamespacePattern::Glob(_) | NamespacePattern::Regex(_) => None,
             });
-            let Some(namespace) = named.filter(|_| rule.follows()) else { continue };
+            let Some(namespace) = named.filter(|_| rule.follows()) else { return Ok(()) };
             let tried = self
                 .reading
                 .insist("trying a rule's read", || {
@@ -368,17 +385,16 @@ impl Planning<'_> {
                 })
                 .await;
             match tried {
-                Ok(_) => {}
-                Err(None) => return Err(Error::Stopped),
-                Err(Some(error)) => {
-                    return Err(Error::Refused(format!(
-                        "rule {}: MongoDB refuses its filter, project or pipeline: {error}",
-                        rule.rule().name
-                    )));
-                }
+                Ok(_) => Ok(()),
+                Err(None) => Err(Error::Stopped),
+                Err(Some(error)) => Err(Error::Refused(format!(
+                    "rule {}: MongoDB refuses its filter, project or pipeline: {error}",
+                    rule.rule().name
+                ))),
             }
-        }
-        Ok(())
+        });
+        let tried: Vec<_> = tried.collect();
+        stream::iter(tried).buffered(AT_ONCE).try_collect().await
     }
 
     /// Sees to a rule that is not the one that was copied.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, Uuid, doc, rawdoc};
-
+use futures_util::future::try_join_all;
 use mongodb::options::{ReadPreference, SelectionCriteria};
 
 use crate::change::{
@@ -242,19 +242,17 @@ impl Source {
     /// Whatever the driver returns.
     pub async fn id_types(&self, namespace: &Namespace) -> Result<IdTypes, Error> {
         let database = self.client.database(namespace.database());
-        let mut found = Vec::new();
-        for (aliases, types) in PROBES {
+        let probes = PROBES.iter().map(async |(aliases, types)| {
             let all: RawArrayBuf = aliases.iter().copied().collect();
             let command = rawdoc! {
                 "find": namespace.collection(), "filter": { "_id": { "$type": all } },
                 "projection": { "_id": 1 }, "limit": 1, "singleBatch": true,
                 "readConcern": { "level": "majority" },
             };
-            if !self.all(&database, command).await?.is_empty() {
-                found.extend_from_slice(types);
-            }
-        }
-        Ok(found.into())
+            let is_there = !self.all(&database, command).await?.is_empty();
+            Ok::<_, Error>(if is_there { *types } else { &[] })
+        });
+        Ok(try_join_all(probes).await?.concat().into())
     }
 }
 
