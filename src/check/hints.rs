@@ -288,22 +288,17 @@ fn placed(rule: &Rule, target: &Target, destination: &Destination, found: &mut V
     }
     let looked_up = |events: &EventSettings| events.full_document == FullDocument::UpdateLookup;
     if rule.events.as_ref().is_some_and(looked_up)
-        && let Place::Engine(place) = &destination.place
-        && [&place.index.name, &place.routing]
-            .into_iter()
-            .flatten()
-            .any(Template::depends_on_document)
+        && let Some((what, help)) = lies_by_field(&destination.place)
     {
         let words = format!(
-            "in {} an event can lie twice: its index or shard is made of the document's fields, and \
+            "in {} an event can lie twice: its {what} is made of the document's fields, and \
              `full_document: update_lookup` brings them as they are when the event is read, perhaps again \
              after a restart",
             destination.target
         );
-        found.push(Finding::warning("event_places", part(), words).help(
-            "`full_document: required` brings the document as it was behind the change; or make the \
-             index and the routing of the namespace or of `{_id}`",
-        ));
+        found.push(Finding::warning("event_places", part(), words).help(format!(
+            "`full_document: required` brings the document as it was behind the change; or make {help}"
+        )));
     }
     let Some(project) = rule.project.as_ref().map(projected) else { return };
     if project.keeps || !rule.pipeline.is_empty() || rule.transform.is_some() {
@@ -328,6 +323,21 @@ fn placed(rule: &Rule, target: &Target, destination: &Destination, found: &mut V
                 );
             }
         }
+    }
+}
+
+/// What of an event's place is made of a field, and what to make it of instead.
+fn lies_by_field(place: &Place) -> Option<(&'static str, &'static str)> {
+    let by_field =
+        |template: &Option<Template>| template.as_ref().is_some_and(Template::depends_on_document);
+    match place {
+        Place::Engine(place) if by_field(&place.index.name) || by_field(&place.routing) => {
+            Some(("index or shard", "the index and the routing of the namespace or of `{_id}`"))
+        }
+        Place::MongoDb(place) if by_field(&place.namespace) => {
+            Some(("collection", "`namespace` of `{db}`, `{collection}` and `{rule}`"))
+        }
+        _ => None,
     }
 }
 

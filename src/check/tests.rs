@@ -125,6 +125,23 @@ fn what_a_place_is_told(#[case] place: &str, #[case] body: &str, #[case] expecte
 }
 
 #[rstest]
+#[case::by_a_field("log.{owner}", "", &["warning rule r event_places"])]
+#[case::by_a_field_as_it_was("log.{owner}", "changes: { full_document: required }, ", &["note rule r images"])]
+#[case::by_the_namespace("log.{db}_{collection}", "", &[])]
+fn what_a_log_in_a_mongodb_is_told(
+    #[case] namespace: &str,
+    #[case] more: &str,
+    #[case] expected: &[&str],
+) {
+    let target = "  t: { mongodb: { uri: \"mongodb://h/?replicaSet=rs1\" } }";
+    let rule = format!(
+        "  - {{ name: r, namespace: shop.products, delivery: events, {more}\
+         to: [{{ target: t, namespace: '{namespace}' }}] }}"
+    );
+    assert_eq!(codes(target, &rule), expected);
+}
+
+#[rstest]
 #[case::in_clear("urls: [http://es1:9200], auth: { bearer: x }", &["warning target t login_in_clear"])]
 #[case::near("urls: [http://localhost:9200], auth: { bearer: x }", &[])]
 #[case::without_login("urls: [http://es1:9200]", &[])]

@@ -52,8 +52,13 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects, and writes nothing.
-    pub async fn open(uri: &Secret, owner: &str, run: &str) -> Result<Self, Retry> {
+    /// Connects, and writes nothing. `only_append` says that nothing but events is written: whoever ends
+    /// what an earlier process left behind lets them alone.
+    pub async fn open(
+        uri: &Secret,
+        (owner, run): (&str, &str),
+        only_append: bool,
+    ) -> Result<Self, Retry> {
         let failed = |error: mongodb::error::Error| answer::refusal(&error);
         let mut options = ClientOptions::parse(uri.expose()).await.map_err(failed)?;
         options.app_name.get_or_insert_with(|| "mongosync".into());
@@ -90,7 +95,7 @@ impl Connection {
             sharded: deployment.sharded,
             client,
             owner: owner.to_owned(),
-            run: format!("mongosync {owner} {run}"),
+            run: fence::mark(owner, run, only_append),
             reached: Instant::now(),
             alone: OnceCell::new(),
             lanes: Mutex::default(),
