@@ -86,7 +86,7 @@ impl Table {
         )?;
         let times = params![written.start.version(), written.end.version()];
         let ids = query.query_map(times, |row| row.get::<_, String>(0))?;
-        ids.map(|id| Ok(PlaceKey(id?.into()))).collect()
+        ids.map(|id| Ok(PlaceKey(id?.into_bytes().into()))).collect()
     }
 
     fn json(&self, id: &str) -> rusqlite::Result<Option<String>> {
@@ -114,7 +114,7 @@ impl Table {
 #[async_trait::async_trait]
 impl Target for Table {
     fn place(&self, _rule: &str, placing: &Placing<'_>) -> Result<Placed, String> {
-        let place = PlaceKey(format!("{} {}", placing.namespace, placing.id).into());
+        let place = PlaceKey(format!("{} {}", placing.namespace, placing.id).into_bytes().into());
         Ok(Placed { place, extra: bytes::Bytes::new() })
     }
 

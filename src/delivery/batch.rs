@@ -1,13 +1,13 @@
 //! What a lane gathers for one delivery: the encoded items, and what waits for them.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashSet, hash_map},
     ops::Range,
     sync::Arc,
 };
 
 use crate::{
-    change::{ClusterTime, DocumentKey, Namespace, Phase, RuleIndex, event::Happened},
+    change::{ClusterTime, DocumentKey, KeyMap, Namespace, Phase, RuleIndex, event::Happened},
     checkpoint::tracker::Claim,
     target::{Action, Item, Operation, PlaceKey, Request, Target},
 };
@@ -67,7 +67,7 @@ pub struct Batch {
     /// What was made void is `None`.
     entries: Vec<Option<Entry>>,
     /// Where the others stand.
-    by_place: HashMap<PlaceKey, usize>,
+    by_place: KeyMap<PlaceKey, usize>,
     /// Whose letters there are.
     lettered: HashSet<Lettered>,
     /// Refused before they were sent; stored before anything of the batch is settled.
@@ -81,10 +81,17 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// An empty one behind another. It has room for a body like the last one's: one that grows from
-    /// nothing is copied over and over, and takes twice its size meanwhile.
-    pub fn after(last: &Self) -> Self {
-        Self { body: Vec::with_capacity(last.body.len()), ..Self::default() }
+    /// An empty one behind another. It has room for what is in the last one and a little more: what
+    /// grows from nothing is copied over and over, and takes twice its size meanwhile. The room may be
+    /// that of a body that was sent (`spare`), which costs no new pages.
+    pub fn after(last: &Self, spare: Vec<u8>) -> Self {
+        let (actions, bytes) = (last.by_place.len(), last.body.len() + last.body.len() / 8);
+        let mut by_place = KeyMap::default();
+        by_place.reserve(actions);
+        // One that is far too large belongs to a load that is over.
+        let fits = spare.capacity() >= bytes && spare.capacity() / 4 <= bytes;
+        let body = if fits { spare } else { Vec::with_capacity(bytes) };
+        Self { body, entries: Vec::with_capacity(actions), by_place, ..Self::default() }
     }
 
     /// Whether there is nothing at all in it, claims included.
@@ -107,47 +114,44 @@ impl Batch {
     pub fn push(
         &mut self,
         target: &dyn Target,
-        operation: &Operation,
-        origin: &Arc<Origin>,
+        operation: Operation,
+        origin: Arc<Origin>,
         once: bool,
     ) {
         let start = self.body.len();
         let removes = matches!(operation.action, Action::Remove);
-        if let Err(words) = target.encode(operation, &mut self.body) {
+        if let Err(words) = target.encode(&operation, &mut self.body) {
             self.body.truncate(start);
             if removes {
-                let Origin { namespace, key, .. } = &**origin;
+                let Origin { namespace, key, .. } = &*origin;
                 self.places.iter_mut().for_each(|trim| trim.owe(namespace, key, &operation.place));
             }
             let place = target.describe(&operation.place);
-            let letter = Letter::new(origin.clone(), Stage::Target, words, Some(place));
+            let letter = Letter::new(origin, Stage::Target, words, Some(place));
             self.refuse(vec![letter.owed(once)]);
             return;
         }
         if self.body.len() == start {
-            self.gone.push(origin.clone());
+            self.gone.push(origin);
             return;
         }
-        let entry = Entry {
-            range: start..self.body.len(),
-            place: operation.place.clone(),
-            removes,
-            once,
-            origin: origin.clone(),
-        };
         let last = self.entries.len();
-        if let Some(index) = self.by_place.get_mut(&entry.place) {
-            let known = &mut self.entries[*index];
-            if known.as_ref().is_some_and(|known| known.origin.time > origin.time) {
-                self.body.truncate(start);
-                return;
+        match self.by_place.entry(operation.place.clone()) {
+            hash_map::Entry::Occupied(mut index) => {
+                let known = &mut self.entries[*index.get()];
+                if known.as_ref().is_some_and(|known| known.origin.time > origin.time) {
+                    self.body.truncate(start);
+                    return;
+                }
+                *known = None;
+                index.insert(last);
             }
-            *known = None;
-            *index = last;
-        } else {
-            self.by_place.insert(entry.place.clone(), last);
+            hash_map::Entry::Vacant(place) => {
+                place.insert(last);
+            }
         }
-        self.entries.push(Some(entry));
+        let (range, place) = (start..self.body.len(), operation.place);
+        self.entries.push(Some(Entry { range, place, removes, once, origin }));
     }
 
     /// The removals of these places are tried once: a batch ahead has made letters of them.
@@ -276,7 +280,7 @@ mod tests {
                 event: None,
             };
             let operation = Operation {
-                place: PlaceKey(Bytes::from_static(b"place")),
+                place: PlaceKey((*b"place").into()),
                 action: Action::Remove,
                 time,
                 cause: Cause::Event(time),
@@ -284,7 +288,7 @@ mod tests {
                 namespace,
                 phase,
             };
-            batch.push(&Times, &operation, &Arc::new(origin), false);
+            batch.push(&Times, operation, Arc::new(origin), false);
         }
         let (request, entries) = batch.seal().expect("an item");
         assert_eq!((request.items.len(), entries.len()), (1, 1));

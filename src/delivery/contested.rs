@@ -119,7 +119,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_document_waits_until_the_holder_was_delivered_often_enough() {
         let (contested, mut holders) = Contested::new();
-        let place = PlaceKey(bytes::Bytes::from_static(b"place"));
+        let place = PlaceKey((*b"place").into());
         let meet = || contested.met(&place, Some(subject()));
         // However long: the holder's lane has a backlog.
         for _ in 0..3 * ROUNDS {
@@ -146,7 +146,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_holder_that_is_not_found_is_not_waited_for_for_ever() {
         let (contested, _holders) = Contested::new();
-        let place = PlaceKey(bytes::Bytes::from_static(b"place"));
+        let place = PlaceKey((*b"place").into());
         for _ in 0..2 * ROUNDS {
             assert_eq!(contested.met(&place, None), Waits::Longer);
         }

@@ -27,14 +27,14 @@
 //! have been noted already, let alone behind their lookups.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::Notify;
 
 use crate::{
-    change::{Change, ClusterTime, DocumentKey, Namespace, Phase},
+    change::{Change, ClusterTime, DocumentKey, KeyMap, KeySet, Namespace, Phase},
     checkpoint::tracker::Claim,
 };
 
@@ -97,7 +97,7 @@ pub struct Overflow;
 struct Window {
     id: WindowId,
     namespace: Namespace,
-    seen: HashSet<DocumentKey>,
+    seen: KeySet<DocumentKey>,
     bytes: usize,
     overflow: bool,
 }
@@ -109,11 +109,11 @@ struct Front {
     newest_event: ClusterTime,
     /// No event that was noted and no lookup that has ended is newer.
     newest: ClusterTime,
-    pending: HashMap<Subject, Waiting>,
+    pending: KeyMap<Subject, Waiting>,
     order: VecDeque<Subject>,
     pending_bytes: usize,
     /// What is being read, with the claims of copied documents that what is read stands for too.
-    in_flight: HashMap<Subject, Vec<Claim>>,
+    in_flight: KeyMap<Subject, Vec<Claim>>,
     windows: Vec<Window>,
     output: VecDeque<Change>,
     /// How many of them come from the stream.
@@ -239,7 +239,7 @@ impl Lane {
         front.windows.push(Window {
             id,
             namespace,
-            seen: HashSet::new(),
+            seen: KeySet::default(),
             bytes: 0,
             overflow: false,
         });
@@ -275,26 +275,30 @@ impl Lane {
             return Err(Overflow);
         }
         let mut dropped = 0;
-        let mut taken = Vec::with_capacity(changes.len());
+        // Where nothing changes meanwhile, no copied document has to be looked for.
+        let none_to_come = front.pending.is_empty() && front.in_flight.is_empty();
         for mut change in changes {
-            let subject = Subject { namespace: change.namespace.clone(), key: change.key.clone() };
-            let to_come = match front.pending.get_mut(&subject) {
-                Some(waiting) => Some(&mut waiting.claims),
-                None => front.in_flight.get_mut(&subject),
-            };
-            if let Some(claims) = to_come {
-                change.claims.into_iter().for_each(|claim| claim.join(claims));
-                dropped += 1;
-                continue;
+            if !none_to_come {
+                let subject =
+                    Subject { namespace: change.namespace.clone(), key: change.key.clone() };
+                let to_come = match front.pending.get_mut(&subject) {
+                    Some(waiting) => Some(&mut waiting.claims),
+                    None => front.in_flight.get_mut(&subject),
+                };
+                if let Some(claims) = to_come {
+                    change.claims.into_iter().for_each(|claim| claim.join(claims));
+                    dropped += 1;
+                    continue;
+                }
             }
-            if window.seen.contains(&subject.key) {
+            if window.seen.contains(&change.key) {
                 // Its change is ahead in the output, or was.
                 change.states.clear();
                 dropped += 1;
             }
-            taken.push(change);
+            front.output_changes += usize::from(change.phase == Phase::Changes);
+            front.output.push_back(change);
         }
-        taken.into_iter().for_each(|change| front.put_out(change));
         self.output_added.notify_one();
         Ok(dropped)
     }
@@ -339,7 +343,7 @@ impl Lane {
         let mut front = self.front();
         let front = &mut *front;
         front.newest = front.newest.max(as_of);
-        let mut of_copied: HashMap<Subject, Vec<Claim>> = HashMap::new();
+        let mut of_copied: KeyMap<Subject, Vec<Claim>> = KeyMap::default();
         for (subject, claims) in std::mem::take(&mut front.in_flight) {
             front.mark(&subject, self.window_bytes);
             if !claims.is_empty() {
@@ -401,7 +405,7 @@ impl Lane {
     pub fn try_output_apart(
         &self,
         most: usize,
-        held: &mut HashSet<Subject>,
+        held: &mut KeySet<Subject>,
     ) -> (Vec<Change>, bool) {
         let mut front = self.front();
         let mut taken = Vec::new();
@@ -457,7 +461,7 @@ impl Front {
             }
             if window.bytes >= window_bytes {
                 window.overflow = true;
-                window.seen = HashSet::new();
+                window.seen = KeySet::default();
             } else if window.seen.insert(subject.key.clone()) {
                 window.bytes += subject.key.size() + BESIDE_SEEN;
             }

@@ -10,7 +10,6 @@ use std::{
 };
 
 use bson::spec::BinarySubtype;
-use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -136,7 +135,7 @@ impl Places {
                     .into_iter()
                     .map(|stored| RulePlace {
                         rule: stored.rule.into(),
-                        place: PlaceKey(Bytes::from(stored.place.bytes)),
+                        place: PlaceKey(stored.place.bytes.into()),
                         owed: stored.owed,
                     })
                     .collect())

@@ -6,6 +6,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
+    change::{Phase, RuleIndex},
     checkpoint::tracker::Claim,
     rules::{model::DeliverySettings, units::written_time},
     status::Settled,
@@ -124,6 +125,8 @@ pub struct Delivered {
     pub held: Vec<(Arc<Origin>, Retry)>,
     /// Places whose removals have become letters, or have stayed letters.
     pub owed: Vec<PlaceKey>,
+    /// The room that the body took, for another one; nothing where it is still in use.
+    pub spare: Vec<u8>,
 }
 
 impl Delivered {
@@ -162,6 +165,7 @@ pub async fn deliver(
     let (mut behind, mut held) = (Vec::new(), Vec::new());
     let mut owed = Vec::new();
     let mut given_up = HashSet::new();
+    let mut spare = Vec::new();
     if let Some((request, entries)) = batch.seal() {
         let request = Request { lane, ..request };
         let mut fates = Fates::default();
@@ -189,6 +193,10 @@ pub async fn deliver(
             }
         }
         given_up.extend(buried.into_iter().map(|index| lettered(&entries[index].origin)));
+        if let Ok(mut body) = request.body.try_into_mut() {
+            body.clear();
+            spare = body.into();
+        }
     }
     settled.append(&mut batch.gone);
     // What has become a letter is no success of its document: only a part went through.
@@ -205,7 +213,7 @@ pub async fn deliver(
             () = context.drain.cancelled() => {}
         }
     }
-    Ok(Delivered { course, trims: batch.places, claims: batch.claims, behind, held, owed })
+    Ok(Delivered { course, trims: batch.places, claims: batch.claims, behind, held, owed, spare })
 }
 
 async fn bury(context: &Context, letters: Vec<Letter>) -> Result<(), Halt> {
@@ -271,9 +279,10 @@ async fn send_all(
             Ok(outcomes) => {
                 // Documents whose owed removal has had its try: what was held back behind it goes on.
                 let mut freed = HashSet::new();
+                let mut counted = Counted::of(context);
                 for (&index, outcome) in part.iter().zip(outcomes) {
                     let entry = &entries[index];
-                    match conclude(context, entry, outcome, part.len()) {
+                    match conclude(context, entry, outcome, part.len(), &mut counted) {
                         Conclusion::Through => {
                             context.contested.settled(&entry.place);
                             fates.through.push(index);
@@ -427,13 +436,54 @@ fn cost(origin: &Origin) -> usize {
     lane::cost(&Subject { namespace: origin.namespace.clone(), key: origin.key.clone() })
 }
 
-fn conclude(context: &Context, entry: &Entry, outcome: Outcome, sent_with: usize) -> Conclusion {
+/// Counts documents that share rule, phase and fate, one behind the other, at once.
+struct Counted<'a> {
+    context: &'a Context,
+    of: (RuleIndex, Phase, Settled),
+    count: u64,
+}
+
+impl<'a> Counted<'a> {
+    fn of(context: &'a Context) -> Self {
+        Self { context, of: (RuleIndex(0), Phase::Copy, Settled::Delivered), count: 0 }
+    }
+
+    fn add(&mut self, origin: &Origin, settled: Settled) {
+        let of = (origin.rule, origin.phase, settled);
+        if of != self.of {
+            self.tell();
+            self.of = of;
+        }
+        self.count += 1;
+    }
+
+    fn tell(&mut self) {
+        let (rule, phase, settled) = self.of;
+        let count = std::mem::take(&mut self.count);
+        if count > 0 {
+            self.context.rules[usize::from(rule.0)].count(phase, settled, count);
+        }
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.tell();
+    }
+}
+
+fn conclude(
+    context: &Context,
+    entry: &Entry,
+    outcome: Outcome,
+    sent_with: usize,
+    counted: &mut Counted<'_>,
+) -> Conclusion {
     let origin = &entry.origin;
-    let rule = &context.rules[usize::from(origin.rule.0)];
     match outcome {
         Outcome::Applied => {
             let settled = if entry.removes { Settled::Removed } else { Settled::Delivered };
-            rule.count(origin.phase, settled, 1);
+            counted.add(origin, settled);
             if let Some(since) = origin.since {
                 let elapsed = bson::DateTime::now().timestamp_millis() - since.timestamp_millis();
                 // The server's clock may run ahead of ours.
@@ -443,7 +493,7 @@ fn conclude(context: &Context, entry: &Entry, outcome: Outcome, sent_with: usize
             Conclusion::Through
         }
         Outcome::Superseded => {
-            rule.count(origin.phase, Settled::Superseded, 1);
+            counted.add(origin, Settled::Superseded);
             Conclusion::Through
         }
         // What nobody looks up again can only be refused.
@@ -567,7 +617,7 @@ mod tests {
         let mut items = Vec::new();
         let mut end = 0;
         for (index, size) in sizes.iter().enumerate() {
-            let place = PlaceKey(bytes::Bytes::from(vec![u8::try_from(index).expect("few")]));
+            let place = PlaceKey([u8::try_from(index).expect("few")].into());
             items.push(Item { range: end..end + size, place });
             end += size;
         }

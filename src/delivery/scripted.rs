@@ -150,7 +150,7 @@ impl Target for Scripted {
     fn thing(&self, place: &PlaceKey) -> PlaceKey {
         let place = self.describe(place);
         let thing = place.split('|').next_back().unwrap_or_default();
-        PlaceKey(Bytes::copy_from_slice(thing.as_bytes()))
+        PlaceKey(thing.as_bytes().into())
     }
 
     fn is_scripted(&self, place: &PlaceKey) -> bool {

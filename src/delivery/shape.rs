@@ -4,14 +4,11 @@
 //! never takes away what another puts in the same place. Plain computing: nothing waits but a script
 //! that looks other documents up.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use crate::{
     change::{
-        Change, Document, DocumentKey, Namespace, Phase, RuleIndex, State,
+        Change, Document, DocumentKey, KeyMap, Namespace, Phase, RuleIndex, State,
         id::{self, IdTypes},
     },
     rules::model::{OnDelete, Rule},
@@ -92,6 +89,45 @@ pub(super) struct Given<'a> {
     pub reads: Option<&'a Reads>,
 }
 
+/// So many places are looked through one by one, without a map.
+const FEW: usize = 8;
+
+/// What is put where, each place once. Nearly every change puts one document.
+#[derive(Default)]
+struct Puts {
+    operations: Vec<(Operation, Arc<Origin>)>,
+    /// Where the operations stand, once there are more than a few.
+    by_place: KeyMap<PlaceKey, usize>,
+}
+
+impl Puts {
+    /// The rule that puts something in this place.
+    fn taken(&self, place: &PlaceKey) -> Option<RuleIndex> {
+        let found = match self.by_place.is_empty() {
+            true => self.operations.iter().position(|(other, _)| other.place == *place),
+            false => self.by_place.get(place).copied(),
+        };
+        found.map(|at| self.operations[at].1.rule)
+    }
+
+    /// Its place is not taken.
+    fn push(&mut self, operation: Operation, origin: Arc<Origin>) {
+        let at = self.operations.len();
+        if at == FEW {
+            let places = self.operations.iter().map(|(operation, _)| operation.place.clone());
+            self.by_place = places.zip(0..).collect();
+        }
+        if at >= FEW {
+            self.by_place.insert(operation.place.clone(), at);
+        }
+        self.operations.push((operation, origin));
+    }
+
+    fn places(&self) -> impl Iterator<Item = &PlaceKey> {
+        self.operations.iter().map(|(operation, _)| &operation.place)
+    }
+}
+
 /// What one rule wants.
 enum Verdict {
     Put(Vec<(PlaceKey, bytes::Bytes, Document)>),
@@ -162,8 +198,7 @@ impl Shaper {
         let reads = reads.map(|reads| Reads { after: change.read, ..reads.clone() });
         let id = id::text(&change.key, types);
         let mut shaped = Shaped::default();
-        let mut puts: Vec<(PlaceKey, Operation, Arc<Origin>)> = Vec::new();
-        let mut by_place: HashMap<PlaceKey, RuleIndex> = HashMap::new();
+        let mut puts = Puts::default();
         let mut removes: Vec<(bool, PlaceKey, Arc<Origin>)> = Vec::new();
         let mut left: Vec<PlaceKey> = Vec::new();
         // Places of rules that were not asked (removed from the file, or not part of this copy).
@@ -229,7 +264,7 @@ impl Shaper {
                         (once, it.place.clone(), origin.clone())
                     }));
                     for (place, extra, document) in documents {
-                        if let Some(other) = by_place.insert(place.clone(), *index) {
+                        if let Some(other) = puts.taken(&place) {
                             let words = match other == *index {
                                 true => {
                                     format!("rule {} puts two documents in this place", rule.name)
@@ -241,7 +276,6 @@ impl Shaper {
                                 ),
                             };
                             let described = Some(self.target.describe(&place));
-                            by_place.insert(place, other);
                             shaped.letters.push(Letter::new(
                                 origin.clone(),
                                 Stage::Place,
@@ -254,17 +288,17 @@ impl Shaper {
                             let (rule, place) = (rule.name.clone(), place.clone());
                             shaped.places.push(RulePlace { rule, place, owed: false });
                         }
-                        let operation =
-                            operation(change, place.clone(), extra, Action::Put(document));
-                        puts.push((place, operation, origin.clone()));
+                        let operation = operation(change, place, extra, Action::Put(document));
+                        puts.push(operation, origin.clone());
                     }
                 }
             }
         }
-        self.remove(change, &id, removes, by_place.keys().chain(&left), &mut shaped);
-        shaped
-            .operations
-            .extend(puts.into_iter().map(|(_, operation, origin)| (operation, origin)));
+        self.remove(change, &id, removes, puts.places().chain(&left), &mut shaped);
+        match shaped.operations.is_empty() {
+            true => shaped.operations = puts.operations,
+            false => shaped.operations.extend(puts.operations),
+        }
         Ok(shaped)
     }
 

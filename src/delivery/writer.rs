@@ -2,7 +2,7 @@
 //! batch under way at a time.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::Arc,
     time::Duration,
 };
@@ -14,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    change::{Change, Namespace, id::IdTypes},
+    change::{Change, KeySet, Namespace, id::IdTypes},
     checkpoint::{lease::Validity, tracker::Claim},
     rules::model::DeliverySettings,
     status::{RuleStatus, Settled, TargetStatus},
@@ -105,8 +105,10 @@ pub struct Writer {
     lane: Arc<Lane>,
     context: Arc<Context>,
     batch: Batch,
+    /// Room of a body that was sent.
+    spare: Vec<u8>,
     /// The documents that the batch holds changes of, where that matters.
-    held: HashSet<Subject>,
+    held: KeySet<Subject>,
     /// Whether what comes next has to wait for the batch.
     waits: bool,
     /// When the batch got its first change, and whether a request was under way then.
@@ -127,7 +129,8 @@ impl Writer {
             lane,
             context,
             batch: Batch::default(),
-            held: HashSet::new(),
+            spare: Vec::new(),
+            held: KeySet::default(),
             waits: false,
             begun: None,
             under_way: JoinSet::new(),
@@ -189,6 +192,7 @@ impl Writer {
     ) -> Result<(), Halt> {
         let mut delivered = ended(done)?;
         self.course = delivered.course;
+        self.spare = std::mem::take(&mut delivered.spare);
         self.batch.try_once(&delivered.owed);
         let behind = std::mem::take(&mut delivered.behind);
         let held = std::mem::take(&mut delivered.held);
@@ -269,7 +273,7 @@ impl Writer {
     }
 
     fn start(&mut self) {
-        let next = Batch::after(&self.batch);
+        let next = Batch::after(&self.batch, std::mem::take(&mut self.spare));
         let batch = std::mem::replace(&mut self.batch, next);
         self.held.clear();
         self.waits = false;
@@ -322,7 +326,7 @@ impl Writer {
             self.batch.gone.extend(shaped.gone);
             for (operation, origin) in shaped.operations {
                 let once = shaped.once.contains(&operation.place);
-                self.batch.push(&*context.target, &operation, &origin, once);
+                self.batch.push(&*context.target, operation, origin, once);
             }
             self.batch.claims.extend(claims);
         }

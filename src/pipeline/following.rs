@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    hash::{BuildHasher, RandomState},
+    hash::BuildHasher,
     sync::Arc,
     time::Duration,
 };
@@ -13,7 +13,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     change::{
-        Cause, Change, ClusterTime, DocumentKey, Namespace, Phase, RuleIndex, State, event::Op,
+        Cause, Change, ClusterTime, DocumentKey, Hashing, Namespace, Phase, RuleIndex, State,
+        event::Op,
     },
     checkpoint::tracker::{Claim, Completion, Tracker},
     delivery::{
@@ -52,7 +53,7 @@ const LOOKUPS: usize = 4;
 /// The lanes of a target, and which key belongs to which.
 pub struct Lanes {
     lanes: Vec<Arc<Lane>>,
-    hasher: RandomState,
+    hasher: Hashing,
     /// Nothing that is read for a change is older than this, nor what is written told to be: a sweep
     /// removes what is older than the copies' start.
     floor: ClusterTime,
@@ -77,7 +78,7 @@ impl Lanes {
 
     fn over(lanes: Vec<Arc<Lane>>, floor: ClusterTime) -> Self {
         let (frontier, _) = watch::channel(ClusterTime::ZERO);
-        Self { lanes, hasher: RandomState::new(), floor, frontier }
+        Self { lanes, hasher: Hashing::default(), floor, frontier }
     }
 
     /// Every write for a change bears this time or a later one.

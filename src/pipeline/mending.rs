@@ -162,7 +162,7 @@ impl Mending {
                     namespace: namespace.clone(),
                     phase: Phase::Changes,
                 };
-                batch.push(&*self.context.target, &operation, &origin, false);
+                batch.push(&*self.context.target, operation, origin, false);
             }
             let delivered = tokio::select! {
                 delivered = deliver(self.context.clone(), BESIDE_THE_LANES, batch, course) => delivered?,
@@ -211,7 +211,7 @@ mod tests {
             Mend::documents("shop.items", &written).unwrap(),
             Mend::Redeliver(namespace, keys.to_vec())
         );
-        let place = PlaceKey(Bytes::from_static(b"\x01a\x01b\0"));
+        let place = PlaceKey((*b"\x01a\x01b\0").into());
         let time = ClusterTime(7_710_508_021_874_655_233);
         let read = Mend::places("items", &[written_place(&place, time)]).unwrap();
         assert_eq!(read, Mend::Remove("items".to_owned(), vec![(place, time)]));

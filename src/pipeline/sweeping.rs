@@ -630,7 +630,7 @@ impl Sweeping {
                     namespace: copy.namespace.clone(),
                     phase: Phase::Copy,
                 };
-                batch.push(&*self.context.target, &operation, &origin, false);
+                batch.push(&*self.context.target, operation, origin, false);
             }
             deliver(self.context.clone(), BESIDE_THE_LANES, batch, course)
                 .await?

@@ -572,7 +572,15 @@ impl EngineIndex {
 
     /// `db-collection` in lower case, as engines want their names.
     pub fn default_name(namespace: &Namespace) -> String {
-        format!("{}-{}", namespace.database(), namespace.collection()).to_lowercase()
+        let (database, collection) = (namespace.database(), namespace.collection());
+        let mut name = String::with_capacity(database.len() + 1 + collection.len());
+        for part in [database, "-", collection] {
+            name.push_str(part);
+        }
+        match name.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
+            true => name,
+            false => name.to_lowercase(),
+        }
     }
 }
 

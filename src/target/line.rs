@@ -1,7 +1,6 @@
 //! One line of JSON that tells of one document, for files and for standard output: what a webhook's
 //! message of the format `standard` carries, with the message's id in it.
 
-use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -98,7 +97,7 @@ impl Lines {
             write_text(event, &mut bytes);
         }
         bytes.push(b']');
-        Ok(PlaceKey(Bytes::from(bytes)))
+        Ok(PlaceKey(bytes.into()))
     }
 
     /// Appends the line of an operation, with the line feed that ends it and no other.

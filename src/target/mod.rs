@@ -54,7 +54,7 @@ pub struct Look<'a> {
 /// Two places are the same exactly when they are equal; the bytes are the target's own encoding and
 /// are what the checkpoint store keeps.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct PlaceKey(pub Bytes);
+pub struct PlaceKey(pub Arc<[u8]>);
 
 /// What is to be done in one place.
 #[derive(Clone, Debug)]

@@ -16,7 +16,7 @@ struct Shelf {
 fn lies(at: &str) -> RulePlace {
     RulePlace {
         rule: "products".into(),
-        place: PlaceKey(Bytes::copy_from_slice(at.as_bytes())),
+        place: PlaceKey(at.as_bytes().into()),
         owed: false,
     }
 }

@@ -47,7 +47,7 @@ fn shape(
 }
 
 fn lies(at: &'static str) -> RulePlace {
-    RulePlace { rule: "products".into(), place: PlaceKey(bytes::Bytes::from(at)), owed: false }
+    RulePlace { rule: "products".into(), place: PlaceKey(at.as_bytes().into()), owed: false }
 }
 
 #[rstest]

@@ -13,7 +13,7 @@ const TIME: ClusterTime = ClusterTime(7 << 32 | 3);
 
 fn operation(action: Action) -> Operation {
     Operation {
-        place: PlaceKey(Bytes::new()),
+        place: PlaceKey([].into()),
         action,
         time: TIME,
         cause: Cause::Event(TIME),

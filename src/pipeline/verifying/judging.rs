@@ -388,13 +388,12 @@ impl<'a> Events<'a> {
 #[cfg(test)]
 mod tests {
     use bson::RawBsonRef;
-    use bytes::Bytes;
 
     use super::*;
 
     #[test]
     fn a_document_is_suspect_in_the_places_that_are_wrong() {
-        let place = |name: &'static str| PlaceKey(Bytes::from_static(name.as_bytes()));
+        let place = |name: &'static str| PlaceKey(name.as_bytes().into());
         let wanted = || {
             let key = DocumentKey::from_id(RawBsonRef::Int32(1)).unwrap();
             Wanted::for_test(key, vec![place("a"), place("b"), place("c")])

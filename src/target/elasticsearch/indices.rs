@@ -28,7 +28,10 @@ use super::{
     place::EnginePlaceKey,
     replacement,
 };
-use crate::target::{Outcome, Pressure, Request, Retry};
+use crate::{
+    change::KeyMap,
+    target::{Outcome, Pressure, Request, Retry},
+};
 
 /// So many names are remembered. Names that are known to exist are then forgotten and looked for
 /// again when they next occur.
@@ -76,7 +79,7 @@ impl Trouble {
 pub(super) struct Indices {
     /// Marks what is this target's.
     owner: String,
-    known: RwLock<HashMap<Arc<str>, Known>>,
+    known: RwLock<KeyMap<Arc<str>, Known>>,
     /// Names whose index was made by this process and has not been listed.
     fresh: Mutex<HashSet<String>>,
     pub filling: Filling,
@@ -360,7 +363,7 @@ impl Indices {
         self.filling.arrange(nodes).await.map_err(Trouble::Request)
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, HashMap<Arc<str>, Known>> {
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, KeyMap<Arc<str>, Known>> {
         self.known.read().expect("nothing panics while it holds the indices")
     }
 

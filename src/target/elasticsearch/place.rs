@@ -4,7 +4,6 @@
 
 use std::fmt;
 
-use bytes::Bytes;
 
 use crate::target::PlaceKey;
 
@@ -45,7 +44,7 @@ impl<'a> EnginePlaceKey<'a> {
             bytes.push(length as u8);
             bytes.extend_from_slice(part.as_bytes());
         }
-        PlaceKey(Bytes::from(bytes))
+        PlaceKey(bytes.into())
     }
 
     /// The place that the bytes stand for.

@@ -1,14 +1,14 @@
 //! Where the documents of each rule lie in an engine: the rule's templates, filled in.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
 use bytes::Bytes;
 
 use crate::{
-    change::Namespace,
+    change::{KeyMap, Namespace},
     rules::{
         model::{EngineIndex, EnginePlace, NamespacePattern, Selector},
         template::Part,
@@ -49,12 +49,12 @@ struct Route {
 }
 
 /// The routes of one engine.
-pub(super) struct Routes(HashMap<String, Route>);
+pub(super) struct Routes(KeyMap<String, Route>);
 
 impl Routes {
     /// Declares the indices whose names are known in advance.
     pub fn new(rules: Vec<EngineRule>, indices: &Indices) -> Self {
-        let routes: HashMap<_, _> = rules
+        let routes: KeyMap<_, _> = rules
             .into_iter()
             .map(|rule| {
                 let index = &rule.place.index;

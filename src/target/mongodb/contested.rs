@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn a_place_is_cleared_the_second_time() {
         let contested = Contested::default();
-        let place = PlaceKey(bytes::Bytes::from_static(b"place"));
+        let place = PlaceKey((*b"place").into());
         assert_eq!(contested.met(&place, "a: 1"), Way::Again);
         assert_eq!(contested.met(&place, "a: 1"), Way::Clear);
         // Another value.

@@ -44,7 +44,7 @@ mod tests {
     #[test]
     fn only_what_fails_while_others_go_through_is_to_blame() {
         let doubted = Doubted::default();
-        let place = PlaceKey(bytes::Bytes::from_static(b"place"));
+        let place = PlaceKey((*b"place").into());
         for (written, expected) in [(5, false), (5, false), (6, true), (9, true)] {
             assert_eq!(doubted.is_to_blame(&place, written), expected, "{written}");
         }

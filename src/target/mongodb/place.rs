@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(read.to_string(), "shop.items 7");
         assert_eq!(read.id.get_i64("_id").expect("an _id"), 7);
         for length in 0..place.0.len() {
-            let cut = PlaceKey(place.0.slice(..length));
+            let cut = PlaceKey(place.0[..length].into());
             MongoPlaceKey::decode(&cut).expect_err("a part is no place");
         }
     }

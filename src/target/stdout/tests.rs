@@ -37,7 +37,7 @@ fn request(lines: &[&str]) -> Request {
             body.extend_from_slice(line.as_bytes());
             super::super::Item {
                 range: start..body.len(),
-                place: PlaceKey(Bytes::copy_from_slice(line.as_bytes())),
+                place: PlaceKey(line.as_bytes().into()),
             }
         })
         .collect();

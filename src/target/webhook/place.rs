@@ -3,7 +3,6 @@
 //! what a removal needs of the document, and nothing of the rule file: that may be a secret, and may
 //! be another one tomorrow, when the removal is to go there.
 
-use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -70,7 +69,7 @@ pub(super) fn place_key(
         }
     }
     bytes.push(b']');
-    PlaceKey(Bytes::from(bytes))
+    PlaceKey(bytes.into())
 }
 
 /// The id of a document, as text and as JSON: that which a script has set, else the document's own.
@@ -157,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_place_of_another_target_is_told() {
-        let other = PlaceKey(Bytes::from_static(b"\x08products\x011"));
+        let other = PlaceKey((*b"\x08products\x011").into());
         assert!(WebhookPlace::decode(&other).is_err());
     }
 }

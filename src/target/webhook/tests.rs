@@ -379,7 +379,7 @@ fn a_path_that_is_changed_moves_no_document() {
     let words = encoded(&moved, &remembered(&moved, &before)).expect_err("it can't be made");
     assert!(words.contains("has no region, which `url` asks for"), "{words}");
     // Another kind of target has put it there.
-    let other = PlaceKey(Bytes::from_static(b"\x08products\x011"));
+    let other = PlaceKey((*b"\x08products\x011").into());
     assert_eq!(encoded(&moved, &remembered(&moved, &other)), Ok(String::new()));
 }
 
