@@ -402,11 +402,7 @@ impl Lane {
 
     /// Takes up to `most` changes from the output, in order, as long as none is of a document in `held`,
     /// to which each is added. Whether one of those stands next.
-    pub fn try_output_apart(
-        &self,
-        most: usize,
-        held: &mut KeySet<Subject>,
-    ) -> (Vec<Change>, bool) {
+    pub fn try_output_apart(&self, most: usize, held: &mut KeySet<Subject>) -> (Vec<Change>, bool) {
         let mut front = self.front();
         let mut taken = Vec::new();
         let mut apart = true;

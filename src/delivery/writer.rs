@@ -1,11 +1,7 @@
 //! The end of a lane: takes changes in order, shapes them, gathers them into batches, and has one
 //! batch under way at a time.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::{
     task::{JoinError, JoinSet},

@@ -1,12 +1,7 @@
 //! The changes of one target: one task reads the stream and spreads its keys over the lanes, and one
 //! task a lane looks the documents up.
 
-use std::{
-    collections::HashMap,
-    hash::BuildHasher,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, hash::BuildHasher, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{mpsc, watch};

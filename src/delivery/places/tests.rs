@@ -14,11 +14,7 @@ struct Shelf {
 }
 
 fn lies(at: &str) -> RulePlace {
-    RulePlace {
-        rule: "products".into(),
-        place: PlaceKey(at.as_bytes().into()),
-        owed: false,
-    }
+    RulePlace { rule: "products".into(), place: PlaceKey(at.as_bytes().into()), owed: false }
 }
 
 fn subject() -> Subject {

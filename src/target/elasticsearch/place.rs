@@ -4,7 +4,6 @@
 
 use std::fmt;
 
-
 use crate::target::PlaceKey;
 
 /// One place of an engine, borrowed from its bytes.

@@ -35,10 +35,7 @@ fn request(lines: &[&str]) -> Request {
         .map(|line| {
             let start = body.len();
             body.extend_from_slice(line.as_bytes());
-            super::super::Item {
-                range: start..body.len(),
-                place: PlaceKey(line.as_bytes().into()),
-            }
+            super::super::Item { range: start..body.len(), place: PlaceKey(line.as_bytes().into()) }
         })
         .collect();
     Request { body: body.into(), items, lane: 0, right: None }
