@@ -129,12 +129,23 @@ impl Maker {
         ObjectId::from_bytes(self.0.random())
     }
 
+    /// As drivers make them: in the order of time, so that `_id` and the order of insertion agree.
+    fn key(number: u64) -> ObjectId {
+        const SECOND: u64 = 1_000;
+        let mut id = [0; 12];
+        let seconds = u32::try_from(1_700_000_000 + number / SECOND).expect("a time before 2106");
+        id[..4].copy_from_slice(&seconds.to_be_bytes());
+        id[4..9].copy_from_slice(b"bench");
+        id[9..].copy_from_slice(&number.to_be_bytes()[5..]);
+        ObjectId::from_bytes(id)
+    }
+
     /// 15 fields, nested, 1.1 KB.
     fn document(&mut self, number: u64) -> Document {
         let created = 1_700_000_000_000 + self.0.random_range(0..90_000_000_000_i64);
         let price = f64::from(self.0.random_range(100..100_000_u32)) / 100.0;
         doc! {
-            "_id": self.id(),
+            "_id": Self::key(number),
             "number": i64::try_from(number).expect("a small number"),
             "sku": format!("SKU-{number:010}"),
             "title": self.text(7),

@@ -6,6 +6,8 @@
 
 use std::{collections::HashSet, sync::Arc};
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::{
     change::{
         Change, Document, DocumentKey, KeyMap, Namespace, Phase, RuleIndex, State,
@@ -130,7 +132,7 @@ impl Puts {
 
 /// What one rule wants.
 enum Verdict {
-    Put(Vec<(PlaceKey, bytes::Bytes, Document)>),
+    Put(SmallVec<[(PlaceKey, bytes::Bytes, Document); 1]>),
     Remove,
     Leave,
 }
@@ -366,20 +368,21 @@ impl Shaper {
             State::Dropped | State::Happened(_) => return Ok(Verdict::Leave),
             State::Failed(words) => return refuse(Stage::Source, words.clone()),
         };
-        let (documents, meta) = match self.transform(rule, given, document) {
-            Ok(Outcome::Unchanged(meta)) => (vec![document.clone()], meta),
-            Ok(Outcome::Document(document, meta)) => (vec![document], meta),
-            Ok(Outcome::Documents(documents, meta)) => (documents, meta),
-            Ok(Outcome::Remove) => return Ok(Verdict::Remove),
-            Ok(Outcome::Skip) => {
-                shaped.skipped.push(origin.rule);
-                return Ok(Verdict::Leave);
-            }
-            Ok(Outcome::Stopped) => return Err(Halt::Stopped),
-            Ok(Outcome::Failed(words)) => return refuse(Stage::Transform, words),
-            Err(error) => return refuse(Stage::Transform, error.to_string()),
-        };
-        let mut placed = Vec::with_capacity(documents.len());
+        let (documents, meta): (SmallVec<[Document; 1]>, Meta) =
+            match self.transform(rule, given, document) {
+                Ok(Outcome::Unchanged(meta)) => (smallvec![document.clone()], meta),
+                Ok(Outcome::Document(document, meta)) => (smallvec![document], meta),
+                Ok(Outcome::Documents(documents, meta)) => (documents.into(), meta),
+                Ok(Outcome::Remove) => return Ok(Verdict::Remove),
+                Ok(Outcome::Skip) => {
+                    shaped.skipped.push(origin.rule);
+                    return Ok(Verdict::Leave);
+                }
+                Ok(Outcome::Stopped) => return Err(Halt::Stopped),
+                Ok(Outcome::Failed(words)) => return refuse(Stage::Transform, words),
+                Err(error) => return refuse(Stage::Transform, error.to_string()),
+            };
+        let mut placed = SmallVec::with_capacity(documents.len());
         for document in documents {
             match self.place(rule, given, &document, &meta) {
                 Ok((place, extra)) => placed.push((place, extra, document)),

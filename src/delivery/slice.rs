@@ -19,8 +19,10 @@ use super::{
 
 /// What is to be shaped.
 pub(super) struct Slice {
-    /// In order, each with the types of its namespace.
-    pub changes: Vec<(Change, IdTypes)>,
+    /// In order.
+    pub changes: Vec<Change>,
+    /// Of each change, the types of its namespace.
+    pub types: Vec<IdTypes>,
     /// The stored places of those that need them.
     pub places: HashMap<Subject, Vec<RulePlace>>,
 }
@@ -50,7 +52,7 @@ impl Slice {
         let lookup = context
             .lookup
             .as_ref()
-            .filter(|_| self.changes.iter().any(|(change, _)| context.shaper.looks_up(change)));
+            .filter(|_| self.changes.iter().any(|change| context.shaper.looks_up(change)));
         match lookup {
             None => self.shape_with(&context.shaper, None),
             Some(lookup) => self.shape_aside(context, lookup.clone()).await,
@@ -83,7 +85,7 @@ impl Slice {
     fn shape_with(mut self, shaper: &Shaper, reads: Option<&Reads>) -> Result<ShapedSlice, Halt> {
         let mut slice = ShapedSlice::default();
         slice.changes.reserve(self.changes.len());
-        for (change, types) in self.changes {
+        for (change, types) in self.changes.into_iter().zip(self.types) {
             let moving = shaper
                 .needs_places(&change)
                 .then(|| Subject { namespace: change.namespace.clone(), key: change.key.clone() });

@@ -301,12 +301,11 @@ impl Writer {
                 forgotten.insert(subject.clone(), found);
             }
         }
-        let mut typed = Vec::with_capacity(changes.len());
-        for change in changes {
-            let types = self.types_of(&change).await?;
-            typed.push((change, types));
+        let mut types = Vec::with_capacity(changes.len());
+        for change in &changes {
+            types.push(self.types_of(change).await?);
         }
-        let slice = Slice { changes: typed, places };
+        let slice = Slice { changes, types, places };
         let ShapedSlice { changes, mut moves } = slice.shape(&context).await?;
         for Move { subject, old, .. } in &mut moves {
             old.extend(forgotten.get(subject).into_iter().flatten().cloned());

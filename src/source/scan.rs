@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Bytes of documents that one reply is asked to hold, about.
-const REPLY: u64 = 2 << 20;
+const REPLY: u64 = 1 << 20;
 /// Documents in a reply, at the most.
 const MOST: u64 = 5_000;
 

@@ -8,12 +8,12 @@ use std::{
     collections::BTreeSet,
     fmt,
     path::{Path, PathBuf},
-    sync::LazyLock,
+    sync::{LazyLock, Mutex, PoisonError},
 };
 
 use rhai::{
-    AST, ASTNode, Dynamic, Engine, EvalAltResult, Expr, FnPtr, ImmutableString, Module, Position,
-    Scope, Shared, Stmt,
+    AST, ASTNode, Caches, Dynamic, Engine, EvalAltResult, Expr, FnPtr, ImmutableString, Module,
+    Position, Scope, Shared, Stmt,
     packages::{Package, StandardPackage},
 };
 
@@ -44,6 +44,7 @@ pub struct Script {
     moves: bool,
     skips: bool,
     unknown: Vec<UnknownCall>,
+    resolved: Resolved,
 }
 
 impl fmt::Debug for Script {
@@ -82,10 +83,42 @@ impl Script {
         &self.mentioned.calls
     }
 
+    /// Runs the statements. Which function a call means depends on its name and the types of its
+    /// arguments alone, so what one run has found out holds for the next.
+    fn evaluate(&self, scope: &mut Scope<'_>) -> Result<(), Box<EvalAltResult>> {
+        if !self.imports.is_empty() {
+            // What a run imports is its own, and so is what its calls mean.
+            return self.engine.run_ast_with_scope(scope, &self.ast);
+        }
+        let mut global = self.engine.new_global_runtime_state();
+        global.lib.push(self.ast.shared_lib().clone());
+        let mut caches = self.resolved.take();
+        #[expect(deprecated, reason = "the one way to run an AST with caches that outlive the run")]
+        let ran =
+            self.engine.eval_statements_raw(&mut global, &mut caches, scope, self.ast.statements());
+        self.resolved.give_back(caches);
+        ran.map(|_| ())
+    }
+
     /// Claims that the script moves nothing, to test what happens where that is wrong.
     #[cfg(test)]
     pub(super) fn forget_moves(&mut self) {
         self.moves = false;
+    }
+}
+
+/// Which functions the calls of a script mean, as far as runs have come to them: one for each thread
+/// that runs it at a time.
+#[derive(Default)]
+struct Resolved(Mutex<Vec<Caches>>);
+
+impl Resolved {
+    fn take(&self) -> Caches {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, caches: Caches) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(caches);
     }
 }
 
@@ -131,7 +164,8 @@ pub(super) fn compile(
     // What an imported function does is not looked into: it may skip.
     let skips = moves::may_skip(&ast) || !imports.is_empty();
     let unknown = unknown_calls(&ast);
-    Ok(Script { engine, ast, limits, imports, mentioned, moves, skips, unknown })
+    let resolved = Resolved::default();
+    Ok(Script { engine, ast, limits, imports, mentioned, moves, skips, unknown, resolved })
 }
 
 /// Calls of functions that neither the language, nor mongosync, nor the script has.
@@ -280,7 +314,7 @@ pub(super) fn run(script: &Script, input: Input<'_>) -> Result<Outcome, ScriptEr
     if script.mentioned.meta {
         scope.push("meta", MetaValue::default());
     }
-    let mut run = || script.engine.run_ast_with_scope(&mut scope, &script.ast);
+    let mut run = || script.evaluate(&mut scope);
     let ran = match script.mentioned.lookup {
         true => lookup::with(input.reads.cloned(), &mut run),
         false => run(),

@@ -1,7 +1,7 @@
 //! Where the documents of each rule lie in a MongoDB: the rule's template, filled in.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     sync::{Mutex, PoisonError},
 };
 
@@ -9,7 +9,7 @@ use bson::RawBsonRef;
 use bytes::Bytes;
 
 use crate::{
-    change::Namespace,
+    change::{KeyMap, Namespace},
     rules::{
         model::{MongoPlace, NamespacePattern, Selector},
         namespace::written_fault,
@@ -43,9 +43,9 @@ pub struct MongoRule {
 
 /// The routes of one MongoDB.
 pub(super) struct Routes {
-    rules: HashMap<String, MongoRule>,
+    rules: KeyMap<String, MongoRule>,
     /// From where documents come that lie in a namespace: the first that did.
-    sources: Mutex<HashMap<String, Namespace>>,
+    sources: Mutex<KeyMap<String, Namespace>>,
 }
 
 impl Routes {

@@ -178,6 +178,43 @@ fn scripts_end_from_any_depth() {
 }
 
 #[test]
+fn one_run_tells_the_next_nothing_but_what_calls_mean() {
+    let text = "fn twice(x) { x + x }
+        if doc.end == 1 { remove() }
+        if doc.end == 2 { throw \"no\" }
+        doc.sum = twice(doc.a) + doc.b;
+        let lengths = [doc.b].map(|x| x + x);
+        doc.twice = lengths[0];";
+    let shared = compile(text);
+    let inputs = [
+        doc! { "a": 1, "b": 2 },
+        doc! { "a": "x", "b": "y" },
+        doc! { "a": 1.5, "b": 2 },
+        doc! { "end": 1 },
+        doc! { "a": "x", "b": 2 },
+        doc! { "end": 2 },
+        doc! { "a": [1], "b": [2] },
+        // There is no such sum.
+        doc! { "a": { "c": 1 }, "b": 2 },
+        doc! { "b": true },
+    ];
+    let delivered = |input: &Bson| {
+        let whole = doc! { "_id": 1 }.into_iter().chain(input.clone()).collect();
+        run_on(&shared, Some(&raw(&whole))).is_ok()
+    };
+    assert_eq!(inputs.iter().filter(|input| delivered(input)).count(), 6);
+    // Twice: a call is remembered when it is met a second time.
+    for input in inputs.iter().chain(&inputs).chain(inputs.iter().rev()) {
+        let input = raw(&doc! { "_id": 1 }.into_iter().chain(input.clone()).collect());
+        let (known, anew) = (run_on(&shared, Some(&input)), run_on(&compile(text), Some(&input)));
+        assert_eq!(
+            known.map_err(|error| error.to_string()),
+            anew.map_err(|error| error.to_string())
+        );
+    }
+}
+
+#[test]
 fn meta_is_set_by_field() {
     let rows = [
         ("meta.id = \"x\"", Meta { id: Some("x".into()), ..Meta::default() }),
