@@ -11,6 +11,7 @@
 //! target. Only acknowledgements come back, to checkpoint.
 
 pub mod rules;
+pub mod client;
 pub mod source;
 pub mod change;
 pub mod finding;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
+use futures_util::StreamExt;
 use mongodb::{
     IndexModel,
     bson::{Document, doc},
@@ -124,6 +125,39 @@ async fn a_healthy_file_is_fine_and_nothing_is_changed() -> Result<()> {
         let records = kept.collection::<Document>(&table);
         assert_eq!(records.count_documents(doc! { "name": &name }).await?, 0, "{table}");
     }
+    Ok(())
+}
+
+/// A change stream knows nothing of a collection's collation, whoever else reads the collection does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_of_events_is_told_where_a_collation_makes_it_mean_two_things() -> Result<()> {
+    let world = World::new().await?;
+    let database = world.client.database("check_collated");
+    let collation = doc! { "locale": "en", "strength": 2 };
+    database.run_command(doc! { "create": "items", "collation": collation }).await?;
+    let items = world.collection("check_collated.items");
+    let matched = [doc! { "$match": { "fullDocument.name": "a" } }];
+    let mut stream = items.watch().pipeline(matched).await?;
+    items.insert_many([doc! { "_id": 1, "name": "A" }, doc! { "_id": 2, "name": "a" }]).await?;
+    assert_eq!(items.count_documents(doc! { "name": "a" }).await?, 2);
+    let first = stream.next().await.context("an event")??;
+    assert_eq!(first.document_key, Some(doc! { "_id": 2 }));
+
+    let rule = |more: &str, filter: &str| {
+        world.rule_file(&format!(
+            "  - {{ name: log, namespace: \"check_collated.*\", delivery: events, {more} {filter} \
+             to: [{{ target: search, index: check-collated }}] }}"
+        ))
+    };
+    let filter = "filter: { name: a },";
+    let (code, found) = online(&rule("copy: true,", filter)?).await?;
+    assert_eq!(code, Some(0));
+    let words = found.message("filter_collation")?;
+    ensure!(words.contains("check_collated.items, and in the copy by that collation"), "{words}");
+    let (_, found) = online(&rule("", filter)?).await?;
+    ensure!(found.message("filter_collation")?.ends_with("check_collated.items"), "{:#}", found.0);
+    let (_, found) = online(&rule("copy: true,", "")?).await?;
+    ensure!(found.message("filter_collation").is_err(), "{:#}", found.0);
     Ok(())
 }
 

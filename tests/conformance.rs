@@ -74,5 +74,5 @@ suite! {
     each_event_is_told_once_and_in_order,
         "events",
         "`delivery: events`: 1,000 operations, `kill -9` four times; each event under one id, per document in order":
-        engine webhook file stdout;
+        engine mongodb webhook file stdout;
 }

@@ -4,6 +4,7 @@
 mod chosen;
 mod database;
 mod ddl;
+mod events;
 mod foreign;
 mod late;
 mod protected;

@@ -230,6 +230,21 @@ async fn a_network_to_the_source_that_fails() -> Result<()> {
         case.compared(&compare(&items, &world.engine, "severed-items").await?)?;
     }
 
+    let mut case = situation("what is sent to the source is lost, and what it says comes");
+    let before = proxy.connections();
+    proxy.set(Direction::ToServer, Flow::Swallow);
+    change().await?;
+    // Each of them says hello, and waits for the answer for ever.
+    run.until("one connection after another", |status| {
+        let waits = status["targets"]["search"]["last_error"].is_string();
+        waits && proxy.connections() >= before + CONNECTIONS
+    })
+    .await?;
+    change().await?;
+    proxy.set(Direction::ToServer, Flow::Pass);
+    run.caught_up(&world.client).await?;
+    case.compared(&compare(&items, &world.engine, "severed-items").await?)?;
+
     let mut case = situation("a slow line to the source");
     proxy.set(Direction::FromServer, Flow::Delay(Duration::from_millis(30)));
     change().await?;
@@ -240,6 +255,9 @@ async fn a_network_to_the_source_that_fails() -> Result<()> {
     assert!(run.terminate().await?.success());
     Ok(())
 }
+
+/// More than a driver has under way at once by itself, and those that look at the server.
+const CONNECTIONS: u64 = 6;
 
 /// A set of three: elections, a crash of its primary, a restart of all of it, and a write that is
 /// rolled back.

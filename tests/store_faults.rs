@@ -14,7 +14,7 @@ use crate::{
         fail_command::FailCommand,
         run::{RuleFile, Run, Settings},
         situations::situation,
-        tcp_proxy::TcpProxy,
+        tcp_proxy::{Direction, Flow, TcpProxy},
         writers::stir,
     },
 };
@@ -219,6 +219,17 @@ async fn a_store_that_is_away_is_waited_for() -> Result<()> {
     assert!(run.terminate().await?.success());
     proxy.accept().await?;
     let mut run = file.run(&[])?;
+    run.caught_up(&world.client).await?;
+    case.compared(&compare(&items, &world.engine, "afar-items").await?)?;
+
+    let mut case = situation("what is sent to the store is lost, and what it says comes");
+    let before = proxy.connections();
+    proxy.set(Direction::ToServer, Flow::Swallow);
+    stir(&items, &mut documents, 4).await?;
+    run.says("the lease could not be renewed").await?;
+    // Each of them says hello, and waits for the answer for ever.
+    run.until("one connection after another", |_| proxy.connections() >= before + 6).await?;
+    proxy.set(Direction::ToServer, Flow::Pass);
     run.caught_up(&world.client).await?;
     case.compared(&compare(&items, &world.engine, "afar-items").await?)?;
     assert!(run.terminate().await?.success());

@@ -174,17 +174,27 @@ impl Happened {
         if let Some(updated) = &self.updated {
             description.append(cstr!("updatedFields"), updated.raw().to_owned());
         }
+        description.append(cstr!("removedFields"), self.removed_fields());
+        description.append(cstr!("truncatedArrays"), self.truncated_arrays());
+        description
+    }
+
+    /// [`removed`](Self::removed) as the change stream has it.
+    pub fn removed_fields(&self) -> RawArrayBuf {
         let mut removed = RawArrayBuf::new();
         self.removed.iter().for_each(|path| removed.push(path.as_str()));
-        description.append(cstr!("removedFields"), removed);
+        removed
+    }
+
+    /// [`truncated`](Self::truncated) as the change stream has it.
+    pub fn truncated_arrays(&self) -> RawArrayBuf {
         let mut truncated = RawArrayBuf::new();
         for array in &self.truncated {
             let size = i32::try_from(array.new_size);
             let size = size.map_or(RawBson::Int64(array.new_size), RawBson::Int32);
             truncated.push(rawdoc! { "field": array.field.as_str(), "newSize": size });
         }
-        description.append(cstr!("truncatedArrays"), truncated);
-        description
+        truncated
     }
 
     /// As it is kept, to be told again: its id, and what the change stream said or would have said.

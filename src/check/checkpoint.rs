@@ -42,7 +42,7 @@ pub(super) async fn look(
                 (None, Some(seen)) => seen.source.client().clone(),
                 // It is in the source, and that is told already.
                 (None, None) => return found,
-                (Some(uri), _) => match open::connect(uri.expose(), database).await {
+                (Some(uri), _) => match open::connect(uri, database).await {
                     Ok(client) => client,
                     Err(error) => return vec![trouble(&error, patience)],
                 },

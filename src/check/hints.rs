@@ -83,7 +83,22 @@ pub fn hints(rules: &RuleFile) -> Vec<Finding> {
             }
         }
     }
+    let told: Vec<_> = rules.targets.iter().flat_map(|target| hooked(rules, target)).collect();
+    for (number, later) in told.iter().enumerate() {
+        for earlier in &told[..number] {
+            same_url(earlier, later, &mut found);
+        }
+    }
     found
+}
+
+/// A rule that a webhook is told by.
+type Hooked<'r> = (&'r Rule, &'r str, &'r Webhook);
+
+fn hooked<'r>(rules: &'r RuleFile, target: &'r Target) -> Vec<Hooked<'r>> {
+    let TargetKind::Webhook(webhook) = &target.kind else { return Vec::new() };
+    let deliveries = rules.deliveries(&target.name);
+    deliveries.map(|(rule, _)| (rule, target.name.as_str(), webhook)).collect()
 }
 
 fn connection(engine: &Engine, part: impl Fn() -> Part, found: &mut Vec<Finding>) {
@@ -288,22 +303,17 @@ fn placed(rule: &Rule, target: &Target, destination: &Destination, found: &mut V
     }
     let looked_up = |events: &EventSettings| events.full_document == FullDocument::UpdateLookup;
     if rule.events.as_ref().is_some_and(looked_up)
-        && let Place::Engine(place) = &destination.place
-        && [&place.index.name, &place.routing]
-            .into_iter()
-            .flatten()
-            .any(Template::depends_on_document)
+        && let Some((what, help)) = lies_by_field(&destination.place)
     {
         let words = format!(
-            "in {} an event can lie twice: its index or shard is made of the document's fields, and \
+            "in {} an event can lie twice: its {what} is made of the document's fields, and \
              `full_document: update_lookup` brings them as they are when the event is read, perhaps again \
              after a restart",
             destination.target
         );
-        found.push(Finding::warning("event_places", part(), words).help(
-            "`full_document: required` brings the document as it was behind the change; or make the \
-             index and the routing of the namespace or of `{_id}`",
-        ));
+        found.push(Finding::warning("event_places", part(), words).help(format!(
+            "`full_document: required` brings the document as it was behind the change; or make {help}"
+        )));
     }
     let Some(project) = rule.project.as_ref().map(projected) else { return };
     if project.keeps || !rule.pipeline.is_empty() || rule.transform.is_some() {
@@ -328,6 +338,21 @@ fn placed(rule: &Rule, target: &Target, destination: &Destination, found: &mut V
                 );
             }
         }
+    }
+}
+
+/// What of an event's place is made of a field, and what to make it of instead.
+fn lies_by_field(place: &Place) -> Option<(&'static str, &'static str)> {
+    let by_field =
+        |template: &Option<Template>| template.as_ref().is_some_and(Template::depends_on_document);
+    match place {
+        Place::Engine(place) if by_field(&place.index.name) || by_field(&place.routing) => {
+            Some(("index or shard", "the index and the routing of the namespace or of `{_id}`"))
+        }
+        Place::MongoDb(place) if by_field(&place.namespace) => {
+            Some(("collection", "`namespace` of `{db}`, `{collection}` and `{rule}`"))
+        }
+        _ => None,
     }
 }
 
@@ -390,9 +415,6 @@ fn same_place(
          both take becomes a dead letter",
         one.name, other.name
     );
-    let chooses = |rule: &Rule| {
-        rule.filter.is_some() || !rule.pipeline.is_empty() || rule.transform.is_some()
-    };
     let finding = match chooses(one) && chooses(other) {
         true => Finding::note,
         false => Finding::warning,
@@ -406,6 +428,47 @@ fn same_place(
                  never take the same document"
         }
     }));
+}
+
+/// Two rules that tell one URL of the same documents, or of the same events. Who has one told both is
+/// told two things.
+fn same_url(
+    (one, first, webhook): &Hooked<'_>,
+    (other, second, same): &Hooked<'_>,
+    found: &mut Vec<Finding>,
+) {
+    let url =
+        |webhook: &Webhook| (webhook.url.origin.clone(), webhook.url.path.as_str().to_owned());
+    let kinds_differ = one.events.is_some() != other.events.is_some();
+    if one.name == other.name || kinds_differ || url(webhook) != url(same) {
+        return;
+    }
+    if webhook.url.names(&Piece::Rule) {
+        return;
+    }
+    let Some(namespace) = both_read(one, other).next() else { return };
+    let targets = match first == second {
+        true => (*first).to_owned(),
+        false => format!("{first} and {second}, which is one URL,"),
+    };
+    let what = if one.events.is_some() { "each event" } else { "each document" };
+    let words = format!(
+        "the rules {} and {} tell {targets} of {namespace}: {what} that both take is told twice, under two \
+         ids",
+        one.name, other.name
+    );
+    let finding = match chooses(one) && chooses(other) {
+        true => Finding::note,
+        false => Finding::warning,
+    };
+    found.push(finding("same_url", Part::Rule(other.name.clone()), words).help(
+        "put `{rule}` into the `url`, or give them filters that never take the same document",
+    ));
+}
+
+/// Whether a rule may leave out some of what it reads.
+fn chooses(rule: &Rule) -> bool {
+    rule.filter.is_some() || !rule.pipeline.is_empty() || rule.transform.is_some()
 }
 
 /// The namespaces that are named exactly by one of two rules and read by both.

@@ -127,10 +127,35 @@ impl Looking<'_> {
                 let finding = self.not_there(rule, namespace).await;
                 self.found.push(finding);
             }
+            self.found.extend(self.compared_by_language(rule, hidden.as_deref()).await);
             let read = selection.read.into_iter().map(|found| found.namespace).collect();
             self.reads.insert(rule.name.clone(), read);
         }
         odd
+    }
+
+    /// That a filter of events means two things: a change stream compares texts byte by byte, and whoever
+    /// reads a collection by its collation.
+    async fn compared_by_language(&self, rule: &Rule, hidden: Option<&str>) -> Option<Finding> {
+        if rule.events.is_none() || rule.filter.is_none() {
+            return None;
+        }
+        // Who may not list them is told so above.
+        let defined = self.source.defined(&rule.namespaces, hidden, None).await.ok()?;
+        let by_language = defined.iter().filter(|it| it.options.contains_key("collation"));
+        let names: Vec<_> = by_language.map(|it| &it.namespace).collect();
+        if names.is_empty() {
+            return None;
+        }
+        let copied = if rule.copy.is_some() { ", and in the copy by that collation" } else { "" };
+        let words = format!(
+            "in changes its `filter` compares texts byte by byte, whatever the collation of {}{copied}",
+            some(names)
+        );
+        let finding = Finding::warning("filter_collation", Part::Rule(rule.name.clone()), words);
+        Some(
+            finding.help("filter in the `transform`: `if … { skip(); }` means the same everywhere"),
+        )
     }
 
     /// That a namespace is named and is not there.

@@ -124,6 +124,58 @@ fn what_a_place_is_told(#[case] place: &str, #[case] body: &str, #[case] expecte
     assert_eq!(codes(SEARCH, &rule), expected);
 }
 
+/// `path path`: those of two webhooks.
+#[rstest]
+#[case::one_url("x x", "", "", &["warning rule b same_url"])]
+#[case::events("x x", "delivery: events, ", "delivery: events, ", &["warning rule b same_url"])]
+#[case::filtered("x x", "filter: { n: 1 }, ", "filter: { n: 2 }, ", &["note rule b same_url"])]
+#[case::one_filtered("x x", "filter: { n: 1 }, ", "", &["warning rule b same_url"])]
+#[case::states_beside_events("x x", "delivery: events, ", "", &[])]
+#[case::two_urls("x y", "", "", &[])]
+#[case::by_rule("{rule} {rule}", "", "", &[])]
+#[case::by_the_document("{_id} {_id}", "", "", &["warning rule b same_url"])]
+fn what_two_rules_with_webhooks_are_told(
+    #[case] paths: &str,
+    #[case] one: &str,
+    #[case] other: &str,
+    #[case] expected: &[&str],
+) {
+    let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let (first, second) = paths.split_once(' ').expect("two paths");
+    let target = |name, path| {
+        format!("  {name}: {{ webhook: {{ url: \"https://h/{path}\", secret: {secret} }} }}")
+    };
+    let rule = |name: &str, namespace: &str, more: &str, to: &str| {
+        let states = "delivery: documents, on_drop: keep, ";
+        let states = if more.starts_with("delivery") { "" } else { states };
+        format!("  - {{ name: {name}, namespace: {namespace}, {states}{more}to: {to} }}\n")
+    };
+    let targets = format!("{}\n{}", target("one", first), target("two", second));
+    let rules = rule("a", "shop.p", one, "one") + rule("b", "shop.*", other, "two").as_str();
+    assert_eq!(codes(&targets, &rules), expected);
+    if first == second {
+        let rules = rule("a", "shop.p", one, "one") + rule("b", "shop.*", other, "one").as_str();
+        assert_eq!(codes(&target("one", first), &rules), expected);
+    }
+}
+
+#[rstest]
+#[case::by_a_field("log.{owner}", "", &["warning rule r event_places"])]
+#[case::by_a_field_as_it_was("log.{owner}", "changes: { full_document: required }, ", &["note rule r images"])]
+#[case::by_the_namespace("log.{db}_{collection}", "", &[])]
+fn what_a_log_in_a_mongodb_is_told(
+    #[case] namespace: &str,
+    #[case] more: &str,
+    #[case] expected: &[&str],
+) {
+    let target = "  t: { mongodb: { uri: \"mongodb://h/?replicaSet=rs1\" } }";
+    let rule = format!(
+        "  - {{ name: r, namespace: shop.products, delivery: events, {more}\
+         to: [{{ target: t, namespace: '{namespace}' }}] }}"
+    );
+    assert_eq!(codes(target, &rule), expected);
+}
+
 #[rstest]
 #[case::in_clear("urls: [http://es1:9200], auth: { bearer: x }", &["warning target t login_in_clear"])]
 #[case::near("urls: [http://localhost:9200], auth: { bearer: x }", &[])]

@@ -2,19 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use ::mongodb::{Client, options::ClientOptions};
+use ::mongodb::Client;
 
-use crate::rules::model::{CheckpointStore, RuleFile};
+use crate::{
+    client,
+    rules::model::{CheckpointStore, RuleFile, Secret},
+};
 
 use super::{
     file::FileStore,
     mongodb::MongoStore,
     store::{Store, StoreError},
 };
-
-/// How often the driver looks at a server. One that an error has made it take for lost it looks at
-/// again only then, and the driver's own 10 s are longer than the lease.
-const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// The store of `checkpoint:`, without the lease: to read, until it is fenced.
 ///
@@ -29,8 +28,8 @@ pub async fn open(rules: &RuleFile, source: Option<&Client>) -> Result<Arc<dyn S
         CheckpointStore::MongoDb { uri, database } => {
             let client = match (uri, source) {
                 (None, Some(client)) => client.clone(),
-                (None, None) => connect(rules.source.uri.expose(), database).await?,
-                (Some(uri), _) => connect(uri.expose(), database).await?,
+                (None, None) => connect(&rules.source.uri, database).await?,
+                (Some(uri), _) => connect(uri, database).await?,
             };
             Ok(Arc::new(MongoStore::open(&client, database, &rules.name)))
         }
@@ -42,13 +41,11 @@ pub async fn open(rules: &RuleFile, source: Option<&Client>) -> Result<Arc<dyn S
 ///
 /// # Errors
 /// Where the connection string can't be used.
-pub async fn connect(uri: &str, database: &str) -> Result<Client, StoreError> {
+pub async fn connect(uri: &Secret, database: &str) -> Result<Client, StoreError> {
     let place = format!("in database {database}");
     let unusable = |error| StoreError::unavailable(&place, error);
-    let mut options = ClientOptions::parse(uri).await.map_err(unusable)?;
-    options.app_name.get_or_insert_with(|| "mongosync".into());
+    let mut options = client::options(uri).await.map_err(unusable)?;
     options.server_selection_timeout.get_or_insert(Duration::from_secs(10));
-    options.heartbeat_freq.get_or_insert(HEARTBEAT);
     Client::with_options(options).map_err(unusable)
 }
 

@@ -1055,7 +1055,7 @@ impl CopyOfRule {
 }
 
 /// Ends the run where the target is not to be written to as the rules say.
-async fn look_for_faults(
+pub(super) async fn look_for_faults(
     target: Arc<dyn Target>,
     name: String,
     (settings, status): (crate::rules::model::DeliverySettings, Arc<TargetStatus>),

@@ -36,6 +36,11 @@ impl Written<'_> {
         self.placed.index_span.as_ref().unwrap_or(&self.placed.target_span).clone()
     }
 
+    /// Whether events lie there. What could not be read is told on its own.
+    fn events(&self) -> bool {
+        self.rule.delivers_events() == Some(true)
+    }
+
     /// Where documents of a namespace lie.
     fn name_for(&self, namespace: &Namespace) -> Option<String> {
         self.place.name_for(namespace, self.rule.name.as_deref())
@@ -94,8 +99,12 @@ fn name(reader: &mut Reader<'_>, written: &Written<'_>) {
     }
 }
 
-/// What has to stand in the name for the namespaces of one rule to stay apart.
+/// What has to stand in the name for the namespaces of one rule to stay apart. Events have ids of their
+/// own.
 fn shared(reader: &mut Reader<'_>, written: &Written<'_>) {
+    if written.events() {
+        return;
+    }
     let Some(template) = &written.place.namespace else { return };
     let has = |part: &Part| template.parts().contains(part);
     let (database, collection) = (has(&Part::Database), has(&Part::Collection));
@@ -131,12 +140,14 @@ fn between_rules(reader: &mut Reader<'_>, written: &[Written<'_>]) {
     for (index, later) in written.iter().enumerate() {
         let meets = written[..index].iter().find_map(|earlier| {
             let same_target = earlier.placed.destination.target == later.placed.destination.target;
-            if !same_target || earlier.number == later.number {
+            let both_events = earlier.events() && later.events();
+            if !same_target || earlier.number == later.number || both_events {
                 return None;
             }
+            let mixed = earlier.events() != later.events();
             earlier.exact().find_map(|a| {
                 let b = later.exact().find(|b| {
-                    a != *b
+                    (mixed || a != *b)
                         && earlier.name_for(a).is_some_and(|name| later.name_for(b) == Some(name))
                 })?;
                 Some((earlier, a, b))
@@ -144,6 +155,20 @@ fn between_rules(reader: &mut Reader<'_>, written: &[Written<'_>]) {
         });
         let Some((earlier, a, b)) = meets else { continue };
         let shown = later.shown() && earlier.shown();
+        if earlier.events() != later.events() {
+            let message = match (shown, later.name_for(b)) {
+                (true, Some(name)) => {
+                    let name = shown_text(&name);
+                    format!("documents and events would lie in one collection, {name}")
+                }
+                _ => "documents and events would lie in one collection".to_owned(),
+            };
+            reader.error(&later.span(), message).also(earlier.span(), "here too").help(
+                "events are kept for ever, documents are removed: name another collection for one of \
+                 them with `namespace:` under `to:`",
+            );
+            continue;
+        }
         let message = match shown {
             true => format!("documents of `{a}` and `{b}` would meet in one collection"),
             false => "documents of two namespaces would meet in one collection".to_owned(),

@@ -33,18 +33,7 @@ pub fn delivery(
 ) -> Option<Delivery> {
     if let Some(node) = fields.get("delivery") {
         let words = [("documents", Delivery::Documents), ("events", Delivery::Events)];
-        let delivery = reader.word(node, "`delivery`", &words)?;
-        let mut mirrors = placed.unwrap_or_default().iter().filter(|it| {
-            delivery == Delivery::Events && matches!(it.destination.place, Place::MongoDb(_))
-        });
-        if let Some(mirror) = mirrors.next() {
-            reader
-                .error(&node.span, "events can't be delivered to a MongoDB")
-                .also(mirror.target_span.clone(), "a MongoDB holds documents as they are now")
-                .help("a file, standard output, a webhook or an index take events");
-            return None;
-        }
-        return Some(delivery);
+        return reader.word(node, "`delivery`", &words);
     }
     if !fields.lacks("delivery") {
         return None;

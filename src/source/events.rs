@@ -460,8 +460,8 @@ impl EventStream<'_> {
             let token = raw.raw().get_document("_id").ok().and_then(ResumeToken::read);
             let token = token.ok_or_else(|| self.query.lacking("_id"))?;
             last = raw.raw().get_timestamp("clusterTime").ok().map(ClusterTime::from).or(last);
-            if let Some((whole, id)) = self.parts.take(raw, &token, &self.budget)? {
-                let id = Happened::id_in_stream(&self.query.rule, id.as_str());
+            if let Some(whole) = self.parts.take(raw, &token, &self.budget)? {
+                let id = Happened::id_in_stream(&self.query.rule, &token.of_event());
                 events.push(self.query.read_as(&whole, token, id)?);
             }
         }
@@ -482,7 +482,6 @@ pub const CLOSED: &str = "the end of the change stream";
 /// The parts of an event that is larger than a message.
 #[derive(Default, Debug)]
 struct Parts {
-    first: Option<ResumeToken>,
     parts: Vec<Document>,
     bytes: usize,
 }
@@ -512,17 +511,16 @@ impl Parts {
         }
     }
 
-    /// Takes what came; an event that is whole is given back, with the token that its id is made of:
-    /// that of its first part.
+    /// Takes what came; an event that is whole is given back, with the token of its last part.
     fn take(
         &mut self,
         raw: Document,
         token: &ResumeToken,
         budget: &Arc<Budget>,
-    ) -> Result<Option<(Document, ResumeToken)>, Error> {
+    ) -> Result<Option<Document>, Error> {
         let Ok(split) = raw.raw().get_document("splitEvent") else {
             *self = Self::default();
-            return Ok(Some((raw, token.clone())));
+            return Ok(Some(raw));
         };
         let (Ok(part), Ok(of)) = (split.get_i32("fragment"), split.get_i32("of")) else {
             return Err(Error::garbled("a part of an event without its number"));
@@ -536,12 +534,11 @@ impl Parts {
             *self = Self::default();
             return Err(Error::garbled("an event of more parts than there can be"));
         }
-        self.first.get_or_insert_with(|| token.clone());
         self.parts.push(raw);
         if part < of {
             return Ok(None);
         }
-        let Self { first, parts, .. } = std::mem::take(self);
+        let Self { parts, .. } = std::mem::take(self);
         let mut whole = RawDocumentBuf::new();
         for part in &parts {
             for element in part.raw().iter() {
@@ -558,7 +555,7 @@ impl Parts {
         let bytes = Bytes::from_owner(Assembled { bytes, _permit: permit });
         let whole =
             Document::from_bytes(bytes).map_err(|_| Error::garbled("parts that make no event"))?;
-        Ok(Some((whole, first.unwrap_or_else(|| token.clone()))))
+        Ok(Some(whole))
     }
 }
 

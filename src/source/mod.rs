@@ -25,20 +25,13 @@ pub mod stream;
 use std::time::Duration;
 
 use bson::{Document, RawDocumentBuf, doc, oid::ObjectId, rawdoc};
-use mongodb::{
-    Client, Database,
-    options::{ClientOptions, SelectionCriteria},
-};
+use mongodb::{Client, Database, options::SelectionCriteria};
 
-use crate::{change::ClusterTime, rules::model};
+use crate::{change::ClusterTime, client, rules::model};
 
 use error::Error;
 pub use replies::Patience;
 use replies::Replies;
-
-/// How often the driver looks at a server. One that an error has made it take for lost it looks at
-/// again only then; the driver's own 10 s are longer than the lease of a store in the source.
-const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// A connected source. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -165,11 +158,8 @@ impl Source {
         settings: &model::Source,
         wait: Duration,
     ) -> Result<(Self, Identity), Error> {
-        let mut options = ClientOptions::parse(settings.uri.expose()).await?;
-        options.app_name.get_or_insert_with(|| "mongosync".into());
+        let mut options = client::options(&settings.uri).await?;
         options.server_selection_timeout.get_or_insert(wait.min(Duration::from_secs(30)));
-        options.connect_timeout.get_or_insert(Duration::from_secs(10));
-        options.heartbeat_freq.get_or_insert(HEARTBEAT);
         let address = options.hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let criteria = options.selection_criteria.clone();
         let client = Client::with_options(options)?;

@@ -1,6 +1,6 @@
 //! One reply of the server, read without decoding or copying what is in it.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use bson::{RawArray, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
 use bytes::Bytes;
@@ -137,6 +137,27 @@ impl ResumeToken {
         &self.0
     }
 
+    /// The same for every part of an event, and for the event where it comes whole: without the number that
+    /// `$changeStreamSplitLargeEvent` puts behind what the event is.
+    ///
+    /// Source: MongoDB's `resume_token.cpp`. A token is a key string whose last value is a document, which
+    /// ends with 00, or the number of a part (29 is zero, 2B and a byte one above); 04 ends it all. The byte
+    /// of such a number is never 00.
+    pub fn of_event(&self) -> Cow<'_, str> {
+        let whole = Cow::Borrowed(&*self.0);
+        let Some(values) = self.0.strip_suffix("04").filter(|values| !values.ends_with("00"))
+        else {
+            return whole;
+        };
+        let number = values.get(values.len().saturating_sub(4)..).unwrap_or_default();
+        let length = if number.starts_with("2B") { 4 } else { 2 };
+        let event = values.get(..values.len().saturating_sub(length)).unwrap_or_default();
+        match (number.starts_with("2B") || number.ends_with("29")) && event.ends_with("00") {
+            true => Cow::Owned(format!("{event}04")),
+            false => whole,
+        }
+    }
+
     /// The cluster time within.
     pub fn time(&self) -> Option<ClusterTime> {
         token_time(&self.0)
@@ -152,6 +173,31 @@ fn token_time(data: &str) -> Option<ClusterTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_parts_of_an_event_have_the_token_of_the_event() {
+        /// Of an insert of `{_id: 1}`, as MongoDB 6.0 has made it, without its last byte.
+        const EVENT: &str = "826561A2B1000000012B042C0100296E5A1004A1B2C3D4E5F60718293A4B5C6D7E8F9046\
+                             3C6F7065726174696F6E54797065003C696E736572740046646F63756D656E744B657900\
+                             461E5F6964002B02000000";
+        let token = |text: &str| ResumeToken(text.into());
+        for (number, expected) in [
+            ("", true),
+            ("29", true),
+            ("2B02", true),
+            ("2B06", true),
+            ("2BFE", true),
+            // What no server says.
+            ("2A02", false),
+            ("2B", false),
+        ] {
+            let part = token(&format!("{EVENT}{number}04"));
+            assert_eq!(part.of_event() == format!("{EVENT}04"), expected, "{number}");
+        }
+        for whole in ["", "04", "82", "2904", "8263B0D7C5000000022B0429296E1404", "82é3B0D7C504"] {
+            assert_eq!(token(whole).of_event(), whole);
+        }
+    }
 
     #[test]
     fn the_time_is_read_out_of_a_token() {

@@ -106,6 +106,7 @@ fn mongo_rules<'a>(rules: impl IntoIterator<Item = Writer<'a>>) -> Vec<MongoRule
             keeps_dropped: rule.on_drop == model::OnDrop::Keep,
             moves: rule.transform.as_ref().is_some_and(|script| script.may_move()),
             ddl: rule.ddl,
+            appends: rule.events.is_some(),
         })
     });
     rules.collect()

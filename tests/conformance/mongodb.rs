@@ -18,7 +18,7 @@ use crate::support::{
     fail_command::FailCommand,
     mirror,
     tcp_proxy::{Direction, Flow, TcpProxy},
-    told::{Told, now},
+    told::{self, Told, now},
 };
 
 /// What is lost is noticed soon.
@@ -115,8 +115,19 @@ impl Side for MongoSide {
         bail!("the stream has ended")
     }
 
+    /// In the order in which they were inserted.
     async fn told(&self) -> Result<Vec<Told>> {
-        bail!("events are not delivered into a MongoDB")
+        let found = self.held.find(doc! {}).sort(doc! { "$natural": 1 }).await?;
+        let events: Vec<Document> = found.try_collect().await?;
+        let told = events.into_iter().map(|mut event| {
+            let Timestamp { time, increment } = event.get_timestamp("cluster_time")?;
+            let id = event.get_document("key")?.get("_id").context("an _id")?;
+            let (document, event_id) = (told::shown(id), event.get_str("_id")?.to_owned());
+            event.insert("cluster_time", format!("{time}.{increment}"));
+            let data = Bson::Document(event).into_relaxed_extjson();
+            Ok(Told::about(&event_id, document, &data))
+        });
+        told.collect()
     }
 
     /// An index that takes no place that is none.

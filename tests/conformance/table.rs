@@ -30,11 +30,6 @@ const COLUMNS: [(&str, Kind); 6] = [
 const DASHES: &[(&str, Kind, &str)] = &[
     ("outcomes per item", Kind::Stdout, NOTHING_REFUSED),
     ("rejection", Kind::Stdout, NOTHING_REFUSED),
-    (
-        "events",
-        Kind::MongoDb,
-        "a rule that delivers events into a MongoDB is an error of the rule file",
-    ),
 ];
 const NOTHING_REFUSED: &str =
     "a pipe takes every line: nothing is refused but by a script, before it";

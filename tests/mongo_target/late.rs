@@ -42,6 +42,7 @@ impl Alone {
             keeps_dropped: false,
             moves: false,
             ddl: false,
+            appends: false,
         };
         let settings = model::MongoDb { uri: Secret::new(uri) };
         let timeout = Duration::from_secs(20);

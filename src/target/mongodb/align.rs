@@ -23,7 +23,7 @@ use crate::{
 
 use super::{
     MongoTarget, answer,
-    collections::{self, Asking, Listed, view_id},
+    collections::{self, Asking, Kept, Listed, view_id},
     connection::{Connection, unusable},
     definition::{self, Step, Wanted, name, readdress, unversioned},
     lies_in_the_way,
@@ -261,7 +261,8 @@ impl Seeing<'_> {
             && defined.kind == Kind::Collection
         {
             // It is claimed, where it is empty.
-            within.collections.ready(&self.asking(), container, Some(&defined.namespace)).await?;
+            let kept = Kept::Documents(Some(&defined.namespace));
+            within.collections.ready(&self.asking(), container, kept).await?;
             known = self.known(&namespace, there.as_ref()).await?;
         }
         let ours = known.as_ref().is_some_and(|known| known.ours);
@@ -405,7 +406,8 @@ impl Seeing<'_> {
         let from = &defined.namespace;
         if defined.kind == Kind::Collection {
             let collections = &self.target.within.collections;
-            let cell = collections.ready(&self.asking(), namespace.as_str(), Some(from)).await?;
+            let kept = Kept::Documents(Some(from));
+            let cell = collections.ready(&self.asking(), namespace.as_str(), kept).await?;
             if let Some(why) = cell.get().and_then(|ready| ready.refused.as_deref()) {
                 self.leave(namespace, why);
             }
@@ -450,7 +452,7 @@ impl Seeing<'_> {
         from: &Namespace,
     ) -> Result<(), Retry> {
         let asked = Asked { namespace, uuid, owner: &self.target.owner };
-        Markers::new(&self.connection.client).claim(asked, from, true).await.map(drop)
+        Markers::new(&self.connection.client).claim(asked, from.as_str(), true).await.map(drop)
     }
 
     /// Runs a command. False where it is refused for what it says, or for want of a right: that is told,

@@ -115,6 +115,15 @@ pub(super) struct Asking<'a> {
     pub owner: &'a str,
 }
 
+/// What is about to be written to a collection.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kept<'a> {
+    /// Documents of a namespace; `None` where only the routes can tell which.
+    Documents(Option<&'a Namespace>),
+    /// Events, of whatever namespaces.
+    Events,
+}
+
 /// The collections of one MongoDB.
 pub(super) struct Collections {
     ready: Mutex<HashMap<String, Arc<OnceCell<Ready>>>>,
@@ -141,13 +150,12 @@ impl Collections {
         left.retain(|(known, _), _| known != name);
     }
 
-    /// Sees to a collection before anything from a namespace is written to it. Its cell is always set
-    /// afterwards.
+    /// Sees to a collection before anything is written to it. Its cell is always set afterwards.
     pub async fn ready(
         &self,
         asking: &Asking<'_>,
         name: &str,
-        from: Option<&Namespace>,
+        kept: Kept<'_>,
     ) -> Result<Arc<OnceCell<Ready>>, Retry> {
         let cell = match self.known(name) {
             Some(cell) => cell,
@@ -156,7 +164,7 @@ impl Collections {
                 ready.entry(name.to_owned()).or_default().clone()
             }
         };
-        cell.get_or_try_init(|| self.see_to(asking, name, from)).await?;
+        cell.get_or_try_init(|| self.see_to(asking, name, kept)).await?;
         Ok(cell)
     }
 
@@ -210,7 +218,7 @@ impl Collections {
             let asked = Asked { namespace: &namespace, uuid: &uuid, owner: asking.owner };
             let markers = Markers::new(&asking.connection.client);
             if let Some(Whose::Taken(other)) = markers.look(asked, Some(from)).await? {
-                return Ok(Some(Ready::refused(taken(&other, name, from))));
+                return Ok(Some(Ready::refused(taken(&other, name, from.as_str()))));
             }
         }
         Ok(Some(Ready::found(collated)))
@@ -220,14 +228,18 @@ impl Collections {
         &self,
         asking: &Asking<'_>,
         name: &str,
-        from: Option<&Namespace>,
+        kept: Kept<'_>,
     ) -> Result<Ready, Retry> {
         let namespace = match named(name) {
             Ok(namespace) => namespace,
             Err(refused) => return Ok(refused),
         };
         let known = asking.routes.source_of(name);
-        let from = from.cloned().or(known).unwrap_or_else(|| namespace.clone());
+        let (from, events) = match kept {
+            Kept::Documents(from) => (from.cloned(), false),
+            Kept::Events => (None, true),
+        };
+        let from = from.or(known).unwrap_or_else(|| namespace.clone());
         if let Some(words) = self.loops(asking, &namespace).await? {
             // What the rule file says ends the run. What a document says is that document's own fault.
             return match asking.routes.leads(&from, name) {
@@ -243,7 +255,8 @@ impl Collections {
         let made = found.is_none();
         let mut of = None;
         if made {
-            match create(asking, &database, &namespace, &from).await? {
+            let like = (!events).then_some(&from);
+            match create(asking, &database, &namespace, like).await? {
                 Created::Refused(words) => return Ok(Ready::refused(words)),
                 Created::Of(id) => of = id,
             }
@@ -261,7 +274,7 @@ impl Collections {
         let first = collection.find_one(doc! {}).projection(doc! { "_id": 1 }).await;
         let empty = first.map_err(|error| answer::refusal(&error))?.is_none();
         // Made by a run that ended before it could remember from what.
-        if let (true, None, Some(origins)) = (empty, of, asking.origins)
+        if let (true, None, Some(origins)) = (empty && !events, of, asking.origins)
             && let Some(described) = origins.collection(&from).await?
             && fits(&described.options, &options)
         {
@@ -271,7 +284,8 @@ impl Collections {
             (Some(uuid), Some(_)) => {
                 let asked = Asked { namespace: &namespace, uuid, owner: asking.owner };
                 let markers = Markers::new(&asking.connection.client);
-                match markers.claim(asked, &from, empty).await? {
+                let from = if events { marker::EVENTS } else { from.as_str() };
+                match markers.claim(asked, from, empty).await? {
                     Some(Whose::Ours) => {
                         if let Some(of) = of {
                             markers.made_of(&namespace, uuid, &of.into()).await?;
@@ -279,14 +293,24 @@ impl Collections {
                         true
                     }
                     Some(Whose::Taken(other)) => {
-                        return Ok(Ready::refused(taken(&other, name, &from)));
+                        return Ok(Ready::refused(taken(&other, name, from)));
                     }
+                    Some(Whose::Shared(_)) if events => false,
                     Some(Whose::Shared(why)) => {
                         warn!(
                             namespace = name,
                             why,
                             "what is gone from the source while nobody looks stays in the \
                              collection, and it gets no indexes"
+                        );
+                        false
+                    }
+                    None if events => {
+                        warn!(
+                            namespace = name,
+                            "the user may not write to the target's database mongosync, so that events \
+                             lie in the collection can't be remembered: no rule that keeps documents is \
+                             to write there"
                         );
                         false
                     }
@@ -351,7 +375,19 @@ fn no_collection(name: &str, kind: &str) -> String {
     )
 }
 
-fn taken(other: &str, name: &str, from: &Namespace) -> String {
+fn taken(other: &str, name: &str, from: &str) -> String {
+    let among = |lie: &str, would: &str| {
+        format!(
+            "{lie} lie in {name}, and {would} would lie among them: choose a `namespace:` that differs, \
+             or remove the collection and start again"
+        )
+    };
+    if other == marker::EVENTS {
+        return among("events", &format!("documents of {from}"));
+    }
+    if from == marker::EVENTS {
+        return among(&format!("documents of {other}"), "events");
+    }
     format!(
         "documents of {other} lie in {name}, and those of {from} would fall on them: choose a \
          `namespace:` that differs, such as \"{{db}}.{{collection}}\""
@@ -366,22 +402,22 @@ enum Created {
     Refused(String),
 }
 
-/// Makes a collection as it is in the source.
+/// Makes a collection as another one is in the source; `None` for a plain one.
 async fn create(
     asking: &Asking<'_>,
     database: &Database,
     namespace: &Namespace,
-    from: &Namespace,
+    from: Option<&Namespace>,
 ) -> Result<Created, Retry> {
-    let described = match asking.origins {
-        Some(origins) => origins.collection(from).await?,
-        None => None,
+    let described = match (asking.origins, from) {
+        (Some(origins), Some(from)) => origins.collection(from).await?,
+        _ => None,
     };
     let Described { mut options, id, .. } = described.unwrap_or_default();
     unversioned(&mut options);
     if options.contains_key("capped") {
         warn!(
-            source = from.as_str(),
+            source = from.map(Namespace::as_str),
             namespace = namespace.as_str(),
             "the collection is capped in the source, and is not in the target: what the source drops \
              for want of room stays"

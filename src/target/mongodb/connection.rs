@@ -9,7 +9,7 @@ use std::{
 use bson::{Document, doc, oid::ObjectId};
 use mongodb::{
     Client,
-    options::{ClientOptions, ReadPreference, SelectionCriteria},
+    options::{ReadPreference, SelectionCriteria},
 };
 use tokio::{
     sync::{OnceCell, OwnedMutexGuard},
@@ -18,6 +18,7 @@ use tokio::{
 use tracing::info;
 
 use crate::{
+    client,
     rules::model::{Secret, address},
     target::{Deployment, Pressure, Retry, Right},
 };
@@ -27,13 +28,8 @@ use super::{
     fence::{self, Clock, LaneSession},
 };
 
-/// How often the driver looks at a server.
-const HEARTBEAT: Duration = Duration::from_secs(2);
 /// A server that can't be reached is waited for by `delivery`, not by the driver.
 const SELECTION: Duration = Duration::from_secs(5);
-/// Handshakes that may be under way. The driver gives them no deadline: where what is sent vanishes and
-/// what the server says still comes, each stays for good, and the driver's own two would be the last.
-const HANDSHAKES: u32 = 1_000;
 /// The first version that takes comments in all commands.
 const OLDEST: (u32, u32) = (4, 4);
 
@@ -52,17 +48,16 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects, and writes nothing.
-    pub async fn open(uri: &Secret, owner: &str, run: &str) -> Result<Self, Retry> {
+    /// Connects, and writes nothing. `only_append` says that nothing but events is written: whoever ends
+    /// what an earlier process left behind lets them alone.
+    pub async fn open(
+        uri: &Secret,
+        (owner, run): (&str, &str),
+        only_append: bool,
+    ) -> Result<Self, Retry> {
         let failed = |error: mongodb::error::Error| answer::refusal(&error);
-        let mut options = ClientOptions::parse(uri.expose()).await.map_err(failed)?;
-        options.app_name.get_or_insert_with(|| "mongosync".into());
+        let mut options = client::options(uri).await.map_err(failed)?;
         options.server_selection_timeout.get_or_insert(SELECTION);
-        options.connect_timeout.get_or_insert(Duration::from_secs(10));
-        options.heartbeat_freq.get_or_insert(HEARTBEAT);
-        // Lanes bound how many connections there are; of a pool those that stay would take up the room.
-        options.max_connecting.get_or_insert(HANDSHAKES);
-        options.max_pool_size.get_or_insert(HANDSHAKES);
         // Attempts are numbered and repeated here, and by nobody else.
         options.retry_writes = Some(false);
         // What is read here decides what is written, and what a secondary says may be old.
@@ -90,7 +85,7 @@ impl Connection {
             sharded: deployment.sharded,
             client,
             owner: owner.to_owned(),
-            run: format!("mongosync {owner} {run}"),
+            run: fence::mark(owner, run, only_append),
             reached: Instant::now(),
             alone: OnceCell::new(),
             lanes: Mutex::default(),

@@ -182,7 +182,7 @@ pub(super) async fn is_alone(
             return Err(not_yet("what an earlier process sent may still be on its way", left));
         }
     }
-    let comment = doc! { "$regex": format!("^mongosync {} ", regex::escape(owner)), "$ne": run };
+    let comment = doc! { "$regex": written_by(owner), "$ne": run };
     let running = [
         doc! { "$currentOp": { "allUsers": false } },
         doc! { "$match": { "command.comment": comment } },
@@ -212,9 +212,34 @@ pub(super) async fn is_alone(
     Err(not_yet("what an earlier process left running is being ended", LOOK_AGAIN))
 }
 
+/// What stands in the comment of every write of a run. A pipeline that appends events has a run of its own
+/// beside that of the documents, and neither is to end what the other has under way.
+pub(super) fn mark(owner: &str, run: &str, only_append: bool) -> String {
+    format!("mongosync {}{owner} {run}", if only_append { "events " } else { "" })
+}
+
+/// The marks of all runs that keep an owner's documents.
+fn written_by(owner: &str) -> String {
+    format!("^mongosync {} ", regex::escape(owner))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_that_append_events_are_let_alone() {
+        for (owner, run, only_append, expected) in [
+            ("shop 1", "a", false, true),
+            ("shop 1", "a", true, false),
+            ("shop 11", "a", false, false),
+            ("events shop 1", "a", false, false),
+        ] {
+            let mark = mark(owner, run, only_append);
+            let pattern = regex::Regex::new(&written_by("shop 1")).expect("a pattern");
+            assert_eq!(pattern.is_match(&mark), expected, "{mark}");
+        }
+    }
 
     const SECOND: Duration = Duration::from_secs(1);
 

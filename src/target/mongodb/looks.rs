@@ -130,8 +130,10 @@ impl MongoTarget {
                     Err(retry) if retry.reason == "unauthorized" => None,
                     Err(retry) => return Err(retry),
                 };
-                let follows = self.within.routes.follows(&name);
-                wanted.push(Written { namespace: own, there: listed.is_some(), follows });
+                let there = listed.is_some();
+                let (follows, appends) =
+                    (self.within.routes.follows(&name), self.within.routes.appends(rule));
+                wanted.push(Written { namespace: own, there, follows, appends });
                 if let Some(listed) = listed.filter(|listed| listed.kind != "collection") {
                     let words = format!("{name} is a {}, and can't be written to", listed.kind);
                     found.push(

@@ -20,6 +20,8 @@ use super::{answer, connection::unusable};
 /// The database of what is remembered in the target; nothing else is written to it.
 pub(super) const DATABASE: &str = "mongosync";
 pub(super) const COLLECTION: &str = "mirrored";
+/// Where events come from, whatever they tell of: no namespace, and so no documents'.
+pub(super) const EVENTS: &str = "events";
 /// DuplicateKey
 const DUPLICATE: i32 = 11000;
 
@@ -45,7 +47,7 @@ struct Marker {
 /// What is remembered of a namespace that we write to.
 pub(super) struct Known {
     pub namespace: String,
-    /// From where our documents come.
+    /// From where our documents come, or [`EVENTS`].
     pub from: String,
     /// The server's id of the source's collection that it was made from.
     pub of: Option<Binary>,
@@ -56,7 +58,7 @@ pub(super) struct Known {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 struct Owner {
     owner: String,
-    /// Where his documents come from.
+    /// Where his documents come from, or [`EVENTS`].
     from: String,
 }
 
@@ -80,15 +82,19 @@ pub(super) struct Asked<'a> {
 }
 
 impl Marker {
-    fn whose(&self, asked: Asked<'_>, from: Option<&Namespace>) -> Whose {
+    fn whose(&self, asked: Asked<'_>, from: Option<&str>) -> Whose {
         if self.uuid != *asked.uuid {
             return Whose::Shared("it is not the collection that mongosync made".to_owned());
         }
         let own = self.owners.iter().find(|own| own.owner == asked.owner);
         if let (Some(own), Some(from)) = (own, from)
-            && own.from != from.as_str()
+            && own.from != from
         {
             return Whose::Taken(own.from.clone());
+        }
+        // Nothing of what they are is in the source, and whoever asks compares with it.
+        if own.is_some_and(|own| own.from == EVENTS) {
+            return Whose::Shared("it holds events, which are kept for ever".to_owned());
         }
         if self.foreign {
             return Whose::Shared("it held documents before mongosync came".to_owned());
@@ -119,6 +125,7 @@ impl Markers {
         asked: Asked<'_>,
         from: Option<&Namespace>,
     ) -> Result<Option<Whose>, Retry> {
+        let from = from.map(Namespace::as_str);
         match self.find(asked).await {
             Ok(marker) => Ok(marker.map(|marker| marker.whose(asked, from))),
             Err(error) if answer::code(&error).is_some_and(answer::is_denied) => Ok(None),
@@ -126,12 +133,12 @@ impl Markers {
         }
     }
 
-    /// Remembers, durably, that documents from a namespace are written there from now on; `empty` says
-    /// whether there was none before. `None` where that may not be remembered.
+    /// Remembers, durably, that documents from a namespace (or [`EVENTS`]) are written there from now on;
+    /// `empty` says whether there was none before. `None` where that may not be remembered.
     pub async fn claim(
         &self,
         asked: Asked<'_>,
-        from: &Namespace,
+        from: &str,
         empty: bool,
     ) -> Result<Option<Whose>, Retry> {
         match self.try_to_claim(asked, from, empty).await {
@@ -224,10 +231,10 @@ impl Markers {
     async fn try_to_claim(
         &self,
         asked: Asked<'_>,
-        from: &Namespace,
+        from: &str,
         empty: bool,
     ) -> Result<Marker, Error> {
-        let own = Owner { owner: asked.owner.to_owned(), from: from.as_str().to_owned() };
+        let own = Owner { owner: asked.owner.to_owned(), from: from.to_owned() };
         let known = self.find(asked).await?;
         let mut marker = match &known {
             Some(known) if known.uuid == *asked.uuid => known.clone(),
@@ -307,17 +314,41 @@ mod tests {
         };
         let asked = |uuid| Asked { namespace: &namespace, uuid, owner: "me" };
         let first = uuid(1);
-        assert_eq!(marker(1, false, &["me"]).whose(asked(&first), Some(&own)), Whose::Ours);
+        let (own, namespace_text) = (own.as_str(), namespace.as_str());
+        assert_eq!(marker(1, false, &["me"]).whose(asked(&first), Some(own)), Whose::Ours);
         for other in [
             marker(2, false, &["me"]),
             marker(1, true, &["me"]),
             marker(1, false, &["me", "other"]),
             marker(1, false, &["other"]),
         ] {
-            let whose = other.whose(asked(&first), Some(&own));
+            let whose = other.whose(asked(&first), Some(own));
             assert!(matches!(whose, Whose::Shared(_)), "{other:?}: {whose:?}");
         }
-        let moved = marker(1, false, &["me"]).whose(asked(&first), Some(&namespace));
+        let moved = marker(1, false, &["me"]).whose(asked(&first), Some(namespace_text));
         assert_eq!(moved, Whose::Taken("a.b".into()));
+    }
+
+    /// They are not to be swept, dropped or compared, nor mixed with documents.
+    #[test]
+    fn events_are_nobodys_documents() {
+        let uuid = Binary { subtype: BinarySubtype::Uuid, bytes: vec![1; 16] };
+        let namespace = Namespace::new("audit", "log");
+        let asked = Asked { namespace: &namespace, uuid: &uuid, owner: "me" };
+        let marker = |from: &str| Marker {
+            namespace: "audit.log".into(),
+            uuid: uuid.clone(),
+            foreign: false,
+            of: None,
+            indexes: Vec::new(),
+            owners: vec![Owner { owner: "me".into(), from: from.into() }],
+        };
+        for from in [None, Some(EVENTS)] {
+            let whose = marker(EVENTS).whose(asked, from);
+            assert!(matches!(whose, Whose::Shared(_)), "{from:?}: {whose:?}");
+        }
+        assert_eq!(marker(EVENTS).whose(asked, Some("a.b")), Whose::Taken(EVENTS.into()));
+        assert_eq!(marker("a.b").whose(asked, Some(EVENTS)), Whose::Taken("a.b".into()));
+        assert!(!known(marker(EVENTS), "me", None).expect("known").ours);
     }
 }

@@ -4,7 +4,8 @@
 //! (`routes`, `place`), written into commands (`command`), sent once (`writing`), and the answer read
 //! (`answer`); collections are made (`collections`), remembered as ours (`marker`) and indexed
 //! (`indexes`), what becomes of them is followed (`definition`, `align`), values that two documents claim are
-//! sorted out (`contested`), and what is refused for no known reason (`doubted`).
+//! sorted out (`contested`), and what is refused for no known reason (`doubted`). Events are inserted, each
+//! as a document of its own (`event`), and never touched again.
 //!
 //! # Late writes
 //! A MongoDB keeps no versions that a write could be refused by, and none are put into documents. What
@@ -14,7 +15,8 @@
 //!
 //! What remains: an insert of the copy into a collection that was empty bears no time. One that arrives
 //! after another process has taken over does nothing where the document is there; where it was deleted
-//! in between, it brings it back, until the sweep at the end of that copy.
+//! in between, it brings it back, until the sweep at the end of that copy. Nor does the insert of an event:
+//! one that comes late finds it there, or puts it where it would have been put again.
 
 mod align;
 mod answer;
@@ -24,6 +26,7 @@ mod connection;
 mod contested;
 mod definition;
 mod doubted;
+mod event;
 mod fence;
 mod indexes;
 mod looks;
@@ -55,7 +58,7 @@ pub use routes::MongoRule;
 use self::{
     align::Alignment,
     answer::Failed,
-    collections::{Asking, Collections, Ready},
+    collections::{Asking, Collections, Kept, Ready},
     connection::{Connection, unusable},
     contested::Contested,
     doubted::Doubted,
@@ -78,10 +81,10 @@ use crate::{
 const COPIED: u8 = b'c';
 /// A document that has changed.
 const CHANGED: u8 = b'u';
+/// An event.
+const APPENDED: u8 = b'a';
 /// A removal; what follows is the namespace in the source of what is removed.
 const REMOVED: u8 = b'r';
-/// The rule file's reader lets no rule come here that delivers events.
-const NO_EVENTS: &str = "a MongoDB holds documents as they are now, and takes no events";
 /// How long the end of a copy waits for its indexes before it says so.
 const BUILDING: Duration = Duration::from_millis(10);
 
@@ -117,11 +120,11 @@ impl Within {
         connection: &Connection,
         owner: &str,
         name: &str,
-        from: Option<&Namespace>,
+        kept: Kept<'_>,
     ) -> Result<Arc<OnceCell<Ready>>, Retry> {
         let asking =
             Asking { connection, routes: &self.routes, origins: self.origins.as_deref(), owner };
-        self.collections.ready(&asking, name, from).await
+        self.collections.ready(&asking, name, kept).await
     }
 
     /// See [`Collections::left`].
@@ -169,7 +172,8 @@ impl Within {
         follows: bool,
     ) -> Result<(), Retry> {
         let Some(origins) = &self.origins else { return Ok(()) };
-        let cell = self.ready(connection, owner, name, Some(from)).await?;
+        let kept = Kept::Documents(Some(from));
+        let cell = self.ready(connection, owner, name, kept).await?;
         let own = cell.get().filter(|ready| ready.refused.is_none() && ready.own);
         let uuid = own.and_then(|ready| ready.uuid.as_ref());
         let (Some(uuid), Some(namespace)) = (uuid, Namespace::parse(name)) else { return Ok(()) };
@@ -223,7 +227,10 @@ impl MongoTarget {
     }
 
     async fn connect(&self) -> Result<&Connection, Retry> {
-        let open = || Connection::open(&self.settings.uri, &self.owner, &self.run);
+        let open = || {
+            let only_append = self.within.routes.only_append();
+            Connection::open(&self.settings.uri, (&self.owner, &self.run), only_append)
+        };
         self.within.connection.get_or_try_init(open).await
     }
 
@@ -237,6 +244,7 @@ impl MongoTarget {
             match request.body.get(item.range.start) {
                 Some(&COPIED) => group.copied.push(index),
                 Some(&CHANGED) => group.changed.push(index),
+                Some(&APPENDED) => group.appended.push(index),
                 Some(&REMOVED) => group.removed.push(index),
                 _ => return Err(unusable("an item that was not encoded here".to_owned())),
             }
@@ -252,10 +260,11 @@ impl MongoTarget {
         (name, group): (&str, &Group),
         outcomes: &mut [Option<Outcome>],
     ) -> Result<(), Failed> {
-        let puts = group.copied.iter().chain(&group.changed);
+        let puts = group.copied.iter().chain(&group.changed).chain(&group.appended);
+        let kept = if group.appended.is_empty() { Kept::Documents(None) } else { Kept::Events };
         let cell = match puts.clone().next() {
             Some(_) => {
-                Some(self.within.ready(connection, &self.owner, name, None).await.map_err(these)?)
+                Some(self.within.ready(connection, &self.owner, name, kept).await.map_err(these)?)
             }
             None => None,
         };
@@ -349,17 +358,16 @@ impl Target for MongoTarget {
                 body.extend_from_slice(operation.namespace.as_str().as_bytes());
             }
             (Action::Put(document), phase) => {
-                if document.size() > command::MAX_DOCUMENT {
-                    return Err(format!(
-                        "the document has {} bytes, MongoDB takes {} at most",
-                        document.size(),
-                        command::MAX_DOCUMENT
-                    ));
-                }
+                fits("document", document.size())?;
                 body.push(if phase == Phase::Copy { COPIED } else { CHANGED });
                 body.extend_from_slice(document.bytes());
             }
-            (Action::Append(_), _) => return Err(NO_EVENTS.to_owned()),
+            (Action::Append(told), _) => {
+                let document = event::document(told, operation.told_time());
+                fits("event", document.as_bytes().len())?;
+                body.push(APPENDED);
+                body.extend_from_slice(document.as_bytes());
+            }
         }
         Ok(())
     }
@@ -367,9 +375,12 @@ impl Target for MongoTarget {
     async fn send(&self, request: &Request) -> Result<Vec<Outcome>, Retry> {
         self.alignment.opened().await;
         let connection = self.connect().await?;
-        connection.alone(request.right.as_ref(), self.timeout).await?;
-        connection.clock.settle(&connection.client).await?;
         let groups = Self::groups(request)?;
+        // An event that comes late does no harm, and those of other rules may be under way.
+        if groups.values().any(|group| group.items().count() > group.appended.len()) {
+            connection.alone(request.right.as_ref(), self.timeout).await?;
+        }
+        connection.clock.settle(&connection.client).await?;
         let mut outcomes: Vec<Option<Outcome>> = vec![None; request.items.len()];
         for (&name, group) in &groups {
             match self.write(connection, request, (name, group), &mut outcomes).await {
@@ -416,6 +427,10 @@ impl Target for MongoTarget {
     }
 
     async fn copy_complete(&self, rule: &str) -> Result<(), Retry> {
+        // The source has no indexes for events.
+        if self.within.routes.appends(rule) {
+            return Ok(());
+        }
         self.connect().await?;
         if !self.alignment.is_open() {
             return Err(not_indexed("the definitions of collections are being compared"));
@@ -524,6 +539,17 @@ fn lies_in_the_way(retry: &Retry) -> bool {
     matches!(retry.reason, "unauthorized" | "unexpected") && retry.pressure == Pressure::Same
 }
 
+/// Refuses what no MongoDB takes.
+fn fits(what: &str, bytes: usize) -> Result<(), String> {
+    match bytes <= command::MAX_DOCUMENT {
+        true => Ok(()),
+        false => Err(format!(
+            "the {what} has {bytes} bytes, MongoDB takes {} at most",
+            command::MAX_DOCUMENT
+        )),
+    }
+}
+
 /// One operation as a line of canonical Extended JSON.
 fn show(operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
     let place = MongoPlaceKey::decode(&operation.place).map_err(|error| error.to_string())?;
@@ -535,7 +561,10 @@ fn show(operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
             doc! { "put": place.namespace, "document": read(document.raw())? }
         }
         Action::Remove => doc! { "remove": place.namespace, "document": read(place.id)? },
-        Action::Append(_) => return Err(NO_EVENTS.to_owned()),
+        Action::Append(told) => {
+            let document = event::document(told, operation.told_time());
+            doc! { "append": place.namespace, "document": read(&document)? }
+        }
     };
     let line = bson::Bson::Document(line).into_canonical_extjson();
     serde_json::to_writer(&mut *body, &line).map_err(|error| error.to_string())?;

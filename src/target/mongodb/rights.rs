@@ -14,6 +14,8 @@ use super::marker;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Needed {
     Always,
+    /// Where documents are kept. Events are never touched again.
+    ToKeep,
     /// Where the collection is to be made.
     ToMake,
     /// Where the definitions of collections are followed.
@@ -26,8 +28,8 @@ enum Needed {
 const ACTIONS: [(&str, Needed, &str); 11] = [
     ("find", Needed::Always, NOTHING),
     ("insert", Needed::Always, NOTHING),
-    ("update", Needed::Always, NOTHING),
-    ("remove", Needed::Always, NOTHING),
+    ("update", Needed::ToKeep, NOTHING),
+    ("remove", Needed::ToKeep, NOTHING),
     ("bypassDocumentValidation", Needed::Always, NOTHING),
     ("createCollection", Needed::ToMake, "it can't be made"),
     ("dropCollection", Needed::ToFollow, "what is dropped in the source stays, empty"),
@@ -40,6 +42,10 @@ const NOTHING: &str = "nothing can be written there, and it waits until it may";
 const NO_INDEXES: &str = "it gets no indexes";
 /// What is remembered in the target needs these.
 const REMEMBERS: [&str; 3] = ["find", "insert", "update"];
+const NOT_REMEMBERED: &str = "whose its collections are can't be remembered there: they get no indexes, \
+                              and what is gone from the source while nobody looks stays";
+const EVENTS_NOT_REMEMBERED: &str = "that events lie in a collection can't be remembered there: no rule \
+                                     that keeps documents is to write to it";
 
 /// A right that is missing.
 #[derive(PartialEq, Eq, Debug)]
@@ -66,6 +72,8 @@ pub(super) struct Written {
     pub there: bool,
     /// Whether its definition is followed.
     pub follows: bool,
+    /// Whether nothing but events is written there.
+    pub appends: bool,
 }
 
 /// What the user lacks for these collections.
@@ -88,11 +96,12 @@ pub(super) fn missing(privileges: &Privileges, wanted: &[Written]) -> Vec<Lack> 
         found.push(lack(true, "listCollections", &some(&denied), NOTHING));
     }
     let mut by_action: BTreeMap<usize, Vec<&Namespace>> = BTreeMap::new();
-    for Written { namespace, there, follows } in wanted {
+    for Written { namespace, there, follows, appends } in wanted {
         let resource = Resource::Collection(namespace.clone());
         for (index, (action, needed, _)) in ACTIONS.iter().enumerate() {
             let concerns = match needed {
-                Needed::Always | Needed::ForComfort => true,
+                Needed::Always => true,
+                Needed::ToKeep | Needed::ForComfort => !appends,
                 Needed::ToMake => !there,
                 Needed::ToFollow => *follows,
             };
@@ -103,14 +112,14 @@ pub(super) fn missing(privileges: &Privileges, wanted: &[Written]) -> Vec<Lack> 
     }
     for (index, namespaces) in by_action {
         let (action, needed, lost) = ACTIONS[index];
-        let is_needed = matches!(needed, Needed::Always | Needed::ToMake);
+        let is_needed = matches!(needed, Needed::Always | Needed::ToKeep | Needed::ToMake);
         found.push(lack(is_needed, action, &some(namespaces), lost));
     }
     let remembered = Namespace::new(marker::DATABASE, marker::COLLECTION);
     let remembers = Resource::Collection(remembered);
+    let only_events = !wanted.is_empty() && wanted.iter().all(|it| it.appends);
+    let lost = if only_events { EVENTS_NOT_REMEMBERED } else { NOT_REMEMBERED };
     for action in privileges.missing(&REMEMBERS, &remembers) {
-        let lost = "whose its collections are can't be remembered there: they get no indexes, and \
-                    what is gone from the source while nobody looks stays";
         found.push(lack(false, action, &remembers.to_string(), lost));
     }
     found
@@ -146,6 +155,7 @@ mod tests {
             namespace: Namespace::new(database, collection),
             there,
             follows,
+            appends: false,
         };
         let wanted = [written("a", "b", true, false), written("c", "d", false, true)];
         let own = ("mongosync", "", all.as_slice());
@@ -182,5 +192,9 @@ mod tests {
                 .iter()
                 .all(|lack| lack.starts_with("warning") && lack.contains("mongosync.mirrored"))
         );
+        // Events are inserted, and that is all.
+        let log = Written { appends: true, ..written("a", "log", true, false) };
+        let inserts = ["listCollections", "find", "insert", "bypassDocumentValidation"];
+        assert_eq!(missing(&user(&[own, ("a", "", &inserts)]), &[log]), []);
     }
 }

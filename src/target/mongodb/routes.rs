@@ -5,6 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use bson::RawBsonRef;
 use bytes::Bytes;
 
 use crate::{
@@ -36,6 +37,8 @@ pub struct MongoRule {
     pub moves: bool,
     /// Whether the definitions of collections are followed.
     pub ddl: bool,
+    /// Whether events are appended rather than documents kept.
+    pub appends: bool,
 }
 
 /// The routes of one MongoDB.
@@ -64,6 +67,16 @@ impl Routes {
     /// The names of the rules.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.rules.keys().map(String::as_str)
+    }
+
+    /// Whether a rule appends events.
+    pub fn appends(&self, rule: &str) -> bool {
+        self.rules.get(rule).is_some_and(|rule| rule.appends)
+    }
+
+    /// Whether all rules do.
+    pub fn only_append(&self) -> bool {
+        !self.rules.is_empty() && self.rules.values().all(|rule| rule.appends)
     }
 
     /// The namespaces that a rule names, there or not.
@@ -163,12 +176,13 @@ impl Routes {
             format!("{database}.{}", meta.collection.as_deref().unwrap_or(collection))
         });
         let name = chosen.as_deref().unwrap_or(name);
-        // A document of a script's own making has its own `_id`.
-        let own = match placing.document {
-            Some(document) => {
+        // A document of a script's own making has its own `_id`, and an event one that is its own.
+        let own = match (placing.event, placing.document) {
+            (Some(event), _) => Some(RawBsonRef::String(event)),
+            (None, Some(document)) => {
                 document.get("_id").map_err(|error| format!("its _id can't be read: {error}"))?
             }
-            None => None,
+            (None, None) => None,
         };
         let id = own.unwrap_or_else(|| placing.key.id());
         if let Some(fault) = id_fault(id) {
@@ -178,7 +192,7 @@ impl Routes {
             place_key(name, id).map_err(|error| format!("its _id can't be read: {error}"))?;
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
         match sources.get(name) {
-            Some(known) if known != placing.namespace => {
+            Some(known) if known != placing.namespace && !route.appends => {
                 return Err(format!(
                     "documents of {known} lie in {name}, and those of {} would fall on them",
                     placing.namespace
@@ -222,6 +236,7 @@ mod tests {
             keeps_dropped: false,
             moves: false,
             ddl: false,
+            appends: false,
         };
         let key = DocumentKey::from_id(RawBsonRef::Int32(1)).expect("a key");
         let namespace = Namespace::new("shop", "items");
@@ -267,6 +282,7 @@ mod tests {
             keeps_dropped: false,
             moves: false,
             ddl: false,
+            appends: false,
         };
         for (keeps, namespace, expected) in
             [(true, "shop.items", true), (true, "shop.other", false), (false, "shop.items", false)]

@@ -29,12 +29,14 @@ use super::{
 pub(super) struct Group {
     pub copied: Vec<usize>,
     pub changed: Vec<usize>,
+    pub appended: Vec<usize>,
     pub removed: Vec<usize>,
 }
 
 impl Group {
     pub fn items(&self) -> impl Iterator<Item = usize> {
-        self.copied.iter().chain(&self.changed).chain(&self.removed).copied()
+        let puts = self.copied.iter().chain(&self.changed).chain(&self.appended);
+        puts.chain(&self.removed).copied()
     }
 }
 
@@ -110,10 +112,29 @@ impl Portion<'_> {
                 fate => outcomes[index] = Some(self.known(index, fate, lane).await?),
             }
         }
+        self.append(&group.appended, lane, outcomes).await?;
         for (index, fate) in self.remove(&group.removed, lane).await? {
             outcomes[index] = Some(self.known(index, fate, lane).await?);
         }
         self.sort_out(met, lane, outcomes).await
+    }
+
+    /// Inserts events. One that is there was inserted before. A value that another one holds in a unique
+    /// index stays with that one for ever, so nothing is waited for.
+    async fn append(
+        &self,
+        items: &[usize],
+        lane: &mut LaneSession,
+        outcomes: &mut [Option<Outcome>],
+    ) -> Result<(), Failed> {
+        for (index, fate) in self.insert(items, lane).await? {
+            outcomes[index] = Some(match fate {
+                Fate::There => Outcome::Superseded,
+                Fate::Contested(conflict) => Outcome::Rejected(conflict.words),
+                fate => self.known(index, fate, lane).await?,
+            });
+        }
+        Ok(())
     }
 
     /// Inserts what is most likely not there.
@@ -329,8 +350,12 @@ impl Portion<'_> {
             return Ok(true);
         }
         let write = Write::Nothing(self.place(index)?.id);
-        let fates = self.command(&[write], lane).await?.fates;
-        Ok(fates == [APPLIED])
+        match self.command(&[write], lane).await {
+            Ok(answer) => Ok(answer.fates == [APPLIED]),
+            // Who appends events needs no right to remove.
+            Err(Failed::These(retry)) if retry.reason == "unauthorized" => Ok(false),
+            Err(failed) => Err(failed),
+        }
     }
 
     /// See [`super::contested`].

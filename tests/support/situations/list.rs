@@ -272,6 +272,11 @@ const SOURCE: &[Row] = &[
         "a_network_to_the_source_that_fails",
     ),
     row(
+        "what is sent to the source is lost, and what it says comes",
+        "connections are made all the while, and none is ever answered",
+        "a_network_to_the_source_that_fails",
+    ),
+    row(
         "a slow line to the source",
         "each answer late by 30 ms",
         "a_network_to_the_source_that_fails",
@@ -450,6 +455,11 @@ const STORE: &[Row] = &[
     row(
         "nobody listens at the store's address for longer than the lease",
         "changes meanwhile",
+        "a_store_that_is_away_is_waited_for",
+    ),
+    row(
+        "what is sent to the store is lost, and what it says comes",
+        "connections are made all the while, and none is ever answered",
         "a_store_that_is_away_is_waited_for",
     ),
     row(
