@@ -296,6 +296,21 @@ mod tests {
     }
 
     #[test]
+    fn a_body_takes_the_room_of_one_that_was_sent_where_that_fits() {
+        let last = Batch { body: vec![0; 800], ..Batch::default() };
+        for (spare, taken) in [(0, false), (899, false), (900, true), (3_600, true), (3_604, false)]
+        {
+            let spare = Vec::with_capacity(spare);
+            let room = (spare.as_ptr(), spare.capacity());
+            let next = Batch::after(&last, spare);
+            assert_eq!((next.body.as_ptr(), next.body.capacity()) == room, taken, "{room:?}");
+            assert!(next.body.is_empty() && next.body.capacity() >= 900);
+        }
+        let nothing = Batch::after(&Batch::default(), Vec::with_capacity(8 << 20));
+        assert_eq!(nothing.body.capacity(), 0);
+    }
+
+    #[test]
     fn a_place_occurs_once_with_the_newest_of_its_operations() {
         for (times, expected) in [
             (&[3][..], "3.0"),

@@ -207,6 +207,10 @@ impl Writer {
             .collect();
         self.stand_aside(held, &claims);
         Claim::settle_all(claims);
+        if self.batch.is_empty() {
+            // The load is over, for now: what its bodies took is given back.
+            (self.batch, self.spare) = Default::default();
+        }
         if self.aside.is_over() {
             self.context.status.held(self.number, None);
         }

@@ -22,16 +22,20 @@ pub mod scan;
 pub mod selection;
 pub mod stream;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bson::{Document, RawDocumentBuf, doc, oid::ObjectId, rawdoc};
 use mongodb::{Client, Database, options::SelectionCriteria};
+use tokio::sync::Semaphore;
 
 use crate::{change::ClusterTime, client, rules::model};
 
 use error::Error;
 pub use replies::Patience;
 use replies::Replies;
+
+/// See [`Source::together`].
+const TOGETHER: usize = 8;
 
 /// A connected source. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -46,6 +50,8 @@ pub struct Source {
     version: String,
     address: String,
     patience: Patience,
+    /// Questions that are asked at a time where many are asked together, by all that share the client.
+    together: Arc<Semaphore>,
 }
 
 /// What the server says that it is.
@@ -173,6 +179,7 @@ impl Source {
             version: String::new(),
             address,
             patience: Patience::FIRST,
+            together: Arc::new(Semaphore::new(TOGETHER)),
         };
         let identity = source.identify().await?;
         source.sharded = identity.sharded;

@@ -249,6 +249,7 @@ impl Source {
                 "projection": { "_id": 1 }, "limit": 1, "singleBatch": true,
                 "readConcern": { "level": "majority" },
             };
+            let _turn = self.together.acquire().await.expect("nobody closes it");
             let is_there = !self.all(&database, command).await?.is_empty();
             Ok::<_, Error>(if is_there { *types } else { &[] })
         });

@@ -28,6 +28,9 @@ use super::{
 
 /// How deep expressions may nest in the text.
 const EXPRESSION_DEPTH: usize = 64;
+/// Calls that are remembered from one run to the next. A script has far fewer; but where it makes names
+/// of functions from what documents hold, each document may bring another one.
+const MOST_RESOLVED: usize = 1_000;
 /// The names that the script finds in scope, which it can't give to variables of its own.
 pub(super) const NAMES: [&str; 3] = ["doc", "event", "meta"];
 
@@ -84,7 +87,8 @@ impl Script {
     }
 
     /// Runs the statements. Which function a call means depends on its name and the types of its
-    /// arguments alone, so what one run has found out holds for the next.
+    /// arguments alone (no operator can be called by its name), and engine and script are the same
+    /// in each run: so what one has found out holds for the next.
     fn evaluate(&self, scope: &mut Scope<'_>) -> Result<(), Box<EvalAltResult>> {
         if !self.imports.is_empty() {
             // What a run imports is its own, and so is what its calls mean.
@@ -98,6 +102,13 @@ impl Script {
             self.engine.eval_statements_raw(&mut global, &mut caches, scope, self.ast.statements());
         self.resolved.give_back(caches);
         ran.map(|_| ())
+    }
+
+    /// How many calls are remembered.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        let mut kept = self.resolved.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter_mut().map(|caches| caches.fn_resolution_cache_mut().dict.len()).sum()
     }
 
     /// Claims that the script moves nothing, to test what happens where that is wrong.
@@ -117,7 +128,10 @@ impl Resolved {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
     }
 
-    fn give_back(&self, caches: Caches) {
+    fn give_back(&self, mut caches: Caches) {
+        if caches.fn_resolution_cache_mut().dict.len() > MOST_RESOLVED {
+            return;
+        }
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(caches);
     }
 }

@@ -166,3 +166,29 @@ fn places_of_rules_that_were_not_asked_are_kept() {
     assert_eq!(shaped.places, [other]);
     assert_eq!(shaped.operations.len(), 1);
 }
+
+#[test]
+fn a_place_is_taken_however_many_there_are() {
+    let change = change(1, State::Gone, Vec::new());
+    let mut puts = Puts::default();
+    for number in 0..40_u8 {
+        let place = |number: u8| PlaceKey([number].into());
+        assert_eq!(puts.taken(&place(number)), None);
+        let origin = Origin {
+            rule: RuleIndex(number.into()),
+            namespace: change.namespace.clone(),
+            key: change.key.clone(),
+            phase: change.phase,
+            time: change.time,
+            since: None,
+            deleted: false,
+            event: None,
+        };
+        let operation = operation(&change, place(number), bytes::Bytes::new(), Action::Remove);
+        puts.push(operation, origin.into());
+        for other in 0..=number {
+            assert_eq!(puts.taken(&place(other)), Some(RuleIndex(other.into())));
+        }
+        assert_eq!(puts.places().count(), usize::from(number) + 1);
+    }
+}

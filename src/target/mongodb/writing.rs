@@ -8,7 +8,7 @@ use mongodb::{Collection, Database};
 
 use crate::{
     change::Namespace,
-    target::{Outcome, PlaceKey, Pressure, Request, Retry},
+    target::{Contents, Outcome, PlaceKey, Pressure, Request, Retry},
 };
 
 use super::{
@@ -130,11 +130,22 @@ impl Portion<'_> {
         for (index, fate) in self.insert(items, lane).await? {
             outcomes[index] = Some(match fate {
                 Fate::There => Outcome::Superseded,
+                // A server may name another index than that of `_id` for one that is there.
+                Fate::Contested(_) if self.lies_there(index).await? => Outcome::Superseded,
                 Fate::Contested(conflict) => Outcome::Rejected(conflict.words),
                 fate => self.known(index, fate, lane).await?,
             });
         }
         Ok(())
+    }
+
+    /// Whether there is a document in the item's place.
+    async fn lies_there(&self, index: usize) -> Result<bool, Failed> {
+        let place = std::slice::from_ref(&self.request.items[index].place);
+        match self.target.held(place).await.map_err(Failed::These)? {
+            Contents::Held(held) => Ok(held.iter().any(Option::is_some)),
+            Contents::Unreadable(_) => Ok(false),
+        }
     }
 
     /// Inserts what is most likely not there.
@@ -352,8 +363,11 @@ impl Portion<'_> {
         let write = Write::Nothing(self.place(index)?.id);
         match self.command(&[write], lane).await {
             Ok(answer) => Ok(answer.fates == [APPLIED]),
-            // Who appends events needs no right to remove.
-            Err(Failed::These(retry)) if retry.reason == "unauthorized" => Ok(false),
+            // Who appends events needs no right to remove: others tell.
+            Err(Failed::These(retry)) if retry.reason == "unauthorized" => {
+                let place = &self.request.items[index].place;
+                Ok(self.target.doubted.is_to_blame(place, self.ready.written()))
+            }
             Err(failed) => Err(failed),
         }
     }

@@ -215,6 +215,17 @@ fn one_run_tells_the_next_nothing_but_what_calls_mean() {
 }
 
 #[test]
+fn names_of_functions_from_documents_are_not_remembered_for_ever() {
+    let script = compile("if is_def_fn(doc.kind, 1) { skip() }");
+    let kinds = (0..20_000).map(|number| doc! { "_id": 1, "kind": format!("kind{number}") });
+    for document in kinds {
+        let ran = run_on(&script, Some(&raw(&document))).unwrap();
+        assert_eq!(ran, Outcome::Unchanged(Meta::default()));
+        assert!(script.remembered() <= 1_000, "{}", script.remembered());
+    }
+}
+
+#[test]
 fn meta_is_set_by_field() {
     let rows = [
         ("meta.id = \"x\"", Meta { id: Some("x".into()), ..Meta::default() }),
