@@ -11,7 +11,7 @@ use crate::{
         checker::{compare, hits},
         documents::Documents,
         oplog,
-        run::{Run, Settings},
+        run::{Run, Settings, cluster_time},
         situations::situation,
         writers::stir,
     },
@@ -115,6 +115,9 @@ async fn another_replica_set_in_the_place_of_the_source() -> Result<()> {
     let others = other.client().database("swapped").collection("items");
     fill(&others, 3, 400).await?;
     others.delete_many(doc! { "_id": { "$lt": 50 } }).await?;
+    // A source whose time is earlier is refused, and within one second any of the two may be ahead.
+    let seen = cluster_time(&world.client).await?;
+    while cluster_time(&other.client()).await? <= seen {}
     file.rewrite(|text| text.replace(world.mongo.uri(), other.uri()))?;
     let mut run = file.run(&[])?;
     run.caught_up(&other.client()).await?;
