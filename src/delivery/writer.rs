@@ -207,8 +207,9 @@ impl Writer {
             .collect();
         self.stand_aside(held, &claims);
         Claim::settle_all(claims);
-        if self.batch.is_empty() {
-            // The load is over, for now: what its bodies took is given back.
+        if self.begun.is_none() {
+            // Nothing was gathered meanwhile: the load is over, for now, and what its bodies took is
+            // given back.
             (self.batch, self.spare) = Default::default();
         }
         if self.aside.is_over() {
