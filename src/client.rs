@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use mongodb::{error::Error, options::ClientOptions};
+use mongodb::{
+    error::{Error, ErrorKind},
+    options::ClientOptions,
+};
 
 use crate::rules::model::Secret;
 
@@ -29,4 +32,95 @@ pub async fn options(uri: &Secret) -> Result<ClientOptions, Error> {
     options.max_connecting.get_or_insert(HANDSHAKES);
     options.max_pool_size.get_or_insert(HANDSHAKES);
     Ok(options)
+}
+
+/// What the server or the driver says, without the driver's copy of the whole reply, and with the way out
+/// where the driver's own words name none.
+pub fn words(error: &Error) -> String {
+    match error.kind.as_ref() {
+        ErrorKind::Command(command) => {
+            format!("{} ({} {})", command.message, command.code_name, command.code)
+        }
+        ErrorKind::ServerSelection { message, .. } => {
+            unreachable_set(message).unwrap_or_else(|| message.clone())
+        }
+        kind => kind.to_string(),
+    }
+}
+
+/// Why none of the servers of a connection string is chosen, where their description says so.
+fn unreachable_set(message: &str) -> Option<String> {
+    if message.contains("Type: RsGhost") {
+        return Some(
+            "the server was started as a member of a replica set that nobody has initiated: run \
+             `rs.initiate()` on it in mongosh"
+                .to_owned(),
+        );
+    }
+    let topology = message.split_once("Type: ReplicaSetNoPrimary, ")?.1;
+    // Servers of another set are taken out of the description; those that are away stay in it.
+    let (name, servers) = topology.strip_prefix("Set Name: ")?.split_once(", Servers: [")?;
+    servers.trim_start().starts_with(']').then(|| {
+        format!(
+            "none of the servers belongs to a replica set of the name {name}: look at `replicaSet` in the \
+             connection string"
+        )
+    })
+}
+
+/// What keeps a login from a command, in one sentence: the server's own words hold the whole command.
+pub fn denied(error: &Error) -> Option<String> {
+    match error.kind.as_ref() {
+        ErrorKind::Authentication { message, .. } => Some(format!("lets nobody in: {message}")),
+        ErrorKind::Command(command) if matches!(command.code, 13 | 18 | 8000) => {
+            let message = command.message.split(" { ").next().unwrap_or_default();
+            Some(format!("refuses this user: {message} ({} {})", command.code_name, command.code))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_that_is_not_reached_is_told_with_the_way_out() {
+        let timeout = "Server selection timeout: No available servers. Topology: ";
+        for (topology, expected) in [
+            (
+                "{ Type: Unknown, Servers: [ { Address: h:27017, Type: RsGhost, Average RTT: 1ms } ] }",
+                Some("rs.initiate()"),
+            ),
+            (
+                "{ Type: ReplicaSetNoPrimary, Set Name: nope, Servers: [  ] }",
+                Some("of the name nope: look at `replicaSet`"),
+            ),
+            (
+                "{ Type: ReplicaSetNoPrimary, Set Name: rs0, Servers: [ { Address: h:1, Type: Unknown, \
+                 Error: refused } ] }",
+                None,
+            ),
+        ] {
+            let told = unreachable_set(&format!("{timeout}{topology}"));
+            match expected {
+                Some(expected) => assert!(told.is_some_and(|told| told.contains(expected))),
+                None => assert_eq!(told, None),
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_user_may_not_do_is_told_without_the_command() {
+        let command: mongodb::error::CommandError = bson::deserialize_from_document(bson::doc! {
+            "code": 13,
+            "codeName": "Unauthorized",
+            "errmsg": "not authorized on mongosync to execute command { find: \"leases\", lsid: 1 }",
+        })
+        .expect("a command error");
+        let expected =
+            "refuses this user: not authorized on mongosync to execute command (Unauthorized 13)";
+        assert_eq!(denied(&ErrorKind::Command(command).into()).as_deref(), Some(expected));
+        assert_eq!(denied(&std::io::Error::other("reset").into()), None);
+    }
 }

@@ -105,6 +105,14 @@ impl Finding {
     }
 }
 
+/// So many of something, for a sentence: `1 document`, `2 documents`.
+pub fn count(number: u64, noun: &str) -> String {
+    match number {
+        1 => format!("1 {noun}"),
+        number => format!("{number} {noun}s"),
+    }
+}
+
 /// Names for a sentence: all of a few, else the first ones and how many more there are.
 pub fn some<T: std::fmt::Display>(names: impl IntoIterator<Item = T>) -> String {
     const SHOWN: usize = 8;
@@ -124,6 +132,14 @@ mod tests {
         assert_eq!(some(["a", "b"]), "a, b");
         assert_eq!(some(1..=9), "1, 2, 3, 4, 5, 6, 7, 8, 9");
         assert_eq!(some(1..=10), "1, 2, 3, 4, 5, 6, 7, 8 and 2 more");
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!(
+            (count(1, "document"), count(0, "document")),
+            ("1 document".into(), "0 documents".into())
+        );
     }
 
     #[test]

@@ -119,6 +119,15 @@ async fn another_replica_set_in_the_place_of_the_source() -> Result<()> {
     let seen = cluster_time(&world.client).await?;
     while cluster_time(&other.client()).await? <= seen {}
     file.rewrite(|text| text.replace(world.mongo.uri(), other.uri()))?;
+    // The reason is told whatever is to be done about it, before the run and by it.
+    file.rewrite(|text| format!("{text}\n    on_history_lost: stop\n"))?;
+    let checked = file.command("check", &["--online"]).await?;
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    ensure!(said.contains("the source is another replica set or cluster"), "{said}");
+    let (code, log) = file.run_to_end(&[]).await?;
+    assert_eq!(code, Some(5), "{log}");
+    ensure!(log.contains("error: the source is another replica set or cluster"), "{log}");
+    file.rewrite(|text| text.replace("\n    on_history_lost: stop\n", ""))?;
     let mut run = file.run(&[])?;
     run.caught_up(&other.client()).await?;
     run.copied().await?;

@@ -6,8 +6,9 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use mongodb::bson::doc;
+use rstest::rstest;
 use serde_json::json;
 
 use crate::{
@@ -53,6 +54,19 @@ async fn behind(world: &World, name: &str) -> Result<Vec<String>> {
     }
     let found: serde_json::Value = serde_json::from_str(&found.body)?;
     Ok(found.as_object().map(|all| all.keys().cloned().collect()).unwrap_or_default())
+}
+
+/// Holds every bulk request but for the first few.
+fn hold_all(endpoint: &Endpoint, pass: usize) -> Arc<Gate> {
+    let gate = Gate::closed();
+    let (fault, seen) = (Fault::Hold(Moment::Before, gate.clone()), AtomicUsize::new(0));
+    endpoint.play(move |asked| {
+        match asked.is_bulk() && seen.fetch_add(1, Ordering::AcqRel) >= pass {
+            true => Play::Struck(fault.clone()),
+            false => Play::Pass,
+        }
+    });
+    gate
 }
 
 async fn at_rest(run: &mut Run, world: &World) -> Result<()> {
@@ -146,6 +160,63 @@ async fn searches_see_no_half_filled_index() -> Result<()> {
 }
 
 /// What is refused keeps, in the new index, what the old one held of it.
+/// A copy that was broken off does not go on by another rule than it was begun with, though the rule says
+/// to leave what was delivered as it is: behind an alias, into a plain index, and the first one ever.
+#[rstest]
+#[case::behind_an_alias("swaps-anew", true, true)]
+#[case::into_a_plain_index("swaps-plain", false, true)]
+#[case::the_first_copy("swaps-first", false, false)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_another_rule_began_is_begun_anew(
+    #[case] index: &str,
+    #[case] alias: bool,
+    #[case] copied_before: bool,
+) -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("anew.items");
+    fill(&items, 1, 2_000).await?;
+    let (endpoint, engine) = world.endpoint().await?;
+    let to = format!("to: [{{ target: search, index: {{ name: {index}, alias: {alias} }} }}]");
+    let rule = format!("  - name: items\n    namespace: anew.items\n    {to}\n");
+    let file = world.rule_file_with(&settings(engine), &rule)?;
+    let (mut run, gate) = match copied_before {
+        true => {
+            let mut run = file.run(&[])?;
+            run.copied().await?;
+            let gate = hold_all(&endpoint, 5);
+            assert!(file.command("resync", &["items"]).await?.status.success());
+            (run, gate)
+        }
+        false => {
+            let gate = hold_all(&endpoint, 5);
+            (file.run(&[])?, gate)
+        }
+    };
+    run.meets("the middle of the copy", &gate, 1).await?;
+    run.kill().await?;
+    gate.discard();
+    endpoint.pass_on();
+
+    file.rewrite(|text| format!("{text}    filter: {{ _id: {{ $lt: 100 }} }}\n"))?;
+    let mut run = file.run(&[])?;
+    at_rest(&mut run, &world).await?;
+    assert_eq!(hits(&world.engine, index).await?.len(), 100);
+    ensure!(run.log().contains("the copy is begun anew"), "{}", run.log());
+    let status = run.status().await.context("a status")?;
+    let rule = &status["targets"]["search"]["rules"]["items"];
+    assert_eq!(rule["stale_definition"], false);
+    assert!(run.terminate().await?.success());
+
+    // One that is finished stays as it is, and is only said to be stale.
+    file.rewrite(|text| text.replace("$lt: 100", "$lt: 50"))?;
+    let mut run = file.run(&[])?;
+    at_rest(&mut run, &world).await?;
+    assert_eq!(hits(&world.engine, index).await?.len(), 100);
+    ensure!(run.log().contains("stale definition"), "{}", run.log());
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_the_dead_letters_is_taken_over() -> Result<()> {
     let world = World::new().await?;

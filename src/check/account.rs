@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::rules::{
     model::{
         self, CheckpointStore, Destination, Engine, EngineAuth, EngineIndex, OnDelete, OnDrop,
-        OnHistoryLost, OnRejected, OnRuleChange, Place, Rule, RuleFile, Since, TargetKind, Webhook,
+        OnHistoryLost, OnRejected, OnRuleChange, Place, Rule, RuleFile, TargetKind, Webhook,
         WebhookFormat,
     },
     template::Template,
@@ -309,11 +309,7 @@ fn ruled(
         Place::Webhook | Place::File | Place::Stdout | Place::Own => (None, None),
     };
     let text = |template: &Option<Template>| template.as_ref().map(|text| text.as_str().to_owned());
-    let since =
-        rule.changes.filter(|_| rule.copy.is_none()).and_then(|changes| match changes.since {
-            Since::Now => None,
-            Since::Time(time) => Some(point(time)),
-        });
+    let since = rule.since().map(point);
     Ruled {
         name: rule.name.clone(),
         namespaces: rule.namespaces.include.iter().map(ToString::to_string).collect(),
@@ -368,7 +364,7 @@ fn ruled(
 }
 
 /// A cluster time; a whole second as a date.
-fn point(time: bson::Timestamp) -> String {
+pub(super) fn point(time: bson::Timestamp) -> String {
     let date = bson::DateTime::from_millis(i64::from(time.time) * 1000);
     match (time.increment, date.try_to_rfc3339_string()) {
         (0, Ok(date)) => date,

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
+use bson::oid::ObjectId;
 use mongodb::Client;
 
 use crate::{
@@ -106,10 +107,12 @@ async fn records(
         for (events_of, own) in rules.pipelines(&target.name) {
             let key = keys::Stream::new(&target.name, events_of).position();
             let record: Option<PositionRecord> = load(store, &key).await?;
-            if let (Some(record), Some(oplog)) = (record, seen.and_then(|seen| seen.oplog)) {
-                let followed = own.iter().filter(|rule| rule.changes.is_some());
-                let policies: Vec<_> = followed.map(|rule| rule.on_history_lost).collect();
-                found.extend(lost(&target.name, &policies, record.time, oplog.first));
+            let (Some(record), Some(seen)) = (record, seen) else { continue };
+            let followed = own.iter().filter(|rule| rule.changes.is_some());
+            let policies: Vec<_> = followed.map(|rule| rule.on_history_lost).collect();
+            let first = seen.oplog.map(|oplog| oplog.first);
+            if let Some(why) = no_more_use((record.time, record.source), seen.identity, first) {
+                found.extend(lost(&target.name, &policies, why));
             }
         }
     }
@@ -298,20 +301,33 @@ fn paused(rules: &RuleFile, target: &str, record: &PausedRecord) -> Finding {
     Finding::warning("paused", Part::Target(target.to_owned()), words).help(help)
 }
 
-/// Where the oplog no longer reaches back to a target's position.
-fn lost(
-    target: &str,
-    policies: &[OnHistoryLost],
-    position: ClusterTime,
-    first: ClusterTime,
-) -> Option<Finding> {
-    if position >= first || policies.is_empty() {
+/// Why the stream can't go on from a position of a replica set or cluster, if it can't: the source is
+/// another one, or its oplog begins later.
+fn no_more_use(
+    (position, known): (ClusterTime, Option<ObjectId>),
+    own: Option<ObjectId>,
+    first: Option<ClusterTime>,
+) -> Option<String> {
+    if let (Some(known), Some(own)) = (known, own)
+        && known != own
+    {
+        return Some(format!(
+            "the source is another replica set or cluster than the one of the stored position \
+             {position}"
+        ));
+    }
+    let first = first.filter(|&first| position < first)?;
+    Some(format!(
+        "the oplog begins at {first}, and the stored position is {position}: what changed in between is \
+         lost to it"
+    ))
+}
+
+/// Where the stream can't go on from a target's position.
+fn lost(target: &str, policies: &[OnHistoryLost], words: String) -> Option<Finding> {
+    if policies.is_empty() {
         return None;
     }
-    let words = format!(
-        "the oplog begins at {first}, and the stored position is {position}: what changed in between \
-         is lost to it"
-    );
     let part = Part::Target(target.to_owned());
     let has = |policy| policies.contains(&policy);
     Some(match (has(OnHistoryLost::Stop), has(OnHistoryLost::Now)) {
@@ -343,7 +359,13 @@ mod tests {
         use OnHistoryLost::{Now, Resync, Stop};
         let found = |policies: &[OnHistoryLost], position: u64| {
             let time = |seconds: u64| ClusterTime(seconds << 32);
-            lost("search", policies, time(position), time(6)).map(|finding| finding.severity)
+            let (known, other) = (ObjectId::from_bytes([1; 12]), ObjectId::from_bytes([2; 12]));
+            let why = |source| no_more_use((time(position), Some(known)), source, Some(time(6)));
+            let another = why(Some(other)).expect("it is another one");
+            assert!(another.contains("another replica set"), "{another}");
+            let why = why(Some(known))?;
+            assert!(why.contains("the oplog begins"), "{why}");
+            lost("search", policies, why).map(|finding| finding.severity)
         };
         for (policies, expected) in [
             (&[Resync][..], Some(Severity::Warning)),

@@ -8,18 +8,21 @@ use crate::{
     finding::{Finding, Part},
     rules::{
         model::{
-            Destination, Engine, EngineAuth, EnginePlace, EventSettings, FullDocument,
-            NamespacePattern, OnDrop, Place, Rule, RuleFile, Target, TargetKind, Tls, Webhook,
-            WebhookFormat,
+            CheckpointStore, Destination, Engine, EngineAuth, EnginePlace, EventSettings,
+            FullDocument, NamespacePattern, OnDrop, Place, Rule, RuleFile, Target, TargetKind, Tls,
+            Webhook, WebhookFormat,
         },
         template::{Part as Piece, Template},
         units::written_size,
     },
     source::stream::Scope,
-    target::http::is_loopback,
+    target::http::{check_certificates, is_loopback},
 };
 
-use super::account::{places_are_kept, projected};
+use super::{
+    account::{places_are_kept, projected},
+    online::causes,
+};
 
 /// Engines refuse a larger request, unless told otherwise (`http.max_content_length`).
 const MOST_BYTES: usize = 100 << 20;
@@ -65,6 +68,16 @@ pub fn hints(rules: &RuleFile) -> Vec<Finding> {
             ));
         }
     }
+    if let CheckpointStore::File { path } = &rules.checkpoint.store {
+        let words = format!(
+            "positions lie in the folder {}, which keeps no two processes on two machines apart",
+            path.display()
+        );
+        found.push(Finding::note("store_of_one_machine", Part::Checkpoint, words).help(
+            "run the file on one machine alone, or keep positions in a MongoDB: `checkpoint: { mongodb: \
+             { uri: … } }`",
+        ));
+    }
     for rule in &rules.rules {
         reading(rule, &mut found);
         scripted(rule, &mut found);
@@ -109,6 +122,27 @@ fn connection(engine: &Engine, part: impl Fn() -> Part, found: &mut Vec<Finding>
         found.push(Finding::warning("login_in_clear", part(), words).help("use https"));
     }
     any_certificate(&engine.tls, "the engine's own authority", part, found);
+}
+
+/// Certificates that the file names and that can't be used.
+pub fn certificates(rules: &RuleFile) -> Vec<Finding> {
+    let unusable = |target: &Target| {
+        let tls = match &target.kind {
+            TargetKind::Engine(engine) => &engine.tls,
+            TargetKind::Webhook(webhook) => &webhook.tls,
+            TargetKind::MongoDb(_)
+            | TargetKind::File(_)
+            | TargetKind::Stdout(_)
+            | TargetKind::Own => return None,
+        };
+        let error = check_certificates(tls).err()?;
+        let part = Part::Target(target.name.clone());
+        Some(
+            Finding::error("settings", part, causes(&error))
+                .help("paths below `tls` start from the rule file's folder"),
+        )
+    };
+    rules.targets.iter().filter_map(unusable).collect()
 }
 
 fn any_certificate(tls: &Tls, instead: &str, part: impl Fn() -> Part, found: &mut Vec<Finding>) {

@@ -13,7 +13,7 @@ mod source;
 mod text;
 
 pub use account::Account;
-pub use hints::hints;
+pub use hints::{certificates, hints};
 pub use online::online;
 pub use text::{account as account_text, findings as findings_text};
 

@@ -3,14 +3,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
+use bson::oid::ObjectId;
 use futures_util::{StreamExt, stream};
 
 use crate::{
     change::{Namespace, id::IdTypes},
-    checkpoint::open,
+    checkpoint::{open, requests::is_to_come},
     finding::{Finding, Part, some},
     rules::{
         ids_apart,
@@ -28,7 +29,7 @@ use crate::{
     },
 };
 
-use super::online::Patience;
+use super::{account::point, online::Patience};
 
 /// An oplog that reaches back less than this gives too little time to mend a target.
 const SHORT: Duration = Duration::from_secs(24 * 3600);
@@ -45,6 +46,8 @@ pub(super) struct Seen {
     pub source: Source,
     /// Its oplog, where the user may read it.
     pub oplog: Option<Oplog>,
+    /// Its own id, where the user may read it.
+    pub identity: Option<ObjectId>,
     /// What each rule reads now.
     pub reads: BTreeMap<String, Vec<Namespace>>,
 }
@@ -82,8 +85,10 @@ pub(super) async fn look(rules: &RuleFile, patience: Patience) -> (Vec<Finding>,
     looking.try_reads(&odd, &denied).await;
     looking.id_types(&odd).await;
     looking.shared_indices();
+    looking.beginnings();
     let Looking { found, oplog, reads, .. } = looking;
-    (found, Some(Seen { source, oplog, reads }))
+    let identity = source.identity().await.ok().flatten();
+    (found, Some(Seen { source, oplog, identity, reads }))
 }
 
 fn refused(error: &Error) -> Finding {
@@ -260,6 +265,19 @@ impl Looking<'_> {
             );
         }
         denied
+    }
+
+    /// Where rules without a copy are to begin.
+    fn beginnings(&mut self) {
+        for rule in &self.rules.rules {
+            let since = rule.since().filter(|&since| is_to_come(since, SystemTime::now()));
+            let Some(since) = since else { continue };
+            let words = format!("`changes.since` says {}, which is yet to come", point(since));
+            self.found.push(
+                Finding::error("since_to_come", Part::Rule(rule.name.clone()), words)
+                    .help("take it out to begin now, or write a time that has passed"),
+            );
+        }
     }
 
     async fn oplog(&mut self) {

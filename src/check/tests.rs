@@ -4,7 +4,7 @@ use std::path::Path;
 
 use rstest::rstest;
 
-use super::{Account, account_text, findings_text, hints};
+use super::{Account, account_text, certificates, findings_text, hints};
 use crate::rules::{self, Loaded, Report};
 
 /// Stands for whatever must not be shown.
@@ -67,6 +67,29 @@ fn codes(targets: &str, rules: &str) -> Vec<String> {
         .iter()
         .map(|hint| format!("{:?} {} {}", hint.severity, hint.part, hint.code).to_lowercase())
         .collect()
+}
+
+#[test]
+fn a_certificate_that_can_not_be_used_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("junk.pem"), "junk").expect("written");
+    let found = |target: &str| {
+        let yaml = format!(
+            "source: mongodb://h/?replicaSet=rs0\ntargets:\n  t: {target}\nrules:\n  - {{ namespace: a.b, \
+             to: t }}\n"
+        );
+        let path = folder.path().join("shop.yaml");
+        let loaded = loaded(rules::parse(&yaml, &path, &environment));
+        let found = certificates(&loaded.rules);
+        found.into_iter().map(|found| found.message).collect::<Vec<_>>().join("; ")
+    };
+    for (tls, expected) in [("nope.pem", "nope.pem"), ("junk.pem", "junk.pem")] {
+        for kind in ["elasticsearch: { urls: [https://h]", "webhook: { url: https://h/x"] {
+            let found = found(&format!("{{ {kind}, tls: {{ ca: {tls} }} }} }}"));
+            assert!(found.contains(expected), "{found}");
+        }
+    }
+    assert_eq!(found("{ webhook: { url: https://h/x } }"), "");
 }
 
 const SEARCH: &str = "  search: { elasticsearch: { urls: [http://127.0.0.1:9200] } }";

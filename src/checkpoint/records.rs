@@ -181,6 +181,10 @@ pub struct CopyPlanRecord {
     /// From version 2 on.
     #[serde(default)]
     pub ended: bool,
+    /// Of what the rule delivered when this was planned ([`RuleRecord::fingerprint`]): a copy that is
+    /// not finished goes on by no other. `None` where it is not known. From version 2 on.
+    #[serde(default)]
+    pub fingerprint: Option<String>,
 }
 
 /// What of a plan is done.

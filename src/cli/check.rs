@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{Error, arguments::CheckArguments, console::Console, print};
 use crate::{
-    check::{Account, account_text, findings_text, hints, online},
+    check::{Account, account_text, certificates, findings_text, hints, online},
     finding::{Finding, NOT_REACHED, Severity},
     rules,
     status::masked,
@@ -41,11 +41,13 @@ pub async fn run(arguments: CheckArguments, console: &Console) -> Result<(), Err
             return Err(Error::Rules(report));
         }
     };
-    console.notice(&loaded.warnings.render(console.colour()));
+    console.warnings(&loaded.warnings);
     let account = Account::of(&loaded.rules);
     let mut findings = hints(&loaded.rules);
-    if arguments.online {
-        findings.extend(online(&loaded.rules, arguments.wait).await);
+    match arguments.online {
+        true => findings.extend(online(&loaded.rules, arguments.wait).await),
+        // Who asks the targets reads them too.
+        false => findings.extend(certificates(&loaded.rules)),
     }
     let end = end(&findings);
     match arguments.json {

@@ -19,6 +19,10 @@ use super::{
     Error, Exit,
     arguments::{LogArguments, LogFormat},
 };
+use crate::{
+    finding::{Finding, Place},
+    rules::Report,
+};
 
 /// Others' parts that say at `info` and `debug` what only their own authors need. A directive of the
 /// user's for the same part comes later and wins.
@@ -120,6 +124,24 @@ impl Console {
             ("", _) => {}
             (text, LogFormat::Json) => tracing::warn!("{text}"),
             (text, LogFormat::Text) => self.print(&format!("{text}\n")),
+        }
+    }
+
+    /// Shows what is probably not meant in a rule file: with its lines, in JSON logs a line each, in
+    /// plain words.
+    pub fn warnings(&self, warnings: &Report) {
+        match self.format {
+            LogFormat::Text => self.notice(&warnings.render(self.colour)),
+            LogFormat::Json => {
+                for Finding { message, help, place, .. } in warnings.findings() {
+                    let (at, label) = place.map_or_else(Default::default, |place| {
+                        let Place { file, line, column, label } = place;
+                        (Some(format!("{file}:{line}:{column}")), label)
+                    });
+                    let label = Some(label).filter(|label| !label.is_empty());
+                    tracing::warn!(place = at, label, help, "{message}");
+                }
+            }
         }
     }
 

@@ -54,12 +54,12 @@ pub async fn run(arguments: DeadLetterArguments, console: &Console) -> Result<()
         DeadLetterAction::Retry(LettersArguments { ids, wait, .. }) => {
             known_letters(store.as_ref(), &ids).await?;
             let asked = Asked::RetryLetters { letters: ids };
-            ask_and_wait(&store, asked, wait, console).await
+            ask_and_wait(&store, &rules, asked, wait, console).await
         }
         DeadLetterAction::Purge(LettersArguments { ids, wait, .. }) => {
             known_letters(store.as_ref(), &ids).await?;
             let asked = Asked::PurgeLetters { letters: ids };
-            ask_and_wait(&store, asked, wait, console).await
+            ask_and_wait(&store, &rules, asked, wait, console).await
         }
     }
 }

@@ -4,6 +4,7 @@ use std::{error::Error as _, io, path::PathBuf, process::ExitCode};
 
 use crate::{
     checkpoint::store::StoreError,
+    finding::count as counted,
     pipeline,
     rules::Report,
     status::{ListenError, masked},
@@ -97,8 +98,8 @@ pub enum Error {
     },
     /// The copy is complete, but for these.
     #[error(
-        "the copy is complete except for {count} dead letters: see `mongosync dead-letters {} list`",
-        .file.display()
+        "the copy is complete except for {}: see `mongosync dead-letters {} list`",
+        counted(*.count, "dead letter"), .file.display()
     )]
     DeadLetters {
         /// How many this run wrote.
@@ -107,7 +108,7 @@ pub enum Error {
         file: PathBuf,
     },
     /// The copy would be complete, but for what has been shown.
-    #[error("{count} documents would become dead letters")]
+    #[error("{} would become {}", counted(*.count, "document"), letters(*.count))]
     WouldBeDeadLetters {
         /// So many.
         count: u64,
@@ -123,6 +124,11 @@ fn told(errors: &usize, not_reached: &[String]) -> String {
         (errors, 0) => format!("{errors} things would keep a run from doing what the file says"),
         (errors, _) => format!("not reached: {away}; and {errors} other errors"),
     }
+}
+
+/// What documents become, one or several.
+fn letters(count: u64) -> &'static str {
+    if count == 1 { "a dead letter" } else { "dead letters" }
 }
 
 /// What differs between source and targets.
@@ -215,6 +221,15 @@ mod tests {
                 pipeline(pipeline::Error::HistoryLost {
                     target: "search".into(),
                     position: crate::change::ClusterTime(1 << 32),
+                    another_source: false,
+                }),
+                5,
+            ),
+            (
+                pipeline(pipeline::Error::HistoryLost {
+                    target: "search".into(),
+                    position: crate::change::ClusterTime(1 << 32),
+                    another_source: true,
                 }),
                 5,
             ),
@@ -242,6 +257,8 @@ mod tests {
             (Error::Different { differences: 12, repair: true }, 4),
             (Error::DeadLetters { count: 2, file: "shop.yaml".into() }, 6),
             (Error::WouldBeDeadLetters { count: 2 }, 6),
+            (Error::DeadLetters { count: 1, file: "shop.yaml".into() }, 6),
+            (Error::WouldBeDeadLetters { count: 1 }, 6),
         ]
     }
 

@@ -127,7 +127,7 @@ async fn with_no_error(task: impl Future<Output = ()>) -> std::io::Result<()> {
 /// All errors of the file, in one.
 pub(super) fn load(file: &Path, console: &Console) -> Result<RuleFile, Error> {
     let loaded = rules::load(file, &|name| std::env::var(name).ok()).map_err(Error::Rules)?;
-    console.notice(&loaded.warnings.render(console.colour()));
+    console.warnings(&loaded.warnings);
     Ok(loaded.rules)
 }
 

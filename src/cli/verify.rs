@@ -146,14 +146,16 @@ fn write_target(out: &mut String, name: &str, target: &TargetReport) -> std::fmt
     for (name, rule) in &target.rules {
         write_rule(out, name, rule)?;
     }
-    if let Some(held) = target.held {
-        let counts = [
-            ("extra", target.extra),
-            ("repaired", target.extra_repaired),
-            ("removals not delivered yet", target.extra_not_delivered),
-        ];
-        let held = format!("documents held: {}", HumanCount(held));
-        writeln!(out, "  {held}{}", counted(&counts))?;
+    let beside = counted(&[
+        ("extra", target.extra),
+        ("repaired", target.extra_repaired),
+        ("removals not delivered yet", target.extra_not_delivered),
+    ]);
+    match target.held {
+        Some(held) => writeln!(out, "  documents held: {}{beside}", HumanCount(held))?,
+        // What it holds can't be counted, and is told by the places that are remembered.
+        None if !beside.is_empty() => writeln!(out, "  {}", beside.trim_start_matches(", "))?,
+        None => {}
     }
     for difference in &target.differences {
         writeln!(out, "  {}", described(difference))?;
@@ -177,10 +179,11 @@ fn write_rule(out: &mut String, name: &str, rule: &RuleReport) -> std::fmt::Resu
         ("in the dead letters", rule.dead_letters),
     ];
     let documents = HumanCount(rule.documents);
+    let noun = if rule.documents == 1 { "document" } else { "documents" };
     let copying = if rule.copying { ", still being copied" } else { "" };
     writeln!(
         out,
-        "  rule {name}: {documents} documents in the source{copying}; equal: {}{}",
+        "  rule {name}: {documents} {noun} in the source{copying}; equal: {}{}",
         HumanCount(rule.equal),
         counted(&counts)
     )

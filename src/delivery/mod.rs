@@ -39,7 +39,10 @@ pub enum Halt {
     #[error(transparent)]
     Store(StoreError),
     /// `on_rejected` said to stop.
-    #[error("target {target} has refused {count} documents, and on_rejected says to stop")]
+    #[error(
+        "target {target} has refused {}, and on_rejected says to stop",
+        crate::finding::count(*.count, "document")
+    )]
     TooManyRejected {
         /// Which target.
         target: String,

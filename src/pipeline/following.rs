@@ -1,7 +1,7 @@
 //! The changes of one target: one task reads the stream and spreads its keys over the lanes, and one
 //! task a lane looks the documents up.
 
-use std::{collections::HashMap, hash::BuildHasher, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, hash::BuildHasher, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{mpsc, watch};
@@ -237,6 +237,7 @@ impl Following {
             match error.remedy() {
                 Remedy::HistoryLost => {
                     let why = error.to_string();
+                    let why = Lost::Oplog(why);
                     return history_lost(&self.rules, &self.target, reached, &why).map(Some);
                 }
                 Remedy::Retry => {
@@ -396,7 +397,27 @@ impl Following {
     }
 }
 
-/// What the rules want done about a position that the oplog no longer reaches back to.
+/// Why a position is of no more use.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Lost {
+    /// The oplog no longer reaches back to it, in the server's words.
+    Oplog(String),
+    /// It is one of another replica set or cluster.
+    AnotherSource,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Oplog(words) => f.write_str(words),
+            Self::AnotherSource => {
+                f.write_str("the source is another replica set or cluster than before")
+            }
+        }
+    }
+}
+
+/// What the rules want done about a position that is of no more use.
 ///
 /// # Errors
 /// `HistoryLost`, where one of them says to stop.
@@ -404,11 +425,12 @@ pub fn history_lost(
     rules: &RuleSet,
     target: &str,
     position: ClusterTime,
-    why: &str,
+    why: &Lost,
 ) -> Result<Demand, Error> {
     let followed = || rules.iter().map(|(_, rule)| rule).filter(|rule| rule.follows());
     if followed().any(|rule| rule.rule().on_history_lost == OnHistoryLost::Stop) {
-        return Err(Error::HistoryLost { target: target.to_owned(), position });
+        let another_source = *why == Lost::AnotherSource;
+        return Err(Error::HistoryLost { target: target.to_owned(), position, another_source });
     }
     let mut demand = Demand { lost: true, ..Demand::default() };
     for rule in followed() {
@@ -418,7 +440,7 @@ pub fn history_lost(
             target,
             rule = rule.name,
             %position,
-            why,
+            %why,
             "history lost: {}",
             match again {
                 true => "the rule is copied again, and what is gone is removed",

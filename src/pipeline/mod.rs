@@ -150,18 +150,23 @@ pub enum Error {
     Refused(String),
     /// The change stream can't go on from the stored position.
     #[error(
-        "the oplog of the source no longer reaches back to {position}, the position of target \
-         {target}, and on_history_lost says to stop: `on_history_lost: resync` copies its rules again, \
-         `now` goes on without what was missed"
+        "{}, and on_history_lost says to stop: `on_history_lost: resync` copies its rules again, \
+         `now` goes on without what was missed",
+        lost(.target, .position, *.another_source)
     )]
     HistoryLost {
         /// Whose position.
         target: String,
         /// The position.
         position: crate::change::ClusterTime,
+        /// Whether the source is another one than the position's; else its oplog begins later.
+        another_source: bool,
     },
     /// `on_rejected` said to stop.
-    #[error("target {target} has refused {count} documents, and on_rejected says to stop")]
+    #[error(
+        "target {target} has refused {}, and on_rejected says to stop",
+        crate::finding::count(*.count, "document")
+    )]
     TooManyRejected {
         /// Which target.
         target: String,
@@ -180,6 +185,19 @@ pub enum Error {
     /// A broken invariant; please report it.
     #[error("{0}")]
     Internal(String),
+}
+
+/// Why a position is of no more use.
+fn lost(target: &str, position: &crate::change::ClusterTime, another_source: bool) -> String {
+    match another_source {
+        true => format!(
+            "the source is another replica set or cluster than the one that target {target} has followed \
+             up to {position}"
+        ),
+        false => format!(
+            "the oplog of the source no longer reaches back to {position}, the position of target {target}"
+        ),
+    }
 }
 
 impl From<Halt> for Error {
@@ -386,6 +404,9 @@ async fn supervise(
     failure.map_or(Ok(total), Err)
 }
 
+/// What to do about a login that is refused.
+const LOGIN: &str = "look at user, password and `authSource` in the connection string";
+
 async fn reach_source(
     rules: &RuleFile,
     wait: Duration,
@@ -393,6 +414,8 @@ async fn reach_source(
 ) -> Result<Source, Error> {
     let deadline = Instant::now() + wait;
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+    // A user may be made, or a password changed, in this very moment: it is told at once all the same.
+    let mut told = false;
     loop {
         let tried = tokio::select! {
             tried = Source::connect(&rules.source, wait) => tried,
@@ -409,11 +432,21 @@ async fn reach_source(
             }));
         }
         let pausing = backoff.next(None);
+        let denied = error.is_denied();
         if Instant::now() + pausing >= deadline {
-            let source = Box::new(error);
+            let source = match denied {
+                true => format!("{error}: {LOGIN}").into(),
+                false => error.into(),
+            };
             return Err(Error::NotReached { what: "the source".into(), wait, source });
         }
-        tracing::info!(error = %error, "source not reached yet, trying again");
+        match denied && !std::mem::replace(&mut told, denied) {
+            true => tracing::warn!(
+                error = %error,
+                "the source lets nobody in with this login, trying again: {LOGIN}"
+            ),
+            false => tracing::info!(error = %error, "source not reached yet, trying again"),
+        }
         if !pause(pausing, stop).await {
             return Err(Error::Stopped);
         }

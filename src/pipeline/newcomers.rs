@@ -132,6 +132,7 @@ impl Newcomers {
             container: self.target.container(&rule.name, namespace).filter(|_| !moves),
             asked: false,
             ended: false,
+            fingerprint: Some(rule.fingerprint.clone()),
         };
         let mut done = ChunkSet::default();
         done.insert(0);

@@ -13,9 +13,10 @@ mod stored;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
+    time::SystemTime,
 };
 
-use bson::{Timestamp, Uuid, oid::ObjectId};
+use bson::{DateTime, Timestamp, Uuid, oid::ObjectId};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
@@ -26,10 +27,11 @@ use crate::{
         records::{
             CopyPlanRecord, CopyProgressRecord, KeptRecord, PositionRecord, RuleRecord, load, put,
         },
+        requests::is_to_come,
         store::{Store, StoreError, Write},
     },
     delivery::{insist, insist_on_writing},
-    rules::model::{CopySettings, NamespacePattern, OnRuleChange, Rule, Since},
+    rules::model::{CopySettings, NamespacePattern, OnRuleChange, Rule},
     source::{
         chunks,
         error::Error as SourceError,
@@ -41,7 +43,11 @@ use crate::{
 };
 
 use super::{
-    Error, Options, copying::Copy, demand::Demand, following::history_lost, reading::Reading,
+    Error, Options,
+    copying::Copy,
+    demand::Demand,
+    following::{Lost, history_lost},
+    reading::Reading,
     rule_set::RuleSet,
 };
 
@@ -159,6 +165,7 @@ impl Planning<'_> {
                 Some(record) => {
                     self.keep_elsewhere(rule.rule(), &record).await?;
                     self.compare(index, rule.rule(), &record);
+                    self.begin_anew(rule.rule(), &copies[&index]);
                 }
             }
         }
@@ -200,6 +207,7 @@ impl Planning<'_> {
         }
         let new = || fresh.iter().map(|&index| self.rules.get(index).rule());
         let since = first_start(new());
+        self.none_to_come(new())?;
         let (start, behind) = start(position.as_ref(), now, since, self.active(), &self.all_rules);
         if position.as_ref().map_or(now, |position| position.time) > start {
             reaches(self.reading, self.name, start, since).await?;
@@ -211,7 +219,7 @@ impl Planning<'_> {
             // Until everything is planned, it is another one's ids that are known.
             source: known.or(source),
             behind: stored_times(&behind),
-            stored_at: bson::DateTime::now(),
+            stored_at: DateTime::now(),
         };
         self.write(vec![put(keys::position(self.name), &record)]).await?;
         self.plan_parts(&chosen, &mut copies, now).await?;
@@ -359,6 +367,7 @@ impl Planning<'_> {
                 container: chosen.container.clone(),
                 asked: chosen.asked,
                 ended: chosen.kind.is_none(),
+                fingerprint: Some(rule.fingerprint.clone()),
             };
             plans.push(put(keys::copy_plan(self.name, &rule.name, namespace.as_str()), &plan));
             let namespace = namespace.clone();
@@ -397,6 +406,11 @@ impl Planning<'_> {
         stream::iter(tried).buffered(AT_ONCE).try_collect().await
     }
 
+    /// Refuses a `changes.since` in the future: it would come to nothing but the present.
+    fn none_to_come<'a>(&self, mut fresh: impl Iterator<Item = &'a Rule>) -> Result<(), Error> {
+        fresh.try_for_each(|rule| not_to_come(self.name, rule))
+    }
+
     /// Sees to a rule that is not the one that was copied.
     fn compare(&mut self, index: RuleIndex, rule: &Rule, record: &RuleRecord) {
         let stale = record.fingerprint != rule.fingerprint;
@@ -420,6 +434,27 @@ impl Planning<'_> {
                  is delivered by the new one, what was delivered before stays as it is. \
                  `on_rule_change: resync` copies it again"
             ),
+        }
+    }
+
+    /// Has a rule copied again whose copy was broken off and was begun by another definition: what it
+    /// would come to is neither what the old one says nor what the new one does, whatever the rule says
+    /// about what had been finished.
+    fn begin_anew(&mut self, rule: &Rule, copies: &BTreeMap<Namespace, Planned>) {
+        let another = |plan: &CopyPlanRecord| {
+            plan.fingerprint.as_ref().is_some_and(|planned| *planned != rule.fingerprint)
+        };
+        let broken_off =
+            |own: &Planned| !own.is_complete() && self.is_copied(own) && another(&own.plan);
+        if rule.copy.is_none() || !copies.values().any(broken_off) {
+            return;
+        }
+        if self.demand.rules.insert(rule.name.clone()) {
+            tracing::warn!(
+                target = self.name,
+                rule = rule.name,
+                "the rule has changed while its copy was not finished: the copy is begun anew"
+            );
         }
     }
 
@@ -465,6 +500,21 @@ pub async fn namespaces(
             Err(Error::Refused(format!("rule {}: {}", rule.name, selection::refusal(series))))
         }
         None => Ok(selected.read),
+    }
+}
+
+/// Refuses a rule that is to begin in the future: until then nothing would be delivered.
+pub fn not_to_come(target: &str, rule: &Rule) -> Result<(), Error> {
+    match rule.since().filter(|&since| is_to_come(since, SystemTime::now())) {
+        None => Ok(()),
+        Some(since) => Err(Error::Refused(format!(
+            "`changes.since` of rule {} of target {target} says {}, which is yet to come: take it out to \
+             begin now, or write a time that has passed",
+            rule.name,
+            DateTime::from_millis(i64::from(since.time) * 1000)
+                .try_to_rfc3339_string()
+                .unwrap_or_default()
+        ))),
     }
 }
 
@@ -521,8 +571,7 @@ pub async fn identity(
             position.time
         )));
     }
-    let why = "the source is another replica set or cluster than before";
-    let mut demand = history_lost(rules, target, position.time, why)?;
+    let mut demand = history_lost(rules, target, position.time, &Lost::AnotherSource)?;
     // Those that follow nothing hold the other one's documents too.
     let copying = rules.iter().filter(|(_, rule)| !rule.follows());
     let copying = copying.filter(|(_, rule)| rule.rule().copy.is_some());
@@ -603,13 +652,7 @@ where
 /// From when on rules that run for the first time want changes: `changes.since` of those that do
 /// not copy.
 fn first_start<'a>(fresh: impl Iterator<Item = &'a Rule>) -> Option<ClusterTime> {
-    fresh
-        .filter(|rule| rule.copy.is_none())
-        .filter_map(|rule| match rule.changes?.since {
-            Since::Time(time) => Some(ClusterTime::from(time)),
-            Since::Now => None,
-        })
-        .min()
+    fresh.filter_map(|rule| rule.since().map(ClusterTime::from)).min()
 }
 
 /// The stream's start, and the positions of the rules that are left out.

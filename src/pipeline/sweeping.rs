@@ -219,7 +219,10 @@ impl Sweeping {
             match self.obstacle(container, &group) {
                 Some(why) => {
                     everything = true;
-                    self.leave(container, &why);
+                    // Nothing can be gone of what has never been copied.
+                    if group.copies.iter().any(|copy| copy.plan.asked) {
+                        self.leave(container, &why);
+                    }
                 }
                 None => self.sweep_container(container, &group).await?,
             }

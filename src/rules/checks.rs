@@ -1,12 +1,18 @@
 //! What no part of a rule file can see by itself: names that stand twice, targets that nobody
 //! writes to, documents of two namespaces that would fall on one another in an index.
 
-use crate::change::Namespace;
+use crate::{
+    change::Namespace,
+    checkpoint::{mongodb::MongoStore, store::Table},
+};
 
 use super::{
     destination::{Placed, index_fault},
     diagnostic::Span,
-    model::{NamespacePattern, Place, Selector, TargetKind, WebhookFormat},
+    model::{
+        Checkpoint, CheckpointStore, NamespacePattern, Place, Selector, Source, TargetKind,
+        WebhookFormat,
+    },
     node::{Node, Value},
     reader::Reader,
     rule::Read,
@@ -31,6 +37,37 @@ pub fn all(reader: &mut Reader<'_>, rules: &[Read], targets: &[Named]) {
     between_rules(reader, rules);
     for target in targets {
         shared_url(reader, rules, target);
+    }
+}
+
+/// A rule that reads where this very file keeps its positions would follow its own writes for ever.
+pub fn own_records(
+    reader: &mut Reader<'_>,
+    rules: &[Read],
+    source: &Source,
+    checkpoint: &Checkpoint,
+) {
+    let CheckpointStore::MongoDb { uri, database } = &checkpoint.store else { return };
+    if uri.as_ref().is_some_and(|uri| uri.expose() != source.uri.expose()) {
+        return;
+    }
+    let tables = || Table::ALL.into_iter().map(Table::as_str).chain([MongoStore::FENCES]);
+    for rule in rules {
+        let Some(selector) = &rule.selector else { continue };
+        let own = selector.include.iter().find(|pattern| match pattern {
+            NamespacePattern::Exact(namespace) => {
+                namespace.database() == database
+                    && tables().any(|table| table == namespace.collection())
+            }
+            // Patterns pass over that database.
+            NamespacePattern::Glob(_) | NamespacePattern::Regex(_) => false,
+        });
+        if own.is_some() {
+            reader
+                .error(&rule.namespace_span, "a rule can't read where positions are kept")
+                .label("mongosync's own: it would follow its own writes")
+                .help("`checkpoint` says where positions are kept");
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
 
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, SourceCode};
 
+use super::source_text::CutText;
 pub use super::source_text::{SourceText, Span};
 
 use crate::finding::{Finding, Part, Place};
@@ -149,7 +150,7 @@ impl Report {
             .tab_width(4);
         let mut out = String::new();
         for diagnostic in self.diagnostics.iter().take(MOST) {
-            let shown = Rendered { diagnostic, file: self.files.get(diagnostic.file) };
+            let shown = Rendered::new(diagnostic, self.files.get(diagnostic.file));
             if handler.render_report(&mut out, &shown).is_err() {
                 // Never lose the message for the sake of its looks.
                 let _ = writeln!(out, "{}", diagnostic.message);
@@ -221,25 +222,23 @@ impl std::error::Error for Report {}
 struct Rendered<'a> {
     diagnostic: &'a Diagnostic,
     file: Option<&'a Arc<SourceText>>,
+    /// What is shown of a file with lines that are too long, and where its labels stand.
+    cut: Option<(CutText, Vec<Span>)>,
 }
 
-impl Rendered<'_> {
-    /// Whether the text can be shown with the message.
-    fn has_snippet(&self) -> bool {
-        self.file.is_some_and(|file| self.diagnostic.labels.iter().all(|(span, _)| file.fits(span)))
+impl<'a> Rendered<'a> {
+    fn new(diagnostic: &'a Diagnostic, file: Option<&'a Arc<SourceText>>) -> Self {
+        let spans = || diagnostic.labels.iter().map(|(span, _)| span.clone()).collect::<Vec<_>>();
+        let fits =
+            |file: &Arc<SourceText>| diagnostic.labels.iter().all(|(span, _)| file.fits(span));
+        let cut = file.filter(|file| !fits(file)).map(|file| file.cut(&spans()));
+        Self { diagnostic, file, cut }
     }
 }
 
 impl fmt::Display for Rendered<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.diagnostic.message)?;
-        match (self.file, self.diagnostic.labels.first()) {
-            (Some(file), Some((span, _))) if !self.has_snippet() => {
-                let (line, column) = file.position(span.start);
-                write!(f, " [{}:{line}:{column}]", file.name)
-            }
-            _ => Ok(()),
-        }
+        f.write_str(&self.diagnostic.message)
     }
 }
 
@@ -264,17 +263,23 @@ impl miette::Diagnostic for Rendered<'_> {
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        self.file.map(|file| file.as_ref() as &dyn SourceCode)
+        match &self.cut {
+            Some((cut, _)) => Some(cut),
+            None => self.file.map(|file| file.as_ref() as &dyn SourceCode),
+        }
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {
-        let file = self.file.filter(|_| self.has_snippet())?;
+        let file = self.file?;
         if self.diagnostic.labels.is_empty() {
             return None;
         }
         Some(Box::new(self.diagnostic.labels.iter().enumerate().map(|(index, (span, text))| {
             let text = (!text.is_empty()).then(|| text.clone());
-            let span = file.shown_span(span);
+            let span = match &self.cut {
+                Some((_, spans)) => spans[index].clone(),
+                None => file.shown_span(span),
+            };
             if index == 0 {
                 LabeledSpan::new_primary_with_span(text, span)
             } else {

@@ -8,6 +8,7 @@
 //!
 //! Nothing here connects to anything: what only a server knows is left to it.
 
+mod address;
 mod checks;
 mod collections;
 mod ddl;
@@ -196,7 +197,13 @@ fn read(reader: &mut Reader<'_>, root: &Node, path: &Path) -> Option<RuleFile> {
         targets
     });
     let rules = match fields.get("rules") {
-        Some(node) => rules(reader, node, source.as_ref(), targets.as_deref()),
+        Some(node) => {
+            let rules = rules(reader, node, source.as_ref(), targets.as_deref());
+            if let (Some(source), Some(checkpoint), Some(rules)) = (&source, &checkpoint, &rules) {
+                checks::own_records(reader, rules, source, checkpoint);
+            }
+            rules
+        }
         None if !fields.lacks("rules") => None,
         None => {
             missing(reader, "rules", "add what is read and where it goes: `rules: [ … ]`");

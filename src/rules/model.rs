@@ -341,6 +341,16 @@ pub struct Rule {
     pub fingerprint: String,
 }
 
+impl Rule {
+    /// Where the first run begins, where the rule says so: what is copied begins where the copy did.
+    pub fn since(&self) -> Option<Timestamp> {
+        match self.changes.filter(|_| self.copy.is_none())?.since {
+            Since::Time(time) => Some(time),
+            Since::Now => None,
+        }
+    }
+}
+
 /// `on_delete:`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDelete {

@@ -71,9 +71,28 @@ fn pattern(reader: &mut Reader<'_>, node: &Node, what: &str) -> Option<Namespace
     let text = reader.text(node, what)?;
     match text.strip_prefix('/') {
         Some(regex) => self::regex(reader, node, regex),
+        None if is_servers_own(&text) && what == "`namespace`" => {
+            servers_own(reader, node);
+            None
+        }
         None if text.contains(WILDCARDS) => glob(reader, node, &text),
         None => exact(reader, node, &text),
     }
+}
+
+/// Whether a name or a pattern is one of a database that each server keeps for itself: no change stream
+/// shows anything of it.
+fn is_servers_own(text: &str) -> bool {
+    let database = text.split_once('.').map(|(database, _)| database);
+    matches!(database, Some("admin" | "config" | "local"))
+}
+
+fn servers_own(reader: &mut Reader<'_>, node: &Node) {
+    let shown = shown(node);
+    reader
+        .error(&node.span, format!("{shown} is MongoDB's own, and is not read"))
+        .label("no change stream shows what happens there")
+        .help("`admin`, `config` and `local` are each server's own; name a database of yours");
 }
 
 fn exact(reader: &mut Reader<'_>, node: &Node, text: &str) -> Option<NamespacePattern> {

@@ -8,6 +8,7 @@
 use std::{fmt::Display, ops::RangeInclusive, path::Path, sync::Arc, time::Duration};
 
 use super::{
+    address,
     diagnostic::{Diagnostic, SourceText, Span},
     interpolate::reason,
     keys::Map,
@@ -181,7 +182,9 @@ impl Reader<'_> {
             Value::List(items) => Some(items),
             Value::Poison => None,
             Value::Scalar(scalar) if !scalar.absent => {
-                let shown = shown(node);
+                // A list of addresses is one too.
+                let harmless = address::secrets(&scalar.text).is_empty();
+                let shown = if harmless { shown(node) } else { String::new() };
                 let error = self.mismatch(node, what, format!("a list of {of}"));
                 match shown.strip_prefix('`') {
                     Some(shown) => error.help(format!("write `[{}]`", shown.trim_end_matches('`'))),

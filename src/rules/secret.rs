@@ -8,6 +8,7 @@
 use std::ops::Range;
 
 use super::{
+    address,
     diagnostic::Span,
     node::{Node, Value},
     yaml::Tree,
@@ -31,10 +32,26 @@ const WORDS: [&str; 11] = [
 /// Keys under a rule that hold field names and values of documents, not logins.
 const DOCUMENT_KEYS: [&str; 5] = ["filter", "project", "pipeline", "mappings", "settings"];
 
+/// Keys whose value is an address, or is likely to be one where a map belongs.
+const ADDRESS_KEYS: [&str; 12] = [
+    "source",
+    "uri",
+    "uris",
+    "url",
+    "urls",
+    "listen",
+    "checkpoint",
+    "mongodb",
+    "elasticsearch",
+    "opensearch",
+    "webhook",
+    "targets",
+];
+
 /// The ranges to hide in a file that is YAML.
 pub fn in_tree(text: &str, tree: &Tree) -> Vec<Span> {
     let mut hide = in_comments(text);
-    let nothing = Place { secret: false, in_rules: false, in_documents: false };
+    let nothing = Place { holds: Holds::Nothing, in_rules: false, in_documents: false };
     if let Some(root) = tree.root.as_ref().filter(|root| root.map().is_none()) {
         walk(text, root, nothing, &mut hide);
     }
@@ -43,10 +60,11 @@ pub fn in_tree(text: &str, tree: &Tree) -> Vec<Span> {
         match (&*entry.key, entry.value.map()) {
             // The keys of `targets:` are names.
             ("targets", Some(targets)) => {
+                place.holds = Holds::Address;
                 targets.iter().for_each(|target| walk(text, &target.value, place, &mut hide));
             }
             (key, _) => {
-                place.in_rules = key == "rules";
+                place.in_rules = is_of_documents(key);
                 walk(text, &entry.value, place.below(&entry.key), &mut hide);
             }
         }
@@ -55,11 +73,13 @@ pub fn in_tree(text: &str, tree: &Tree) -> Vec<Span> {
         let mut place = nothing;
         for (depth, key) in dropped.path.iter().enumerate() {
             let name = depth == 1 && dropped.path[0] == "targets";
-            place.in_rules |= depth == 0 && key == "rules";
+            place.in_rules |= depth == 0 && is_of_documents(key);
             place = if name { place } else { place.below(key) };
         }
         // What stood under no text at all may be anything.
-        place.secret |= dropped.path.last().is_none_or(String::is_empty);
+        if dropped.path.last().is_none_or(String::is_empty) {
+            place.holds = Holds::Secret;
+        }
         walk(text, &dropped.value, place, &mut hide);
     }
     hide
@@ -85,6 +105,22 @@ pub fn in_text(text: &str) -> Vec<Span> {
             below = Some((indent, map));
             hide.push(line.start + value..line.end);
         }
+        let (key, value) = key_and_value(content);
+        let written = &content[value..];
+        match key {
+            "headers" if written.is_empty() => below = Some((indent, true)),
+            // A map that goes on in this line has keys of its own.
+            "headers" if !written.starts_with('{') => hide.push(line.start + value..line.end),
+            "http" if !written.starts_with('{') && !address::is_plain(unquoted(written)) => {
+                hide.push(line.start + value..line.end);
+            }
+            key if ADDRESS_KEYS.contains(&key) && !written.starts_with(['{', '[']) => {
+                let value = line.start + value..line.end;
+                hide_address(text, value, &mut hide);
+            }
+            _ => {}
+        }
+        line_login(content, line.start, &mut hide);
         uri_logins(content, line.start, &mut hide);
     }
     hide
@@ -100,12 +136,27 @@ pub fn logins(text: &str) -> Vec<Span> {
 
 /// Whether a value must not be repeated in a message.
 pub fn looks_secret(text: &str) -> bool {
-    !logins(text).is_empty()
+    !logins(text).is_empty() || address::in_line(text).is_some()
+}
+
+/// What stands at a place, as far as it decides what of it may be shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    /// Nothing secret, but for the logins of URIs.
+    Nothing,
+    /// An address, with a login in it perhaps.
+    Address,
+    /// A map, with a token in it perhaps: what stands in place of the map may be the token.
+    Http,
+    /// A map from the names of headers to their values: what stands in its place may be one.
+    Headers,
+    /// A secret, all of it.
+    Secret,
 }
 
 #[derive(Clone, Copy)]
 struct Place {
-    secret: bool,
+    holds: Holds,
     in_rules: bool,
     in_documents: bool,
 }
@@ -114,34 +165,75 @@ impl Place {
     /// The place of a key's value.
     fn below(mut self, key: &str) -> Self {
         self.in_documents |= self.in_rules && DOCUMENT_KEYS.contains(&key);
-        if self.secret {
+        self.holds = match self.holds {
             // Of a login, the user name alone may be shown.
-            self.secret = key != "username";
-        } else if !self.in_documents {
-            self.secret = is_secret_key(key);
-        }
+            Holds::Secret if key != "username" => Holds::Secret,
+            Holds::Headers if is_secret_header(&key.to_ascii_lowercase()) => Holds::Secret,
+            Holds::Secret | Holds::Headers => Holds::Nothing,
+            _ if self.in_documents => Holds::Nothing,
+            _ if is_secret_key(key) => Holds::Secret,
+            _ if self.in_rules => Holds::Nothing,
+            _ if key == "headers" => Holds::Headers,
+            _ if key == "http" => Holds::Http,
+            _ if ADDRESS_KEYS.contains(&key) => Holds::Address,
+            _ => Holds::Nothing,
+        };
         self
     }
 }
 
+/// Whether what stands at this key of the file holds texts of documents, where an `@` means nothing.
+fn is_of_documents(key: &str) -> bool {
+    matches!(key, "rules" | "tests")
+}
+
 fn walk(text: &str, node: &Node, place: Place, hide: &mut Vec<Span>) {
     match &node.value {
-        Value::List(items) => items.iter().for_each(|item| walk(text, item, place, hide)),
+        Value::List(items) => {
+            let holds = if place.holds == Holds::Headers { Holds::Secret } else { place.holds };
+            let place = Place { holds, ..place };
+            items.iter().for_each(|item| walk(text, item, place, hide));
+        }
         Value::Map(entries) => {
             for entry in entries.iter() {
                 walk(text, &entry.value, place.below(&entry.key), hide);
             }
         }
         // Nobody reads a poisoned value, but its line may be shown.
-        Value::Scalar(_) | Value::Poison if place.secret => {
-            hide_scalar(text, node.span.clone(), hide);
-        }
         Value::Scalar(_) | Value::Poison => {
-            if let Some(written) = text.get(node.span.clone()) {
-                uri_logins(written, node.span.start, hide);
+            let span = node.span.clone();
+            let Some(written) = text.get(span.clone()) else { return };
+            match place.holds {
+                Holds::Secret | Holds::Headers => hide_scalar(text, span, hide),
+                Holds::Http if !address::is_plain(unquoted(written)) => {
+                    hide_scalar(text, span, hide);
+                }
+                Holds::Address => hide_address(text, span, hide),
+                // Any key may be a misspelt one.
+                _ if !place.in_rules && written.contains('@') => hide_address(text, span, hide),
+                _ => {}
             }
+            uri_logins(written, node.span.start, hide);
         }
     }
+}
+
+/// What of an address may be a login, the names of its `${…}` excepted.
+fn hide_address(text: &str, span: Span, hide: &mut Vec<Span>) {
+    let Some(written) = text.get(span.clone()) else { return };
+    let plain = unquoted(written);
+    let start = span.start + if plain.len() < written.len() { 1 } else { 0 };
+    for part in address::secrets(plain) {
+        hide_parts(plain, part, start, hide);
+    }
+}
+
+/// A scalar without the quotes around it.
+fn unquoted(written: &str) -> &str {
+    ['"', '\'']
+        .iter()
+        .find_map(|&quote| written.strip_prefix(quote)?.strip_suffix(quote))
+        .unwrap_or(written)
 }
 
 /// All of a scalar but its quotes and the names of its `${…}`.
@@ -193,6 +285,25 @@ fn secret_value(line: &str) -> Option<(usize, bool)> {
         let value = line.len() - rest.trim_start().len();
         is_secret_key(key).then_some((value, key == "auth" && rest.trim().is_empty()))
     })
+}
+
+/// The key that a line begins with, behind a `- ` perhaps, and where its value begins.
+fn key_and_value(line: &str) -> (&str, usize) {
+    let Some(colon) = line.find(": ").or_else(|| line.ends_with(':').then(|| line.len() - 1))
+    else {
+        return ("", 0);
+    };
+    let key = line[..colon].trim_start().trim_start_matches("- ").trim_matches(['"', '\'', ' ']);
+    let value = &line[colon + 1..];
+    (key, line.len() - value.trim_start().len())
+}
+
+/// What looks like `user:password@`, whatever stands around it.
+fn line_login(line: &str, offset: usize, hide: &mut Vec<Span>) {
+    // With a scheme in front it is a URI, of which less has to be hidden.
+    if let Some(login) = address::in_line(line).filter(|_| !line.contains("://")) {
+        hide_parts(line, login, offset, hide);
+    }
 }
 
 /// The passwords of `scheme://user:password@host`, and the values of options that hold one.
@@ -253,6 +364,7 @@ fn in_comments(text: &str) -> Vec<Span> {
             if let Some((value, _)) = secret_value(comment) {
                 hide.push(line.start + sign + value..line.end);
             }
+            line_login(comment, line.start + sign, &mut hide);
             uri_logins(comment, line.start + sign, &mut hide);
             // What looks like a second comment is part of the first.
             break;
@@ -308,6 +420,11 @@ mod tests {
         let text = "a: 1\nauth: { api_key: abc\nauth:\n  bearer: \"abc\npasword:\n  a: b\n\n  def\nb: \"\n# token: abc\n";
         let expected =
             "a: 1\nauth: *\nauth:\n  bearer: *\npasword:\n  *\n\n  *\nb: \"\n# token: *\n";
+        assert_eq!(shown(text, in_text(text)), expected);
+        let text = "source: mongodb//u:abc@h\nurls:\n  - u:abc@h:9200\nuri: mongodb://u:abc\nhttp: abc\n\
+                    headers:\n  X-A: abc\nheaders: abc\n  # - u:abc@h\nb: \"\n";
+        let expected = "source: mongodb//u:*@h\nurls:\n  - u:*@h:9200\nuri: mongodb://u:*\nhttp: *\n\
+                    headers:\n  X-A: *\nheaders: *\n  # - u:*@h\nb: \"\n";
         assert_eq!(shown(text, in_text(text)), expected);
     }
 }

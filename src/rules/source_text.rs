@@ -13,8 +13,10 @@ pub type Span = Range<usize>;
 /// Text that stands for what is hidden; its length says nothing of the length of the secret.
 const HIDDEN: &str = "***";
 
-/// A file with longer lines than this, in bytes, is no place to point into.
+/// Of a longer line than this, in bytes, only what is around the place is shown.
 const LONGEST_LINE: usize = 400;
+/// What of such a line is shown before the place, and in all, in bytes.
+const CUT: (usize, usize) = (30, 90);
 
 /// The text of one file as it may be shown.
 pub struct SourceText {
@@ -73,6 +75,41 @@ impl SourceText {
         let line = self.shown[..start].matches('\n').count();
         let mut around = self.shown.split('\n').skip(line.saturating_sub(1)).take(3);
         around.all(|line| line.len() <= LONGEST_LINE)
+    }
+
+    /// The text with its long lines cut to what is around these ranges of the file, and where the ranges
+    /// stand in it. The heading tells the place of the first.
+    pub(super) fn cut(&self, spans: &[Span]) -> (CutText, Vec<Span>) {
+        let shown: Vec<Span> = spans.iter().map(|span| self.shown_span(span)).collect();
+        let mut cut = vec![0..0; spans.len()];
+        let mut text = String::new();
+        let mut begins = 0;
+        for line in self.shown.split_inclusive('\n') {
+            let ends = begins + line.trim_end_matches('\n').len();
+            let here = |span: &Span| span.start >= begins && span.start < begins + line.len();
+            let first = shown.iter().find(|span| here(span)).map_or(begins, |span| span.start);
+            let (from, to) = match ends - begins > LONGEST_LINE {
+                true => {
+                    let from = floor(&self.shown, first.saturating_sub(CUT.0).max(begins));
+                    (from, floor(&self.shown, (from + CUT.1).min(ends)))
+                }
+                false => (begins, ends),
+            };
+            text.push_str(if from > begins { "…" } else { "" });
+            let at = text.len();
+            text.push_str(&self.shown[from..to]);
+            text.push_str(if to < ends { "…\n" } else { "\n" });
+            for (span, cut) in shown.iter().zip(&mut cut).filter(|(span, _)| here(span)) {
+                // One that stands behind what is shown gets the sign that there is more.
+                let start = span.start.min(to);
+                let end = span.end.min(to).max(start);
+                let smallest = text[at + start - from..].chars().next().map_or(1, char::len_utf8);
+                *cut = at + start - from..(at + end - from).max(at + start - from + smallest);
+            }
+            begins += line.len();
+        }
+        let position = self.position(spans.first().map_or(0, |span| span.start));
+        (CutText { name: self.name.clone(), text, position }, cut)
     }
 
     fn to_shown(&self, offset: usize, is_end: bool) -> usize {
@@ -136,6 +173,37 @@ impl SourceCode for SourceText {
     }
 }
 
+/// A file's text without most of its long lines.
+pub(super) struct CutText {
+    name: String,
+    text: String,
+    /// What the heading tells, both from 1.
+    position: (usize, usize),
+}
+
+impl SourceCode for CutText {
+    fn read_span<'a>(
+        &'a self,
+        span: &SourceSpan,
+        before: usize,
+        after: usize,
+    ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+        let contents = self.text.as_str().read_span(span, before, after)?;
+        let (line, column) = match (before, after) {
+            (0, 0) => (self.position.0 - 1, self.position.1 - 1),
+            _ => (contents.line(), contents.column()),
+        };
+        Ok(Box::new(MietteSpanContents::new_named(
+            self.name.clone(),
+            contents.data(),
+            *contents.span(),
+            line,
+            column,
+            contents.line_count(),
+        )))
+    }
+}
+
 /// Sorted, without overlaps, on character boundaries.
 fn merged(text: &str, mut ranges: Vec<Span>) -> Vec<Span> {
     ranges.sort_by_key(|range| range.start);
@@ -181,6 +249,20 @@ mod tests {
             let back = source.to_original(shown.start);
             assert_eq!(source.position(back), position, "{piece}");
         }
+    }
+
+    #[test]
+    fn of_a_long_line_what_is_around_the_place_is_shown() {
+        let text = format!("a: 1\nb: {} here {} there\nc: 2", "é".repeat(300), "x".repeat(500));
+        let at = |piece: &str| text.find(piece).map(|at| at..at + piece.len()).expect("there");
+        let source = SourceText::new("file", &text, Vec::new());
+        let (cut, spans) = source.cut(&[at("here"), at("there"), at("c: 2")]);
+        let shown: Vec<_> = spans.into_iter().map(|span| &cut.text[span]).collect();
+        assert_eq!(shown, ["here", "…", "c: 2"]);
+        let lines: Vec<&str> = cut.text.lines().collect();
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[1].matches('…').count(), 2);
+        assert_eq!(cut.position, (2, 305));
     }
 
     #[test]

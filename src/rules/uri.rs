@@ -4,7 +4,7 @@
 use mongodb::options::ConnectionString;
 use reqwest::Url;
 
-use super::{model::Secret, node::Node, reader::Reader, secret};
+use super::{address, model::Secret, node::Node, reader::Reader, secret};
 
 /// A MongoDB connection string.
 pub fn mongodb(reader: &mut Reader<'_>, node: &Node, what: &str) -> Option<Secret> {
@@ -23,6 +23,9 @@ pub fn mongodb(reader: &mut Reader<'_>, node: &Node, what: &str) -> Option<Secre
     let substituted = node.scalar().is_some_and(|scalar| scalar.substituted) && rest.contains("${");
     let login = text.contains('@');
     let reason = match ConnectionString::parse(without_login(&text)) {
+        _ if !login && !substituted && !address::secrets(&text).is_empty() => Some(
+            "what stands behind a `:` is no port: is an `@` missing behind a login?".to_owned(),
+        ),
         _ if substituted => Some("MongoDB's driver does not take what this stands for".to_owned()),
         _ if !login => Some(driver_words(&error)),
         Err(error) => Some(driver_words(&error)),

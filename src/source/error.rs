@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use mongodb::error::{Error as DriverError, ErrorKind};
 
+use crate::client::words;
+
 /// An error of the source.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The driver's or the server's.
+    /// The driver's or the server's. Its words stand for the error: the driver's own text is not a cause
+    /// behind it.
     #[error("{}", words(.0))]
     Driver(DriverError),
     /// The server's reply has not the shape that its documentation gives it.
@@ -40,17 +43,6 @@ pub enum Remedy {
 impl From<DriverError> for Error {
     fn from(error: DriverError) -> Self {
         Self::Driver(error)
-    }
-}
-
-/// What the server or the driver says, without the driver's copy of the whole reply. It stands for
-/// the error: the driver's own text is not a cause behind it.
-fn words(error: &DriverError) -> String {
-    match error.kind.as_ref() {
-        ErrorKind::Command(command) => {
-            format!("{} ({} {})", command.message, command.code_name, command.code)
-        }
-        kind => kind.to_string(),
     }
 }
 

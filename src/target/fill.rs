@@ -20,13 +20,14 @@ use super::Placing;
 /// What is missing, in words: the document has no place then.
 pub fn fill(template: &Template, rule: &str, placing: &Placing<'_>) -> Result<String, String> {
     fill_escaped(template, rule, placing, |value, out| out.push_str(value))
+        .map_err(|missing| format!("{missing}, and the place is made from it"))
 }
 
 /// The same, where `escape` writes every text that is not the template's own, so that none of them
 /// means more than itself.
 ///
 /// # Errors
-/// As [`fill`].
+/// What is missing, in words that say nothing of what is made from it.
 pub fn fill_escaped(
     template: &Template,
     rule: &str,
@@ -46,7 +47,7 @@ pub fn fill_escaped(
 /// The text that one part of a template stands for.
 ///
 /// # Errors
-/// As [`fill`].
+/// As [`fill_escaped`].
 pub fn filled<'a>(
     part: &'a Part,
     rule: &'a str,
@@ -92,11 +93,12 @@ fn text<'a>(
 ) -> Result<Cow<'a, str>, String> {
     let path = path.join(".");
     match value {
-        None | Some(RawBsonRef::Null | RawBsonRef::Undefined) => {
-            Err(format!("the {of} has no field {path}, which the place is made from"))
+        None => Err(format!("the {of} has no field {path}")),
+        Some(RawBsonRef::Null | RawBsonRef::Undefined) => {
+            Err(format!("the field {path} of the {of} is null"))
         }
         Some(RawBsonRef::Document(_) | RawBsonRef::Array(_)) => {
-            Err(format!("the field {path} of the {of} is no single value to make a place from"))
+            Err(format!("the field {path} of the {of} is no single value"))
         }
         Some(RawBsonRef::String(text)) => Ok(text.into()),
         Some(value) => {
@@ -135,9 +137,17 @@ mod tests {
             ("{tenant}-{a.n}", Ok("acme-5")),
             ("{key.s.t}", Ok("x")),
             ("{{x}}", Ok("{x}")),
-            ("{nothing}", Err("the document has no field nothing, which the place is made from")),
-            ("{a.none}", Err("the document has no field a.none, which the place is made from")),
-            ("{a}", Err("the field a of the document is no single value to make a place from")),
+            ("{nothing}", Err("the document has no field nothing, and the place is made from it")),
+            (
+                "{a.none}",
+                Err("the field a.none of the document is null, and the place is made from it"),
+            ),
+            (
+                "{a}",
+                Err(
+                    "the field a of the document is no single value, and the place is made from it",
+                ),
+            ),
         ] {
             let template = Template::parse(template).expect("a template");
             let filled = fill(&template, "r", &placing);

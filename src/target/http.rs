@@ -62,6 +62,14 @@ pub enum SetupError {
     Client(#[source] Box<dyn Error + Send + Sync>),
 }
 
+/// Whether the files that the settings name can be used.
+///
+/// # Errors
+/// Where one can't be read, or holds something else.
+pub fn check_certificates(tls: &Tls) -> Result<(), SetupError> {
+    Certificates::read(tls).map(drop)
+}
+
 /// Certificates, read from their files once.
 pub(super) struct Certificates {
     /// In PEM form; empty where the system's own are enough.

@@ -121,7 +121,7 @@ impl LeaseRecord {
     }
 
     #[cfg(test)]
-    pub(super) fn sample() -> Self {
+    pub(crate) fn sample() -> Self {
         let date = DateTime::from_millis(1_795_227_029_123);
         Self {
             owner: Uuid::from_bytes([9; 16]),

@@ -4,7 +4,7 @@ use std::{future::Future, time::Duration};
 
 use ::mongodb::error::{Error, ErrorKind, WriteFailure};
 
-use crate::checkpoint::store::StoreError;
+use crate::{checkpoint::store::StoreError, client};
 
 /// How often a call is tried.
 pub(super) const TRIES: u32 = 3;
@@ -64,8 +64,18 @@ impl Failure {
     pub(super) fn in_words(self, place: &str) -> StoreError {
         match self {
             Self::Duplicate => StoreError::unavailable(place, "two calls met at one record"),
-            Self::Lasting(error) => StoreError::broken(place, format!("can't be used: {error}")),
-            Self::Passing(error) => StoreError::unavailable(place, error),
+            Self::Lasting(error) => StoreError::broken(
+                place,
+                match client::denied(&error) {
+                    Some(denied) => format!(
+                        "{denied}. Let it read and write there, or keep positions elsewhere: \
+                         `checkpoint: {{ file: {{}} }}`, or the `uri` of another MongoDB below \
+                         `checkpoint: {{ mongodb: … }}`"
+                    ),
+                    None => format!("can't be used: {}", client::words(&error)),
+                },
+            ),
+            Self::Passing(error) => StoreError::unavailable(place, client::words(&error)),
             Self::Late => {
                 let words = format!("no answer within {} s", DEADLINE.as_secs());
                 StoreError::unavailable(place, words)
@@ -157,6 +167,19 @@ mod tests {
         }
         let io = Error::from(std::io::Error::other("reset"));
         assert!(matches!(Failure::of(io), Failure::Passing(_)));
+    }
+
+    #[test]
+    fn what_a_user_may_not_do_is_told_with_the_way_out() {
+        let error = doc! {
+            "code": 13,
+            "codeName": "Unauthorized",
+            "errmsg": "not authorized on mongosync to execute command { find: \"leases\" }",
+        };
+        let error = ErrorKind::Command(bson::deserialize_from_document(error).unwrap()).into();
+        let words = Failure::of(error).in_words("mongosync at h").to_string();
+        assert!(words.contains("`checkpoint: { file: {} }`"), "{words}");
+        assert!(!words.contains("leases"), "{words}");
     }
 
     #[tokio::test(start_paused = true)]

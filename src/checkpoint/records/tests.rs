@@ -110,6 +110,7 @@ fn samples() -> Map<String, Value> {
                 container: Some("products".into()),
                 asked: true,
                 ended: false,
+                fingerprint: Some("ab12".into()),
             }
             .encode(),
         ),

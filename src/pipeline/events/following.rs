@@ -19,7 +19,7 @@ use super::{
     super::{
         Error,
         demand::Demand,
-        following::{COPY_AWAIT, Lanes, changed, history_lost},
+        following::{COPY_AWAIT, Lanes, Lost, changed, history_lost},
         reading::{Reading, SourceBackoff},
         rule_set::RuleSet,
         settling::Place,
@@ -134,6 +134,7 @@ impl EventFollowing {
                 Remedy::HistoryLost => {
                     let why = error.to_string();
                     let position = course.time();
+                    let why = Lost::Oplog(why);
                     return history_lost(&self.rules, &self.target, position, &why).map(Some);
                 }
                 Remedy::Retry => {

@@ -21,7 +21,7 @@ use crate::{
         store::{RecordKey, Store, Table, Write},
     },
     delivery::{insist, insist_on_writing},
-    rules::model::{OnRuleChange, Rule, Since},
+    rules::model::{OnRuleChange, Rule},
     source::namespaces::Found,
 };
 
@@ -30,7 +30,7 @@ use super::{
         Error, Options,
         copying::Copy,
         demand::Demand,
-        plan::{Planned, asked, copy, cut, identity, namespaces, reaches},
+        plan::{Planned, asked, copy, cut, identity, namespaces, not_to_come, reaches},
         reading::Reading,
         rule_set::RuleSet,
         settling::Place,
@@ -146,6 +146,7 @@ impl EventPlanning<'_> {
                     container: None,
                     asked: again,
                     ended: false,
+                    fingerprint: Some(self.rule().fingerprint.clone()),
                 };
                 let rule = &self.rule().name;
                 let key = keys::event_copy_plan(self.name, rule, namespace.as_str());
@@ -207,16 +208,17 @@ impl EventPlanning<'_> {
         if let Some(stored) = stored {
             return Ok(EventPosition::of(stored));
         }
-        let since = self.rule().changes.filter(|_| self.rule().copy.is_none());
-        match since.map(|changes| changes.since) {
-            Some(Since::Time(time)) => {
+        let copies = self.rule().copy.is_some() || self.rule().changes.is_none();
+        match self.rule().since() {
+            Some(time) => {
+                not_to_come(self.name, self.rule())?;
                 let since = ClusterTime::from(time);
                 reaches(self.reading, self.name, since, Some(since)).await?;
                 Ok(EventPosition::at(since))
             }
+            None if copies => Ok(EventPosition::at(now)),
             // A stream begins with what happened at its time, and that is no news.
-            Some(Since::Now) => Ok(EventPosition::at(now.after())),
-            None => Ok(EventPosition::at(now)),
+            None => Ok(EventPosition::at(now.after())),
         }
     }
 

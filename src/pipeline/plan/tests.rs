@@ -1,7 +1,10 @@
 //! Where a target's stream begins, as a table.
 
 use super::*;
-use crate::{rules::model::ChangesSettings, status::fixture};
+use crate::{
+    rules::model::{ChangesSettings, Since},
+    status::fixture,
+};
 
 fn position(time: u64, behind: &[(&str, u64)]) -> PositionRecord {
     let behind = behind.iter().map(|&(rule, time)| (rule.to_owned(), ClusterTime(time).into()));
@@ -61,4 +64,19 @@ fn only_rules_that_do_not_copy_say_since_when() {
     ] {
         assert_eq!(first_start(rules.iter()), expected.map(ClusterTime));
     }
+}
+
+#[test]
+fn a_beginning_that_is_yet_to_come_is_refused() {
+    let begins = |time: u32, copies: bool| {
+        let mut rule = fixture::rules().rules.remove(0);
+        rule.copy = rule.copy.filter(|_| copies);
+        let since = Since::Time(Timestamp { time, increment: 0 });
+        rule.changes = Some(ChangesSettings { since });
+        not_to_come("search", &rule).map_err(|error| error.to_string())
+    };
+    let refused = begins(u32::MAX, false).expect_err("it is to come");
+    assert!(refused.contains("2106-02-07T06:28:15Z, which is yet to come"), "{refused}");
+    assert_eq!(begins(1, false), Ok(()));
+    assert_eq!(begins(u32::MAX, true), Ok(()), "it has no effect");
 }

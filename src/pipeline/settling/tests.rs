@@ -154,6 +154,7 @@ fn settled_copy() -> Copy {
         container: None,
         asked: false,
         ended: false,
+        fingerprint: None,
     };
     let mut done = crate::checkpoint::chunks::ChunkSet::default();
     done.insert(0);

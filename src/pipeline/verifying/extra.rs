@@ -158,7 +158,14 @@ impl Verifying<'_> {
                             "what the target holds of rule {} beside the source can't be told: {why}",
                             rule.name
                         )),
-                        None => containers.stored.push(part),
+                        None => {
+                            report.note(format!(
+                                "where documents of rule {} lie depends on the documents: what is extra \
+                                 is looked for in the places that are remembered of it, and nowhere else",
+                                rule.name
+                            ));
+                            containers.stored.push(part);
+                        }
                     }
                 }
             }

@@ -58,7 +58,8 @@ impl FilePath {
                 }
                 continue;
             }
-            let value = filled(part, rule, placing)?;
+            let value = filled(part, rule, placing)
+                .map_err(|missing| format!("{missing}, and `path` is made from it"))?;
             if value.is_empty() {
                 let words = "a value in the path is empty, and the file would be another one's";
                 return Err(words.to_owned());

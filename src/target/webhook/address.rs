@@ -40,7 +40,9 @@ impl Address {
         let mut values = BTreeMap::new();
         for part in template.parts() {
             if let Some(name) = name(part) {
-                values.insert(name, filled(part, rule, placing)?.into_owned());
+                let value = filled(part, rule, placing)
+                    .map_err(|missing| format!("{missing}, and `url` is made from it"))?;
+                values.insert(name, value.into_owned());
             }
         }
         Ok(Self::Filled(values))
@@ -159,16 +161,17 @@ fn not_too_long(url: &str) -> Result<(), String> {
     }
 }
 
-/// A header's value from a template.
+/// A header's value from its template.
 ///
 /// # Errors
 /// Where a value is missing, or makes it longer than servers take.
 pub(super) fn fill_header(
-    template: &Template,
+    (name, template): (&str, &Template),
     rule: &str,
     placing: &Placing<'_>,
 ) -> Result<String, String> {
-    let filled = fill_escaped(template, rule, placing, escape_header)?;
+    let filled = fill_escaped(template, rule, placing, escape_header)
+        .map_err(|missing| format!("{missing}, and the header `{name}` is made from it"))?;
     header_of(&filled)
 }
 
@@ -332,14 +335,16 @@ mod tests {
             ("\u{0}\u{7f}", "tenant %00%7F"),
             (" ", "tenant"),
         ] {
-            let filled = with(&rawdoc! { "t": value }, |it| fill_header(&template, "r", it));
+            let filled =
+                with(&rawdoc! { "t": value }, |it| fill_header(("x-t", &template), "r", it));
             assert_eq!(filled.as_deref(), Ok(expected), "{value:?}");
         }
         assert_eq!(header_value("a%0A\nb").as_deref(), Ok("a%0A%0Ab"));
         assert!(header_value(&"x".repeat(16 << 10)).is_ok());
         let long = "ü".repeat(3_000);
         assert!(header_value(&long).expect_err("too long").contains("servers take 16384"));
-        let of_document = with(&rawdoc! { "t": long }, |it| fill_header(&template, "r", it));
+        let of_document =
+            with(&rawdoc! { "t": long }, |it| fill_header(("x-t", &template), "r", it));
         assert!(of_document.expect_err("too long").contains("18007 bytes"));
     }
 

@@ -52,7 +52,7 @@ impl Extra {
             if meta.headers.contains_key(name) {
                 continue;
             }
-            match fill_header(template, rule, placing) {
+            match fill_header((name, template), rule, placing) {
                 Ok(value) => extra.headers.push((name.clone(), value)),
                 // An event without a document has what follows from its key, as a removal has.
                 Err(_) if placing.document.is_none() => {}
@@ -73,7 +73,7 @@ impl Extra {
         let headers = own
             .iter()
             .filter_map(|(name, value)| {
-                Some((name.clone(), fill_header(value, rule, placing).ok()?))
+                Some((name.clone(), fill_header((name, value), rule, placing).ok()?))
             })
             .collect();
         Self { headers, ..Self::default() }

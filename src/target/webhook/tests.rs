@@ -166,6 +166,36 @@ fn formats_of_events() {
     insta::assert_snapshot!(shown);
 }
 
+/// What a template lacks is told with what it is made for.
+#[test]
+fn what_is_missing_is_told_with_where_it_was_to_stand() {
+    let refused = |yaml: &str, document: RawDocumentBuf| {
+        let (key, namespace) = (key(), Namespace::new("shop", "orders"));
+        let placing = Placing {
+            namespace: &namespace,
+            key: &key,
+            id: "7",
+            op: "put",
+            document: Some(&document),
+            event: None,
+            meta: &Meta::default(),
+        };
+        target(yaml).place("r", &placing).map(drop).expect_err("a value is missing")
+    };
+    for (yaml, expected) in [
+        (
+            "{ url: https://h/x, headers: { X-Tenant: \"{none}\" } }",
+            "the document has no field none, and the header `x-tenant` is made from it",
+        ),
+        (
+            "{ url: \"https://h/{nothing}\" }",
+            "the field nothing of the document is null, and `url` is made from it",
+        ),
+    ] {
+        assert_eq!(refused(yaml, rawdoc! { "_id": 7, "nothing": null }), expected);
+    }
+}
+
 /// What each format makes of a document that is there, and of one that is gone.
 #[test]
 fn formats() {

@@ -195,6 +195,7 @@ async fn copies_and_dead_letters_are_summed_up() {
             container: None,
             asked: false,
             ended: false,
+            fingerprint: None,
         };
         put(keys::copy_plan("search", "products", namespace), &record)
     };
