@@ -425,8 +425,16 @@ async fn privileges_that_are_missing_are_told_and_enough_when_granted() -> Resul
     let checked = check(&file, &["--online"]).await?;
     assert_eq!(checked.code, Some(1), "{}", checked.stderr);
     ensure!(checked.stdout.contains("  source: it lets nobody in: "), "{}", checked.stdout);
+    let (code, log) = file.run_to_end(&["--wait", "2s"]).await?;
+    assert_eq!(code, Some(3), "{log}");
+    let told = "the source lets nobody in with this login, trying again: look at user, password";
+    assert_eq!(log.matches(told).count(), 1, "{log}");
 
     file.rewrite(|text| text.replace("sync:wrong", "sync:hunter2"))?;
+    let status = file.command("status", &[]).await?;
+    let said = String::from_utf8_lossy(&status.stderr).into_owned();
+    ensure!(said.contains("refuses this user: not authorized on mongosync"), "{said}");
+    ensure!(said.contains("`checkpoint: { file: {} }`") && said.len() < 500, "{said}");
     let (code, found) = online(&file).await?;
     assert_eq!(code, Some(1), "{:#}", found.0);
     assert_eq!(
@@ -496,5 +504,26 @@ async fn the_schema_is_printed_for_programs() -> Result<()> {
     assert_eq!(String::from_utf8(output.stderr)?, "");
     let printed: Value = serde_json::from_slice(&output.stdout)?;
     assert_eq!(printed, mongosync::rules::schema());
+    Ok(())
+}
+
+/// Where nobody looks at a terminal, what is probably not meant comes as a log line each, in plain words.
+#[tokio::test]
+async fn warnings_of_a_file_are_plain_words_in_a_log() -> Result<()> {
+    let file = "tests/rule_files/warnings/probably_not_meant.yaml";
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_mongosync"))
+        .args(["check", file])
+        .output()
+        .await?;
+    let log = String::from_utf8(output.stderr)?;
+    let warnings: Vec<Value> = log.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    ensure!(warnings.len() > 3, "{log}");
+    for warning in &warnings {
+        let fields = &warning["fields"];
+        let place = fields["place"].as_str().context("a place")?;
+        ensure!(place.starts_with(&format!("{file}:")), "{place}");
+        let message = fields["message"].as_str().context("a message")?;
+        ensure!(!message.contains(['\n', '╭', '─']) && !message.is_empty(), "{message}");
+    }
     Ok(())
 }

@@ -115,6 +115,7 @@ async fn a_file_holds_the_copy_and_every_change() -> Result<()> {
     assert_eq!(replayed(&lines), expected);
     assert_eq!(lines.iter().filter(|line| line["data"]["copy"] == true).count(), 200);
     repeats_are_harmless(&lines)?;
+    ensure!(!run.log().contains("stays in the target"), "nothing is gone yet: {}", run.log());
     assert!(run.terminate().await?.success());
     assert_eq!(run_output(&file).await?, "", "standard output is for the target of that name");
     Ok(())

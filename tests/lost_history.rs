@@ -193,7 +193,15 @@ async fn since_before_the_oplog_is_refused() -> Result<()> {
         ensure!(log.contains("`changes.since` of a rule of target search says"), "{log}");
         ensure!(log.contains("the oplog begins at"), "{log}");
     }
-    file.rewrite(|text| text.replace("\"2020-01-01T00:00:00Z\"", "now"))?;
+    // So is a time to come, and what happens until then is not passed over.
+    file.rewrite(|text| text.replace("2020-01-01", "2090-01-01"))?;
+    let (code, log) = file.run_to_end(&[]).await?;
+    assert_eq!(code, Some(1), "{log}");
+    ensure!(log.contains("says 2090-01-01T00:00:00Z, which is yet to come"), "{log}");
+    let checked = file.command("check", &["--online"]).await?;
+    let said = String::from_utf8_lossy(&checked.stdout).into_owned();
+    ensure!(said.contains("says 2090-01-01T00:00:00Z, which is yet to come"), "{said}");
+    file.rewrite(|text| text.replace("\"2090-01-01T00:00:00Z\"", "now"))?;
     let mut run = file.run(&[])?;
     // It has begun.
     run.caught_up(&world.client).await?;

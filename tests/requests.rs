@@ -54,7 +54,7 @@ async fn a_rule_is_copied_again_on_request() -> Result<()> {
     // While nothing runs it is left for the next run.
     let output = file.command("resync", &["items", "--wait", "1s"]).await?;
     assert!(output.status.success());
-    ensure!(String::from_utf8_lossy(&output.stderr).contains("no answer yet"));
+    ensure!(String::from_utf8_lossy(&output.stderr).contains("no process runs the rule file"));
     world.engine_json("DELETE", "/asked-items/_doc/5?refresh=true", "").await?;
     let mut run = file.run(&[])?;
     run.until("the copy", |status| {
