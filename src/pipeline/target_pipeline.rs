@@ -659,12 +659,7 @@ impl TargetPipeline {
         let mut sources = self.read(shared, &context, plan, copies_run.clone());
         let asking = HolderRequests { rules: self.rules.clone(), context: context.clone() };
         sources.spawn(asking.run(lanes.clone(), holders, read.clone()));
-        sources.spawn(look_for_faults(
-            context.target.clone(),
-            self.name().to_owned(),
-            (context.settings.clone(), self.target_status()),
-            read.clone(),
-        ));
+        sources.spawn(self.look_for_faults(target.clone(), read.clone()));
         let (read, drain, drained, now) =
             (read.clone(), drain.clone(), drained.clone(), now.clone());
         Ok(Running {
@@ -682,6 +677,22 @@ impl TargetPipeline {
             drained,
             now,
         })
+    }
+
+    /// Ends the run where the target is not to be written to as the rules say. To be spawned beside what
+    /// reads.
+    pub(super) fn look_for_faults(
+        &self,
+        target: Arc<dyn Target>,
+        stop: CancellationToken,
+    ) -> impl Future<Output = Result<Option<Demand>, Error>> + Send + use<> {
+        let (name, status) = (self.name().to_owned(), self.target_status());
+        let settings = self.target().delivery.clone();
+        async move {
+            let found = insist_on_target(&status, &settings, &stop, || target.fault()).await;
+            let fault = found.flatten();
+            fault.map_or(Ok(None), |it| Err(Error::Refused(format!("target {name}: {it}"))))
+        }
     }
 
     /// Whether the target follows the definitions of collections. Not in a run that leaves rules out:
@@ -1052,17 +1063,6 @@ impl CopyOfRule {
         self.target.prepare().await?;
         self.target.copy_begins(&self.name).await
     }
-}
-
-/// Ends the run where the target is not to be written to as the rules say.
-pub(super) async fn look_for_faults(
-    target: Arc<dyn Target>,
-    name: String,
-    (settings, status): (crate::rules::model::DeliverySettings, Arc<TargetStatus>),
-    stop: CancellationToken,
-) -> Result<Option<Demand>, Error> {
-    let found = insist_on_target(&status, &settings, &stop, || target.fault()).await.flatten();
-    found.map_or(Ok(None), |fault| Err(Error::Refused(format!("target {name}: {fault}"))))
 }
 
 async fn copies_done(copying: &mut watch::Receiver<bool>) -> bool {

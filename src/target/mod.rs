@@ -461,6 +461,13 @@ pub trait Target: Send + Sync + 'static {
         KeepsOrder::OfNothing
     }
 
+    /// How long a request may take before it counts as lost, where the other side may take `timeout` for each
+    /// answer: longer where it is asked several times for one request, one after the other, so that what is
+    /// slow takes none of the time of what comes behind it.
+    fn longest(&self, timeout: Duration) -> Duration {
+        timeout
+    }
+
     /// Appends the bytes of one operation to a request's body; nothing where nothing is to be sent for
     /// it. `Err` refuses the operation for good, with the reason; the body is then as it was. A removal
     /// too: what can't have been written is not to be refused.
