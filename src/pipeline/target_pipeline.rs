@@ -28,7 +28,7 @@ use crate::{
         Halt,
         contested::{Contested, Holder},
         dead_letters::DeadLetters,
-        ids::Ids,
+        ids::{Decided, Ids},
         insist, insist_on_writing,
         places::Places,
         retry::{Backoff, pause},
@@ -94,6 +94,8 @@ pub struct TargetPipeline {
     pub budget: usize,
     /// What marks the target's documents as its own; all pipelines of a target have one.
     pub owner: Arc<OnceCell<String>>,
+    /// Which `_id` types namespaces are taken to hold; all pipelines of all targets have one.
+    pub id_types: Decided,
     /// Where positions are kept.
     pub store: Arc<dyn Store>,
     /// What is reported to.
@@ -563,7 +565,7 @@ impl TargetPipeline {
             grouping,
             shaper: Shaper::new(target.clone(), self.shaped_rules(&**target)),
             lookup: self.lookup(),
-            ids: Ids::new(self.store.clone(), reading.clone()),
+            ids: Ids::new(self.store.clone(), reading.clone(), self.id_types.clone()),
             places: Places::new(self.store.clone(), self.name()),
             target: target.clone(),
             dead_letters: dead_letters.clone(),

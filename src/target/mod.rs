@@ -482,7 +482,8 @@ pub trait Target: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Why nothing is to be written as the rules say, for as long as a person changes nothing: a loop.
+    /// Why nothing is to be written as the rules say, for as long as a person changes nothing: a loop, or
+    /// what others have written and would meet it.
     /// Asked at the start, once the target can be reached; it ends the run.
     async fn fault(&self) -> Result<Option<String>, Retry> {
         Ok(None)

@@ -15,10 +15,13 @@ use crate::{
         namespace::written_fault,
         template::Part,
     },
-    target::{Placed, Placing, fill::fill, names},
+    target::{Origins, Placed, Placing, Retry, fill::fill, names},
 };
 
-use super::place::{id_fault, place_key};
+use super::{
+    marker::Telling,
+    place::{id_fault, place_key},
+};
 
 /// A rule that writes to the MongoDB.
 #[derive(Clone, Debug)]
@@ -72,6 +75,16 @@ impl Routes {
     /// Whether a rule appends events.
     pub fn appends(&self, rule: &str) -> bool {
         self.rules.get(rule).is_some_and(|rule| rule.appends)
+    }
+
+    /// Who tells events in a namespace.
+    ///
+    /// # Errors
+    /// Where the source does not say who it is.
+    pub async fn telling(&self, name: &str, origins: &dyn Origins) -> Result<Telling, Retry> {
+        let tell = self.rules.values().filter(|rule| rule.appends && self.may_write(rule, name));
+        let rules = tell.map(|rule| rule.name.clone()).collect();
+        Ok(Telling { rules, source: origins.deployment().await?.id })
     }
 
     /// Whether all rules do.
