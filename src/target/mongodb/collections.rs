@@ -218,7 +218,8 @@ impl Collections {
             let owner = asking.owner;
             let asked = Asked { namespace: &namespace, uuid: &uuid, owner, telling: None };
             let markers = Markers::new(&asking.connection.client);
-            if let Some(Whose::Taken(other)) = markers.look(asked, Some(from)).await? {
+            let whose = markers.look(asked, Some(from)).await?;
+            if let Some(Whose::Taken(other) | Whose::Mixed(other)) = whose {
                 return Ok(Some(Ready::refused(taken(&other, name, from.as_str()))));
             }
         }
@@ -301,7 +302,10 @@ impl Collections {
                     Some(Whose::Taken(other)) => {
                         return Ok(Ready::refused(taken(&other, name, from)));
                     }
-                    Some(Whose::Told(words)) => return Ok(Ready::refused(words)),
+                    Some(Whose::Mixed(other)) => {
+                        return not_among(asking, name, taken(&other, name, from));
+                    }
+                    Some(Whose::Told(words)) => return not_among(asking, name, words),
                     Some(Whose::Namesake(words)) => {
                         warn!(namespace = name, "{words}");
                         false
@@ -384,6 +388,15 @@ fn no_collection(name: &str, kind: &str) -> String {
         "{name} is a {kind}, and can't be written to: name another with `namespace:` under `to:`, or \
          remove it and start again"
     )
+}
+
+/// What is not to lie among what others have written: where the rule file leads there the run ends, and it
+/// is waited for that; what a document chose is that document's own fault.
+fn not_among(asking: &Asking<'_>, name: &str, words: String) -> Result<Ready, Retry> {
+    match asking.routes.is_named(name) {
+        true => Err(unusable(words)),
+        false => Ok(Ready::refused(words)),
+    }
 }
 
 pub(super) fn taken(other: &str, name: &str, from: &str) -> String {

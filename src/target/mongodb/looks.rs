@@ -53,9 +53,11 @@ impl MongoTarget {
         };
         match self.whose_is(connection, &namespace, listed.uuid.as_ref()).await? {
             Whose::Ours => {}
-            Whose::Shared(why) | Whose::Taken(why) | Whose::Told(why) | Whose::Namesake(why) => {
-                return Ok(Listing::NotOurs(why));
-            }
+            Whose::Shared(why)
+            | Whose::Taken(why)
+            | Whose::Mixed(why)
+            | Whose::Told(why)
+            | Whose::Namesake(why) => return Ok(Listing::NotOurs(why)),
         }
         let options = CollectionOptions::builder().read_concern(ReadConcern::majority()).build();
         let collection: Collection<RawDocumentBuf> =
@@ -151,7 +153,7 @@ impl MongoTarget {
                 let asked = Asked { namespace: &own, uuid: &uuid, owner, telling };
                 let from = if events { marker::EVENTS } else { namespace.as_str() };
                 match markers.clash(asked, from).await? {
-                    Some(Whose::Taken(other)) => {
+                    Some(Whose::Mixed(other)) => {
                         found.push(collections::taken(&other, &name, from))
                     }
                     Some(Whose::Told(words)) => found.push(words),

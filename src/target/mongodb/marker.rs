@@ -117,6 +117,9 @@ pub(super) enum Whose {
     Shared(String),
     /// Documents of ours lie there that come from somewhere else, or events: from where.
     Taken(String),
+    /// Another target of our rule file keeps documents where we tell events, or the other way round: from
+    /// where.
+    Mixed(String),
     /// Another rule file tells events of the same ids: whose and which, for a person.
     Told(String),
     /// So does one of the same name, which may be this one before it lost its positions.
@@ -176,7 +179,7 @@ impl Marker {
         let own_file = |other: &&Owner| other.file() == file(asked.owner);
         let mixed = others().filter(own_file).find(|other| (other.from == EVENTS) != events);
         if let Some(other) = mixed {
-            return Some(Whose::Taken(other.from.clone()));
+            return Some(Whose::Mixed(other.from.clone()));
         }
         let telling = asked.telling.filter(|_| events)?;
         let told = others().filter_map(|other| Some((other, other.shares(telling)?)));
@@ -352,7 +355,8 @@ impl Markers {
                 known.source = own.source.or(known.source);
             }
         }
-        let refused = matches!(marker.whose(asked, Some(from)), Whose::Taken(_) | Whose::Told(_));
+        let whose = marker.whose(asked, Some(from));
+        let refused = matches!(whose, Whose::Taken(_) | Whose::Mixed(_) | Whose::Told(_));
         if refused || known.as_ref() == Some(&marker) {
             return Ok(marker);
         }
@@ -408,8 +412,8 @@ mod tests {
         let source = |byte: &str| byte.parse().ok().map(|byte| ObjectId::from_bytes([byte; 12]));
         // Another's owner, from where, its rules and its source; who asks, for what.
         for (other, own, expected) in [
-            (("shop 1", "a.b", "", "-"), ("shop 2", EVENTS, "audit", "-"), "taken"),
-            (("shop 1", EVENTS, "audit", "-"), ("shop 2", "a.b", "", "-"), "taken"),
+            (("shop 1", "a.b", "", "-"), ("shop 2", EVENTS, "audit", "-"), "mixed"),
+            (("shop 1", EVENTS, "audit", "-"), ("shop 2", "a.b", "", "-"), "mixed"),
             (("shop 1", "a.b", "", "-"), ("shop 2", "a.b", "", "-"), "-"),
             (("shop 1", "a.b", "", "-"), ("other 2", "c.d", "", "-"), "-"),
             (("shop 1", "a.b", "", "-"), ("other 2", EVENTS, "audit", "-"), "-"),
@@ -421,7 +425,7 @@ mod tests {
             (("shop 1", EVENTS, "audit", "1"), ("shop 1", EVENTS, "audit", "1"), "-"),
             // As `check` asks, which does not know the positions.
             (("shop 1", EVENTS, "audit", "1"), ("shop", EVENTS, "audit", "1"), "namesake"),
-            (("shop 1", EVENTS, "audit", "1"), ("shop", "a.b", "", "1"), "taken"),
+            (("shop 1", EVENTS, "audit", "1"), ("shop", "a.b", "", "1"), "mixed"),
         ] {
             let rules = |rule: &str| Vec::from_iter((!rule.is_empty()).then(|| rule.to_owned()));
             let of = |(owner, from, rule, id)| Owner {
@@ -445,7 +449,7 @@ mod tests {
                 telling: (own.1 == EVENTS).then_some(&telling),
             };
             let told = match marker.clash(asked, own.1) {
-                Some(Whose::Taken(_)) => "taken",
+                Some(Whose::Mixed(_)) => "mixed",
                 Some(Whose::Told(_)) => "told",
                 Some(Whose::Namesake(_)) => "namesake",
                 _ => "-",

@@ -135,6 +135,15 @@ impl Routes {
         names.into_iter().collect()
     }
 
+    /// Whether a rule may write to a namespace whose documents say nothing about it.
+    pub fn is_named(&self, namespace: &str) -> bool {
+        let lies = |rule: &MongoRule| {
+            self.is_fixed(&rule.name)
+                && self.containers(&rule.name).iter().any(|pattern| names(pattern, namespace))
+        };
+        self.rules.values().any(lies)
+    }
+
     /// Whether a rule that may write to a namespace keeps there what the source deletes.
     pub fn keeps(&self, namespace: &str) -> bool {
         self.rules.values().filter(|rule| rule.keeps).any(|rule| {
