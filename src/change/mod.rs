@@ -52,6 +52,13 @@ impl Namespace {
         (dot > 0 && dot + 1 < text.len()).then(|| Self { full: text.into(), dot })
     }
 
+    /// The same name in memory of its own: clones of one name count their owners together, which tasks
+    /// that clone it for every document would wait for.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self { full: (*self.full).into(), dot: self.dot }
+    }
+
     /// The part before the first dot.
     pub fn database(&self) -> &str {
         &self.full[..self.dot]

@@ -7,8 +7,15 @@ use bson::{
     raw::{RawDbPointerRef, cstr},
 };
 
-const HEX: &[u8; 16] = b"0123456789abcdef";
+/// The two hex digits of each byte.
+const HEX: [[u8; 2]; 256] = pairs(b"0123456789abcdef");
+/// The two decimal digits of each number below 100.
+const DECIMAL: [[u8; 2]; 100] = pairs(b"0123456789");
 const MILLIS_PER_DAY: i64 = 86_400_000;
+/// In 400 years.
+const DAYS_PER_ERA: u32 = 146_097;
+/// Days from 1 March of the year -400 to 1970.
+const FROM_MARCH: i64 = 719_468 + DAYS_PER_ERA as i64;
 /// 0000-01-01T00:00:00.000Z.
 const YEAR_0: i64 = -62_167_219_200_000;
 /// The first millisecond of the year 10000.
@@ -18,15 +25,26 @@ const YEAR_10000: i64 = 253_402_300_800_000;
 pub fn write_hex(bytes: &[u8], out: &mut Vec<u8>) {
     out.reserve(bytes.len() * 2);
     for byte in bytes {
-        out.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        out.extend_from_slice(&HEX[usize::from(*byte)]);
     }
+}
+
+/// All numbers of two digits, in order, `SIZE` of them.
+const fn pairs<const BASE: usize, const SIZE: usize>(digits: &[u8; BASE]) -> [[u8; 2]; SIZE] {
+    let mut pairs = [[0; 2]; SIZE];
+    let mut number = 0;
+    while number < SIZE {
+        pairs[number] = [digits[number / BASE], digits[number % BASE]];
+        number += 1;
+    }
+    pairs
 }
 
 /// The 24 hex characters of an ObjectId.
 pub fn object_id_hex(bytes: [u8; 12]) -> [u8; 24] {
     let mut text = [0; 24];
     for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
-        pair.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        pair.copy_from_slice(&HEX[usize::from(byte)]);
     }
     text
 }
@@ -39,8 +57,7 @@ pub fn uuid_text(bytes: [u8; 16]) -> [u8; 36] {
         if matches!(index, 4 | 6 | 8 | 10) {
             at += 1;
         }
-        text[at] = HEX[usize::from(byte >> 4)];
-        text[at + 1] = HEX[usize::from(byte & 15)];
+        text[at..at + 2].copy_from_slice(&HEX[usize::from(byte)]);
         at += 2;
     }
     text
@@ -52,7 +69,8 @@ pub fn rfc3339(millis: i64) -> Option<[u8; 24]> {
     if !(YEAR_0..YEAR_10000).contains(&millis) {
         return None;
     }
-    let (year, month, day) = civil(millis.div_euclid(MILLIS_PER_DAY));
+    // From here on nothing is negative, nor over 32 bits.
+    let (year, month, day) = civil((millis.div_euclid(MILLIS_PER_DAY) + FROM_MARCH) as u32);
     let clock = millis.rem_euclid(MILLIS_PER_DAY) as u32;
     let mut text = *b"0000-00-00T00:00:00.000Z";
     two_digits(&mut text[0..2], year / 100);
@@ -68,24 +86,21 @@ pub fn rfc3339(millis: i64) -> Option<[u8; 24]> {
 }
 
 fn two_digits(at: &mut [u8], value: u32) {
-    at[0] = b'0' + (value / 10) as u8;
-    at[1] = b'0' + (value % 10) as u8;
+    at.copy_from_slice(&DECIMAL[value as usize]);
 }
 
-/// Year, month and day of a day counted from 1970, in the proleptic Gregorian calendar, for years
-/// from 0 on. Years are counted from March, so that the leap day is the last (Howard Hinnant's
-/// `civil_from_days`).
-fn civil(days: i64) -> (u32, u32, u32) {
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let of_era = days.rem_euclid(146_097);
+/// Year, month and day of a day counted from 1 March of the year -400, in the proleptic Gregorian
+/// calendar, for years from 0 on. Years are counted from March, so that the leap day is the last
+/// (Howard Hinnant's `civil_from_days`).
+fn civil(days: u32) -> (u32, u32, u32) {
+    let (era, of_era) = (days / DAYS_PER_ERA, days % DAYS_PER_ERA);
     let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
     let of_year = of_era - (365 * year + year / 4 - year / 100);
     let shifted = (5 * of_year + 2) / 153;
     let day = of_year - (153 * shifted + 2) / 5 + 1;
     let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = year + era * 400 + i64::from(month <= 2);
-    (year as u32, month as u32, day as u32)
+    let year = year + era * 400 + u32::from(month <= 2) - 400;
+    (year, month, day)
 }
 
 /// The namespace and the ObjectId of a DBPointer, which the driver keeps to itself: they are read
@@ -107,7 +122,7 @@ pub fn escape_into(text: &str, out: &mut Vec<u8>) {
     let mut rest = text.as_bytes();
     loop {
         let run = clean_run::<false>(rest);
-        out.extend_from_slice(&rest[..run]);
+        append(&rest[..run], out);
         let Some((&byte, after)) = rest[run..].split_first() else { return };
         rest = after;
         match byte {
@@ -131,7 +146,7 @@ pub fn escape_into(text: &str, out: &mut Vec<u8>) {
 pub fn escape_lossy_into(bytes: &[u8], out: &mut Vec<u8>) {
     // Most strings are ASCII without anything to escape: one scan, one copy.
     let run = clean_run::<true>(bytes);
-    out.extend_from_slice(&bytes[..run]);
+    append(&bytes[..run], out);
     let rest = &bytes[run..];
     if rest.is_empty() {
         return;
@@ -149,21 +164,76 @@ pub fn escape_lossy_into(bytes: &[u8], out: &mut Vec<u8>) {
     }
 }
 
+/// Appends bytes. Most texts are short: two words that overlap are written before a copy of any length
+/// is set up.
+fn append(bytes: &[u8], out: &mut Vec<u8>) {
+    let end = out.len() + bytes.len();
+    match (ends::<8>(bytes), ends::<4>(bytes)) {
+        (Some(_), _) if bytes.len() > 16 => out.extend_from_slice(bytes),
+        (Some((first, last)), _) => {
+            out.extend_from_slice(first);
+            out.truncate(end - 8);
+            out.extend_from_slice(last);
+        }
+        (None, Some((first, last))) => {
+            out.extend_from_slice(first);
+            out.truncate(end - 4);
+            out.extend_from_slice(last);
+        }
+        (None, None) => bytes.iter().for_each(|byte| out.push(*byte)),
+    }
+}
+
+/// The first and the last `N` bytes, which overlap where there are fewer than twice as many.
+fn ends<const N: usize>(bytes: &[u8]) -> Option<(&[u8; N], &[u8; N])> {
+    Some((bytes.first_chunk()?, bytes.last_chunk()?))
+}
+
 /// How many bytes at the start need no escape; with `ASCII`, how many are ASCII as well.
 fn clean_run<const ASCII: bool>(bytes: &[u8]) -> usize {
     let dirty =
         |byte: u8| (byte < 0x20) | (byte == b'"') | (byte == b'\\') | (ASCII && byte >= 0x80);
-    let (blocks, _) = bytes.as_chunks::<16>();
+    // No early exit within a block, so that it is compared as one vector.
+    let is_dirty = |block: &[u8; 16]| block.iter().fold(false, |found, byte| found | dirty(*byte));
     let mut clean = 0;
-    for block in blocks {
-        // No early exit within a block, so that it is compared as one vector.
-        if block.iter().fold(false, |found, byte| found | dirty(*byte)) {
+    for block in bytes.as_chunks::<16>().0 {
+        if is_dirty(block) {
             break;
         }
         clean += 16;
     }
     let tail = &bytes[clean..];
+    if tail.len() < 16 {
+        // What overlaps with the tail has been found clean.
+        let found = match (bytes.last_chunk::<16>(), ends::<8>(tail), ends::<4>(tail)) {
+            (Some(last), ..) => is_dirty(last),
+            (_, Some((first, last)), _) => {
+                let (first, last) = (u64::from_le_bytes(*first), u64::from_le_bytes(*last));
+                (dirty_bytes::<ASCII>(first) | dirty_bytes::<ASCII>(last)) != 0
+            }
+            (_, _, Some((first, last))) => {
+                let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
+                dirty_bytes::<ASCII>(u64::from(first) << 32 | u64::from(last)) != 0
+            }
+            _ => true,
+        };
+        if !found {
+            return bytes.len();
+        }
+    }
     clean + tail.iter().position(|byte| dirty(*byte)).unwrap_or(tail.len())
+}
+
+/// The highest bit of each byte of a word that `clean_run` ends at, and no other bit.
+fn dirty_bytes<const ASCII: bool>(word: u64) -> u64 {
+    const EACH: u64 = u64::from_le_bytes([1; 8]);
+    const HIGHEST: u64 = EACH * 0x80;
+    let low = word & !HIGHEST;
+    // No sum leaves its byte: the highest bit says whether the rest is so much at the least.
+    let below = |least: u64| !(low + EACH * (0x80 - least));
+    let is = |byte: u8| !((low ^ (EACH * u64::from(byte))) + EACH * 0x7f);
+    let found = below(0x20) | is(b'"') | is(b'\\');
+    HIGHEST & if ASCII { found | word } else { found & !word }
 }
 
 #[cfg(test)]

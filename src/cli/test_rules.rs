@@ -112,14 +112,14 @@ impl<'a> Trials<'a> {
             std::collections::hash_map::Entry::Occupied(known) => known.into_mut(),
             std::collections::hash_map::Entry::Vacant(new) => new.insert(trial(rules, test)?),
         };
-        let change = change(test)?;
+        let mut change = change(test)?;
         let types: IdTypes = [IdType::of(change.key.id())].into_iter().collect();
         let reads = Reads {
             lookup: Arc::new(test.lookup.clone()),
             after: TIME,
             stop: CancellationToken::new(),
         };
-        let made = trial.run(&change, &types, Some(&reads));
+        let made = trial.run(&mut change, &types, Some(&reads));
         made.map_err(|halt| Error::Internal(halt.to_string()))
     }
 }

@@ -7,7 +7,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -52,6 +55,9 @@ struct Trouble {
 /// The documents of one target that wait for others.
 pub struct Contested {
     known: Mutex<HashMap<PlaceKey, Trouble>>,
+    /// Whether there are any; changed under the lock. Every document that is written asks, and nearly
+    /// always there are none.
+    any: AtomicBool,
     holders: mpsc::Sender<Holder>,
 }
 
@@ -59,7 +65,7 @@ impl Contested {
     /// None yet. Who receives the holders has them delivered.
     pub fn new() -> (Self, mpsc::Receiver<Holder>) {
         let (holders, asked) = mpsc::channel(ASKED);
-        (Self { known: Mutex::default(), holders }, asked)
+        (Self { known: Mutex::default(), any: AtomicBool::new(false), holders }, asked)
     }
 
     /// The document for a place has met one that holds what it claims; `None` where that one was not
@@ -69,6 +75,7 @@ impl Contested {
         if known.len() >= REMEMBERED && !known.contains_key(place) {
             return Waits::Longer;
         }
+        self.any.store(true, Ordering::Release);
         let trouble = known.entry(place.clone()).or_insert_with(|| Trouble {
             since: Instant::now(),
             rounds: 0,
@@ -97,10 +104,13 @@ impl Contested {
 
     /// The document for a place has been written, or is no more.
     pub fn settled(&self, place: &PlaceKey) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if !known.is_empty() {
-            known.remove(place);
+        // What concerns this place was noted by its own lane.
+        if !self.any.load(Ordering::Acquire) {
+            return;
         }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.remove(place);
+        self.any.store(!known.is_empty(), Ordering::Release);
     }
 }
 

@@ -185,18 +185,20 @@ impl Shaper {
         })
     }
 
-    /// The operations for a change. `old` are the stored places of its document; `reads` answers the
-    /// scripts' lookups, after the time of the change's own read.
+    /// The operations for a change, whose states are taken out of it. `old` are the stored places of its
+    /// document; `reads` answers the scripts' lookups, after the time of the change's own read.
     ///
     /// # Errors
     /// `Stopped` where a script was stopped as it waited for the source.
     pub fn shape(
         &self,
-        change: &Change,
+        change: &mut Change,
         types: &IdTypes,
         old: &[RulePlace],
         reads: Option<&Reads>,
     ) -> Result<Shaped, Halt> {
+        let states = std::mem::take(&mut change.states);
+        let change = &*change;
         let reads = reads.map(|reads| Reads { after: change.read, ..reads.clone() });
         let id = id::text(&change.key, types);
         let mut shaped = Shaped::default();
@@ -207,19 +209,19 @@ impl Shaper {
         shaped.places.extend(
             old.iter()
                 .filter(|place| {
-                    !change.states.iter().any(|(index, _)| self.rule(*index).name == place.rule)
+                    !states.iter().any(|(index, _)| self.rule(*index).name == place.rule)
                 })
                 .cloned(),
         );
-        for (index, state) in &change.states {
-            let rule = self.rule(*index);
+        for (index, state) in states {
+            let rule = self.rule(index);
             if rule.events {
                 let given = Given { change, id: &id, types, reads: reads.as_ref() };
-                self.tell((*index, rule), &given, state, &mut shaped)?;
+                self.tell((index, rule), &given, &state, &mut shaped)?;
                 continue;
             }
             let origin = Arc::new(Origin {
-                rule: *index,
+                rule: index,
                 namespace: change.namespace.clone(),
                 key: change.key.clone(),
                 phase: change.phase,
@@ -267,7 +269,7 @@ impl Shaper {
                     }));
                     for (place, extra, document) in documents {
                         if let Some(other) = puts.taken(&place) {
-                            let words = match other == *index {
+                            let words = match other == index {
                                 true => {
                                     format!("rule {} puts two documents in this place", rule.name)
                                 }
@@ -351,7 +353,7 @@ impl Shaper {
         &self,
         rule: &ShapedRule,
         given: &Given<'_>,
-        state: &State,
+        state: State,
         origin: &Arc<Origin>,
         shaped: &mut Shaped,
     ) -> Result<Verdict, Halt> {
@@ -366,11 +368,11 @@ impl Shaper {
             State::Gone => return Ok(Verdict::Remove),
             // An event comes to no rule that keeps documents.
             State::Dropped | State::Happened(_) => return Ok(Verdict::Leave),
-            State::Failed(words) => return refuse(Stage::Source, words.clone()),
+            State::Failed(words) => return refuse(Stage::Source, words),
         };
         let (documents, meta): (SmallVec<[Document; 1]>, Meta) =
-            match self.transform(rule, given, document) {
-                Ok(Outcome::Unchanged(meta)) => (smallvec![document.clone()], meta),
+            match self.transform(rule, given, &document) {
+                Ok(Outcome::Unchanged(meta)) => (smallvec![document], meta),
                 Ok(Outcome::Document(document, meta)) => (smallvec![document], meta),
                 Ok(Outcome::Documents(documents, meta)) => (documents.into(), meta),
                 Ok(Outcome::Remove) => return Ok(Verdict::Remove),
@@ -425,13 +427,12 @@ impl Shaper {
         let Given { change, id, types, .. } = *given;
         // Only a script can change an _id, and only a rule whose places are stored has such a one.
         let unreadable = |error| format!("the document's _id can't be read: {error}");
-        let own = match document.raw().get("_id") {
-            Ok(Some(own)) if !rule.fixed => {
-                Some(DocumentKey::from_id(own).map_err(|error| unreadable(error.to_string()))?)
-            }
-            Ok(_) => None,
-            Err(error) => return Err(unreadable(error.to_string())),
+        let own = match rule.fixed {
+            true => None,
+            false => document.raw().get("_id").map_err(|error| unreadable(error.to_string()))?,
         };
+        let own = own.map(|own| DocumentKey::from_id(own).map_err(|it| unreadable(it.to_string())));
+        let own = own.transpose()?;
         let own = own.as_ref().map(|key| id::text(key, types));
         let placed = self.target.place(
             &rule.name,

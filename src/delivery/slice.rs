@@ -85,13 +85,13 @@ impl Slice {
     fn shape_with(mut self, shaper: &Shaper, reads: Option<&Reads>) -> Result<ShapedSlice, Halt> {
         let mut slice = ShapedSlice::default();
         slice.changes.reserve(self.changes.len());
-        for (change, types) in self.changes.into_iter().zip(self.types) {
+        for (mut change, types) in self.changes.into_iter().zip(self.types) {
             let moving = shaper
                 .needs_places(&change)
                 .then(|| Subject { namespace: change.namespace.clone(), key: change.key.clone() });
             let old = moving.as_ref().and_then(|subject| self.places.get(subject)).cloned();
             let old = old.unwrap_or_default();
-            let shaped = shaper.shape(&change, &types, &old, reads)?;
+            let shaped = shaper.shape(&mut change, &types, &old, reads)?;
             if let Some(subject) = moving {
                 // A second change of the document in this slice finds what the first one leaves.
                 self.places.insert(subject.clone(), union(&old, &shaped.places));

@@ -52,13 +52,13 @@ impl Trial {
         Self { target, shaper }
     }
 
-    /// Shapes a change that has one state, that of the rule. Waits where the script looks up.
+    /// Shapes a change that has one state, that of the rule, which is taken out of it. Waits where the script looks up.
     ///
     /// # Errors
     /// `Stopped` where the script was stopped as it waited.
     pub fn run(
         &self,
-        change: &Change,
+        change: &mut Change,
         types: &IdTypes,
         reads: Option<&Reads>,
     ) -> Result<Made, Halt> {

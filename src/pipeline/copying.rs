@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     change::{Cause, Change, ClusterTime, Document, DocumentKey, Namespace, Phase, State},
-    checkpoint::tracker::{Claim, Completion},
+    checkpoint::tracker::Claim,
     delivery::lane::{Overflow, WindowId},
     rules::model::OnDelete,
     source::{
@@ -37,7 +37,7 @@ use super::{
 
 pub use copy::{Copy, Volume};
 
-use copy::OpenChunk;
+use copy::{OpenChunk, OpenPage};
 
 /// Chunks of one target that are read at once, whatever its rules say each.
 pub const CHUNKS_AT_ONCE: usize = 8;
@@ -214,7 +214,7 @@ impl Copying {
             let last = if copy.view { None } else { last_id(&page)? };
             let volume =
                 Volume { documents: page.documents.len() as u64, bytes: page.bytes as u64 };
-            let handed = open.page();
+            let handed = open.page(self.lanes.iter().count());
             let mut part = match looks_up {
                 false => Part {
                     found: page.documents.into_iter().map(Found::document).collect(),
@@ -261,7 +261,7 @@ impl Copying {
     async fn look_up(
         &self,
         copy: &Copy,
-        page: &Completion,
+        page: &OpenPage,
         keys: Vec<DocumentKey>,
         low: ClusterTime,
     ) -> Result<Part, Trouble> {
@@ -292,7 +292,7 @@ impl Copying {
         if self.tells_unmatched(copy) {
             let time = copy.plan.started;
             let asked = unmatched.into_iter().map(|key| Asked { key, time, deleted: false });
-            self.lanes.ask(&copy.namespace, asked, page).await;
+            self.lanes.ask(&copy.namespace, asked, page.of_lane(0)).await;
         }
         Ok(part)
     }
@@ -300,12 +300,16 @@ impl Copying {
     fn offer(
         &self,
         copy: &Copy,
-        page: &Completion,
+        page: &OpenPage,
         window: Option<&Window<'_>>,
         found: Vec<Found>,
         read: ClusterTime,
     ) -> Result<(), Trouble> {
-        let mut changes: Vec<Vec<Change>> = self.lanes.iter().map(|_| Vec::new()).collect();
+        // Each lane has a name of its own, whose owners no other lane counts.
+        let namespaces: Vec<_> = self.lanes.iter().map(|_| copy.namespace.apart()).collect();
+        let share = found.len() / namespaces.len();
+        let changes = || Vec::with_capacity(share + share / 4);
+        let mut changes: Vec<Vec<Change>> = self.lanes.iter().map(|_| changes()).collect();
         for Found { key, state } in found {
             let key = match (key, &state) {
                 (Some(key), _) => key,
@@ -316,7 +320,7 @@ impl Copying {
             };
             let lane = self.lanes.index(&copy.namespace, &key);
             changes[lane].push(Change {
-                namespace: copy.namespace.clone(),
+                namespace: namespaces[lane].clone(),
                 key,
                 time: copy.plan.started,
                 cause: Cause::Copy(copy.plan.id),
@@ -324,7 +328,7 @@ impl Copying {
                 since: None,
                 phase: Phase::Copy,
                 states: vec![(copy.rule, state)],
-                claims: vec![page.claim()],
+                claims: vec![page.of_lane(lane).claim()],
             });
         }
         let mut dropped = 0;

@@ -222,7 +222,7 @@ impl<'a> Sampling<'a> {
         if types.is_empty() {
             types.insert(IdType::of(key.id()));
         }
-        let change = Change {
+        let mut change = Change {
             namespace: namespace.clone(),
             key: key.clone(),
             time,
@@ -237,7 +237,7 @@ impl<'a> Sampling<'a> {
             Reads { lookup: self.lookup.clone(), after: time, stop: self.reading.stop.clone() };
         let trial = self.trial.clone();
         // A script may wait for the source, and may need the stack of a thread that runs scripts.
-        let ran = tokio::task::spawn_blocking(move || trial.run(&change, &types, Some(&reads)));
+        let ran = tokio::task::spawn_blocking(move || trial.run(&mut change, &types, Some(&reads)));
         let made = ran.await.map_err(|panic| Error::Internal(panic.to_string()))?;
         Ok(Fate::Made(made?))
     }

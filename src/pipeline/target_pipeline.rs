@@ -177,6 +177,14 @@ pub(super) struct Begun {
     pub now: CancellationToken,
 }
 
+/// What a start goes out from.
+pub(super) struct Start {
+    /// One that has been reached already; otherwise a new one is built.
+    pub target: Option<Arc<dyn Target>>,
+    /// What has to be copied again.
+    pub demand: Demand,
+}
+
 impl TargetPipeline {
     pub(super) fn target(&self) -> &TargetRules {
         &self.file.targets[self.index]
@@ -271,8 +279,12 @@ impl TargetPipeline {
         followed: &mut Option<Followed>,
         stop: &CancellationToken,
     ) -> Result<Summary, Error> {
+        let mut reached = None;
         if self.options.copy_only {
-            self.reach(&*self.build(stop).await?, stop).await?;
+            let target = self.build(stop).await?;
+            self.reach(&*target, stop).await?;
+            // What it has made by then it remembers.
+            reached = Some(target);
         }
         let mut summary = Summary::default();
         let mut demand = Demand::default();
@@ -280,7 +292,8 @@ impl TargetPipeline {
         loop {
             self.while_paused(&mut demand, followed, stop).await?;
             let began = Instant::now();
-            let mut running = self.start(std::mem::take(&mut demand), stop).await?;
+            let start = Start { target: reached.take(), demand: std::mem::take(&mut demand) };
+            let mut running = self.start(start, stop).await?;
             if let Some(followed) = followed.take() {
                 followed.done();
             }
@@ -539,8 +552,15 @@ impl TargetPipeline {
     }
 
     /// What any start begins with.
-    pub(super) async fn begin(&self, stop: &CancellationToken) -> Result<Begun, Error> {
-        let target = self.build(stop).await?;
+    pub(super) async fn begin(
+        &self,
+        target: Option<Arc<dyn Target>>,
+        stop: &CancellationToken,
+    ) -> Result<Begun, Error> {
+        let target = match target {
+            Some(target) => target,
+            None => self.build(stop).await?,
+        };
         let (read, status) = (stop.child_token(), self.target_status());
         let reading = Arc::new(Reading {
             source: self.source.clone(),
@@ -579,19 +599,19 @@ impl TargetPipeline {
         })
     }
 
-    async fn start(&self, demand: Demand, stop: &CancellationToken) -> Result<Running, Error> {
+    async fn start(&self, start: Start, stop: &CancellationToken) -> Result<Running, Error> {
         match self.events_of {
-            None => self.start_documents(demand, stop).await,
-            Some(_) => self.start_events(demand, stop).await,
+            None => self.start_documents(start, stop).await,
+            Some(_) => self.start_events(start, stop).await,
         }
     }
 
     async fn start_documents(
         &self,
-        demand: Demand,
+        Start { target, demand }: Start,
         stop: &CancellationToken,
     ) -> Result<Running, Error> {
-        let begun = self.begin(stop).await?;
+        let begun = self.begin(target, stop).await?;
         let Begun { target, reading, status, read, drain, drained, now } = &begun;
         let plan = Planning {
             reading,

@@ -36,7 +36,7 @@ fn shape(
     let mut change = change(1, first, Vec::new());
     change.states.push((RuleIndex(1), second));
     let old: Vec<RulePlace> = old.iter().map(|at| lies(at)).collect();
-    let shaped = shaper.shape(&change, &ints(), &old, None).expect("no script waits");
+    let shaped = shaper.shape(&mut change, &ints(), &old, None).expect("no script waits");
     let operations = shaped.operations.iter().map(|(operation, _)| {
         let mut body = Vec::new();
         target.encode(operation, &mut body).expect("it has a value");
@@ -129,8 +129,8 @@ fn what_is_owed_is_tried_once(
             None => lies(at),
         })
         .collect();
-    let shaped =
-        shaper.shape(&change(1, state, Vec::new()), &ints(), &old, None).expect("no script waits");
+    let mut change = change(1, state, Vec::new());
+    let shaped = shaper.shape(&mut change, &ints(), &old, None).expect("no script waits");
     let text = |place: &PlaceKey| target.describe(place);
     assert_eq!(shaped.once.iter().map(text).collect::<Vec<_>>(), once);
     let lies = |it: &RulePlace| format!("{}{}", text(&it.place), if it.owed { "-" } else { "" });
@@ -149,7 +149,7 @@ fn what_is_not_there_is_gone_without_a_removal(
     let shaper = Shaper::new(target.clone(), shaped(&target, OnDelete::Remove));
     let mut change = change(1, State::Unmatched, Vec::new());
     change.states.push((RuleIndex(1), other));
-    let shaped = shaper.shape(&change, &ints(), &[], None).expect("no script waits");
+    let shaped = shaper.shape(&mut change, &ints(), &[], None).expect("no script waits");
     let gone: Vec<_> = shaped.gone.iter().map(|origin| origin.rule).collect();
     assert_eq!((gone, shaped.operations.len()), (vec![RuleIndex(0)], 1));
 }
@@ -160,8 +160,8 @@ fn places_of_rules_that_were_not_asked_are_kept() {
     let target = Scripted::new(&MOVING);
     let shaper = Shaper::new(target.clone(), shaped(&target, OnDelete::Remove));
     let other = RulePlace { rule: "gone".into(), ..lies("z") };
-    let gone = change(1, State::Gone, Vec::new());
-    let shaped = shaper.shape(&gone, &ints(), &[lies("a"), other.clone()], None);
+    let mut gone = change(1, State::Gone, Vec::new());
+    let shaped = shaper.shape(&mut gone, &ints(), &[lies("a"), other.clone()], None);
     let shaped = shaped.expect("no script waits");
     assert_eq!(shaped.places, [other]);
     assert_eq!(shaped.operations.len(), 1);

@@ -45,7 +45,7 @@ fn told(script: Option<&str>, state: State) -> Shaped {
         events: true,
     };
     let shaper = Shaper::new(target, vec![rule]);
-    shaper.shape(&change(1, state, Vec::new()), &ints(), &[], None).expect("nothing waits")
+    shaper.shape(&mut change(1, state, Vec::new()), &ints(), &[], None).expect("nothing waits")
 }
 
 /// The ids under which an event is told.

@@ -80,11 +80,32 @@ pub(super) struct OpenChunk {
 struct Pages {
     /// Those that are not settled. The volume of one that was handed over as a whole; nothing of one
     /// that was not, and is read again.
-    open: Vec<(Arc<Completion>, Volume)>,
+    open: Vec<(Arc<OpenPage>, Volume)>,
     /// Documents of those that are.
     documents: u64,
     /// No more pages come.
     read: bool,
+}
+
+/// What of a page is not settled. Each lane counts for itself: a count that all of them change for every
+/// document is where they would wait for one another.
+pub(super) struct OpenPage {
+    lanes: Vec<Completion>,
+}
+
+impl OpenPage {
+    /// What goes to a lane holds claims of this.
+    pub(super) fn of_lane(&self, lane: usize) -> &Completion {
+        &self.lanes[lane]
+    }
+
+    fn close(&self) {
+        self.lanes.iter().for_each(Completion::close);
+    }
+
+    fn is_done(&self) -> bool {
+        self.lanes.iter().all(Completion::is_done)
+    }
 }
 
 impl OpenChunk {
@@ -92,15 +113,16 @@ impl OpenChunk {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next page, of which nothing has been handed over.
-    pub(super) fn page(&self) -> Arc<Completion> {
-        let page = Arc::<Completion>::default();
+    /// The next page, of which nothing has been handed over to so many lanes.
+    pub(super) fn page(&self, lanes: usize) -> Arc<OpenPage> {
+        let lanes = std::iter::repeat_with(Completion::new).take(lanes).collect();
+        let page = Arc::new(OpenPage { lanes });
         self.pages().open.push((page.clone(), Volume::default()));
         page
     }
 
     /// All of a page has been handed over.
-    pub(super) fn handed_over(&self, page: &Arc<Completion>, volume: Volume) {
+    pub(super) fn handed_over(&self, page: &Arc<OpenPage>, volume: Volume) {
         let mut pages = self.pages();
         if let Some(open) = pages.open.iter_mut().find(|(open, _)| Arc::ptr_eq(open, page)) {
             open.1 = volume;
@@ -245,10 +267,10 @@ mod tests {
     #[test]
     fn a_page_counts_once_it_is_settled_and_one_that_broke_off_never() {
         let chunk = OpenChunk::default();
-        let (first, broken, second) = (chunk.page(), chunk.page(), chunk.page());
-        let claims = [first.claim(), first.claim()];
-        let of_broken = broken.claim();
-        let of_second = second.claim();
+        let (first, broken, second) = (chunk.page(2), chunk.page(2), chunk.page(2));
+        let claims = [first.of_lane(0).claim(), first.of_lane(1).claim()];
+        let of_broken = broken.of_lane(1).claim();
+        let of_second = second.of_lane(0).claim();
         chunk.handed_over(&first, volume(2));
         chunk.handed_over(&second, volume(3));
         assert_eq!(chunk.settle().0.documents, 0);
@@ -256,8 +278,10 @@ mod tests {
         of_second.settle();
         let (settled, whole) = chunk.settle();
         assert_eq!((settled.documents, settled.bytes, whole), (3, 300, false));
-        Claim::settle_all(claims.into());
-        assert_eq!(chunk.settle().0.documents, 2);
+        for (claim, documents) in claims.into_iter().zip([0, 2]) {
+            Claim::settle(claim);
+            assert_eq!(chunk.settle().0.documents, documents, "once both lanes have settled it");
+        }
 
         chunk.close();
         assert!(!chunk.settle().1, "what was handed over of the page that broke off is under way");

@@ -31,10 +31,9 @@ use crate::{
 use super::{
     Error,
     copying::{CHUNKS_AT_ONCE, Copying},
-    demand::Demand,
     following::Lanes,
     settling::{Place, RuleCopies, Settling},
-    target_pipeline::{Begun, CopyOfRule, PENDING, Running, TargetPipeline},
+    target_pipeline::{Begun, CopyOfRule, PENDING, Running, Start, TargetPipeline},
 };
 
 use following::EventFollowing;
@@ -55,10 +54,10 @@ impl TargetPipeline {
     /// Starts the pipeline of an `events` rule.
     pub(super) async fn start_events(
         &self,
-        demand: Demand,
+        Start { target, demand }: Start,
         stop: &CancellationToken,
     ) -> Result<Running, Error> {
-        let begun = self.begin(stop).await?;
+        let begun = self.begin(target, stop).await?;
         let Begun { target, reading, status, read, drain, drained, now } = &begun;
         let rule = self.rules.get(RULE).rule();
         let required = rule.events.as_ref().is_some_and(EventSettings::needs_images);

@@ -71,7 +71,7 @@ impl Verifying<'_> {
         // A script may wait for the source, and may need the stack of a thread that runs scripts.
         let shaped = tokio::task::spawn_blocking(move || {
             let shape = |(key, state): (DocumentKey, State)| {
-                let change = Change {
+                let mut change = Change {
                     namespace: namespace.clone(),
                     key: key.clone(),
                     time: page.read,
@@ -82,7 +82,7 @@ impl Verifying<'_> {
                     states: vec![(rule, state)],
                     claims: Vec::new(),
                 };
-                let shaped = shaper.shape(&change, &types, &[], Some(&reads))?;
+                let shaped = shaper.shape(&mut change, &types, &[], Some(&reads))?;
                 let mut refused = !shaped.letters.is_empty();
                 let mut puts = Vec::with_capacity(shaped.operations.len());
                 for (operation, _) in shaped.operations {

@@ -6,10 +6,11 @@
 //! before every write could tell. Behind an alias it can't: such writes require the alias.
 
 use std::{
+    cell::RefCell,
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, RwLock,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, RwLock, RwLockWriteGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -17,6 +18,7 @@ use bson::Uuid;
 
 use elasticsearch::indices::{IndicesCreateParts, IndicesGetParts, IndicesRefreshParts};
 use serde_json::{Map, Value, json};
+use thread_local::ThreadLocal;
 use tokio::sync::OnceCell;
 use tracing::{info, warn};
 
@@ -36,6 +38,8 @@ use crate::{
 /// So many names are remembered. Names that are known to exist are then forgotten and looked for
 /// again when they next occur.
 const MAX_KNOWN: usize = 10_000;
+/// So many of them each thread has at hand.
+const MAX_SEEN: usize = 256;
 /// Engines take a request line of 4096 bytes, and a name may be three times as long once encoded.
 const MAX_NAMES_BYTES: usize = 1_200;
 
@@ -80,9 +84,20 @@ pub(super) struct Indices {
     /// Marks what is this target's.
     owner: String,
     known: RwLock<KeyMap<Arc<str>, Known>>,
+    /// How often `known` was changed.
+    changed: AtomicU64,
+    /// What each thread has seen of it: every document asks, and would wait for others at the lock.
+    seen: ThreadLocal<RefCell<Seen>>,
     /// Names whose index was made by this process and has not been listed.
     fresh: Mutex<HashSet<String>>,
     pub filling: Filling,
+}
+
+/// A part of what is known, as it was after so many changes.
+#[derive(Default)]
+struct Seen {
+    changed: u64,
+    names: KeyMap<Arc<str>, Known>,
 }
 
 #[derive(Clone, Default)]
@@ -118,6 +133,8 @@ impl Indices {
         Self {
             owner: owner.to_owned(),
             known: RwLock::default(),
+            changed: AtomicU64::new(0),
+            seen: ThreadLocal::new(),
             fresh: Mutex::default(),
             filling: Filling::new(),
         }
@@ -137,7 +154,7 @@ impl Indices {
     /// See `EngineTarget::declare_index`.
     pub fn declare(&self, name: &str, plan: &Arc<IndexPlan>) {
         let is_new = |known: &Known| !known.plans.iter().any(|other| Arc::ptr_eq(other, plan));
-        if self.read().get(name).is_none_or(is_new) {
+        if self.look(name, is_new).unwrap_or(true) {
             self.write(name, |known| {
                 if is_new(known) {
                     known.plans.push(Arc::clone(plan));
@@ -148,12 +165,28 @@ impl Indices {
 
     /// By which name documents for this one are written, and whether that must be an alias.
     pub fn way(&self, name: &str) -> Way {
-        let all = self.read();
-        let Some(known) = all.get(name) else { return Way { instead: None, alias: false } };
-        Way {
+        let way = |known: &Known| Way {
             instead: known.replacement.as_ref().map(|replacement| replacement.alias.clone()),
             alias: known.replacement.is_some() || known.plan().is_some_and(|plan| plan.alias),
+        };
+        self.look(name, way).unwrap_or(Way { instead: None, alias: false })
+    }
+
+    /// What is known of a name, but for whether it is there; `None` where nothing is.
+    fn look<T>(&self, name: &str, look: impl FnOnce(&Known) -> T) -> Option<T> {
+        let mut seen = self.seen.get_or_default().borrow_mut();
+        // Before what it stands for is read: what changes in between is read again the next time.
+        let changed = self.changed.load(Ordering::Acquire);
+        if seen.changed != changed || seen.names.len() > MAX_SEEN {
+            *seen = Seen { changed, names: KeyMap::default() };
         }
+        if let Some(known) = seen.names.get(name) {
+            return Some(look(known));
+        }
+        let all = self.read();
+        let (name, known) = all.get_key_value(name)?;
+        seen.names.insert(name.clone(), known.clone());
+        Some(look(known))
     }
 
     /// See `Target::replace`.
@@ -222,7 +255,7 @@ impl Indices {
     /// for, now.
     pub async fn prepare(&self, nodes: &Nodes) -> Result<(), Retry> {
         let names: Vec<_> = {
-            let mut known = self.known.write().expect("nothing panics while it holds the indices");
+            let mut known = self.changing();
             let open = known.iter().filter(|(_, known)| !known.there.initialized());
             let names = open.map(|(name, _)| Arc::clone(name)).collect();
             known.values_mut().for_each(|known| known.there = Arc::default());
@@ -367,8 +400,15 @@ impl Indices {
         self.known.read().expect("nothing panics while it holds the indices")
     }
 
+    fn changing(&self) -> RwLockWriteGuard<'_, KeyMap<Arc<str>, Known>> {
+        let known = self.known.write().expect("nothing panics while it holds the indices");
+        // Who finds the new count reads what is known once this one is done.
+        self.changed.fetch_add(1, Ordering::AcqRel);
+        known
+    }
+
     fn write<T>(&self, name: &str, change: impl FnOnce(&mut Known) -> T) -> T {
-        let mut known = self.known.write().expect("nothing panics while it holds the indices");
+        let mut known = self.changing();
         if known.len() >= MAX_KNOWN && !known.contains_key(name) {
             known.retain(|_, known| !known.there.initialized() || known.replacement.is_some());
         }

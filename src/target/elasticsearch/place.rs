@@ -4,7 +4,12 @@
 
 use std::fmt;
 
+use smallvec::SmallVec;
+
 use crate::target::PlaceKey;
+
+/// Bytes that most places have at the most.
+const ORDINARY: usize = 128;
 
 /// One place of an engine, borrowed from its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,7 +38,7 @@ impl<'a> EnginePlaceKey<'a> {
     /// exactly for equal places, and no key is the beginning of another.
     pub fn encode(&self) -> PlaceKey {
         let parts = [self.index, self.id, self.routing.unwrap_or_default()];
-        let mut bytes = Vec::with_capacity(parts.iter().map(|part| part.len() + 2).sum());
+        let mut bytes: SmallVec<[u8; ORDINARY]> = SmallVec::new();
         for part in parts {
             let mut length = part.len();
             while length >= 0x80 {
@@ -43,7 +48,7 @@ impl<'a> EnginePlaceKey<'a> {
             bytes.push(length as u8);
             bytes.extend_from_slice(part.as_bytes());
         }
-        PlaceKey(bytes.into())
+        PlaceKey((*bytes).into())
     }
 
     /// The place that the bytes stand for.

@@ -68,8 +68,7 @@ impl<'a> Bytes<'a> {
 
     /// Bytes up to a zero, which is taken too.
     pub fn cstring(&mut self) -> Result<&'a [u8], JsonError> {
-        // Names are short: a loop is done before a vector search is set up.
-        let end = self.0.iter().position(|byte| *byte == 0).ok_or(CUT)?;
+        let end = first_zero(self.0).ok_or(CUT)?;
         let text = &self.0[..end];
         self.0 = &self.0[end + 1..];
         Ok(text)
@@ -134,4 +133,22 @@ impl<'a> Bytes<'a> {
         self.0 = rest;
         Ok(taken)
     }
+}
+
+/// Where the first zero stands. Names are short: word by word it is found before a vector search is set
+/// up.
+fn first_zero(bytes: &[u8]) -> Option<usize> {
+    const EACH: u64 = u64::from_le_bytes([1; 8]);
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut before = 0;
+    for word in words {
+        let word = u64::from_le_bytes(*word);
+        // The highest bit of each zero byte; behind the first, of some others too.
+        let zeros = word.wrapping_sub(EACH) & !word & (EACH * 0x80);
+        if zeros != 0 {
+            return Some(before + zeros.trailing_zeros() as usize / 8);
+        }
+        before += 8;
+    }
+    rest.iter().position(|byte| *byte == 0).map(|at| before + at)
 }
