@@ -379,7 +379,7 @@ async fn two_rule_files_do_not_tell_under_one_id() -> Result<()> {
     let one = worlds.rule_file(&rule(""))?;
     assert_eq!(letters(&worlds, &one, "events_named.orders").await?, "[]");
     let other = worlds.rule_file(&rule("filter: { n: { $gt: 1 } },"))?;
-    refused(&other, "has a rule log too").await?;
+    refused(&other, "has told events of its own rule log in events_named.log").await?;
 
     // By another name each tells its own, in the same collection.
     other.rewrite(|text| text.replace("name: log", "name: large"))?;

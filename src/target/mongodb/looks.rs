@@ -129,12 +129,17 @@ impl MongoTarget {
         let connection = self.connect().await?;
         let routes = &self.within.routes;
         let markers = Markers::new(&connection.client);
+        // Of thousands of collections with documents none is looked at one by one.
+        let logs = markers.logs().await?;
         let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
         for rule in routes.names() {
             let read = reads.get(rule).into_iter().flatten();
             for namespace in read.chain(routes.exact(rule)) {
                 let Some(name) = routes.container(rule, namespace) else { continue };
                 let events = routes.appends(rule);
+                if !events && !logs.contains(&name) {
+                    continue;
+                }
                 let own = Namespace::parse(&name).filter(|_| seen.insert((name.clone(), events)));
                 let Some(own) = own else { continue };
                 let database = connection.client.database(own.database());

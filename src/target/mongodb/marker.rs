@@ -4,7 +4,9 @@
 //!
 //! One document a namespace in `mongosync.mirrored`. It counts for the collection with its UUID alone.
 
-use bson::{Binary, Bson, Document, doc, oid::ObjectId};
+use std::collections::BTreeSet;
+
+use bson::{Binary, Bson, Document, Uuid, doc, oid::ObjectId};
 use futures_util::TryStreamExt;
 use mongodb::{
     Client, Collection,
@@ -95,8 +97,10 @@ impl Owner {
     }
 }
 
+/// `check` knows no more than that name.
 fn file(owner: &str) -> &str {
-    owner.rsplit_once(' ').map_or(owner, |(file, _)| file)
+    let parts = owner.rsplit_once(' ').filter(|(_, id)| Uuid::parse_str(id).is_ok());
+    parts.map_or(owner, |(file, _)| file)
 }
 
 /// Who tells events.
@@ -187,15 +191,15 @@ impl Marker {
         let (other, rule) = told.min_by_key(|(other, _)| own_file(other))?;
         Some(match own_file(&other) {
             false => Whose::Told(format!(
-                "the rule file {} has a rule {rule} too, and has told its events in {}: of one \
-                 change both tell under one id, and only the first would be kept; give the rule another \
-                 name, or name another collection with `namespace:` under `to:`",
+                "the rule file {} has told events of its own rule {rule} in {}: of one change both tell \
+                 under one id, and only the first would be kept; give the rule another name, or name \
+                 another collection with `namespace:` under `to:`",
                 other.file(),
                 self.namespace
             )),
             true => Whose::Namesake(format!(
-                "a rule file of this name has told events of rule {rule} there under other positions: \
-                 what it told counts as told"
+                "a rule file of this name has told events of rule {rule} there by another target or under \
+                 other positions: what it told counts as told"
             )),
         })
     }
@@ -221,6 +225,16 @@ impl Markers {
         let from = from.map(Namespace::as_str);
         let marker = readable(self.find(asked).await)?.flatten();
         Ok(marker.map(|marker| marker.whose(asked, from)))
+    }
+
+    /// Where events lie, whoever told them; nowhere where that may not be read.
+    pub async fn logs(&self) -> Result<BTreeSet<String>, Retry> {
+        let found = async {
+            let found = self.0.find(doc! { "owners.from": EVENTS }).await?;
+            found.try_collect::<Vec<Marker>>().await
+        };
+        let found = readable(found.await)?.unwrap_or_default();
+        Ok(found.into_iter().map(|marker| marker.namespace).collect())
     }
 
     /// What nobody may write there that comes `from` there, for what others have written: see [`Whose`].
@@ -426,12 +440,18 @@ mod tests {
             // As `check` asks, which does not know the positions.
             (("shop 1", EVENTS, "audit", "1"), ("shop", EVENTS, "audit", "1"), "namesake"),
             (("shop 1", EVENTS, "audit", "1"), ("shop", "a.b", "", "1"), "mixed"),
+            (("my shop 1", EVENTS, "audit", "1"), ("my shop", "a.b", "", "1"), "mixed"),
         ] {
             let rules = |rule: &str| Vec::from_iter((!rule.is_empty()).then(|| rule.to_owned()));
-            let of = |(owner, from, rule, id)| Owner {
+            let owner = |text: &str| match text.rsplit_once(' ') {
+                Some((file, "1")) => format!("{file} {}", Uuid::from_bytes([1; 16])),
+                Some((file, "2")) => format!("{file} {}", Uuid::from_bytes([2; 16])),
+                _ => text.to_owned(),
+            };
+            let of = |(name, from, rule, id)| Owner {
                 rules: rules(rule),
                 source: source(id),
-                ..owned(owner, from)
+                ..owned(&owner(name), from)
             };
             let marker = Marker {
                 namespace: "audit.log".into(),
@@ -445,7 +465,7 @@ mod tests {
             let asked = Asked {
                 namespace: &namespace,
                 uuid: &uuid,
-                owner: own.0,
+                owner: &owner(own.0),
                 telling: (own.1 == EVENTS).then_some(&telling),
             };
             let told = match marker.clash(asked, own.1) {
