@@ -14,6 +14,7 @@ use std::{
     cmp::Ordering,
     fmt,
     hash::{Hash, Hasher},
+    ops::Deref,
     sync::Arc,
 };
 
@@ -31,6 +32,9 @@ use super::Document;
 const DISPLAY_BYTES: usize = 256;
 /// Scratch memory over this is given back after use.
 const SCRATCH_BYTES: usize = 64 << 10;
+/// Bytes of a key that take no memory of their own: an ObjectId has 35, and most numbers and short texts
+/// have fewer.
+const INLINE: usize = 46;
 /// What a shared slice needs beside its content: two counts.
 const SHARED_BYTES: usize = 2 * size_of::<usize>();
 
@@ -55,12 +59,44 @@ thread_local! {
 /// The key of one document: its `_id`, and on a sharded collection the shard key's fields.
 ///
 /// Two keys are equal when MongoDB calls their values equal, whatever types the numbers have; the
-/// order is total and fits equality, but it is not MongoDB's sort order. A clone copies nothing. A
+/// order is total and fits equality, but it is not MongoDB's sort order. A clone copies little. A
 /// key owns its bytes and does not keep the reply alive that it was read from.
 #[derive(Clone)]
 pub struct DocumentKey {
     /// The documentKey as BSON, whose length prefix says where it ends, then the canonical bytes.
-    bytes: Arc<[u8]>,
+    bytes: Bytes,
+}
+
+/// What is made by one task, cloned by another and dropped by a third had better have no count that
+/// travels with it.
+#[derive(Clone)]
+enum Bytes {
+    Inline { length: u8, bytes: [u8; INLINE] },
+    Shared(Arc<[u8]>),
+}
+
+impl From<&[u8]> for Bytes {
+    fn from(all: &[u8]) -> Self {
+        let mut bytes = [0; INLINE];
+        match (bytes.get_mut(..all.len()), u8::try_from(all.len())) {
+            (Some(there), Ok(length)) => {
+                there.copy_from_slice(all);
+                Self::Inline { length, bytes }
+            }
+            _ => Self::Shared(all.into()),
+        }
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Inline { length, bytes } => &bytes[..usize::from(*length)],
+            Self::Shared(bytes) => bytes,
+        }
+    }
 }
 
 impl DocumentKey {
@@ -113,7 +149,11 @@ impl DocumentKey {
 
     /// How many bytes of memory the key holds; clones share them.
     pub fn size(&self) -> usize {
-        size_of::<Self>() + SHARED_BYTES + self.bytes.len()
+        let apart = match &self.bytes {
+            Bytes::Inline { .. } => 0,
+            Bytes::Shared(bytes) => SHARED_BYTES + bytes.len(),
+        };
+        size_of::<Self>() + apart
     }
 
     /// A short text for people, in logs and dead letters: relaxed Extended JSON of the `_id`, or of
@@ -142,7 +182,7 @@ impl DocumentKey {
         SCRATCH.with_borrow_mut(|scratch| {
             scratch.clear();
             raw(scratch);
-            let built = canonical(scratch).map(|()| Self { bytes: scratch[..].into() });
+            let built = canonical(scratch).map(|()| Self { bytes: (&scratch[..]).into() });
             if scratch.capacity() > SCRATCH_BYTES {
                 *scratch = Vec::new();
             }
