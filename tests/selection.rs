@@ -354,3 +354,35 @@ async fn a_rule_that_is_new_in_the_file_is_copied_alone() -> Result<()> {
     assert!(run.terminate().await?.success());
     Ok(())
 }
+
+/// Capitals are lost in the name of an index, and it does not tell where the database's name ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_namespaces_never_merge_in_one_default_index() -> Result<()> {
+    let world = World::new().await?;
+    let [small, large] = ["prod", "Prod"].map(|name| world.collection(&format!("merging.{name}")));
+    small.insert_one(doc! { "_id": 1, "of": "small" }).await?;
+    let file = world.rule_file("  - namespace: 'merging.*'\n    to: search")?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+
+    // One that comes later is refused, in whatever it does.
+    large.insert_one(doc! { "_id": 1, "of": "large" }).await?;
+    large.insert_one(doc! { "_id": 2, "of": "large" }).await?;
+    large.delete_one(doc! { "_id": 1 }).await?;
+    run.caught_up(&world.client).await?;
+    assert_eq!(compare(&small, &world.engine, "merging-prod").await?.none()?, 1);
+    assert!(run.terminate().await?.success());
+    let letters = file.dead_letters().await?;
+    let words: Vec<_> = letters.iter().map(|letter| letter["error"].to_string()).collect();
+    ensure!(
+        !words.is_empty() && words.iter().all(|it| it.contains("one default index")),
+        "{words:?}"
+    );
+
+    // One that is there at the start is an error.
+    let other = world.rule_file("  - name: other\n    namespace: 'merging.*'\n    to: search")?;
+    let (code, log) = other.run_to_end(&["--copy-only"]).await?;
+    assert_eq!(code, Some(1), "{log}");
+    ensure!(log.contains("have one default index, merging-prod"), "{log}");
+    Ok(())
+}

@@ -173,6 +173,17 @@ impl IdTypes {
     }
 }
 
+impl IdTypes {
+    /// With one more type; where nothing is known, still nothing is.
+    #[must_use]
+    pub fn with(mut self, id_type: IdType) -> Self {
+        if !self.is_empty() {
+            self.insert(id_type);
+        }
+        self
+    }
+}
+
 impl FromIterator<IdType> for IdTypes {
     fn from_iter<T: IntoIterator<Item = IdType>>(types: T) -> Self {
         let mut set = Self::NONE;

@@ -11,7 +11,7 @@ use smallvec::{SmallVec, smallvec};
 use crate::{
     change::{
         Change, Document, DocumentKey, KeyMap, Namespace, Phase, RuleIndex, State,
-        id::{self, IdTypes},
+        id::{self, IdType, IdTypes},
     },
     rules::model::{OnDelete, Rule},
     target::{Action, Operation, PlaceKey, Placing, Target},
@@ -433,7 +433,13 @@ impl Shaper {
         };
         let own = own.map(|own| DocumentKey::from_id(own).map_err(|it| unreadable(it.to_string())));
         let own = own.transpose()?;
-        let own = own.as_ref().map(|key| id::text(key, types));
+        // What a script gives is met here first: its type is no news of the collection.
+        let types_of = |key: &DocumentKey| match key == &change.key {
+            true => *types,
+            false => types.with(IdType::of(key.id())),
+        };
+        let own_types = own.as_ref().map(types_of);
+        let own = own.as_ref().zip(own_types.as_ref()).map(|(key, types)| id::text(key, types));
         let placed = self.target.place(
             &rule.name,
             &Placing {

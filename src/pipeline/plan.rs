@@ -178,6 +178,7 @@ impl Planning<'_> {
             }
         };
         let (all, chosen) = self.chosen(&fresh, &copies, same).await?;
+        self.settle(&copies, &chosen)?;
         let begin = self.new_replacements(&chosen).await?;
         self.remember_demand().await?;
         self.remember_replacements(&begin, now).await?;
@@ -241,6 +242,23 @@ impl Planning<'_> {
         let whole = self.is_whole() && !copies.values().flat_map(BTreeMap::values).any(left_out);
         let copies = self.copies(copies, whole).await?;
         Ok(Plan { start, source, behind, copies, planned, floor, whole, replacements })
+    }
+
+    /// Gives each namespace its place in the target: to those that were copied before, in that order, and
+    /// then to new ones.
+    fn settle(&self, copies: &Copies, chosen: &BTreeMap<PartId, Chosen>) -> Result<(), Error> {
+        let all =
+            copies.iter().flat_map(|(index, copies)| copies.values().map(|own| (*index, own)));
+        let mut known: Vec<_> = all.filter(|(_, own)| !own.plan.ended).collect();
+        known.sort_by_key(|(_, own)| own.plan.started);
+        let known = known.into_iter().map(|(index, own)| (index, &own.namespace));
+        let new = chosen.iter().filter(|(_, chosen)| chosen.kind.is_some());
+        let new = new.map(|((index, namespace), _)| (*index, namespace));
+        for (index, namespace) in known.chain(new) {
+            let settled = self.target.settle(&self.rules.get(index).rule().name, namespace);
+            settled.map_err(|words| Error::Refused(format!("target {}: {words}", self.name)))?;
+        }
+        Ok(())
     }
 
     /// The rules of which everything that they read was planned by the present definition.

@@ -524,6 +524,15 @@ pub trait Target: Send + Sync + 'static {
         None
     }
 
+    /// Has a rule's documents from a namespace lie where nothing but the namespace's name puts them. Of
+    /// namespaces that would lie in one place there, the first has it.
+    ///
+    /// # Errors
+    /// Why it can't, where another one has it: in words, with the way out.
+    fn settle(&self, _rule: &str, _namespace: &Namespace) -> Result<(), String> {
+        Ok(())
+    }
+
     /// In which containers documents of a rule may lie, whatever namespaces it comes to read: names,
     /// with `*` for any text. (What a transform sets is not asked here.)
     fn containers(&self, _rule: &str) -> Vec<String> {

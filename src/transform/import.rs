@@ -133,6 +133,8 @@ fn locate(folder: Option<&Path>, path: &str) -> Result<PathBuf, String> {
         _ => format!("{path}.rhai"),
     };
     let missing = |error: std::io::Error| format!("{file} can't be imported: {error}");
+    // A rule file that is named without a folder lies in this one.
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let folder = folder.canonicalize().map_err(missing)?;
     let found = folder.join(&file).canonicalize().map_err(missing)?;
     if !found.starts_with(&folder) {

@@ -31,7 +31,7 @@ use super::{
     replacement,
 };
 use crate::{
-    change::KeyMap,
+    change::{KeyMap, Namespace},
     target::{Outcome, Pressure, Request, Retry},
 };
 
@@ -102,6 +102,8 @@ struct Seen {
 
 #[derive(Clone, Default)]
 struct Known {
+    /// The namespace whose default name this is, once it has been said.
+    of: Option<Namespace>,
     /// The first one is made by; the others are rules that share the index.
     plans: Vec<Arc<IndexPlan>>,
     /// Another index that is filled in its stead.
@@ -161,6 +163,31 @@ impl Indices {
                 }
             });
         }
+    }
+
+    /// Has a namespace's documents lie in the index of its default name, which is that of other
+    /// namespaces too: capitals are lost in it, and it does not tell where the database's name ends. The
+    /// first that says so has it.
+    ///
+    /// # Errors
+    /// Why not, where another one has it.
+    pub fn settle(&self, name: &str, namespace: &Namespace) -> Result<(), String> {
+        let held = |known: &Known| known.of.as_ref().map(|of| of == namespace);
+        let is_held = match self.look(name, held).flatten() {
+            Some(held) => held,
+            None => self.write(name, |known| {
+                known.of.get_or_insert_with(|| namespace.clone()) == namespace
+            }),
+        };
+        if is_held {
+            return Ok(());
+        }
+        let other = self.look(name, |known| known.of.clone()).flatten();
+        let other = other.map_or_else(|| "another namespace".to_owned(), |other| other.to_string());
+        Err(format!(
+            "{namespace} and {other} have one default index, {name}: name an index with `index:` under \
+             `to:` for one of them, or leave one of them out"
+        ))
     }
 
     /// By which name documents for this one are written, and whether that must be an alias.
@@ -410,7 +437,10 @@ impl Indices {
     fn write<T>(&self, name: &str, change: impl FnOnce(&mut Known) -> T) -> T {
         let mut known = self.changing();
         if known.len() >= MAX_KNOWN && !known.contains_key(name) {
-            known.retain(|_, known| !known.there.initialized() || known.replacement.is_some());
+            // There are no more namespaces than there are collections.
+            known.retain(|_, known| {
+                !known.there.initialized() || known.replacement.is_some() || known.of.is_some()
+            });
         }
         change(known.entry(name.into()).or_default())
     }

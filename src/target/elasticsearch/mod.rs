@@ -305,6 +305,10 @@ impl Target for EngineTarget {
         self.routes.containers(rule)
     }
 
+    fn settle(&self, rule: &str, namespace: &Namespace) -> Result<(), String> {
+        self.routes.settle(rule, namespace, &self.indices)
+    }
+
     fn container(&self, rule: &str, namespace: &Namespace) -> Option<String> {
         self.routes.container(rule, namespace)
     }

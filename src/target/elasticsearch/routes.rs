@@ -90,6 +90,21 @@ impl Routes {
         self.0.get(rule)?.rule.place.index.name_for(namespace, Some(rule))
     }
 
+    /// See `Target::settle`.
+    pub fn settle(
+        &self,
+        rule: &str,
+        namespace: &Namespace,
+        indices: &Indices,
+    ) -> Result<(), String> {
+        match self.0.get(rule) {
+            Some(route) if route.rule.place.index.name.is_none() => {
+                indices.settle(&EngineIndex::default_name(namespace), namespace)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Says how an index of a rule is to be made.
     pub fn declare(&self, rule: &str, index: &str, indices: &Indices) {
         if let Some(route) = self.0.get(rule) {
@@ -175,7 +190,14 @@ impl Routes {
         let index = match (&meta.index, &place.index.name) {
             (Some(index), _) => index.clone(),
             (None, Some(template)) => fill(template, rule, placing)?,
-            (None, None) => EngineIndex::default_name(placing.namespace),
+            (None, None) => {
+                let name = EngineIndex::default_name(placing.namespace);
+                // Each event has an id of its own, wherever it lies.
+                if placing.event.is_none() {
+                    indices.settle(&name, placing.namespace)?;
+                }
+                name
+            }
         };
         let filled_id;
         let id = match (&meta.id, &place.id) {

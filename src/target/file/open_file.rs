@@ -215,12 +215,16 @@ fn create(path: &Path) -> io::Result<File> {
 
 /// Makes a folder with those above it, durably. Harmless where it is there.
 pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
-    match fs::create_dir(folder) {
-        Ok(()) => sync_folder(folder),
+    let made = match fs::create_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             make_folder(folder.parent().ok_or(error)?)?;
-            make_folder(folder)
+            // Once: there are places where nothing can be made that say so with the same words.
+            fs::create_dir(folder)
         }
+        made => made,
+    };
+    match made {
+        Ok(()) => sync_folder(folder),
         // It may be there, or in the making by another lane.
         Err(_) if folder.is_dir() => Ok(()),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {

@@ -25,6 +25,8 @@ pub(super) fn register(module: &mut Module) {
         parse_as(&text, &format)
     });
     pure(module, "date_from_millis", |millis: i64| DateTime::from_millis(millis));
+    pure(module, "date_from_millis", |millis: f64| nearest(millis));
+    pure(module, "date_from_seconds", |seconds: f64| nearest(seconds * 1000.0));
     pure(module, "date_from_seconds", |seconds: i64| -> Answer<DateTime> {
         seconds.checked_mul(1000).map(DateTime::from_millis).ok_or_else(beyond)
     });
@@ -62,6 +64,14 @@ pub(super) fn register(module: &mut Module) {
 
 fn beyond() -> Box<rhai::EvalAltResult> {
     refuse("the date is out of range")
+}
+
+/// The date of so many milliseconds, rounded.
+fn nearest(millis: f64) -> Answer<DateTime> {
+    // What is not within is cut, and NaN becomes 0: neither is that number of milliseconds.
+    let whole = millis.round() as i64;
+    let is_it = whole as f64 == millis.round() && whole != i64::MAX;
+    if is_it { Ok(DateTime::from_millis(whole)) } else { Err(beyond()) }
 }
 
 fn calendar(date: DateTime) -> Answer<Calendar> {

@@ -26,6 +26,8 @@ const OLD_BINARY: u8 = 2;
 
 pub(super) fn register(module: &mut Module) {
     pure(module, "to_json", |value: Dynamic| of(&value));
+    // The engine has one of its own for maps, which knows no BSON.
+    pure(module, "to_json", |map: &mut Map| of(&Dynamic::from_map(map.clone())));
     pure(module, "parse_json", |text: rhai::ImmutableString| -> Answer<Dynamic> {
         let value: Value = serde_json::from_str(&text)
             .map_err(|error| refuse(format!("the text is not JSON: {error}")))?;

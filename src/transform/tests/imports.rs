@@ -35,6 +35,16 @@ fn files_in_the_folder_are_found() {
     assert_eq!(left, Outcome::Document(expected, Meta::default()));
 }
 
+/// The working folder is that of the crate.
+#[test]
+fn a_rule_file_without_a_folder_lies_in_this_one() {
+    let folder = tempfile::tempdir_in(".").unwrap();
+    fs::write(folder.path().join("it.rhai"), "fn f() { 1 }").unwrap();
+    let name = folder.path().file_name().unwrap().to_str().unwrap();
+    let script = compile_in(Path::new(""), &format!("import \"{name}/it\" as x;")).unwrap();
+    assert_eq!(script.imports(), [folder.path().canonicalize().unwrap().join("it.rhai")]);
+}
+
 #[test]
 fn nothing_else_is() {
     let outer = folder(&[("secret.rhai", "fn f() { 1 }"), ("in/a.rhai", "fn f() { 1 }")]);

@@ -131,6 +131,13 @@ fn values_have_methods() {
             "[2026-11-21T02:10:29.007Z, 11111111-1111-1111-1111-111111111111]",
         ),
         ("to_json(doc.document)", "{\"x\":3}"),
+        (
+            "to_json(#{ a: #{ d: doc.date }, n: 0.0 / 0.0, s: doc.document, u: doc.uuid })",
+            "{\"a\":{\"d\":\"2026-11-21T02:10:29.007Z\"},\"n\":null,\"s\":{\"x\":3},\
+             \"u\":\"11111111-1111-1111-1111-111111111111\"}",
+        ),
+        ("date_from_seconds(86400.5)", "1970-01-02T00:00:00.500Z"),
+        ("date_from_millis(-0.6)", "1969-12-31T23:59:59.999Z"),
     ] {
         let text = format!("fail(`${{{expression}}}`)");
         let left = outcome(&text, &input);

@@ -155,3 +155,9 @@ fn what_is_no_file_is_not_written_to() {
     let (_, error) = write(&mut None, &folder.path().join("a/b"), None, &["1\n"]);
     assert!(error.unwrap().to_string().contains("Not a directory"));
 }
+
+/// Nothing can be made there, and what says so says the same of a folder that is not there yet.
+#[test]
+fn a_folder_that_nothing_can_be_made_in_is_an_error() {
+    make_folder(Path::new("/proc/self/absent/below")).expect_err("no place for folders");
+}
