@@ -14,11 +14,16 @@ use crate::rules::model::Secret;
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How long a connection may take to be made, without what is said on it first.
 const CONNECT: Duration = Duration::from_secs(10);
-/// Handshakes that may be under way, and connections. The driver gives a handshake no deadline: where what
-/// is sent vanishes and what the server says still comes, each stays for good, in the room of a connection
-/// and of a handshake, and the driver's own two would be the last. Whoever asks bounds how many
-/// connections there are.
-const HANDSHAKES: u32 = 1_000;
+/// Connections that there may be to one server, and handshakes that may be under way. Neither is to be what
+/// anybody waits for: lanes, chunks and questions bound what is asked at once, and come to some dozens. The
+/// driver gives a handshake no deadline: where what is sent vanishes and what the server says still comes,
+/// each stays for good, in the room of a connection and of a handshake. The driver's own two handshakes
+/// would be the last within seconds; a thousand outlast hours of such a network.
+const CONNECTIONS: u32 = 1_000;
+/// So long a connection may lie idle: what a burst has opened is given back to the server, and none is as
+/// old as what stands between forgets them at (4 min and more at the large clouds). The driver's own are
+/// kept for ever.
+const IDLE: Duration = Duration::from_secs(120);
 
 /// What a connection string says, and what mongosync wants where it says nothing.
 ///
@@ -29,8 +34,9 @@ pub async fn options(uri: &Secret) -> Result<ClientOptions, Error> {
     options.app_name.get_or_insert_with(|| "mongosync".into());
     options.connect_timeout.get_or_insert(CONNECT);
     options.heartbeat_freq.get_or_insert(HEARTBEAT);
-    options.max_connecting.get_or_insert(HANDSHAKES);
-    options.max_pool_size.get_or_insert(HANDSHAKES);
+    options.max_connecting.get_or_insert(CONNECTIONS);
+    options.max_pool_size.get_or_insert(CONNECTIONS);
+    options.max_idle_time.get_or_insert(IDLE);
     Ok(options)
 }
 
@@ -122,5 +128,21 @@ mod tests {
             "refuses this user: not authorized on mongosync to execute command (Unauthorized 13)";
         assert_eq!(denied(&ErrorKind::Command(command).into()).as_deref(), Some(expected));
         assert_eq!(denied(&std::io::Error::other("reset").into()), None);
+    }
+
+    #[tokio::test]
+    async fn what_the_address_says_counts() {
+        for (query, connections, idle) in [
+            ("", 1_000, 120_000),
+            ("?maxPoolSize=7", 7, 120_000),
+            ("?maxIdleTimeMS=1500", 1_000, 1_500),
+            // For ever, as the driver has it.
+            ("?maxIdleTimeMS=0", 1_000, 0),
+        ] {
+            let uri = Secret::new(format!("mongodb://h/{query}"));
+            let options = options(&uri).await.expect("it can be used");
+            let told = (options.max_pool_size, options.max_idle_time.map(|it| it.as_millis()));
+            assert_eq!(told, (Some(connections), Some(idle)), "{query}");
+        }
     }
 }

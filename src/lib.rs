@@ -26,4 +26,7 @@ pub mod draft;
 pub mod library;
 pub mod cli;
 
-pub use library::{Delivery, Error, Failure, Mongosync, Op, Rule, Rules, Running, Troubles, Typed};
+pub use library::{
+    DeadLetter, DeadLetters, Delivery, Error, Failure, Mongosync, Op, Rule, Rules, Running,
+    Troubles, Typed,
+};

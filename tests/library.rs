@@ -6,7 +6,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -17,7 +17,7 @@ use mongodb::{
     bson::{Document, doc},
 };
 use mongosync::{
-    Error, Failure, Mongosync, Op, Rule, Rules, Running,
+    DeadLetter, Error, Failure, Mongosync, Op, Rule, Rules, Running,
     checkpoint::store::{RecordKey, Store, Table, Write},
     pipeline,
     status::{State, Trouble},
@@ -191,6 +191,67 @@ async fn a_refusal_becomes_a_dead_letter_and_the_rest_goes_on() -> Result<()> {
     Ok(())
 }
 
+/// As `mongosync dead-letters` does it.
+#[tokio::test]
+async fn dead_letters_are_read_tried_again_and_forgotten() -> Result<()> {
+    let (uri, notes) = collection("letters").await?;
+    notes.insert_many((1..=20).map(|id| doc! { "_id": id })).await?;
+    let refuses = Arc::new(AtomicBool::new(true));
+    let shuts = refuses.clone();
+    let rule = Rule::of("library.letters").name("notes").to("mine");
+    let running = Mongosync::of(rules(&uri, "letters").rule(rule))
+        .each("mine", move |_| {
+            let shut = shuts.load(Ordering::SeqCst);
+            async move { if shut { Err(Failure::reject("not now")) } else { Ok(()) } }
+        })
+        .start()?;
+    running.copied().await?;
+    let mut found = running.dead_letters().await?;
+    let mut letters = Vec::new();
+    while let Some(letter) = found.next().await? {
+        letters.push(letter);
+    }
+    assert_eq!(letters.len(), 20);
+    let DeadLetter { target, rule, namespace, words, attempts, .. } = &letters[0];
+    let told = (&**target, &**rule, &**namespace, &**words, *attempts);
+    assert_eq!(told, ("mine", "notes", "library.letters", "not now", 1));
+    let mut ids: Vec<i32> = letters.iter().filter_map(|it| it.key.get_i32("_id").ok()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, (1..=20).collect::<Vec<_>>());
+
+    let unknown = [letters[0].id.as_str(), "nothing"];
+    for refused in
+        [running.retry_dead_letters(&unknown).await, running.purge_dead_letters(&unknown).await]
+    {
+        let words = refused.map_err(|error| error.to_string());
+        assert_eq!(words, Err("there is no dead letter nothing".to_owned()));
+    }
+    // None is not all.
+    running.purge_dead_letters(&[]).await?;
+    running.retry_dead_letters(&[&letters[0].id]).await?;
+    let left = async || -> Result<Vec<(String, u32)>> {
+        let (mut left, mut found) = (Vec::new(), running.dead_letters().await?);
+        while let Some(letter) = found.next().await? {
+            left.push((letter.id, letter.attempts));
+        }
+        Ok(left)
+    };
+    let before = left().await?;
+    assert_eq!(before.len(), 20);
+    assert_eq!(before[0], (letters[0].id.clone(), 2), "it was refused again");
+    refuses.store(false, Ordering::SeqCst);
+    running.retry_dead_letters(&[&letters[0].id, &letters[7].id]).await?;
+    let after = left().await?;
+    assert_eq!(after.len(), 18);
+    ensure!(after.iter().all(|(id, _)| *id != letters[0].id && *id != letters[7].id), "{after:?}");
+    running.purge_dead_letters(&[&letters[1].id]).await?;
+    assert_eq!(left().await?.len(), 17);
+    running.retry_all_dead_letters().await?;
+    assert_eq!(left().await?, []);
+    running.stop().await?;
+    Ok(())
+}
+
 /// Every event of a document that is not taken is told again, and the next ones wait for it.
 #[tokio::test]
 async fn what_may_pass_is_tried_again_and_its_document_waits() -> Result<()> {
@@ -342,6 +403,13 @@ async fn copied_fails_where_the_run_ends_before() -> Result<()> {
         matches!(&copied, Err(Error::Ended(Some(words))) if words.contains(told)),
         "{copied:?}"
     );
+    // It came to no target, and is told all the same.
+    let mut troubles = running.troubles();
+    let Some(Trouble::Ended { words }) = troubles.next().await else {
+        anyhow::bail!("why it has ended")
+    };
+    ensure!(words.starts_with(told) && words.len() > told.len() + 20, "{words}");
+    assert_eq!(troubles.next().await, None);
     // So does what is asked of it.
     let paused = running.pause(&[]).await;
     assert!(matches!(&paused, Err(Error::Ended(_) | Error::Store(_))), "{paused:?}");

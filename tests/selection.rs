@@ -361,7 +361,8 @@ async fn two_namespaces_never_merge_in_one_default_index() -> Result<()> {
     let world = World::new().await?;
     let [small, large] = ["prod", "Prod"].map(|name| world.collection(&format!("merging.{name}")));
     small.insert_one(doc! { "_id": 1, "of": "small" }).await?;
-    let file = world.rule_file("  - namespace: 'merging.*'\n    to: search")?;
+    let rule = |name| format!("  - name: {name}\n    namespace: 'merging.*'\n    to: search");
+    let file = world.rule_file(&rule("merging"))?;
     let mut run = file.run(&[])?;
     run.copied().await?;
 
@@ -380,7 +381,7 @@ async fn two_namespaces_never_merge_in_one_default_index() -> Result<()> {
     );
 
     // One that is there at the start is an error.
-    let other = world.rule_file("  - name: other\n    namespace: 'merging.*'\n    to: search")?;
+    let other = world.rule_file(&rule("other"))?;
     let (code, log) = other.run_to_end(&["--copy-only"]).await?;
     assert_eq!(code, Some(1), "{log}");
     ensure!(log.contains("have one default index, merging-prod"), "{log}");

@@ -12,7 +12,10 @@ use anyhow::{Context, Result, ensure};
 use bson::{Document, RawDocumentBuf, Timestamp, doc, rawdoc};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use mongodb::{Collection, IndexModel};
+use mongodb::{
+    Collection, IndexModel,
+    options::{FindOptions, Hint},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -20,12 +23,17 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::endpoint::{WEBHOOK, content_length};
+use crate::{
+    endpoint::{WEBHOOK, content_length},
+    world::{ACTIONS, BODY, write_action},
+};
 
 /// Documents in a reply: some 2 MB, with which a cursor is fastest.
 const REPLY: u32 = 2_000;
 /// As many as the product uses by default.
 const CONNECTIONS: usize = 2;
+/// The same for the parts of a collection that are read at once.
+const CURSORS: u64 = 4;
 /// The same for a MongoDB.
 const INSERTERS: usize = 4;
 
@@ -136,6 +144,74 @@ pub async fn bodies(url: &str, bodies: &Arc<[Bytes]>) -> Result<Duration> {
     while let Some(done) = connections.join_next().await {
         done??;
     }
+    Ok(started.elapsed())
+}
+
+/// The least that copies: four cursors by `_id`, each document written as an action into a body, and
+/// bodies sent over two connections. It keeps neither order nor position, knows nothing of what became of
+/// a document, and follows no change.
+pub async fn least(
+    collection: &Collection<Document>,
+    url: &str,
+    expected: u64,
+) -> Result<Duration> {
+    let mut bounds = vec![None];
+    for part in 1..CURSORS {
+        let number = i64::try_from(expected * part / CURSORS)?;
+        let found = collection.find_one(doc! { "number": number }).await?;
+        bounds.push(Some(doc! { "_id": found.context("a document")?.get_object_id("_id")? }));
+    }
+    bounds.push(None);
+    let started = Instant::now();
+    let (full, bodies) = mpsc::channel::<Vec<u8>>(CONNECTIONS);
+    let bodies = Arc::new(Mutex::new(bodies));
+    let mut tasks = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let address = url.trim_start_matches("http://").to_owned();
+        let bodies = bodies.clone();
+        tasks.spawn(async move {
+            let mut stream = TcpStream::connect(&address).await?;
+            stream.set_nodelay(true)?;
+            let mut answer = Vec::new();
+            loop {
+                let body = bodies.lock().await.recv().await;
+                let Some(body) = body else { return anyhow::Ok(0) };
+                send(&mut stream, &address, &body.into(), &mut answer).await?;
+            }
+        });
+    }
+    for bounds in bounds.windows(2) {
+        let mut options = FindOptions::default();
+        (options.min, options.max) = (bounds[0].clone(), bounds[1].clone());
+        options.hint = Some(Hint::Keys(doc! { "_id": 1 }));
+        options.batch_size = Some(REPLY / 2);
+        let (collection, full) = (collection.clone(), full.clone());
+        tasks.spawn(async move {
+            let mut cursor = collection.find(doc! {}).with_options(options).batch().await?;
+            let (mut body, mut actions, mut documents) = (Vec::with_capacity(BODY), 0, 0_u64);
+            while let Some(batch) = cursor.next().await {
+                for document in batch?.doc_slices()? {
+                    write_action(document?.as_document().context("a document")?, &mut body)?;
+                    actions += 1;
+                    documents += 1;
+                    if body.len() >= BODY || actions == ACTIONS {
+                        full.send(body).await?;
+                        (body, actions) = (Vec::with_capacity(BODY), 0);
+                    }
+                }
+            }
+            if actions > 0 {
+                full.send(body).await?;
+            }
+            anyhow::Ok(documents)
+        });
+    }
+    drop(full);
+    let mut documents = 0;
+    while let Some(done) = tasks.join_next().await {
+        documents += done??;
+    }
+    ensure!(documents == expected, "{documents} documents of {expected}");
     Ok(started.elapsed())
 }
 

@@ -72,11 +72,13 @@ impl Rows {
         let world = &self.world;
         let product = Product::new(world.mongo.uri(), &world.endpoint.url, NAMESPACE, script)?;
         let (mut cursor, mut sent) = (Samples::default(), Samples::default());
-        let mut costs = Costs::default();
+        let (mut least, mut costs) = (Samples::default(), Costs::default());
         // The first round warms the caches up.
         for round in 0..=self.rounds {
             let read = floors::cursor(&world.collection, world.documents).await?;
             let written = floors::bodies(&world.endpoint.url, &bodies).await?;
+            let url = &world.endpoint.url;
+            let alone = floors::least(&world.collection, url, world.documents).await?;
             let before = world.endpoint.arrived().items;
             world.forget().await?;
             let cost = product.measure(&["--copy-only"]).await?;
@@ -85,13 +87,15 @@ impl Rows {
             if round > 0 {
                 cursor.push(read.as_secs_f64());
                 sent.push(written.as_secs_f64());
+                least.push(alone.as_secs_f64());
                 costs.push(cost);
             }
         }
         let documents = world.documents;
+        eprintln!("  the least program that copies: {least} s");
         self.report.add(Line {
             row: name.to_owned(),
-            floors: format!("cursor {cursor} s, bodies {sent} s"),
+            floors: format!("cursor {cursor} s, bodies {sent} s; least program {least} s"),
             ours: format!("{} s", costs.wall),
             reached: costs.wall.median() / cursor.median().max(sent.median()),
             goal,

@@ -1,9 +1,9 @@
 //! What is measured against: a MongoDB full of documents, and the same documents as bulk bodies.
 
-use std::{ops::Range, sync::Arc};
+use std::{io::Write as _, ops::Range, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
-use bson::{DateTime, Document, RawDocumentBuf, Timestamp, doc, oid::ObjectId};
+use bson::{DateTime, Document, RawDocument, RawDocumentBuf, Timestamp, doc, oid::ObjectId};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use mongodb::{Collection, IndexModel};
@@ -14,9 +14,9 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use crate::endpoint::Endpoint;
 
 /// Bytes of a ready-made bulk body: the product's default.
-const BODY: usize = 8 << 20;
+pub const BODY: usize = 8 << 20;
 /// Actions in one: the product's default.
-const ACTIONS: usize = 5_000;
+pub const ACTIONS: usize = 5_000;
 const INSERT: u64 = 2_000;
 /// Bytes in one insert.
 const INSERTED: u64 = 16 << 20;
@@ -60,15 +60,7 @@ impl World {
         let mut cursor = self.collection.find(doc! {}).batch().await?;
         while let Some(batch) = cursor.next().await {
             for document in batch?.doc_slices()? {
-                let document = document?.as_document().context("a document")?;
-                let id = document.get_object_id("_id")?.to_hex();
-                let line = format!(
-                    "{{\"index\":{{\"_index\":\"{INDEX}\",\"_id\":\"{id}\",\
-                     \"version\":1,\"version_type\":\"external_gte\"}}}}\n"
-                );
-                body.extend_from_slice(line.as_bytes());
-                write_document(document, Options { mode: Mode::Plain, skip_id: true }, &mut body)?;
-                body.push(b'\n');
+                write_action(document?.as_document().context("a document")?, &mut body)?;
                 actions += 1;
                 if body.len() >= BODY || actions == ACTIONS {
                     bodies.push(std::mem::take(&mut body).into());
@@ -93,6 +85,19 @@ impl World {
     pub async fn update(&self, count: u64, round: u64) -> Result<Timestamp> {
         update(&self.collection, count, round).await
     }
+}
+
+/// Appends what puts a document into the index.
+pub fn write_action(document: &RawDocument, body: &mut Vec<u8>) -> Result<()> {
+    let id = document.get_object_id("_id")?.to_hex();
+    write!(
+        body,
+        "{{\"index\":{{\"_index\":\"{INDEX}\",\"_id\":\"{id}\",\
+         \"version\":1,\"version_type\":\"external_gte\"}}}}\n"
+    )?;
+    write_document(document, Options { mode: Mode::Plain, skip_id: true }, body)?;
+    body.push(b'\n');
+    Ok(())
 }
 
 /// The same in any collection that was filled.

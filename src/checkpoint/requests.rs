@@ -58,7 +58,7 @@ impl Requests {
     /// # Errors
     /// Those of the store.
     pub async fn leave(&self, asked: Asked) -> Result<RecordKey, StoreError> {
-        ask(self.store().await?, asked).await
+        ask(&**self.store().await?, asked).await
     }
 
     /// See [`wait_for_answer`].
@@ -70,15 +70,19 @@ impl Requests {
         request: &RecordKey,
         wait: Duration,
     ) -> Result<Option<Answer>, StoreError> {
-        wait_for_answer(self.store().await?, request, wait).await
+        wait_for_answer(&**self.store().await?, request, wait).await
     }
 
-    async fn store(&self) -> Result<&dyn Store, StoreError> {
+    /// The store itself, to read what the holder leaves in it.
+    ///
+    /// # Errors
+    /// Where it can't be opened.
+    pub async fn store(&self) -> Result<&Arc<dyn Store>, StoreError> {
         let open = || async {
             let rules = self.rules.as_ref().expect("without a store it has the rules");
             open::open(rules, None).await
         };
-        Ok(&**self.store.get_or_try_init(open).await?)
+        self.store.get_or_try_init(open).await
     }
 }
 

@@ -1,9 +1,6 @@
 //! `mongosync dead-letters`: reads them from the checkpoint store, while a run goes on or not.
 
-use std::{
-    collections::BTreeSet,
-    io::{self, IsTerminal, Write},
-};
+use std::io::{self, IsTerminal, Write};
 
 use super::{
     Error,
@@ -18,17 +15,16 @@ use super::{
 use crate::{
     checkpoint::{
         keys::letter_id,
-        records::{self, DeadLetterRecord, page},
+        letters::{self, Pages, letters},
+        records::{self, DeadLetterRecord},
         requests::Asked,
-        store::{RecordKey, Store, Table},
+        store::{RecordKey, Store},
     },
     status::masked,
 };
 
 /// Read at a time: each may hold an event of 8 MiB.
 const PAGE: usize = 16;
-/// The same where nothing but their names is read.
-const PAGE_OF_KEYS: usize = 500;
 
 /// Runs the command.
 ///
@@ -87,45 +83,14 @@ async fn show(store: &dyn Store, id: &str) -> Result<(), Error> {
 /// # Errors
 /// `Usage`, and those of the store.
 async fn known_letters(store: &dyn Store, asked: &[String]) -> Result<(), Error> {
-    let mut missing: BTreeSet<&str> = asked.iter().map(String::as_str).collect();
-    let mut pages = Pages::of(store);
-    while !missing.is_empty()
-        && let Some(page) = pages.next().await?
-    {
-        for key in &page {
-            missing.remove(letter_id(key).as_str());
-        }
-    }
-    missing.first().map_or(Ok(()), |id| Err(unknown(id)))
+    let missing = letters::missing(store, asked.iter().map(String::as_str)).await?;
+    missing.map_or(Ok(()), |id| Err(unknown(id)))
 }
 
 fn unknown(id: &str) -> Error {
     Error::Usage(format!(
         "there is no dead letter {id}\n  `mongosync dead-letters FILE list` shows their ids"
     ))
-}
-
-/// The names of all dead letters, page by page.
-struct Pages<'a> {
-    store: &'a dyn Store,
-    after: Option<RecordKey>,
-}
-
-impl<'a> Pages<'a> {
-    fn of(store: &'a dyn Store) -> Self {
-        Self { store, after: None }
-    }
-
-    /// The next ones; `None` at the end.
-    async fn next(&mut self) -> Result<Option<Vec<RecordKey>>, Error> {
-        let everything = RecordKey(Vec::new());
-        let after = self.after.as_ref();
-        let found =
-            self.store.scan_keys(Table::DeadLetters, &everything, after, PAGE_OF_KEYS).await?;
-        let Some(last) = found.last() else { return Ok(None) };
-        self.after = Some(last.clone());
-        Ok(Some(found))
-    }
 }
 
 /// What became of a list.
@@ -142,15 +107,13 @@ pub(super) async fn list_to(
     list: &ListArguments,
     out: &mut impl Write,
 ) -> Result<Listed, Error> {
-    let everything = RecordKey(Vec::new());
     let mut after: Option<RecordKey> = None;
     let mut left = usize::try_from(list.limit).unwrap_or(usize::MAX);
     let mut printed = 0;
     loop {
         let asked = left.min(PAGE);
         // One more than is printed tells whether there are more.
-        let page: Vec<(RecordKey, DeadLetterRecord)> =
-            page(store, &everything, after.as_ref(), asked + 1).await?;
+        let page = letters(store, after.as_ref(), asked + 1).await?;
         for (key, letter) in page.iter().take(asked) {
             match print(key, letter, list.json, out) {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {

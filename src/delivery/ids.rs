@@ -35,22 +35,28 @@ pub trait Probe: Send + Sync {
     async fn id_types(&self, namespace: &Namespace) -> Result<IdTypes, Halt>;
 }
 
+/// What has been decided in this process, for all pipelines: two that meet an empty namespace at once must
+/// not adopt two types, of which the store would keep one. Another process decides nothing meanwhile, for
+/// what it writes without the lease is refused.
+#[derive(Clone, Default)]
+pub struct Decided(Arc<Mutex<KeyMap<Namespace, Arc<OnceCell<IdTypes>>>>>);
+
 /// The `_id` types of the source's namespaces, for one target's lanes.
 pub struct Ids {
     store: Arc<dyn Store>,
     probe: Arc<dyn Probe>,
     /// Decided once each: two lanes must not adopt two types.
-    known: Mutex<KeyMap<Namespace, Arc<OnceCell<IdTypes>>>>,
+    decided: Decided,
 }
 
 impl Ids {
-    /// Nothing is known yet but to the store.
-    pub fn new(store: Arc<dyn Store>, probe: Arc<dyn Probe>) -> Self {
-        Self { store, probe, known: Mutex::default() }
+    /// Nothing is known but to the store, and what was decided.
+    pub fn new(store: Arc<dyn Store>, probe: Arc<dyn Probe>, decided: Decided) -> Self {
+        Self { store, probe, decided }
     }
 
     fn known(&self, namespace: &Namespace) -> Arc<OnceCell<IdTypes>> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.decided.0.lock().unwrap_or_else(PoisonError::into_inner);
         match known.get(namespace) {
             Some(types) => types.clone(),
             None => known.entry(namespace.clone()).or_default().clone(),
@@ -68,7 +74,11 @@ impl Ids {
         stop: &CancellationToken,
     ) -> Result<IdTypes, Halt> {
         let types = self.known(namespace);
-        types.get_or_try_init(|| self.decide(namespace, met, stop)).await.copied()
+        tokio::select! {
+            types = types.get_or_try_init(|| self.decide(namespace, met, stop)) => types.copied(),
+            // Who decides may be another pipeline, which goes on.
+            () = stop.cancelled() => Err(Halt::Stopped),
+        }
     }
 
     async fn decide(
@@ -89,5 +99,81 @@ impl Ids {
         let write = put(key, &IdTypesRecord { types });
         insist_on_writing(&*self.store, vec![write], stop).await?;
         Ok(types)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::checkpoint::memory::MemoryStore;
+
+    /// What a namespace holds, look by look; each waits until it is let through.
+    struct Filling {
+        found: Mutex<VecDeque<IdTypes>>,
+        through: Notify,
+    }
+
+    #[async_trait]
+    impl Probe for Filling {
+        async fn id_types(&self, _: &Namespace) -> Result<IdTypes, Halt> {
+            let found = self.found.lock().unwrap().pop_front().unwrap();
+            self.through.notified().await;
+            Ok(found)
+        }
+    }
+
+    fn of(types: &[IdType]) -> IdTypes {
+        types.iter().copied().collect()
+    }
+
+    /// One looks while it is empty, the other when two have come.
+    #[tokio::test]
+    async fn two_pipelines_decide_the_same_of_an_empty_namespace() {
+        let store = Arc::new(MemoryStore::new("shop"));
+        store.fence(1).await.unwrap();
+        let found = [of(&[]), of(&[IdType::Number, IdType::String])];
+        let found = Mutex::new(found.into_iter().collect());
+        let probe = Arc::new(Filling { found, through: Notify::new() });
+        let (decided, stop) = (Decided::default(), CancellationToken::new());
+        let ids = || Ids::new(store.clone(), probe.clone(), decided.clone());
+        let (one, other, namespace) = (ids(), ids(), Namespace::new("shop", "items"));
+        let through = async {
+            for _ in 0..2 {
+                tokio::task::yield_now().await;
+                probe.through.notify_one();
+            }
+        };
+        let (one, other, ()) = tokio::join!(
+            one.of(&namespace, RawBsonRef::Int32(1), &stop),
+            other.of(&namespace, RawBsonRef::String("a"), &stop),
+            through,
+        );
+        assert_eq!(one.unwrap(), of(&[IdType::Number]));
+        assert_eq!(other.unwrap(), of(&[IdType::Number]));
+        let again = Ids::new(store, probe, Decided::default());
+        let stored = again.of(&namespace, RawBsonRef::String("a"), &stop).await.unwrap();
+        assert_eq!(stored, of(&[IdType::Number]));
+    }
+
+    /// The one that decides waits for the source.
+    #[tokio::test]
+    async fn who_waits_for_the_decision_of_another_can_be_stopped() {
+        let store = Arc::new(MemoryStore::new("shop"));
+        let found = Mutex::new([of(&[])].into_iter().collect());
+        let probe = Arc::new(Filling { found, through: Notify::new() });
+        let (decided, namespace) = (Decided::default(), Namespace::new("shop", "items"));
+        let ids = || Ids::new(store.clone(), probe.clone(), decided.clone());
+        let (one, other, goes_on) = (ids(), ids(), CancellationToken::new());
+        let stopped = CancellationToken::new();
+        let deciding = one.of(&namespace, RawBsonRef::Int32(1), &goes_on);
+        tokio::pin!(deciding);
+        assert!(futures_util::poll!(&mut deciding).is_pending());
+        stopped.cancel();
+        let waited = other.of(&namespace, RawBsonRef::Int32(1), &stopped).await;
+        assert!(matches!(waited, Err(Halt::Stopped)));
     }
 }

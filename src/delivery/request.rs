@@ -400,8 +400,9 @@ async fn send(context: &Context, sent: &mut Request) -> Result<Result<Vec<Outcom
     let (since, until) = context.validity.span();
     sent.right = Some(Right { since, until, alone: context.validity.alone() });
     let started = Instant::now();
+    let deadline = deadline(&*context.target, &context.settings);
     let answer = tokio::select! {
-        answer = tokio::time::timeout(deadline(&context.settings), context.target.send(sent)) => answer,
+        answer = tokio::time::timeout(deadline, context.target.send(sent)) => answer,
         () = context.stop.cancelled() => return Err(Halt::Stopped),
     };
     context.status.batch_seconds(started.elapsed());

@@ -21,7 +21,7 @@ use super::{
     Halt,
     contested::Contested,
     dead_letters::DeadLetters,
-    ids::{Ids, Probe},
+    ids::{Decided, Ids, Probe},
     lane::Lane,
     places::Places,
     shape::{ShapedRule, Shaper},
@@ -58,6 +58,8 @@ pub enum Answer {
     Hang,
     /// All applied, once this is notified.
     Gate(Arc<Notify>),
+    /// Everything is applied, so late.
+    After(Duration),
     Panic,
 }
 
@@ -147,6 +149,11 @@ impl Target for Scripted {
         matches!(self.places[rule], Where::ById(_))
     }
 
+    /// It asks for the items one after the other.
+    fn longest(&self, timeout: Duration) -> Duration {
+        2 * timeout
+    }
+
     fn thing(&self, place: &PlaceKey) -> PlaceKey {
         let place = self.describe(place);
         let thing = place.split('|').next_back().unwrap_or_default();
@@ -204,6 +211,7 @@ impl Target for Scripted {
             }
             Some(Answer::All(retry)) => return Err(retry),
             Some(Answer::Count(count)) => return Ok(vec![Outcome::Applied; count]),
+            Some(Answer::After(time)) => tokio::time::sleep(time).await,
             Some(Answer::Hang) => std::future::pending().await,
             Some(Answer::Gate(gate)) => gate.notified().await,
             Some(Answer::Panic) => panic!("as the script says"),
@@ -332,7 +340,7 @@ impl Bench {
             target: target.clone(),
             shaper: Shaper::new(target.clone(), rules),
             lookup: script.map(|(_, lookup)| lookup),
-            ids: Ids::new(store.clone(), Arc::new(Ints)),
+            ids: Ids::new(store.clone(), Arc::new(Ints), Decided::default()),
             places: Places::new(store.clone(), "search"),
             dead_letters: Arc::new(dead_letters),
             contested: Contested::new().0,

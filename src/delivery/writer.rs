@@ -366,10 +366,10 @@ fn ended(done: Result<Result<Delivered, Halt>, JoinError>) -> Result<Delivered, 
     }
 }
 
-/// How long an answer may take before the request counts as lost: the target's own timeout is to
-/// strike first, and names the cause better.
-pub(super) fn deadline(settings: &DeliverySettings) -> Duration {
-    settings.timeout + Duration::from_secs(5)
+/// How long a request may take before it counts as lost: the target's own timeout is to strike first, and
+/// names the cause better.
+pub(super) fn deadline(target: &dyn Target, settings: &DeliverySettings) -> Duration {
+    target.longest(settings.timeout) + Duration::from_secs(5)
 }
 
 #[cfg(test)]

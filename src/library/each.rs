@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     change::{ClusterTime, Namespace},
@@ -37,15 +37,15 @@ type Call = dyn Fn(Delivery) -> BoxFuture<'static, Result<(), Failure>> + Send +
 ///
 /// # Contract, beside that of [`Target`]
 /// - The closure is called for one item of a lane at a time, in order: `concurrency` lanes are so many
-///   calls at once, and never two for one document.
+///   calls at once, and never two for one document. Each call has `timeout` for itself.
 /// - It knows neither versions nor ids: a delivery whose fate was not known is made again.
 pub(super) struct Each {
     call: Arc<Call>,
+    timeout: Duration,
 }
 
 impl Each {
-    /// How a closure is called where nothing else is said: one delivery a request, so that `timeout`
-    /// is that of one call.
+    /// How a closure is called where nothing else is said: one delivery a request.
     pub const DELIVERY: DeliverySettings = DeliverySettings {
         max_actions: 1,
         max_delay: Duration::ZERO,
@@ -59,7 +59,14 @@ impl Each {
         F: Fn(Delivery) -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), Failure>> + Send + 'static,
     {
-        Self { call: Arc::new(move |delivery| Box::pin(call(delivery))) }
+        let call = Arc::new(move |delivery| Box::pin(call(delivery)) as BoxFuture<'static, _>);
+        Self { call, timeout: Self::DELIVERY.timeout }
+    }
+
+    /// The same, with so much time for a call.
+    #[must_use]
+    pub fn within(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     /// Calls this with the document as a type; what does not fit it is refused without a call.
@@ -176,6 +183,11 @@ impl Target for Each {
         KeepsOrder::OfDocuments
     }
 
+    /// The last call of a request may begin when the time for the first is just over.
+    fn longest(&self, timeout: Duration) -> Duration {
+        2 * timeout
+    }
+
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
         let key = bson::RawDocument::from_bytes(&operation.extra);
         match (Place::decode(&operation.place), key) {
@@ -190,6 +202,7 @@ impl Target for Each {
     }
 
     async fn send(&self, request: &Request) -> Result<Vec<Outcome>, Retry> {
+        let began = Instant::now();
         let mut outcomes = Vec::with_capacity(request.items.len());
         let mut not_taken: HashSet<PlaceKey> = HashSet::new();
         for item in &request.items {
@@ -199,13 +212,26 @@ impl Target for Each {
                 outcomes.push(Outcome::Retry(retry(words, None)));
                 continue;
             }
+            // The rest is called for in smaller requests, without a pause.
+            if began.elapsed() >= self.timeout {
+                let words = "no time was left for the rest of the request".to_owned();
+                let rest = Retry { reason: "timeout", ..retry(words, None) };
+                outcomes.push(Outcome::Retry(Retry { pressure: Pressure::Split, ..rest }));
+                continue;
+            }
             let delivery = Delivery::decode(&request.body.slice(item.range.clone()));
-            outcomes.push(match (self.call)(delivery).await {
-                Ok(()) => Outcome::Applied,
-                Err(Failure::Reject { words }) => Outcome::Rejected(words),
-                Err(Failure::Retry { words, after }) => {
+            let called = tokio::time::timeout(self.timeout, (self.call)(delivery)).await;
+            outcomes.push(match called {
+                Ok(Ok(())) => Outcome::Applied,
+                Ok(Err(Failure::Reject { words })) => Outcome::Rejected(words),
+                Ok(Err(Failure::Retry { words, after })) => {
                     not_taken.insert(document);
                     Outcome::Retry(retry(words, after))
+                }
+                Err(_) => {
+                    not_taken.insert(document);
+                    let words = "no answer in time".to_owned();
+                    Outcome::Retry(Retry { reason: "timeout", ..retry(words, None) })
                 }
             });
         }

@@ -8,6 +8,7 @@
 
 mod delivery;
 mod each;
+mod letters;
 mod rules;
 mod running;
 mod text;
@@ -28,6 +29,7 @@ use crate::{
 
 pub use delivery::{Delivery, Failure, Op};
 pub use each::Typed;
+pub use letters::{DeadLetter, DeadLetters};
 pub use rules::{Rule, Rules};
 pub use running::{Running, Troubles};
 
@@ -57,7 +59,7 @@ const WAIT: Duration = Duration::from_secs(30);
 pub struct Mongosync {
     origin: Origin,
     variables: Arc<Variables>,
-    targets: Vec<(OwnTarget, Arc<dyn Target>)>,
+    targets: Vec<(OwnTarget, Brought)>,
     store: Option<Arc<dyn Store>>,
     selected: Vec<String>,
     copy_only: bool,
@@ -66,6 +68,12 @@ pub struct Mongosync {
 }
 
 type Variables = dyn Fn(&str) -> Option<String> + Send + Sync;
+
+/// What a program brings under a target's name.
+enum Brought {
+    Target(Arc<dyn Target>),
+    Each(Each),
+}
 
 /// Where the rules come from.
 enum Origin {
@@ -142,7 +150,7 @@ impl Mongosync {
     /// that delivers events, and one of all others together, at a time.
     #[must_use]
     pub fn target(self, name: impl Into<String>, target: impl Target) -> Self {
-        self.own(name.into(), OwnTarget::DELIVERY, Arc::new(target))
+        self.own(name.into(), OwnTarget::DELIVERY, Brought::Target(Arc::new(target)))
     }
 
     /// Brings a closure, which rules name in `to` like a target: it is called for each document, or with
@@ -160,7 +168,7 @@ impl Mongosync {
         F: Fn(Delivery) -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), Failure>> + Send + 'static,
     {
-        self.own(name.into(), Each::DELIVERY, Arc::new(Each::new(call)))
+        self.own(name.into(), Each::DELIVERY, Brought::Each(Each::new(call)))
     }
 
     /// The same with each document as a type of one's own. One that does not fit the type becomes a dead
@@ -172,11 +180,11 @@ impl Mongosync {
         F: Fn(Typed<T>) -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), Failure>> + Send + 'static,
     {
-        self.own(name.into(), Each::DELIVERY, Arc::new(Each::typed(call)))
+        self.own(name.into(), Each::DELIVERY, Brought::Each(Each::typed(call)))
     }
 
-    fn own(mut self, name: String, delivery: DeliverySettings, target: Arc<dyn Target>) -> Self {
-        self.targets.push((OwnTarget { name, delivery }, target));
+    fn own(mut self, name: String, delivery: DeliverySettings, brought: Brought) -> Self {
+        self.targets.push((OwnTarget { name, delivery }, brought));
         self
     }
 
@@ -275,8 +283,19 @@ impl Mongosync {
         if !warnings.is_empty() {
             tracing::warn!(name = rules.name, warnings, "the rules are probably not meant so");
         }
-        let targets: BTreeMap<_, _> =
-            self.targets.into_iter().map(|(own, target)| (own.name, target)).collect();
+        let made = |(own, brought): (OwnTarget, Brought)| {
+            let target: Arc<dyn Target> = match brought {
+                Brought::Target(target) => target,
+                Brought::Each(each) => {
+                    let read = rules.targets.iter().find(|target| target.name == own.name);
+                    Arc::new(
+                        each.within(read.map_or(own.delivery, |it| it.delivery.clone()).timeout),
+                    )
+                }
+            };
+            (own.name, target)
+        };
+        let targets: BTreeMap<_, _> = self.targets.into_iter().map(made).collect();
         let options = Options {
             copy_only: self.copy_only,
             changes_only: self.changes_only,

@@ -20,13 +20,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     change::ClusterTime,
-    checkpoint::requests::{Asked, Requests, is_to_come},
+    checkpoint::{
+        letters,
+        requests::{Asked, Requests, is_to_come},
+    },
     pipeline::{self, Options, Summary},
     rules::model::RuleFile,
     status::{Listener, Snapshot, Status, Trouble},
 };
 
-use super::Error;
+use super::{DeadLetters, Error};
 
 /// How often it is looked whether the copies are complete.
 const LOOK: Duration = Duration::from_millis(50);
@@ -80,13 +83,14 @@ impl Running {
         let run = pipeline::run(rules.clone(), options, status.clone(), stop.clone());
         // The handle owns it: `stop` waits for it, and a handle that is dropped has it end by itself.
         let task = tokio::spawn({
-            let end = end.clone();
+            let (end, told) = (end.clone(), status.clone());
             async move {
                 // Whatever ends it, a panic too.
                 let _ended = end.token.drop_guard();
                 let ended = run.await;
                 if let Err(error) = &ended {
                     let _ = end.words.set(error.to_string());
+                    told.ended(error);
                 }
                 ended
             }
@@ -154,9 +158,10 @@ impl Running {
         Ok(ended??)
     }
 
-    /// What goes wrong: what is tried again, what becomes a dead letter, and what a target can't get
-    /// over. The first call gives all since the start, later ones what comes from then on; it ends with
-    /// the run, and how that ended [`Self::stop`] tells. Who reads slower than it comes is told how much
+    /// What goes wrong: what is tried again, what becomes a dead letter, what a target can't get over, and
+    /// last why the run has failed, where it has: before it came to any target too. The first call gives
+    /// all since the start, later ones what comes from then on; it ends with the run, and how that ended
+    /// [`Self::stop`] tells. Who reads slower than it comes is told how much
     /// was missed.
     pub fn troubles(&self) -> Troubles {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -213,6 +218,65 @@ impl Running {
     /// `Refused`, `Ended` and `Store`.
     pub async fn resync(&self, rules: &[&str]) -> Result<(), Error> {
         self.ask(Asked::Resync { rules: owned(rules) }).await
+    }
+
+    /// What was refused for good, whichever run refused it: as `mongosync dead-letters list` shows it, of
+    /// all targets. It is read from the checkpoint store, also once the run has ended.
+    ///
+    /// # Errors
+    /// `Store`
+    pub async fn dead_letters(&self) -> Result<DeadLetters, Error> {
+        Ok(DeadLetters::of(self.requests.store().await?.clone()))
+    }
+
+    /// Delivers dead letters again, by their ids, from the present state of their documents. It returns
+    /// once each was taken, and is one no more, or was refused again. The next change of a document does
+    /// the same by itself.
+    ///
+    /// # Errors
+    /// `Refused`, also where there is no such letter; `Ended` and `Store`.
+    pub async fn retry_dead_letters(&self, ids: &[&str]) -> Result<(), Error> {
+        self.ask_about(ids, |letters| Asked::RetryLetters { letters }).await
+    }
+
+    /// The same with all that there are.
+    ///
+    /// # Errors
+    /// `Refused`, `Ended` and `Store`.
+    pub async fn retry_all_dead_letters(&self) -> Result<(), Error> {
+        self.ask(Asked::RetryLetters { letters: Vec::new() }).await
+    }
+
+    /// Forgets dead letters, by their ids. Nothing is delivered, and nothing is removed from a target.
+    ///
+    /// # Errors
+    /// `Refused`, also where there is no such letter; `Ended` and `Store`.
+    pub async fn purge_dead_letters(&self, ids: &[&str]) -> Result<(), Error> {
+        self.ask_about(ids, |letters| Asked::PurgeLetters { letters }).await
+    }
+
+    /// The same with all that there are.
+    ///
+    /// # Errors
+    /// `Refused`, `Ended` and `Store`.
+    pub async fn purge_all_dead_letters(&self) -> Result<(), Error> {
+        self.ask(Asked::PurgeLetters { letters: Vec::new() }).await
+    }
+
+    /// Asks about letters that there are. Of none nothing is asked: that would be all.
+    async fn ask_about(
+        &self,
+        ids: &[&str],
+        asked: impl FnOnce(Vec<String>) -> Asked,
+    ) -> Result<(), Error> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let store = self.requests.store().await?;
+        if let Some(unknown) = letters::missing(&**store, ids.iter().copied()).await? {
+            return Err(Error::Refused(format!("there is no dead letter {unknown}")));
+        }
+        self.ask(asked(owned(ids))).await
     }
 
     async fn ask(&self, asked: Asked) -> Result<(), Error> {

@@ -49,6 +49,7 @@ use crate::{
     },
     delivery::{
         Halt,
+        ids::Decided,
         retry::{Backoff, pause},
     },
     rules::model::{NamespacePattern, RuleFile},
@@ -288,6 +289,7 @@ async fn work_on_targets(
     let views = views(rules, source, stopping).await?;
     let mut pipelines = JoinSet::new();
     let mut orders = orders::Pipelines::new();
+    let id_types = Decided::default();
     for index in 0..rules.targets.len() {
         let name = &rules.targets[index].name;
         let tells = |rule: &str| {
@@ -333,6 +335,7 @@ async fn work_on_targets(
                 rules: Arc::new(set),
                 budget,
                 owner: owner.clone(),
+                id_types: id_types.clone(),
                 store: store.clone(),
                 status: status.clone(),
                 validity: held.validity(),

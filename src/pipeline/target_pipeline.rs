@@ -28,7 +28,7 @@ use crate::{
         Halt,
         contested::{Contested, Holder},
         dead_letters::DeadLetters,
-        ids::Ids,
+        ids::{Decided, Ids},
         insist, insist_on_writing,
         places::Places,
         retry::{Backoff, pause},
@@ -94,6 +94,8 @@ pub struct TargetPipeline {
     pub budget: usize,
     /// What marks the target's documents as its own; all pipelines of a target have one.
     pub owner: Arc<OnceCell<String>>,
+    /// Which `_id` types namespaces are taken to hold; all pipelines of all targets have one.
+    pub id_types: Decided,
     /// Where positions are kept.
     pub store: Arc<dyn Store>,
     /// What is reported to.
@@ -583,7 +585,7 @@ impl TargetPipeline {
             grouping,
             shaper: Shaper::new(target.clone(), self.shaped_rules(&**target)),
             lookup: self.lookup(),
-            ids: Ids::new(self.store.clone(), reading.clone()),
+            ids: Ids::new(self.store.clone(), reading.clone(), self.id_types.clone()),
             places: Places::new(self.store.clone(), self.name()),
             target: target.clone(),
             dead_letters: dead_letters.clone(),
@@ -679,12 +681,7 @@ impl TargetPipeline {
         let mut sources = self.read(shared, &context, plan, copies_run.clone());
         let asking = HolderRequests { rules: self.rules.clone(), context: context.clone() };
         sources.spawn(asking.run(lanes.clone(), holders, read.clone()));
-        sources.spawn(look_for_faults(
-            context.target.clone(),
-            self.name().to_owned(),
-            (context.settings.clone(), self.target_status()),
-            read.clone(),
-        ));
+        sources.spawn(self.look_for_faults(target.clone(), read.clone()));
         let (read, drain, drained, now) =
             (read.clone(), drain.clone(), drained.clone(), now.clone());
         Ok(Running {
@@ -702,6 +699,22 @@ impl TargetPipeline {
             drained,
             now,
         })
+    }
+
+    /// Ends the run where the target is not to be written to as the rules say. To be spawned beside what
+    /// reads.
+    pub(super) fn look_for_faults(
+        &self,
+        target: Arc<dyn Target>,
+        stop: CancellationToken,
+    ) -> impl Future<Output = Result<Option<Demand>, Error>> + Send + use<> {
+        let (name, status) = (self.name().to_owned(), self.target_status());
+        let settings = self.target().delivery.clone();
+        async move {
+            let found = insist_on_target(&status, &settings, &stop, || target.fault()).await;
+            let fault = found.flatten();
+            fault.map_or(Ok(None), |it| Err(Error::Refused(format!("target {name}: {it}"))))
+        }
     }
 
     /// Whether the target follows the definitions of collections. Not in a run that leaves rules out:
@@ -1072,17 +1085,6 @@ impl CopyOfRule {
         self.target.prepare().await?;
         self.target.copy_begins(&self.name).await
     }
-}
-
-/// Ends the run where the target is not to be written to as the rules say.
-pub(super) async fn look_for_faults(
-    target: Arc<dyn Target>,
-    name: String,
-    (settings, status): (crate::rules::model::DeliverySettings, Arc<TargetStatus>),
-    stop: CancellationToken,
-) -> Result<Option<Demand>, Error> {
-    let found = insist_on_target(&status, &settings, &stop, || target.fault()).await.flatten();
-    found.map_or(Ok(None), |fault| Err(Error::Refused(format!("target {name}: {fault}"))))
 }
 
 async fn copies_done(copying: &mut watch::Receiver<bool>) -> bool {

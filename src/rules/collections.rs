@@ -74,7 +74,7 @@ pub fn all(
         name(reader, written);
         shared(reader, written);
     }
-    between_rules(reader, &written);
+    between_rules(reader, &written, targets.unwrap_or_default());
     if let (Some(source), Some(targets)) = (source, targets) {
         loops(reader, &written, source, targets);
     }
@@ -135,19 +135,24 @@ fn shared(reader: &mut Reader<'_>, written: &Written<'_>) {
         .help(format!("put the namespace into the name: \"{name}\""));
 }
 
-/// Exact namespaces of different rules that lie in one collection of one target.
-fn between_rules(reader: &mut Reader<'_>, written: &[Written<'_>]) {
+/// Exact namespaces of different rules that lie in one collection of one target, or of two that lead to
+/// the same servers.
+fn between_rules(reader: &mut Reader<'_>, written: &[Written<'_>], targets: &[Named]) {
     for (index, later) in written.iter().enumerate() {
         let meets = written[..index].iter().find_map(|earlier| {
-            let same_target = earlier.placed.destination.target == later.placed.destination.target;
-            let both_events = earlier.events() && later.events();
-            if !same_target || earlier.number == later.number || both_events {
+            let target = |written: &Written<'_>| written.placed.destination.target.clone();
+            let (one, other) = (target(earlier), target(later));
+            let (twice, both_events) = (one != other, earlier.events() && later.events());
+            if (twice && !reach_the_same(targets, &one, &other))
+                || (!twice && earlier.number == later.number)
+                || both_events
+            {
                 return None;
             }
             let mixed = earlier.events() != later.events();
             earlier.exact().find_map(|a| {
                 let b = later.exact().find(|b| {
-                    (mixed || a != *b)
+                    (mixed || twice || a != *b)
                         && earlier.name_for(a).is_some_and(|name| later.name_for(b) == Some(name))
                 })?;
                 Some((earlier, a, b))
@@ -169,6 +174,21 @@ fn between_rules(reader: &mut Reader<'_>, written: &[Written<'_>]) {
             );
             continue;
         }
+        if a == b {
+            let message = match shown {
+                true => format!(
+                    "two targets lead to one MongoDB, and both keep documents of `{a}` there"
+                ),
+                false => {
+                    "two targets lead to one MongoDB, and both keep the same documents".to_owned()
+                }
+            };
+            reader.error(&later.span(), message).also(earlier.span(), "here too").help(
+                "what one of them puts, the other may remove: let the rules write to one target, or name \
+                 another collection with `namespace:` under `to:`",
+            );
+            continue;
+        }
         let message = match shown {
             true => format!("documents of `{a}` and `{b}` would meet in one collection"),
             false => "documents of two namespaces would meet in one collection".to_owned(),
@@ -180,6 +200,18 @@ fn between_rules(reader: &mut Reader<'_>, written: &[Written<'_>]) {
             .also(earlier.span(), told(a))
             .help("put the namespace into the name: \"mirror.{db}_{collection}\"");
     }
+}
+
+/// Whether two targets are MongoDBs with a host in common.
+fn reach_the_same(targets: &[Named], one: &str, other: &str) -> bool {
+    let uri = |name: &str| {
+        let target = targets.iter().find(|target| target.name == name)?.target.as_ref()?;
+        match &target.kind {
+            TargetKind::MongoDb(target) => Some(&target.uri),
+            _ => None,
+        }
+    };
+    uri(one).zip(uri(other)).is_some_and(|(one, other)| meet(one, other))
 }
 
 /// Rules whose target is their source, and that would read what they write.

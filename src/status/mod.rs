@@ -150,6 +150,21 @@ impl Status {
         self.troubles.listen()
     }
 
+    /// The run has failed, and ends.
+    pub fn ended(&self, error: &dyn std::error::Error) {
+        let mut words = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Some say themselves what led to them.
+            if !words.contains(&text) {
+                words = format!("{words}: {text}");
+            }
+            cause = error.source();
+        }
+        self.troubles.tell(Trouble::Ended { words: masked(&words).into_owned() });
+    }
+
     /// Says whether another process holds the lease. A status begins as active.
     pub fn standby(&self, standby: bool) {
         self.standby.store(standby, Relaxed);

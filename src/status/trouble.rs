@@ -39,6 +39,12 @@ pub enum Trouble {
         /// Why.
         words: String,
     },
+    /// The run has failed: the last that is told of it, whether a target was to blame or it did not come
+    /// so far.
+    Ended {
+        /// Why, and what led to it.
+        words: String,
+    },
     /// So many were not told, for they were not fetched in time.
     Missed(u64),
 }

@@ -461,6 +461,13 @@ pub trait Target: Send + Sync + 'static {
         KeepsOrder::OfNothing
     }
 
+    /// How long a request may take before it counts as lost, where the other side may take `timeout` for each
+    /// answer: longer where it is asked several times for one request, one after the other, so that what is
+    /// slow takes none of the time of what comes behind it.
+    fn longest(&self, timeout: Duration) -> Duration {
+        timeout
+    }
+
     /// Appends the bytes of one operation to a request's body; nothing where nothing is to be sent for
     /// it. `Err` refuses the operation for good, with the reason; the body is then as it was. A removal
     /// too: what can't have been written is not to be refused.
@@ -475,7 +482,8 @@ pub trait Target: Send + Sync + 'static {
         Ok(())
     }
 
-    /// Why nothing is to be written as the rules say, for as long as a person changes nothing: a loop.
+    /// Why nothing is to be written as the rules say, for as long as a person changes nothing: a loop, or
+    /// what others have written and would meet it.
     /// Asked at the start, once the target can be reached; it ends the run.
     async fn fault(&self) -> Result<Option<String>, Retry> {
         Ok(None)

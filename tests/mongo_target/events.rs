@@ -10,6 +10,7 @@ use mongodb::{
     },
     options::{FullDocumentBeforeChangeType, FullDocumentType, IndexOptions},
 };
+use mongosync_servers::MongoDb;
 use serde_json::Value;
 
 use super::{Worlds, documents, ids as kinds_of_ids, in_front_of, of_every_type, same, whose::ids};
@@ -222,6 +223,57 @@ async fn an_event_that_a_unique_index_refuses_is_a_letter() -> Result<()> {
     Ok(())
 }
 
+/// The server does not say whose fault it is, nothing else is on its way, and a login that may only append
+/// can't ask in another way: what lies there already tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_stands_alone_holds_up_nothing() -> Result<()> {
+    let worlds = Worlds::new().await?;
+    let locked = MongoDb::builder().login("root", "secret").start().await?;
+    let client = locked.client();
+    let (admin, to) = (client.database("admin"), client.database("events_alone"));
+    let rights = |database: &str, collection: &str, actions: &[&str]| {
+        doc! { "resource": { "db": database, "collection": collection }, "actions": actions }
+    };
+    let privileges = vec![
+        rights("events_alone", "", &["find", "insert", "bypassDocumentValidation"]),
+        rights("events_alone", "", &["listCollections", "createCollection"]),
+        rights("mongosync", "mirrored", &["find", "insert", "update"]),
+    ];
+    let role = doc! { "createRole": "append", "privileges": privileges, "roles": [] };
+    admin.run_command(role).await?;
+    admin.run_command(doc! { "createUser": "sync", "pwd": "secret", "roles": ["append"] }).await?;
+    let orders: Collection<Document> = worlds.from.database("events_alone").collection("orders");
+    let text = worlds.text(
+        &locked.uri_of("sync", "secret"),
+        "  - { name: log, namespace: events_alone.orders, delivery: events, to: search }",
+    );
+    let text = text.replace("max_actions: 200", "concurrency: 1");
+    let file = RuleFile::written(worlds.folder.path(), &text)?;
+    let mut run = file.run(&[])?;
+    run.following("search").await?;
+    orders.insert_one(doc! { "_id": 1, "a": 1 }).await?;
+    run.caught_up(&worlds.from).await?;
+    // It takes no arrays.
+    let hashed = doc! {
+        "createIndexes": "orders", "indexes": [{ "key": { "document.a": "hashed" }, "name": "a" }],
+    };
+    to.run_command(hashed).await?;
+    assert!(run.terminate().await?.success());
+    // Not a single one was told in this run.
+    orders.insert_one(doc! { "_id": 2, "a": [1, 2] }).await?;
+    let mut run = file.run(&[])?;
+    run.caught_up(&worlds.from).await?;
+    let letters = file.dead_letters().await?;
+    assert_eq!(letters.len(), 1, "{letters:#?}");
+    ensure!(letters[0].to_string().contains("hashed"), "{letters:#?}");
+    orders.insert_one(doc! { "_id": 3, "a": 3 }).await?;
+    run.caught_up(&worlds.from).await?;
+    let log: Collection<Document> = to.collection("orders");
+    assert_eq!(log.count_documents(doc! {}).await?, 2);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
 /// Starts, lets a document come, and returns what became a dead letter of it.
 async fn letters(worlds: &Worlds, file: &RuleFile, namespace: &str) -> Result<String> {
     let (database, collection) = namespace.split_once('.').context("a namespace")?;
@@ -275,6 +327,72 @@ async fn events_and_documents_do_not_share_a_collection() -> Result<()> {
     let both: Collection<Document> = worlds.to.database("events_mixed_to").collection("both");
     assert_eq!(both.count_documents(doc! {}).await?, 6, "{}", ids(&both).await?);
     assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// Nobody may write there as the rules say, which is told before anything is written.
+async fn refused(file: &RuleFile, expected: &str) -> Result<()> {
+    let checked = file.command("check", &["--online"]).await?;
+    let told = String::from_utf8_lossy(&checked.stdout).into_owned();
+    ensure!(checked.status.code() == Some(1) && told.contains(expected), "{checked:?}");
+    let (code, log) = file.run_to_end(&[]).await?;
+    ensure!(code == Some(1) && log.contains(expected), "{code:?} {log}");
+    assert_eq!(file.dead_letters().await?, Vec::<Value>::new());
+    Ok(())
+}
+
+/// Their names say nothing of what they reach, and by two addresses only the servers can tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_and_documents_of_two_targets_do_not_share_a_collection() -> Result<()> {
+    let worlds = Worlds::new().await?;
+    let (_proxy, uri) = worlds.proxy().await?;
+    let items: Collection<Document> = worlds.from.database("events_twice").collection("items");
+    items.insert_many((0..4).map(|id| doc! { "_id": id })).await?;
+    let to = |target: &str| format!("to: [{{ target: {target}, namespace: events_twice_to.all }}]");
+    let kept = format!("  - {{ name: kept, namespace: events_twice.items, {} }}", to("search"));
+    let file = worlds.rule_file(&kept)?;
+    let mut run = file.run(&[])?;
+    worlds.at_rest(&mut run).await?;
+    assert!(run.terminate().await?.success());
+    let target = |uri: &str| format!("targets:\n  log: {{ mongodb: {{ uri: \"{uri}\" }} }}\n");
+    let log = "{ name: log, namespace: events_twice.*, delivery: events, copy: true,";
+    let log = format!("\n  - {log} {} }}\n", to("log"));
+    file.rewrite(|text| text.replace("targets:\n", &target(&uri)) + log.as_str())?;
+    refused(&file, "documents of events_twice.items lie in events_twice_to.all, and events")
+        .await?;
+    let all: Collection<Document> = worlds.to.database("events_twice_to").collection("all");
+    assert_eq!(ids(&all).await?, "0 1 2 3");
+    Ok(())
+}
+
+/// What both tell of one change has one id, and the second would count as told.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_rule_files_do_not_tell_under_one_id() -> Result<()> {
+    let worlds = Worlds::new().await?;
+    let orders: Collection<Document> = worlds.from.database("events_named").collection("orders");
+    let rule = |more: &str| {
+        format!(
+            "  - {{ name: log, namespace: events_named.orders, delivery: events, {more} \
+             to: [{{ target: search, namespace: events_named.log }}] }}"
+        )
+    };
+    let one = worlds.rule_file(&rule(""))?;
+    assert_eq!(letters(&worlds, &one, "events_named.orders").await?, "[]");
+    let other = worlds.rule_file(&rule("filter: { n: { $gt: 1 } },"))?;
+    refused(&other, "has told events of its own rule log in events_named.log").await?;
+
+    // By another name each tells its own, in the same collection.
+    other.rewrite(|text| text.replace("name: log", "name: large"))?;
+    let log: Collection<Document> = worlds.to.database("events_named").collection("log");
+    let (mut run, mut beside) = (other.run(&[])?, one.run(&[])?);
+    run.following("search").await?;
+    beside.following("search").await?;
+    let before = log.count_documents(doc! {}).await?;
+    orders.insert_many([doc! { "n": 1 }, doc! { "n": 2 }]).await?;
+    run.caught_up(&worlds.from).await?;
+    beside.caught_up(&worlds.from).await?;
+    assert_eq!(log.count_documents(doc! {}).await?, before + 3);
+    assert!(run.terminate().await?.success() && beside.terminate().await?.success());
     Ok(())
 }
 

@@ -179,6 +179,13 @@ async fn what_nobody_knows_is_waited_for() -> Result<()> {
             made.insert_many((0..10).map(|id| doc! { "_id": id })).await?;
         }
         run.waiting().await?;
+        if round == 0 {
+            let told = |status: &serde_json::Value| {
+                let words = status["targets"]["search"]["last_error"].as_str().unwrap_or_default();
+                words.contains("whether it would be the same with others is not known")
+            };
+            run.until("what is not known", told).await?;
+        }
         let id = doc! { "_id": 100 + round };
         others.insert_one(id.clone()).await?;
         let held: Collection<Document> = client.database("doubtful").collection("others");

@@ -1,8 +1,11 @@
 //! What is removed because it is gone from the source, and what is never touched: what is not ours.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use mongodb::{
     Collection,
     bson::{Document, doc},
@@ -12,6 +15,8 @@ use tokio::time::interval;
 
 use crate::support::{
     fail_command::FailCommand,
+    fault::{Fault, Gate, Moment},
+    mongo_proxy::MongoProxy,
     run::{RuleFile, Run},
 };
 
@@ -123,6 +128,39 @@ async fn a_collection_that_somebody_else_made_is_not_swept() -> Result<()> {
     let run = rested(&worlds, &file).await?;
     assert_eq!(ids(&held).await?, "0 2 100");
     ensure!(run.log().contains("stays in the"), "{}", run.log());
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// The same between the look at whose it is and the look at what it holds.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_is_replaced_while_it_is_listed_is_not_swept() -> Result<()> {
+    let worlds = Worlds::new().await?;
+    let node = worlds.mirror.node_uri(0);
+    let address = node.strip_prefix("mongodb://").and_then(|rest| rest.split('/').next());
+    let proxy = MongoProxy::start(address.context("an address")?).await?;
+    let items: Collection<Document> = worlds.from.database("listed").collection("listed_items");
+    items.insert_many((0..4).map(|id| doc! { "_id": id, "even": id % 2 == 0 })).await?;
+    let rule = format!("  - {{ namespace: listed.listed_items, {AGAIN}, to: search }}");
+    let file = RuleFile::written(worlds.folder.path(), &worlds.text(&proxy.uri(), &rule))?;
+    assert!(rested(&worlds, &file).await?.terminate().await?.success());
+    let held: Collection<Document> = worlds.to.database("listed").collection("listed_items");
+    only_even(&file)?;
+    let (gate, looks) = (Gate::closed(), AtomicUsize::new(0));
+    let fault = Fault::Hold(Moment::Before, gate.clone());
+    // The first one asks before the first write whether it is empty.
+    proxy.play(move |command| {
+        let looks_at_it = command.name == "find" && command.collection == "listed_items";
+        (looks_at_it && looks.fetch_add(1, Ordering::SeqCst) == 1).then(|| fault.clone())
+    });
+    let mut run = file.run(&[])?;
+    gate.met(1).await;
+    held.drop().await?;
+    held.insert_many([doc! { "_id": 1 }, doc! { "_id": 100 }]).await?;
+    gate.open();
+    worlds.at_rest(&mut run).await?;
+    assert_eq!(ids(&held).await?, "1 100");
+    ensure!(run.log().contains("it is not the collection that mongosync made"), "{}", run.log());
     assert!(run.terminate().await?.success());
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What is sent where: documents as resources, scripts, certificates, and what is shown instead.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use bson::rawdoc;
 use mongosync::{
@@ -182,6 +182,23 @@ async fn a_slow_url_takes_the_time_of_those_behind_it() -> Result<()> {
         .collect();
     assert_eq!(told, [("timeout", Pressure::Same, false), ("timeout", Pressure::Split, true)]);
     assert_eq!(receiver.received().len(), 1);
+    Ok(())
+}
+
+/// It would be told again, and with each of several that are slow it all would, for ever.
+#[tokio::test]
+async fn each_of_several_slow_urls_has_its_own_time() -> Result<()> {
+    let receiver = Receiver::start().await?;
+    let url = format!("{}/in/{{_id}}", receiver.url());
+    let target = target(Path::new(""), &url, ", timeout: 3s, batch: { max_actions: 10 }")?;
+    receiver.answer(|_| Reply { after: Duration::from_millis(1_700), ..Reply::of(204) });
+    let all = request(&target, &[1, 2, 3].map(|id| message(id, "acme", false)))?;
+    let outcomes = target.send(&all).await.expect("an answer");
+    assert_eq!(outcomes[..2], [Outcome::Applied, Outcome::Applied]);
+    // It is told in the next request.
+    let Outcome::Retry(retry) = &outcomes[2] else { anyhow::bail!("{outcomes:?}") };
+    assert_eq!((retry.reason, retry.pressure), ("timeout", Pressure::Split));
+    assert_eq!(receiver.received().len(), 2);
     Ok(())
 }
 

@@ -82,6 +82,18 @@ async fn a_request_of_unknown_fate_is_sent_again_whole(#[case] answer: Answer) {
     writer.abort();
 }
 
+/// What went through is not sent again for what came behind it.
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_several_answers_has_time_for_each() {
+    let bench = bench().await;
+    bench.target.answers([Answer::After(settings().timeout * 3 / 2)]);
+    let completion = bench.put([(1, value(1)), (2, value(2))]);
+    let writer = bench.write();
+    settled(&completion).await;
+    assert_eq!(bench.target.sent(), [["p1=1", "p2=2"]]);
+    writer.abort();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_request_holds_one_operation_a_place_and_it_is_the_last() {
     let bench = bench().await;

@@ -71,3 +71,41 @@ async fn what_comes_behind_of_a_document_that_was_not_taken_is_not_called() {
     assert_eq!(shown, ["not yet", "never", waits, "applied", "applied"]);
     assert_eq!(*called.lock().unwrap(), [10, 20, 21, 30]);
 }
+
+/// None takes the time of another, and none is called twice for that.
+#[tokio::test(start_paused = true)]
+async fn each_call_has_its_own_time() {
+    let second = Duration::from_secs(1);
+    let called = Arc::new(Mutex::new(Vec::new()));
+    let calls = called.clone();
+    let target = Each::new(move |delivery| {
+        let n = delivery.document().and_then(|it| it.get_i32("n").ok()).unwrap_or_default();
+        calls.lock().unwrap().push(n);
+        async move {
+            tokio::time::sleep(u32::try_from(n).expect("it is small") * second).await;
+            Ok(())
+        }
+    });
+    let target = target.within(10 * second);
+    let outcomes = async |times: &[i32]| {
+        let mut body = Vec::new();
+        let put = |(id, n): (i32, &i32)| push(&target, "a", id, *n, &mut body);
+        let items = (1..).zip(times).map(put).collect();
+        let request = Request { body: body.into(), items, lane: 0, right: None };
+        let limit = target.longest(10 * second);
+        let sent = tokio::time::timeout(limit + second, target.send(&request)).await;
+        let outcomes = sent.expect("an answer in time").unwrap();
+        let shown = outcomes.into_iter().map(|outcome| match outcome {
+            Outcome::Retry(retry) => Some((retry.reason, retry.pressure)),
+            outcome => {
+                assert_eq!(outcome, Outcome::Applied);
+                None
+            }
+        });
+        shown.collect::<Vec<_>>()
+    };
+    let (late, left) = (Some(("timeout", Pressure::Same)), Some(("timeout", Pressure::Split)));
+    assert_eq!(outcomes(&[6, 7, 8]).await, [None, None, left]);
+    assert_eq!(outcomes(&[9, 99, 1]).await, [None, late, left]);
+    assert_eq!(*called.lock().unwrap(), [6, 7, 9, 99]);
+}

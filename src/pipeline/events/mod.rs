@@ -33,9 +33,7 @@ use super::{
     copying::{CHUNKS_AT_ONCE, Copying},
     following::Lanes,
     settling::{Place, RuleCopies, Settling},
-    target_pipeline::{
-        Begun, CopyOfRule, PENDING, Running, Start, TargetPipeline, look_for_faults,
-    },
+    target_pipeline::{Begun, CopyOfRule, PENDING, Running, Start, TargetPipeline},
 };
 
 use following::EventFollowing;
@@ -118,12 +116,7 @@ impl TargetPipeline {
         // Before any window is opened: what an earlier run settled will not be shown again.
         position.told(&lanes);
         let mut sources = JoinSet::new();
-        sources.spawn(look_for_faults(
-            target.clone(),
-            self.name().to_owned(),
-            (settings.clone(), status.clone()),
-            read.clone(),
-        ));
+        sources.spawn(self.look_for_faults(target.clone(), read.clone()));
         if self.rules.get(RULE).follows() {
             let following = EventFollowing {
                 reading: reading.clone(),

@@ -338,7 +338,7 @@ impl Seeing<'_> {
         there: Option<&Listed>,
     ) -> Result<Option<Known>, Retry> {
         let Some(uuid) = there.and_then(|there| there.uuid.as_ref()) else { return Ok(None) };
-        let asked = Asked { namespace, uuid, owner: &self.target.owner };
+        let asked = Asked { namespace, uuid, owner: &self.target.owner, telling: None };
         Markers::new(&self.connection.client).known(asked).await
     }
 
@@ -451,7 +451,7 @@ impl Seeing<'_> {
         uuid: &Binary,
         from: &Namespace,
     ) -> Result<(), Retry> {
-        let asked = Asked { namespace, uuid, owner: &self.target.owner };
+        let asked = Asked { namespace, uuid, owner: &self.target.owner, telling: None };
         Markers::new(&self.connection.client).claim(asked, from.as_str(), true).await.map(drop)
     }
 

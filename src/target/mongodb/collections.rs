@@ -215,9 +215,11 @@ impl Collections {
             return Ok(Some(Ready::refused(no_collection(name, &kind))));
         }
         if let (Some(uuid), Some(_)) = (uuid, asking.origins) {
-            let asked = Asked { namespace: &namespace, uuid: &uuid, owner: asking.owner };
+            let owner = asking.owner;
+            let asked = Asked { namespace: &namespace, uuid: &uuid, owner, telling: None };
             let markers = Markers::new(&asking.connection.client);
-            if let Some(Whose::Taken(other)) = markers.look(asked, Some(from)).await? {
+            let whose = markers.look(asked, Some(from)).await?;
+            if let Some(Whose::Taken(other) | Whose::Mixed(other)) = whose {
                 return Ok(Some(Ready::refused(taken(&other, name, from.as_str()))));
             }
         }
@@ -281,8 +283,13 @@ impl Collections {
             of = described.id;
         }
         let own = match (&uuid, asking.origins) {
-            (Some(uuid), Some(_)) => {
-                let asked = Asked { namespace: &namespace, uuid, owner: asking.owner };
+            (Some(uuid), Some(origins)) => {
+                let telling = match events {
+                    true => Some(asking.routes.telling(name, origins).await?),
+                    false => None,
+                };
+                let telling = telling.as_ref();
+                let asked = Asked { namespace: &namespace, uuid, owner: asking.owner, telling };
                 let markers = Markers::new(&asking.connection.client);
                 let from = if events { marker::EVENTS } else { from.as_str() };
                 match markers.claim(asked, from, empty).await? {
@@ -294,6 +301,14 @@ impl Collections {
                     }
                     Some(Whose::Taken(other)) => {
                         return Ok(Ready::refused(taken(&other, name, from)));
+                    }
+                    Some(Whose::Mixed(other)) => {
+                        return not_among(asking, name, taken(&other, name, from));
+                    }
+                    Some(Whose::Told(words)) => return not_among(asking, name, words),
+                    Some(Whose::Namesake(words)) => {
+                        warn!(namespace = name, "{words}");
+                        false
                     }
                     Some(Whose::Shared(_)) if events => false,
                     Some(Whose::Shared(why)) => {
@@ -375,7 +390,16 @@ fn no_collection(name: &str, kind: &str) -> String {
     )
 }
 
-fn taken(other: &str, name: &str, from: &str) -> String {
+/// What is not to lie among what others have written: where the rule file leads there the run ends, and it
+/// is waited for that; what a document chose is that document's own fault.
+fn not_among(asking: &Asking<'_>, name: &str, words: String) -> Result<Ready, Retry> {
+    match asking.routes.is_named(name) {
+        true => Err(unusable(words)),
+        false => Ok(Ready::refused(words)),
+    }
+}
+
+pub(super) fn taken(other: &str, name: &str, from: &str) -> String {
     let among = |lie: &str, would: &str| {
         format!(
             "{lie} lie in {name}, and {would} would lie among them: choose a `namespace:` that differs, \

@@ -1,7 +1,7 @@
 //! Documents whose writes a server refuses whole, for what may be their own fault or that of all.
 //!
 //! Nothing tells but the others: where one is refused, others go through, and it is refused again, it is
-//! to blame. Until then it is waited for.
+//! to blame. Until then it is waited for. Of an event one that lies there already may stand for the others.
 
 use std::{
     collections::HashMap,

@@ -182,7 +182,7 @@ pub(super) async fn is_alone(
             return Err(not_yet("what an earlier process sent may still be on its way", left));
         }
     }
-    let comment = doc! { "$regex": written_by(owner), "$ne": run };
+    let comment = doc! { "$regex": mark_pattern(owner), "$ne": run };
     let running = [
         doc! { "$currentOp": { "allUsers": false } },
         doc! { "$match": { "command.comment": comment } },
@@ -218,8 +218,9 @@ pub(super) fn mark(owner: &str, run: &str, only_append: bool) -> String {
     format!("mongosync {}{owner} {run}", if only_append { "events " } else { "" })
 }
 
-/// The marks of all runs that keep an owner's documents.
-fn written_by(owner: &str) -> String {
+/// A regular expression of the marks of all runs that keep an owner's documents, and of no run that appends
+/// his events.
+fn mark_pattern(owner: &str) -> String {
     format!("^mongosync {} ", regex::escape(owner))
 }
 
@@ -236,7 +237,7 @@ mod tests {
             ("events shop 1", "a", false, false),
         ] {
             let mark = mark(owner, run, only_append);
-            let pattern = regex::Regex::new(&written_by("shop 1")).expect("a pattern");
+            let pattern = regex::Regex::new(&mark_pattern("shop 1")).expect("a pattern");
             assert_eq!(pattern.is_match(&mark), expected, "{mark}");
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bson::{RawDocumentBuf, doc};
+use bson::{Binary, RawDocumentBuf, doc};
 use futures_util::TryStreamExt;
 use mongodb::{
     Collection,
@@ -14,14 +14,14 @@ use crate::{
     change::Namespace,
     finding::{Finding, Part},
     source::privileges::Privileges,
-    target::{Listing, Look, Origins, PlaceKey, Retry},
+    target::{Listing, Look, Origins, PlaceKey, Pressure, Retry},
 };
 
 use super::{
     MongoTarget, answer, collections,
     collections::Asking,
     connection::{Connection, unusable},
-    marker::{Asked, Markers, Whose},
+    marker::{self, Asked, Markers, Whose},
     place::place_key,
     rights::{Written, missing},
 };
@@ -44,15 +44,20 @@ impl MongoTarget {
         }
         let Some(namespace) = Namespace::parse(container) else { return Ok(Listing::Whole) };
         let connection = self.connect().await?;
-        if let Whose::Shared(why) | Whose::Taken(why) = self.whose(connection, &namespace).await? {
-            return Ok(Listing::NotOurs(why));
-        }
         let failed = |error: mongodb::error::Error| answer::refusal(&error);
         let database = connection.client.database(namespace.database());
         let listed = collections::listed(&database, namespace.collection()).await?;
         // A view holds nothing of its own.
-        if listed.is_none_or(|listed| listed.kind != "collection") {
+        let Some(listed) = listed.filter(|listed| listed.kind == "collection") else {
             return Ok(Listing::Whole);
+        };
+        match self.whose_is(connection, &namespace, listed.uuid.as_ref()).await? {
+            Whose::Ours => {}
+            Whose::Shared(why)
+            | Whose::Taken(why)
+            | Whose::Mixed(why)
+            | Whose::Told(why)
+            | Whose::Namesake(why) => return Ok(Listing::NotOurs(why)),
         }
         let options = CollectionOptions::builder().read_concern(ReadConcern::majority()).build();
         let collection: Collection<RawDocumentBuf> =
@@ -63,6 +68,17 @@ impl MongoTarget {
             .hint(Hint::Keys(doc! { "_id": 1 }))
             .await
             .map_err(failed)?;
+        // What the cursor reads is what was asked about only if nobody has put another in its place by
+        // now. From here on the cursor ends with its collection.
+        let now = collections::listed(&database, namespace.collection()).await?;
+        if now.is_none_or(|now| now.uuid != listed.uuid) {
+            return Err(Retry {
+                reason: "replaced",
+                message: format!("{namespace} was replaced while it was looked at"),
+                after: None,
+                pressure: Pressure::Same,
+            });
+        }
         let mut page = Vec::with_capacity(PAGE);
         while let Some(document) = cursor.try_next().await.map_err(failed)? {
             let id = document.get("_id").ok().flatten();
@@ -102,6 +118,57 @@ impl MongoTarget {
         Ok(found)
     }
 
+    /// Why what the rules want would lie among what others have written: events of one target among
+    /// another's documents, and events under ids that another rule file tells. `reads` as in
+    /// [`Self::loops`].
+    pub(super) async fn clashes(
+        &self,
+        origins: &dyn Origins,
+        reads: &BTreeMap<String, Vec<Namespace>>,
+    ) -> Result<Vec<String>, Retry> {
+        let connection = self.connect().await?;
+        let routes = &self.within.routes;
+        let markers = Markers::new(&connection.client);
+        // Of thousands of collections with documents none is looked at one by one.
+        let logs = markers.logs().await?;
+        let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
+        for rule in routes.names() {
+            let read = reads.get(rule).into_iter().flatten();
+            for namespace in read.chain(routes.exact(rule)) {
+                let Some(name) = routes.container(rule, namespace) else { continue };
+                let events = routes.appends(rule);
+                if !events && !logs.contains(&name) {
+                    continue;
+                }
+                let own = Namespace::parse(&name).filter(|_| seen.insert((name.clone(), events)));
+                let Some(own) = own else { continue };
+                let database = connection.client.database(own.database());
+                let uuid = match collections::listed(&database, own.collection()).await {
+                    Ok(listed) => listed.and_then(|listed| listed.uuid),
+                    // That is told where it is written to.
+                    Err(retry) if retry.reason == "unauthorized" => None,
+                    Err(retry) => return Err(retry),
+                };
+                let Some(uuid) = uuid else { continue };
+                let telling = match events {
+                    true => Some(routes.telling(&name, origins).await?),
+                    false => None,
+                };
+                let (telling, owner) = (telling.as_ref(), self.owner.as_str());
+                let asked = Asked { namespace: &own, uuid: &uuid, owner, telling };
+                let from = if events { marker::EVENTS } else { namespace.as_str() };
+                match markers.clash(asked, from).await? {
+                    Some(Whose::Mixed(other)) => {
+                        found.push(collections::taken(&other, &name, from))
+                    }
+                    Some(Whose::Told(words)) => found.push(words),
+                    _ => {}
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// What can't be written to of what the rules want.
     pub(super) async fn look_at_collections(&self, look: Look<'_>) -> Result<Vec<Finding>, Retry> {
         let connection = self.connect().await?;
@@ -110,6 +177,8 @@ impl MongoTarget {
         if let Some(origins) = look.origins {
             let loops = self.loops(origins, look.reads).await?;
             found.extend(loops.into_iter().map(|words| Finding::error("loop", part(), words)));
+            let clashes = self.clashes(origins, look.reads).await?;
+            found.extend(clashes.into_iter().map(|words| Finding::error("taken", part(), words)));
         }
         let mut seen = BTreeSet::new();
         let mut wanted = Vec::new();
@@ -156,9 +225,20 @@ impl MongoTarget {
         namespace: &Namespace,
     ) -> Result<Whose, Retry> {
         let database = connection.client.database(namespace.database());
-        let uuid = collections::listed(&database, namespace.collection()).await?;
-        let Some(uuid) = uuid.and_then(|listed| listed.uuid) else { return Ok(Whose::Ours) };
-        let asked = Asked { namespace, uuid: &uuid, owner: &self.owner };
+        let listed = collections::listed(&database, namespace.collection()).await?;
+        let uuid = listed.and_then(|listed| listed.uuid);
+        self.whose_is(connection, namespace, uuid.as_ref()).await
+    }
+
+    /// The same of the collection with this id.
+    async fn whose_is(
+        &self,
+        connection: &Connection,
+        namespace: &Namespace,
+        uuid: Option<&Binary>,
+    ) -> Result<Whose, Retry> {
+        let Some(uuid) = uuid else { return Ok(Whose::Ours) };
+        let asked = Asked { namespace, uuid, owner: &self.owner, telling: None };
         let whose = Markers::new(&connection.client).look(asked, None).await?;
         Ok(whose.unwrap_or_else(|| {
             Whose::Shared("nothing in the target says that mongosync made it".to_owned())

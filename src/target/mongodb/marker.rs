@@ -4,7 +4,9 @@
 //!
 //! One document a namespace in `mongosync.mirrored`. It counts for the collection with its UUID alone.
 
-use bson::{Binary, Bson, Document, doc};
+use std::collections::BTreeSet;
+
+use bson::{Binary, Bson, Document, Uuid, doc, oid::ObjectId};
 use futures_util::TryStreamExt;
 use mongodb::{
     Client, Collection,
@@ -60,6 +62,54 @@ struct Owner {
     owner: String,
     /// Where his documents come from, or [`EVENTS`].
     from: String,
+    /// Of events: the rules that tell them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    rules: Vec<String>,
+    /// Of events: the source that they tell of, where its id may be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    source: Option<ObjectId>,
+}
+
+impl Owner {
+    /// As it lies in the marker.
+    fn stored(self) -> Bson {
+        let mut stored = doc! { "owner": self.owner, "from": self.from };
+        if !self.rules.is_empty() {
+            stored.insert("rules", self.rules);
+        }
+        if let Some(source) = self.source {
+            stored.insert("source", source);
+        }
+        stored.into()
+    }
+
+    /// The name of his rule file. Behind it stands what its positions are known by.
+    fn file(&self) -> &str {
+        file(&self.owner)
+    }
+
+    /// A rule of his that has the name of one of these and may tell of the same source: what both tell
+    /// has one id.
+    fn shares<'a>(&self, telling: &'a Telling) -> Option<&'a str> {
+        let elsewhere = self.source.is_some_and(|own| telling.source.is_some_and(|it| it != own));
+        let mut rules = telling.rules.iter().filter(|_| !elsewhere);
+        rules.find(|rule| self.rules.contains(rule)).map(String::as_str)
+    }
+}
+
+/// `check` knows no more than that name.
+fn file(owner: &str) -> &str {
+    let parts = owner.rsplit_once(' ').filter(|(_, id)| Uuid::parse_str(id).is_ok());
+    parts.map_or(owner, |(file, _)| file)
+}
+
+/// Who tells events.
+#[derive(Clone, PartialEq, Default, Debug)]
+pub(super) struct Telling {
+    /// By their names.
+    pub rules: Vec<String>,
+    /// The source's id, where it may be read.
+    pub source: Option<ObjectId>,
 }
 
 /// What a marker says to one who writes.
@@ -69,8 +119,15 @@ pub(super) enum Whose {
     Ours,
     /// It may hold what is not ours: why, for a person.
     Shared(String),
-    /// Our documents come from somewhere else: from where.
+    /// Documents of ours lie there that come from somewhere else, or events: from where.
     Taken(String),
+    /// Another target of our rule file keeps documents where we tell events, or the other way round: from
+    /// where.
+    Mixed(String),
+    /// Another rule file tells events of the same ids: whose and which, for a person.
+    Told(String),
+    /// So does one of the same name, which may be this one before it lost its positions.
+    Namesake(String),
 }
 
 /// A collection, and who asks.
@@ -79,6 +136,8 @@ pub(super) struct Asked<'a> {
     pub namespace: &'a Namespace,
     pub uuid: &'a Binary,
     pub owner: &'a str,
+    /// Who tells events there; `None` for documents.
+    pub telling: Option<&'a Telling>,
 }
 
 impl Marker {
@@ -91,6 +150,9 @@ impl Marker {
             && own.from != from
         {
             return Whose::Taken(own.from.clone());
+        }
+        if let Some(clash) = from.and_then(|from| self.clash(asked, from)) {
+            return clash;
         }
         // Nothing of what they are is in the source, and whoever asks compares with it.
         if own.is_some_and(|own| own.from == EVENTS) {
@@ -105,6 +167,41 @@ impl Marker {
                 "another rule file writes there too, or one that has lost its positions".to_owned(),
             ),
         }
+    }
+}
+
+impl Marker {
+    /// What others keep in the collection that what comes `from` there must not lie among: of another
+    /// target of the rule file events among documents, and of another rule file events of the same ids, of
+    /// which the second would count as told.
+    fn clash(&self, asked: Asked<'_>, from: &str) -> Option<Whose> {
+        if self.uuid != *asked.uuid {
+            return None;
+        }
+        let events = from == EVENTS;
+        let others = || self.owners.iter().filter(|other| other.owner != asked.owner);
+        let own_file = |other: &&Owner| other.file() == file(asked.owner);
+        let mixed = others().filter(own_file).find(|other| (other.from == EVENTS) != events);
+        if let Some(other) = mixed {
+            return Some(Whose::Mixed(other.from.clone()));
+        }
+        let telling = asked.telling.filter(|_| events)?;
+        let told = others().filter_map(|other| Some((other, other.shares(telling)?)));
+        // What hides nothing goes last.
+        let (other, rule) = told.min_by_key(|(other, _)| own_file(other))?;
+        Some(match own_file(&other) {
+            false => Whose::Told(format!(
+                "the rule file {} has told events of its own rule {rule} in {}: of one change both tell \
+                 under one id, and only the first would be kept; give the rule another name, or name \
+                 another collection with `namespace:` under `to:`",
+                other.file(),
+                self.namespace
+            )),
+            true => Whose::Namesake(format!(
+                "a rule file of this name has told events of rule {rule} there by another target or under \
+                 other positions: what it told counts as told"
+            )),
+        })
     }
 }
 
@@ -126,15 +223,30 @@ impl Markers {
         from: Option<&Namespace>,
     ) -> Result<Option<Whose>, Retry> {
         let from = from.map(Namespace::as_str);
-        match self.find(asked).await {
-            Ok(marker) => Ok(marker.map(|marker| marker.whose(asked, from))),
-            Err(error) if answer::code(&error).is_some_and(answer::is_denied) => Ok(None),
-            Err(error) => Err(answer::refusal(&error)),
-        }
+        let marker = readable(self.find(asked).await)?.flatten();
+        Ok(marker.map(|marker| marker.whose(asked, from)))
     }
 
-    /// Remembers, durably, that documents from a namespace (or [`EVENTS`]) are written there from now on;
-    /// `empty` says whether there was none before. `None` where that may not be remembered.
+    /// Where events lie, whoever told them; nowhere where that may not be read.
+    pub async fn logs(&self) -> Result<BTreeSet<String>, Retry> {
+        let found = async {
+            let found = self.0.find(doc! { "owners.from": EVENTS }).await?;
+            found.try_collect::<Vec<Marker>>().await
+        };
+        let found = readable(found.await)?.unwrap_or_default();
+        Ok(found.into_iter().map(|marker| marker.namespace).collect())
+    }
+
+    /// What nobody may write there that comes `from` there, for what others have written: see [`Whose`].
+    /// `asked.owner` may be the name of a rule file alone. `None` also where nothing may be read.
+    pub async fn clash(&self, asked: Asked<'_>, from: &str) -> Result<Option<Whose>, Retry> {
+        let marker = readable(self.find(asked).await)?.flatten();
+        Ok(marker.and_then(|marker| marker.clash(asked, from)))
+    }
+
+    /// Remembers, durably, that documents from a namespace (or [`EVENTS`]) are written there from now on,
+    /// unless they are not to be; `empty` says whether there was none before. `None` where that may not be
+    /// remembered.
     pub async fn claim(
         &self,
         asked: Asked<'_>,
@@ -234,7 +346,8 @@ impl Markers {
         from: &str,
         empty: bool,
     ) -> Result<Marker, Error> {
-        let own = Owner { owner: asked.owner.to_owned(), from: from.to_owned() };
+        let Telling { rules, source } = asked.telling.cloned().unwrap_or_default();
+        let own = Owner { owner: asked.owner.to_owned(), from: from.to_owned(), rules, source };
         let known = self.find(asked).await?;
         let mut marker = match &known {
             Some(known) if known.uuid == *asked.uuid => known.clone(),
@@ -247,20 +360,24 @@ impl Markers {
                 indexes: Vec::new(),
             },
         };
-        if !marker.owners.iter().any(|known| known.owner == own.owner) {
-            marker.owners.push(own);
+        match marker.owners.iter_mut().find(|known| known.owner == own.owner) {
+            None => marker.owners.push(own),
+            Some(known) => {
+                let news = own.rules.into_iter().filter(|rule| !known.rules.contains(rule));
+                let news: Vec<_> = news.collect();
+                known.rules.extend(news);
+                known.source = own.source.or(known.source);
+            }
         }
-        if known.as_ref() == Some(&marker) {
+        let whose = marker.whose(asked, Some(from));
+        let refused = matches!(whose, Whose::Taken(_) | Whose::Mixed(_) | Whose::Told(_));
+        if refused || known.as_ref() == Some(&marker) {
             return Ok(marker);
         }
         // Nobody else has changed it in between, or the upsert meets his.
         let owners = known.map_or_else(
             || Bson::Document(doc! { "$exists": false }),
-            |known| {
-                let owner =
-                    |own: Owner| Bson::Document(doc! { "owner": own.owner, "from": own.from });
-                known.owners.into_iter().map(owner).collect::<Vec<_>>().into()
-            },
+            |known| known.owners.into_iter().map(Owner::stored).collect::<Vec<_>>().into(),
         );
         let filter: Document = doc! { "_id": asked.namespace.as_str(), "owners": owners };
         self.0.replace_one(filter, &marker).upsert(true).await?;
@@ -281,7 +398,7 @@ fn readable<T>(answer: Result<T, Error>) -> Result<Option<T>, Retry> {
 fn known(marker: Marker, owner: &str, uuid: Option<&Binary>) -> Option<Known> {
     let uuid = uuid.unwrap_or(&marker.uuid).clone();
     let namespace = Namespace::parse(&marker.namespace)?;
-    let asked = Asked { namespace: &namespace, uuid: &uuid, owner };
+    let asked = Asked { namespace: &namespace, uuid: &uuid, owner, telling: None };
     let own = marker.owners.iter().find(|own| own.owner == owner)?;
     Some(Known {
         ours: marker.whose(asked, None) == Whose::Ours,
@@ -297,6 +414,70 @@ mod tests {
 
     use super::*;
 
+    fn owned(owner: &str, from: &str) -> Owner {
+        Owner { owner: owner.into(), from: from.into(), rules: Vec::new(), source: None }
+    }
+
+    /// What others keep decides, whichever target or rule file they are of.
+    #[test]
+    fn events_lie_among_no_documents_and_under_nobody_elses_ids() {
+        let uuid = Binary { subtype: BinarySubtype::Uuid, bytes: vec![1; 16] };
+        let namespace = Namespace::new("audit", "log");
+        let source = |byte: &str| byte.parse().ok().map(|byte| ObjectId::from_bytes([byte; 12]));
+        // Another's owner, from where, its rules and its source; who asks, for what.
+        for (other, own, expected) in [
+            (("shop 1", "a.b", "", "-"), ("shop 2", EVENTS, "audit", "-"), "mixed"),
+            (("shop 1", EVENTS, "audit", "-"), ("shop 2", "a.b", "", "-"), "mixed"),
+            (("shop 1", "a.b", "", "-"), ("shop 2", "a.b", "", "-"), "-"),
+            (("shop 1", "a.b", "", "-"), ("other 2", "c.d", "", "-"), "-"),
+            (("shop 1", "a.b", "", "-"), ("other 2", EVENTS, "audit", "-"), "-"),
+            (("shop 1", EVENTS, "audit", "1"), ("other 2", EVENTS, "audit", "1"), "told"),
+            (("shop 1", EVENTS, "audit", "-"), ("other 2", EVENTS, "audit", "1"), "told"),
+            (("shop 1", EVENTS, "audit", "1"), ("other 2", EVENTS, "audit", "2"), "-"),
+            (("shop 1", EVENTS, "audit", "1"), ("other 2", EVENTS, "log", "1"), "-"),
+            (("my shop 1", EVENTS, "audit", "1"), ("my shop 2", EVENTS, "audit", "1"), "namesake"),
+            (("shop 1", EVENTS, "audit", "1"), ("shop 1", EVENTS, "audit", "1"), "-"),
+            // As `check` asks, which does not know the positions.
+            (("shop 1", EVENTS, "audit", "1"), ("shop", EVENTS, "audit", "1"), "namesake"),
+            (("shop 1", EVENTS, "audit", "1"), ("shop", "a.b", "", "1"), "mixed"),
+            (("my shop 1", EVENTS, "audit", "1"), ("my shop", "a.b", "", "1"), "mixed"),
+        ] {
+            let rules = |rule: &str| Vec::from_iter((!rule.is_empty()).then(|| rule.to_owned()));
+            let owner = |text: &str| match text.rsplit_once(' ') {
+                Some((file, "1")) => format!("{file} {}", Uuid::from_bytes([1; 16])),
+                Some((file, "2")) => format!("{file} {}", Uuid::from_bytes([2; 16])),
+                _ => text.to_owned(),
+            };
+            let of = |(name, from, rule, id)| Owner {
+                rules: rules(rule),
+                source: source(id),
+                ..owned(&owner(name), from)
+            };
+            let marker = Marker {
+                namespace: "audit.log".into(),
+                uuid: uuid.clone(),
+                foreign: false,
+                of: None,
+                indexes: Vec::new(),
+                owners: vec![of(other)],
+            };
+            let telling = Telling { rules: rules(own.2), source: source(own.3) };
+            let asked = Asked {
+                namespace: &namespace,
+                uuid: &uuid,
+                owner: &owner(own.0),
+                telling: (own.1 == EVENTS).then_some(&telling),
+            };
+            let told = match marker.clash(asked, own.1) {
+                Some(Whose::Mixed(_)) => "mixed",
+                Some(Whose::Told(_)) => "told",
+                Some(Whose::Namesake(_)) => "namesake",
+                _ => "-",
+            };
+            assert_eq!(told, expected, "{other:?} {own:?}");
+        }
+    }
+
     #[test]
     fn a_marker_speaks_for_one_collection_and_its_only_owner() {
         let uuid = |byte| Binary { subtype: BinarySubtype::Uuid, bytes: vec![byte; 16] };
@@ -307,12 +488,9 @@ mod tests {
             foreign,
             of: None,
             indexes: Vec::new(),
-            owners: owners
-                .iter()
-                .map(|owner| Owner { owner: (*owner).to_owned(), from: "a.b".into() })
-                .collect(),
+            owners: owners.iter().map(|owner| owned(owner, "a.b")).collect(),
         };
-        let asked = |uuid| Asked { namespace: &namespace, uuid, owner: "me" };
+        let asked = |uuid| Asked { namespace: &namespace, uuid, owner: "me", telling: None };
         let first = uuid(1);
         let (own, namespace_text) = (own.as_str(), namespace.as_str());
         assert_eq!(marker(1, false, &["me"]).whose(asked(&first), Some(own)), Whose::Ours);
@@ -334,14 +512,14 @@ mod tests {
     fn events_are_nobodys_documents() {
         let uuid = Binary { subtype: BinarySubtype::Uuid, bytes: vec![1; 16] };
         let namespace = Namespace::new("audit", "log");
-        let asked = Asked { namespace: &namespace, uuid: &uuid, owner: "me" };
+        let asked = Asked { namespace: &namespace, uuid: &uuid, owner: "me", telling: None };
         let marker = |from: &str| Marker {
             namespace: "audit.log".into(),
             uuid: uuid.clone(),
             foreign: false,
             of: None,
             indexes: Vec::new(),
-            owners: vec![Owner { owner: "me".into(), from: from.into() }],
+            owners: vec![owned("me", from)],
         };
         for from in [None, Some(EVENTS)] {
             let whose = marker(EVENTS).whose(asked, from);

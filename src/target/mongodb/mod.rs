@@ -423,7 +423,10 @@ impl Target for MongoTarget {
         for rule in self.within.routes.names() {
             reads.insert(rule.to_owned(), origins.namespaces(rule).await?);
         }
-        Ok(self.loops(origins, &reads).await?.into_iter().next())
+        if let Some(fault) = self.loops(origins, &reads).await?.into_iter().next() {
+            return Ok(Some(fault));
+        }
+        Ok(self.clashes(origins, &reads).await?.into_iter().next())
     }
 
     async fn copy_complete(&self, rule: &str) -> Result<(), Retry> {

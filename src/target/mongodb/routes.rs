@@ -15,10 +15,13 @@ use crate::{
         namespace::written_fault,
         template::Part,
     },
-    target::{Placed, Placing, fill::fill, names},
+    target::{Origins, Placed, Placing, Retry, fill::fill, names},
 };
 
-use super::place::{id_fault, place_key};
+use super::{
+    marker::Telling,
+    place::{id_fault, place_key},
+};
 
 /// A rule that writes to the MongoDB.
 #[derive(Clone, Debug)]
@@ -74,6 +77,16 @@ impl Routes {
         self.rules.get(rule).is_some_and(|rule| rule.appends)
     }
 
+    /// Who tells events in a namespace.
+    ///
+    /// # Errors
+    /// Where the source does not say who it is.
+    pub async fn telling(&self, name: &str, origins: &dyn Origins) -> Result<Telling, Retry> {
+        let tell = self.rules.values().filter(|rule| rule.appends && self.may_write(rule, name));
+        let rules = tell.map(|rule| rule.name.clone()).collect();
+        Ok(Telling { rules, source: origins.deployment().await?.id })
+    }
+
     /// Whether all rules do.
     pub fn only_append(&self) -> bool {
         !self.rules.is_empty() && self.rules.values().all(|rule| rule.appends)
@@ -120,6 +133,15 @@ impl Routes {
         });
         let names: BTreeSet<String> = names.collect();
         names.into_iter().collect()
+    }
+
+    /// Whether a rule may write to a namespace whose documents say nothing about it.
+    pub fn is_named(&self, namespace: &str) -> bool {
+        let lies = |rule: &MongoRule| {
+            self.is_fixed(&rule.name)
+                && self.containers(&rule.name).iter().any(|pattern| names(pattern, namespace))
+        };
+        self.rules.values().any(lies)
     }
 
     /// Whether a rule that may write to a namespace keeps there what the source deletes.

@@ -12,7 +12,7 @@ use crate::{
 };
 
 use super::{
-    MongoTarget,
+    APPENDED, MongoTarget,
     answer::{self, Answer, Conflict, Failed, Fate},
     collections::{Ready, all},
     command::{self, Around, Write},
@@ -341,16 +341,13 @@ impl Portion<'_> {
             }
             Fate::Doubtful(words) => match self.takes_others(index, lane).await? {
                 true => Outcome::Rejected(words),
-                false => Outcome::Held(answer::unknown(words)),
+                false => Outcome::Held(alone(&words)),
             },
             // The server has not come to look at the document: only others tell whether it takes any.
-            Fate::Alone(words) => {
-                let place = &self.request.items[index].place;
-                match self.target.doubted.is_to_blame(place, self.ready.written()) {
-                    true => Outcome::Rejected(words),
-                    false => Outcome::Held(answer::unknown(words)),
-                }
-            }
+            Fate::Alone(words) => match self.others_tell(index, lane).await? {
+                true => Outcome::Rejected(words),
+                false => Outcome::Held(alone(&words)),
+            },
         })
     }
 
@@ -365,9 +362,34 @@ impl Portion<'_> {
             Ok(answer) => Ok(answer.fates == [APPLIED]),
             // Who appends events needs no right to remove: others tell.
             Err(Failed::These(retry)) if retry.reason == "unauthorized" => {
-                let place = &self.request.items[index].place;
-                Ok(self.target.doubted.is_to_blame(place, self.ready.written()))
+                self.others_tell(index, lane).await
             }
+            Err(failed) => Err(failed),
+        }
+    }
+
+    /// Whether the server has taken others since it refused this one for the first time, or would. Where
+    /// none comes behind an event in its lane, one that lies there is inserted once more: that changes
+    /// nothing, and is refused for its `_id` by a server that has come to look at it. Of documents none is:
+    /// another lane may be removing it.
+    async fn others_tell(&self, index: usize, lane: &mut LaneSession) -> Result<bool, Failed> {
+        let item = &self.request.items[index];
+        if self.target.doubted.is_to_blame(&item.place, self.ready.written()) {
+            return Ok(true);
+        }
+        if self.request.body.get(item.range.start) != Some(&APPENDED) {
+            return Ok(false);
+        }
+        let collection: Collection<RawDocumentBuf> =
+            self.database.collection(self.namespace.collection());
+        // The whole of it: should it be gone by then, it lies there as it was.
+        let found = collection.find_one(doc! {}).max_time(LOOK).await;
+        let Some(found) = found.map_err(|error| Failed::of(&error))? else { return Ok(false) };
+        match self.command(&[Write::Insert(&found)], lane).await {
+            Ok(answer) => {
+                Ok(matches!(&*answer.fates, [APPLIED | Fate::There | Fate::Contested(_)]))
+            }
+            Err(Failed::These(_)) => Ok(false),
             Err(failed) => Err(failed),
         }
     }
@@ -464,6 +486,14 @@ impl Portion<'_> {
         let id = found.as_ref().and_then(|found| found.get("_id").ok().flatten());
         Ok(id.and_then(|id| place_key(self.namespace.as_str(), id).ok()))
     }
+}
+
+/// What is refused for no known reason, and beside which nothing else was written.
+fn alone(words: &str) -> Retry {
+    answer::unknown(format!(
+        "{words}; nothing else was written there since, so whether it would be the same with others is not \
+         known, and it is tried again"
+    ))
 }
 
 /// So long a server may look for what is stored.

@@ -19,7 +19,7 @@ mod send;
 mod sign;
 mod unspeakable;
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -249,6 +249,11 @@ impl Target for WebhookTarget {
     /// What comes behind a message of the same document that was not taken waits for it.
     fn keeps_order(&self) -> KeepsOrder {
         KeepsOrder::OfDocuments
+    }
+
+    /// The last HTTP request of one may begin when the time for the first is just over.
+    fn longest(&self, timeout: Duration) -> Duration {
+        2 * timeout
     }
 
     fn removal(&self, rule: &str, place: &PlaceKey, placing: &Placing<'_>) -> Bytes {

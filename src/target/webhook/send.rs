@@ -124,8 +124,9 @@ impl Sender {
         }
     }
 
-    /// What became of each message, in order. Each HTTP request is tried once, and none is begun when
-    /// the time for one is over. What comes behind a message of the same document that has not gone
+    /// What became of each message, in order. Each HTTP request is tried once and has `timeout` for itself;
+    /// none is begun once so much time has passed, so that all take twice as long at the most: what is left
+    /// is sent in another request, for which the right to send is looked at again. What comes behind a message of the same document that has not gone
     /// through is not sent.
     pub async fn send(&self, request: &Request) -> Vec<Outcome> {
         let began = Instant::now();
@@ -149,8 +150,7 @@ impl Sender {
             if group.is_empty() {
                 continue;
             }
-            let left = self.timeout.saturating_sub(began.elapsed());
-            let outcome = match left.is_zero() {
+            let outcome = match began.elapsed() >= self.timeout {
                 // They are sent in smaller requests, without a pause.
                 true => Outcome::Retry(Retry {
                     pressure: Pressure::Split,
@@ -158,7 +158,7 @@ impl Sender {
                 }),
                 false => {
                     let group: Vec<_> = group.iter().map(|&at| &messages[at]).collect();
-                    self.send_group(&request.body, &group, left).await
+                    self.send_group(&request.body, &group).await
                 }
             };
             for at in group {
@@ -171,7 +171,7 @@ impl Sender {
         outcomes.into_iter().map(|it| it.expect("every message is in a group")).collect()
     }
 
-    async fn send_group(&self, body: &Bytes, group: &[&Message<'_>], left: Duration) -> Outcome {
+    async fn send_group(&self, body: &Bytes, group: &[&Message<'_>]) -> Outcome {
         let first = group[0];
         let (method, url) = first.address();
         let empty = first.payload.is_empty();
@@ -208,7 +208,7 @@ impl Sender {
             false if Url::parse(url).is_ok_and(|url| is_loopback(&url)) => &self.elsewhere_here,
             false => &self.elsewhere,
         };
-        let asked = client.request(method, url).headers(headers).timeout(left).body(payload);
+        let asked = client.request(method, url).headers(headers).body(payload);
         match self.answer(asked, &shown).await {
             Err(outcome) => outcome,
             Ok(answer) => match outcome(&answer, group.len() > 1, delete) {
