@@ -239,7 +239,7 @@ fn unquoted(written: &str) -> &str {
 /// All of a scalar but its quotes and the names of its `${…}`.
 fn hide_scalar(text: &str, span: Span, hide: &mut Vec<Span>) {
     let Some(written) = text.get(span.clone()) else { return };
-    let quotes = written.len() >= 2 && written.starts_with(['"', '\'']);
+    let quotes = unquoted(written).len() < written.len();
     let Range { start, end } = if quotes { span.start + 1..span.end - 1 } else { span };
     let mut at = start;
     while at < end {
@@ -388,6 +388,7 @@ mod tests {
 
     fn shown(text: &str, mut hide: Vec<Span>) -> String {
         hide.sort_by_key(|span| std::cmp::Reverse(span.start));
+        hide.dedup();
         let mut shown = text.to_owned();
         for span in hide.into_iter().filter(|span| !span.is_empty()) {
             shown.replace_range(span, "*");
