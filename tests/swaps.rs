@@ -173,11 +173,11 @@ async fn a_copy_that_another_rule_began_is_begun_anew(
     #[case] copied_before: bool,
 ) -> Result<()> {
     let world = World::new().await?;
-    let items = world.collection("anew.items");
+    let items = world.collection(&format!("{index}.items"));
     fill(&items, 1, 2_000).await?;
     let (endpoint, engine) = world.endpoint().await?;
     let to = format!("to: [{{ target: search, index: {{ name: {index}, alias: {alias} }} }}]");
-    let rule = format!("  - name: items\n    namespace: anew.items\n    {to}\n");
+    let rule = format!("  - name: items\n    namespace: {index}.items\n    {to}\n");
     let file = world.rule_file_with(&settings(engine), &rule)?;
     let (mut run, gate) = match copied_before {
         true => {

@@ -219,10 +219,7 @@ impl Sweeping {
             match self.obstacle(container, &group) {
                 Some(why) => {
                     everything = true;
-                    // Nothing can be gone of what has never been copied.
-                    if group.copies.iter().any(|copy| copy.plan.asked) {
-                        self.leave(container, &why);
-                    }
+                    self.leave(container, &why);
                 }
                 None => self.sweep_container(container, &group).await?,
             }
@@ -593,7 +590,12 @@ impl Sweeping {
                     return Ok(());
                 }
                 Ok(Listing::NotOurs(why)) => {
-                    self.leave(container, &why);
+                    // Of what has never been copied nothing is gone. Only an index may hold what others
+                    // put there.
+                    let again = group.copies.iter().any(|copy| copy.plan.asked);
+                    if again || self.context.target.is_versioned() {
+                        self.leave(container, &why);
+                    }
                     return Ok(());
                 }
                 Err(retry) => {
