@@ -90,10 +90,10 @@ impl World {
 /// Appends what puts a document into the index.
 pub fn write_action(document: &RawDocument, body: &mut Vec<u8>) -> Result<()> {
     let id = document.get_object_id("_id")?.to_hex();
-    write!(
+    writeln!(
         body,
         "{{\"index\":{{\"_index\":\"{INDEX}\",\"_id\":\"{id}\",\
-         \"version\":1,\"version_type\":\"external_gte\"}}}}\n"
+         \"version\":1,\"version_type\":\"external_gte\"}}}}"
     )?;
     write_document(document, Options { mode: Mode::Plain, skip_id: true }, body)?;
     body.push(b'\n');

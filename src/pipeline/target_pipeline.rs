@@ -65,7 +65,7 @@ use super::{
 };
 
 /// Bytes of copied documents that may lie in memory for one target, and as many of changed ones.
-pub const BUDGET: usize = 16 << 20;
+pub const BUDGET: usize = 12 << 20;
 /// Bytes of keys that may wait for their read.
 pub(super) const PENDING: usize = 16 << 20;
 /// Definitions that the stream has shown and nobody has seen to yet; it waits then.
