@@ -57,3 +57,16 @@ pub fn hidden_database(rules: &RuleFile) -> Option<String> {
         CheckpointStore::File { .. } | CheckpointStore::Own => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::store::Table;
+
+    /// Rules that read them are refused, by these names.
+    #[test]
+    fn the_collections_of_a_store_are_known_to_rule_files() {
+        let tables = Table::ALL.into_iter().map(Table::as_str).chain([MongoStore::FENCES]);
+        assert_eq!(tables.collect::<Vec<_>>(), CheckpointStore::COLLECTIONS);
+    }
+}

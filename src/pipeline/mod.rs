@@ -165,8 +165,8 @@ pub enum Error {
     },
     /// `on_rejected` said to stop.
     #[error(
-        "target {target} has refused {}, and on_rejected says to stop",
-        crate::finding::count(*.count, "document")
+        "target {target} has refused {count} document{}, and on_rejected says to stop",
+        if *.count == 1 { "" } else { "s" }
     )]
     TooManyRejected {
         /// Which target.

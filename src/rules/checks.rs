@@ -1,10 +1,7 @@
 //! What no part of a rule file can see by itself: names that stand twice, targets that nobody
 //! writes to, documents of two namespaces that would fall on one another in an index.
 
-use crate::{
-    change::Namespace,
-    checkpoint::{mongodb::MongoStore, store::Table},
-};
+use crate::change::Namespace;
 
 use super::{
     destination::{Placed, index_fault},
@@ -51,13 +48,12 @@ pub fn own_records(
     if uri.as_ref().is_some_and(|uri| uri.expose() != source.uri.expose()) {
         return;
     }
-    let tables = || Table::ALL.into_iter().map(Table::as_str).chain([MongoStore::FENCES]);
     for rule in rules {
         let Some(selector) = &rule.selector else { continue };
         let own = selector.include.iter().find(|pattern| match pattern {
             NamespacePattern::Exact(namespace) => {
                 namespace.database() == database
-                    && tables().any(|table| table == namespace.collection())
+                    && CheckpointStore::COLLECTIONS.contains(&namespace.collection())
             }
             // Patterns pass over that database.
             NamespacePattern::Glob(_) | NamespacePattern::Regex(_) => false,

@@ -161,6 +161,12 @@ pub enum CheckpointStore {
     Own,
 }
 
+impl CheckpointStore {
+    /// The collections that one in a MongoDB has.
+    pub const COLLECTIONS: [&str; 7] =
+        ["positions", "copies", "places", "dead_letters", "facts", "leases", "fences"];
+}
+
 /// `http:`
 #[derive(Clone, Debug)]
 pub struct Http {
