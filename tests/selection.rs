@@ -374,7 +374,7 @@ async fn two_namespaces_never_merge_in_one_default_index() -> Result<()> {
     assert_eq!(compare(&small, &world.engine, "merging-prod").await?.none()?, 1);
     assert!(run.terminate().await?.success());
     let letters = file.dead_letters().await?;
-    let words: Vec<_> = letters.iter().map(|letter| letter["error"].to_string()).collect();
+    let words: Vec<_> = letters.iter().map(|letter| letter["words"].to_string()).collect();
     ensure!(
         !words.is_empty() && words.iter().all(|it| it.contains("one default index")),
         "{words:?}"

@@ -352,7 +352,8 @@ impl Looking<'_> {
                 let types = some(types.iter().map(|one| one.as_str()));
                 let words = format!(
                     "{namespace} holds `_id`s of several types ({types}): those that would read alike \
-                     get a typed form in the target, such as `number~1`"
+                     get a typed form as ids of an engine, such as `number~1`; messages and lines tell \
+                     them apart with `json: extended`"
                 );
                 self.found.push(Finding::note("mixed_ids", Part::Source, words));
             }
