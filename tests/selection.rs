@@ -380,10 +380,47 @@ async fn two_namespaces_never_merge_in_one_default_index() -> Result<()> {
         "{words:?}"
     );
 
-    // One that is there at the start is an error.
+    // It is none of the others' business, and stays so.
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    small.insert_one(doc! { "_id": 3, "of": "small" }).await?;
+    large.insert_one(doc! { "_id": 3, "of": "large" }).await?;
+    run.caught_up(&world.client).await?;
+    assert_eq!(compare(&small, &world.engine, "merging-prod").await?.none()?, 2);
+    // Once the first is gone, the place is the other's.
+    small.drop().await?;
+    run.caught_up(&world.client).await?;
+    run.copied().await?;
+    large.insert_one(doc! { "_id": 4, "of": "large" }).await?;
+    run.caught_up(&world.client).await?;
+    let held = hits(&world.engine, "merging-prod").await?;
+    ensure!(ids(&held).contains(&"4"), "{held:?}");
+    assert!(run.terminate().await?.success());
+    small.insert_one(doc! { "_id": 1, "of": "small" }).await?;
+
+    // One that is there at the first start is an error.
     let other = world.rule_file(&rule("other"))?;
     let (code, log) = other.run_to_end(&["--copy-only"]).await?;
     assert_eq!(code, Some(1), "{log}");
     ensure!(log.contains("have one default index, merging-prod"), "{log}");
+    Ok(())
+}
+
+/// What is made for a name that comes of a pattern is made as the rule says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pattern_makes_its_indices_as_the_rule_says() -> Result<()> {
+    let world = World::new().await?;
+    world.collection("patterned.items").insert_one(doc! { "_id": 1, "colour": "red" }).await?;
+    let file = world.rule_file(
+        "  - name: patterned
+    namespace: 'patterned.*'
+    to: [{ target: search, index: { alias: true, mappings: { properties: { colour: { type: keyword } } } } }]",
+    )?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    assert!(run.terminate().await?.success());
+    let made = world.engine_json("GET", "/patterned-items/_mapping", "").await?;
+    let colour = &made["patterned-items-000001"]["mappings"]["properties"]["colour"]["type"];
+    assert_eq!(*colour, json!("keyword"), "{made}");
     Ok(())
 }

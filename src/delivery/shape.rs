@@ -433,10 +433,11 @@ impl Shaper {
         };
         let own = own.map(|own| DocumentKey::from_id(own).map_err(|it| unreadable(it.to_string())));
         let own = own.transpose()?;
-        // What a script gives is met here first: its type is no news of the collection.
-        let types_of = |key: &DocumentKey| match key == &change.key {
-            true => *types,
-            false => types.with(IdType::of(key.id())),
+        // A text that a script gives is no news of the collection: it stays as it is, unless it reads like
+        // an id of another type.
+        let types_of = |key: &DocumentKey| match IdType::of(key.id()) {
+            IdType::String if key != &change.key => types.with(IdType::String),
+            _ => *types,
         };
         let own_types = own.as_ref().map(types_of);
         let own = own.as_ref().zip(own_types.as_ref()).map(|(key, types)| id::text(key, types));

@@ -185,7 +185,7 @@ impl Planning<'_> {
             }
         };
         let (all, chosen) = self.chosen(&fresh, &copies, same).await?;
-        self.settle(&copies, &chosen)?;
+        self.settle(&fresh, &copies, &chosen)?;
         let begin = self.new_replacements(&chosen).await?;
         self.remember_demand().await?;
         self.remember_replacements(&begin, now).await?;
@@ -253,18 +253,42 @@ impl Planning<'_> {
     }
 
     /// Gives each namespace its place in the target: to those that were copied before, in that order, and
-    /// then to new ones.
-    fn settle(&self, copies: &Copies, chosen: &BTreeMap<PartId, Chosen>) -> Result<(), Error> {
+    /// then to new ones. A new rule for which there is none is refused; where a collection came later, its
+    /// documents are.
+    fn settle(
+        &self,
+        fresh: &BTreeSet<RuleIndex>,
+        copies: &Copies,
+        chosen: &BTreeMap<PartId, Chosen>,
+    ) -> Result<(), Error> {
         let all =
             copies.iter().flat_map(|(index, copies)| copies.values().map(|own| (*index, own)));
-        let mut known: Vec<_> = all.filter(|(_, own)| !own.plan.ended).collect();
+        let is_read = |(index, own): &(RuleIndex, &Planned)| {
+            let part = (*index, own.namespace.clone());
+            let gone = chosen.get(&part).is_some_and(|chosen| chosen.kind.is_none());
+            !own.plan.ended
+                && !gone
+                && self.rules.reads(self.rules.get(*index).rule(), &own.namespace)
+        };
+        let mut known: Vec<_> = all.filter(is_read).collect();
         known.sort_by_key(|(_, own)| own.plan.started);
         let known = known.into_iter().map(|(index, own)| (index, &own.namespace));
         let new = chosen.iter().filter(|(_, chosen)| chosen.kind.is_some());
         let new = new.map(|((index, namespace), _)| (*index, namespace));
         for (index, namespace) in known.chain(new) {
-            let settled = self.target.settle(&self.rules.get(index).rule().name, namespace);
-            settled.map_err(|words| Error::Refused(format!("target {}: {words}", self.name)))?;
+            let rule = self.rules.get(index).rule();
+            match self.target.settle(&rule.name, namespace) {
+                Ok(()) => {}
+                Err(words) if fresh.contains(&index) => {
+                    return Err(Error::Refused(format!("target {}: {words}", self.name)));
+                }
+                Err(words) => tracing::warn!(
+                    target = self.name,
+                    rule = rule.name,
+                    %namespace,
+                    "its documents become dead letters: {words}"
+                ),
+            }
         }
         Ok(())
     }

@@ -590,10 +590,10 @@ impl Sweeping {
                     return Ok(());
                 }
                 Ok(Listing::NotOurs(why)) => {
-                    // Of what has never been copied nothing is gone. Only an index may hold what others
-                    // put there.
+                    // Of what has never been copied nothing is gone. What could be listed, but for what
+                    // others wrote there, may hold more.
                     let again = group.copies.iter().any(|copy| copy.plan.asked);
-                    if again || self.context.target.is_versioned() {
+                    if again || self.context.target.can_list() {
                         self.leave(container, &why);
                     }
                     return Ok(());

@@ -100,9 +100,13 @@ impl SourceText {
             text.push_str(&self.shown[from..to]);
             text.push_str(if to < ends { "…\n" } else { "\n" });
             for (span, cut) in shown.iter().zip(&mut cut).filter(|(span, _)| here(span)) {
-                // One that stands behind what is shown gets the sign that there is more.
-                let start = span.start.min(to);
-                let end = span.end.min(to).max(start);
+                // One that stands before or behind what is shown gets the sign that there is more.
+                if span.end <= from && from > begins {
+                    *cut = at - "…".len()..at;
+                    continue;
+                }
+                let start = span.start.clamp(from, to);
+                let end = span.end.clamp(start, to);
                 let smallest = text[at + start - from..].chars().next().map_or(1, char::len_utf8);
                 *cut = at + start - from..(at + end - from).max(at + start - from + smallest);
             }
@@ -259,6 +263,11 @@ mod tests {
         let (cut, spans) = source.cut(&[at("here"), at("there"), at("c: 2")]);
         let shown: Vec<_> = spans.into_iter().map(|span| &cut.text[span]).collect();
         assert_eq!(shown, ["here", "…", "c: 2"]);
+        // What stands before the first of them, too.
+        let (cut, spans) = source.cut(&[at("there"), at("here"), at("c: 2")]);
+        let shown: Vec<_> = spans.into_iter().map(|span| &cut.text[span]).collect();
+        assert_eq!(shown, ["there", "…", "c: 2"]);
+        let (cut, _) = source.cut(&[at("here")]);
         let lines: Vec<&str> = cut.text.lines().collect();
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[1].matches('…').count(), 2);

@@ -545,6 +545,11 @@ pub trait Target: Send + Sync + 'static {
         true
     }
 
+    /// Whether there are containers that [`Target::list`] lists.
+    fn can_list(&self) -> bool {
+        false
+    }
+
     /// The source's key of the document in a place, where it follows from the place.
     fn key(&self, _place: &PlaceKey) -> Option<DocumentKey> {
         None

@@ -172,9 +172,22 @@ impl Indices {
     /// # Errors
     /// Why not, where another one has it.
     pub fn settle(&self, name: &str, namespace: &Namespace) -> Result<(), String> {
+        self.has(name, namespace, true)
+    }
+
+    /// The same, where nothing is put there: what is free stays so.
+    ///
+    /// # Errors
+    /// As of [`Indices::settle`].
+    pub fn may_hold(&self, name: &str, namespace: &Namespace) -> Result<(), String> {
+        self.has(name, namespace, false)
+    }
+
+    fn has(&self, name: &str, namespace: &Namespace, settles: bool) -> Result<(), String> {
         let held = |known: &Known| known.of.as_ref().map(|of| of == namespace);
         let is_held = match self.look(name, held).flatten() {
             Some(held) => held,
+            None if !settles => true,
             None => self.write(name, |known| {
                 known.of.get_or_insert_with(|| namespace.clone()) == namespace
             }),
@@ -283,7 +296,10 @@ impl Indices {
     pub async fn prepare(&self, nodes: &Nodes) -> Result<(), Retry> {
         let names: Vec<_> = {
             let mut known = self.changing();
-            let open = known.iter().filter(|(_, known)| !known.there.initialized());
+            // How to make what was not declared is not known yet.
+            let open = known
+                .iter()
+                .filter(|(_, known)| !known.there.initialized() && !known.plans.is_empty());
             let names = open.map(|(name, _)| Arc::clone(name)).collect();
             known.values_mut().for_each(|known| known.there = Arc::default());
             names

@@ -313,6 +313,10 @@ impl Target for EngineTarget {
         self.routes.container(rule, namespace)
     }
 
+    fn can_list(&self) -> bool {
+        true
+    }
+
     async fn list(
         &self,
         container: &str,

@@ -192,9 +192,11 @@ impl Routes {
             (None, Some(template)) => fill(template, rule, placing)?,
             (None, None) => {
                 let name = EngineIndex::default_name(placing.namespace);
-                // Each event has an id of its own, wherever it lies.
-                if placing.event.is_none() {
-                    indices.settle(&name, placing.namespace)?;
+                match (placing.event, placing.document) {
+                    // Each event has an id of its own, wherever it lies.
+                    (Some(_), _) => {}
+                    (None, Some(_)) => indices.settle(&name, placing.namespace)?,
+                    (None, None) => indices.may_hold(&name, placing.namespace)?,
                 }
                 name
             }

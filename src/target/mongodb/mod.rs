@@ -486,6 +486,10 @@ impl Target for MongoTarget {
         false
     }
 
+    fn can_list(&self) -> bool {
+        true
+    }
+
     fn key(&self, place: &PlaceKey) -> Option<DocumentKey> {
         MongoPlaceKey::decode(place).ok()?.key()
     }
