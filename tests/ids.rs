@@ -226,3 +226,28 @@ async fn a_type_that_comes_later_stays_apart() -> Result<()> {
     assert!(run.terminate().await?.success());
     Ok(())
 }
+
+/// What a script gives as `_id` is never taken for a document that has it from the source.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_from_a_script_takes_no_others_place() -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("ids.scripted");
+    items.insert_many([doc! { "_id": "5" }, doc! { "_id": "x", "as": 5 }]).await?;
+    let file = world.rule_file(
+        "  - namespace: ids.scripted
+    transform: 'if \"as\" in doc { doc._id = doc[\"as\"]; }'
+    to: search",
+    )?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    let held = hits(&world.engine, "ids-scripted").await?;
+    let ids: Vec<&str> = held.iter().map(|hit| hit.id.as_str()).collect();
+    assert_eq!(ids, ["5", "number~5"]);
+    // Nor does one go with the other.
+    items.delete_one(doc! { "_id": "x" }).await?;
+    run.caught_up(&world.client).await?;
+    let held = hits(&world.engine, "ids-scripted").await?;
+    assert_eq!(held.iter().map(|hit| hit.id.as_str()).collect::<Vec<_>>(), ["5"]);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
