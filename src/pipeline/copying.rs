@@ -9,7 +9,7 @@ use std::sync::{
 };
 
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Notify, Semaphore, mpsc},
     task::JoinSet,
 };
 
@@ -60,12 +60,13 @@ pub struct Copying {
     pub windows: AtomicU64,
     /// Chunks at once.
     pub slots: Arc<Semaphore>,
+    /// Tells that all of a copy is settled, or swept.
+    pub ends: Arc<Notify>,
 }
 
 impl Copying {
-    /// Reads every chunk of a rule's copies that is not settled, `parallel` at a time, and hands
-    /// the documents to the lanes. Returns when all have been handed over; whether they are settled
-    /// is [`Copy::is_settled`]'s to say.
+    /// Reads every chunk of a rule's copies that is not settled, `parallel` at a time, hands the
+    /// documents to the lanes, and waits until they are settled.
     ///
     /// # Errors
     /// `Refused` where the source can't do it; stopped, it returns without an error.
@@ -77,6 +78,7 @@ impl Copying {
                 // There is nothing to read: it went, or has left the rule. What comes again under its
                 // name is in the stream.
                 copy.open(0).close();
+                self.ends.notify_waiters();
                 continue;
             }
             if copy.complete {
@@ -97,8 +99,13 @@ impl Copying {
                 };
                 let (this, copy) = (self.clone(), copy.clone());
                 chunks.spawn(async move {
-                    let result = this.chunk(&copy, chunk, range).await;
+                    let open = copy.open(chunk);
+                    let result = this.chunk(&copy, chunk, range, &open).await;
                     drop((own, shared));
+                    let settled = this.reading.stop.run_until_cancelled(open.settled());
+                    if result.is_ok() && settled.await.is_some() && copy.is_settled() {
+                        this.ends.notify_waiters();
+                    }
                     result
                 });
                 while let Some(done) = chunks.try_join_next() {
@@ -112,15 +119,19 @@ impl Copying {
         Ok(())
     }
 
-    async fn chunk(&self, copy: &Copy, chunk: u32, range: Range) -> Result<(), Error> {
-        let open = copy.open(chunk);
-        let mut range = range;
+    async fn chunk(
+        &self,
+        copy: &Copy,
+        chunk: u32,
+        mut range: Range,
+        open: &OpenChunk,
+    ) -> Result<(), Error> {
         let mut backoff = SourceBackoff::default();
         let mut by_keys = false;
         loop {
             let from = range.from.clone();
             let tried = tokio::select! {
-                tried = self.read(copy, &mut range, &open, by_keys, backoff.patience) => tried,
+                tried = self.read(copy, &mut range, open, by_keys, backoff.patience) => tried,
                 () = self.reading.stop.cancelled() => return Ok(()),
             };
             if range.from != from {

@@ -8,7 +8,10 @@ use std::{
 };
 
 use bson::{RawDocumentBuf, oid::ObjectId};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -93,6 +96,8 @@ pub struct Settling<P> {
     /// Whether a copy is under way: tells the stream how long to wait, and a run that only copies
     /// when it is done.
     pub copying: watch::Sender<bool>,
+    /// Tells that all of a copy is settled, or swept.
+    pub ends: Arc<Notify>,
 }
 
 /// What the store holds already.
@@ -137,10 +142,17 @@ impl<P: Place> Settling<P> {
             // Not later for what ended before its time.
             let now = Instant::now();
             at = (at + self.every).clamp(now, now + self.every);
-            // A copy's end is looked for more often than positions are stored.
+            // How far copies are is told more often than positions are stored.
             while Instant::now() < at {
+                let end = self.ends.notified();
+                tokio::pin!(end);
+                end.as_mut().enable();
+                if self.copies.iter().any(RuleCopies::is_ready) {
+                    break;
+                }
                 tokio::select! {
                     () = drained.cancelled() => break,
+                    () = end => continue,
                     () = tokio::time::sleep_until(at.min(Instant::now() + LOOK)) => {}
                 }
                 if let Some(position) = self.tracker.settled() {
@@ -148,9 +160,6 @@ impl<P: Place> Settling<P> {
                 }
                 self.copies.iter().for_each(RuleCopies::report);
                 self.report_buffers(&mut stored);
-                if self.copies.iter().any(RuleCopies::is_ready) {
-                    break;
-                }
             }
         }
     }
@@ -267,7 +276,7 @@ impl<P: Place> Settling<P> {
     }
 }
 
-/// How often the end of a copy is looked for.
+/// How often the status is told.
 const LOOK: Duration = Duration::from_millis(50);
 
 impl RuleCopies {

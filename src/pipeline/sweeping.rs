@@ -23,13 +23,12 @@ use std::{
     hash::{BuildHasher, RandomState},
     ops::Range,
     sync::Arc,
-    time::Duration,
 };
 
 use bson::RawBsonRef;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::{
     change::{Cause, ClusterTime, DocumentKey, Namespace, Phase},
@@ -62,8 +61,6 @@ use super::{
     targets::insist_on_target,
 };
 
-/// How often the end of the copies is looked for.
-const LOOK: Duration = Duration::from_millis(50);
 /// Containers that are swept at once.
 const AT_ONCE: usize = 4;
 /// Records or keys at once.
@@ -101,6 +98,8 @@ pub struct Sweeping {
     pub whole: bool,
     /// What is filled beside what is read.
     pub replacements: Replacements,
+    /// Tells that all of a copy is settled; is told what is swept.
+    pub ends: Arc<Notify>,
 }
 
 /// Copies that are swept together: all into one container, or one whose places are stored.
@@ -129,6 +128,9 @@ impl Sweeping {
         let stop = self.reading.stop.clone();
         let mut under_way = FuturesUnordered::new();
         loop {
+            let end = self.ends.notified();
+            tokio::pin!(end);
+            end.as_mut().enable();
             let mut waiting = Vec::with_capacity(groups.len());
             for group in groups {
                 match under_way.len() < AT_ONCE && group.is_settled() {
@@ -140,7 +142,7 @@ impl Sweeping {
             let swept = tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 Some(swept) = under_way.next() => swept,
-                () = tokio::time::sleep(LOOK), if !groups.is_empty() => Ok(()),
+                () = end, if !groups.is_empty() => Ok(()),
                 else => return Ok(()),
             };
             match swept {
@@ -230,6 +232,7 @@ impl Sweeping {
             self.swap(container, everything).await?;
         }
         group.copies.iter().for_each(|copy| copy.swept());
+        self.ends.notify_waiters();
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use bson::Uuid;
 use tokio::{
-    sync::{OnceCell, Semaphore, mpsc, oneshot, watch},
+    sync::{Notify, OnceCell, Semaphore, mpsc, oneshot, watch},
     task::{JoinError, JoinSet},
     time::Instant,
 };
@@ -115,6 +115,8 @@ struct Shared {
     changes: Arc<Budget>,
     /// Pays for copied documents.
     copies: Arc<Budget>,
+    /// Tells that all of a copy is settled, or swept.
+    ends: Arc<Notify>,
 }
 
 /// Why a pipeline ends without an error.
@@ -649,6 +651,7 @@ impl TargetPipeline {
             tracker: Tracker::new(),
             changes: Budget::new(self.budget),
             copies: Budget::new(self.budget),
+            ends: Arc::new(Notify::new()),
         };
         let (contested, holders) = Contested::new();
         let context = self.context(&begun, &dead_letters, Grouping::Any, contested);
@@ -674,6 +677,7 @@ impl TargetPipeline {
                 status: status.clone(),
                 budgets: vec![shared.changes.clone(), shared.copies.clone()],
                 copying,
+                ends: shared.ends.clone(),
             }
             .run(drained.clone(), now.clone()),
         );
@@ -790,7 +794,7 @@ impl TargetPipeline {
         plan: Plan,
         copying: watch::Receiver<bool>,
     ) -> JoinSet<Result<Option<Demand>, Error>> {
-        let Shared { reading, lanes, tracker, changes, copies } = shared;
+        let Shared { reading, lanes, tracker, changes, copies, ends } = shared;
         // Before any window is opened: what an earlier run settled will not be shown again, so
         // nothing may be read that is older.
         lanes.advance(plan.start);
@@ -865,6 +869,7 @@ impl TargetPipeline {
             copies: copies_to_sweep,
             whole: plan.whole,
             replacements: plan.replacements,
+            ends: ends.clone(),
         };
         tasks.spawn(async move { sweeping.run().await.map(|()| None) });
         let work = Arc::new(Copying {
@@ -875,6 +880,7 @@ impl TargetPipeline {
             rule_status: self.rule_status(),
             windows: AtomicU64::new(0),
             slots: Arc::new(Semaphore::new(CHUNKS_AT_ONCE)),
+            ends,
         });
         for (index, list, complete) in plan.copies {
             if complete {

@@ -12,13 +12,14 @@ use std::{
 };
 
 use rhai::{
-    AST, ASTNode, Caches, Dynamic, Engine, EvalAltResult, Expr, FnPtr, ImmutableString, Module,
-    Position, Scope, Shared, Stmt,
+    AST, ASTNode, Caches, Dynamic, Engine, EvalAltResult, Expr, FnPtr, GlobalRuntimeState,
+    ImmutableString, Module, Position, Scope, Shared, Stmt,
     packages::{Package, StandardPackage},
 };
 
 use super::{
     Input, Limits, Outcome, ScriptError, UnknownCall,
+    direct::Steps,
     failure::refuse,
     functions, import, lookup, moves,
     outcome::{self, Ended},
@@ -47,6 +48,7 @@ pub struct Script {
     moves: bool,
     skips: bool,
     unknown: Vec<UnknownCall>,
+    steps: Steps,
     resolved: Resolved,
 }
 
@@ -86,22 +88,15 @@ impl Script {
         &self.mentioned.calls
     }
 
-    /// Runs the statements. Which function a call means depends on its name and the types of its
-    /// arguments alone (no operator can be called by its name), and engine and script are the same
-    /// in each run: so what one has found out holds for the next.
     fn evaluate(&self, scope: &mut Scope<'_>) -> Result<(), Box<EvalAltResult>> {
         if !self.imports.is_empty() {
             // What a run imports is its own, and so is what its calls mean.
             return self.engine.run_ast_with_scope(scope, &self.ast);
         }
-        let mut global = self.engine.new_global_runtime_state();
-        global.lib.push(self.ast.shared_lib().clone());
-        let mut caches = self.resolved.take();
-        #[expect(deprecated, reason = "the one way to run an AST with caches that outlive the run")]
-        let ran =
-            self.engine.eval_statements_raw(&mut global, &mut caches, scope, self.ast.statements());
-        self.resolved.give_back(caches);
-        ran.map(|_| ())
+        let mut interpreter = Interpreter { script: self, state: None };
+        let mut interpret =
+            |scope: &mut Scope<'_>, statements: &[Stmt]| interpreter.run(scope, statements);
+        self.steps.run(scope, self.ast.statements(), &self.limits, &mut interpret)
     }
 
     /// How many calls are remembered.
@@ -111,10 +106,56 @@ impl Script {
         kept.iter_mut().map(|caches| caches.fn_resolution_cache_mut().dict.len()).sum()
     }
 
+    /// How many statements are left to the interpreter from the start.
+    #[cfg(test)]
+    pub(super) fn interpreted(&self) -> usize {
+        self.steps.interpreted()
+    }
+
+    /// Has the interpreter run all of it.
+    #[cfg(test)]
+    pub(super) fn interpret_all(&mut self) {
+        self.steps = Steps::none(&self.ast);
+    }
+
     /// Claims that the script moves nothing, to test what happens where that is wrong.
     #[cfg(test)]
     pub(super) fn forget_moves(&mut self) {
         self.moves = false;
+    }
+}
+
+/// The engine within one run, from the first statement that needs it on.
+struct Interpreter<'a> {
+    script: &'a Script,
+    state: Option<(GlobalRuntimeState, Caches)>,
+}
+
+impl Interpreter<'_> {
+    /// Runs statements. Which function a call means depends on its name and the types of its
+    /// arguments alone (no operator can be called by its name), and engine and script are the same
+    /// in each run: so what one has found out holds for the next.
+    fn run(
+        &mut self,
+        scope: &mut Scope<'_>,
+        statements: &[Stmt],
+    ) -> Result<(), Box<EvalAltResult>> {
+        let Script { engine, ast, resolved, .. } = self.script;
+        let (global, caches) = self.state.get_or_insert_with(|| {
+            let mut global = engine.new_global_runtime_state();
+            global.lib.push(ast.shared_lib().clone());
+            (global, resolved.take())
+        });
+        #[expect(deprecated, reason = "the one way to run an AST with caches that outlive the run")]
+        engine.eval_statements_raw(global, caches, scope, statements).map(drop)
+    }
+}
+
+impl Drop for Interpreter<'_> {
+    fn drop(&mut self) {
+        if let Some((_, caches)) = self.state.take() {
+            self.script.resolved.give_back(caches);
+        }
     }
 }
 
@@ -178,8 +219,9 @@ pub(super) fn compile(
     // What an imported function does is not looked into: it may skip.
     let skips = moves::may_skip(&ast) || !imports.is_empty();
     let unknown = unknown_calls(&ast);
+    let steps = Steps::of(&ast, &limits);
     let resolved = Resolved::default();
-    Ok(Script { engine, ast, limits, imports, mentioned, moves, skips, unknown, resolved })
+    Ok(Script { engine, ast, limits, imports, mentioned, moves, skips, unknown, steps, resolved })
 }
 
 /// Calls of functions that neither the language, nor mongosync, nor the script has.

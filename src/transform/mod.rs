@@ -22,6 +22,7 @@
 //! it made (`doc.a = tidy(doc.a)`).
 
 mod decimal;
+mod direct;
 mod engine;
 mod failure;
 mod functions;

@@ -80,7 +80,7 @@ impl Elements<'_> {
     fn element(&self) -> Option<Element> {
         let kind = *self.bytes.get(self.at)?;
         let name = self.at + 1;
-        let name_end = name + self.bytes.get(name..)?.iter().position(|byte| *byte == 0)?;
+        let name_end = name + zero(self.bytes.get(name..)?)?;
         let value = name_end + 1;
         let end = value + size(kind, self.bytes.get(value..)?)?;
         // The document's own closing zero comes after every element.
@@ -111,6 +111,24 @@ impl Iterator for Elements<'_> {
         }
         Some(element.ok_or(Malformed))
     }
+}
+
+/// Where the first zero lies, looked for in eight bytes at a time: names are short, and every element
+/// before the one that is looked for has one.
+#[inline]
+fn zero(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::MAX / 0xFF;
+    const HIGH: u64 = ONES << 7;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        let word = u64::from_le_bytes(*word);
+        let zeros = word.wrapping_sub(ONES) & !word & HIGH;
+        if zeros != 0 {
+            return Some(at * 8 + zeros.trailing_zeros() as usize / 8);
+        }
+    }
+    let found = rest.iter().position(|byte| *byte == 0)?;
+    Some(words.len() * 8 + found)
 }
 
 /// A little-endian length prefix.
@@ -308,6 +326,19 @@ mod tests {
             .collect();
         let expected = [("a", 0x10, 4), ("b", 2, 6), ("c", 3, 9), ("e", 10, 0)];
         assert_eq!(found, expected.map(|(name, kind, size)| (name.to_owned(), kind, size)));
+    }
+
+    #[test]
+    fn the_first_zero_is_found_wherever_it_lies() {
+        for length in 0..40 {
+            // Bytes of which some seem to be zeros where a word is looked at.
+            let mut bytes: Vec<u8> = (0..length).map(|at| [1, 0x80, 0xFF, 0x81][at % 4]).collect();
+            assert_eq!(zero(&bytes), None);
+            for at in (0..length).rev() {
+                bytes[at] = 0;
+                assert_eq!(zero(&bytes), Some(at), "{length}");
+            }
+        }
     }
 
     #[test]

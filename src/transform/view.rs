@@ -50,6 +50,16 @@ struct Place {
     value: (usize, usize),
 }
 
+/// What a field holds.
+pub(super) enum Found<'a> {
+    /// There is no such field.
+    Nothing,
+    /// A value of this kind, which lies there in these bytes.
+    Stored(u8, &'a Bytes, (usize, usize)),
+    /// What the script has set.
+    Set(&'a Dynamic),
+}
+
 /// The value of a change.
 #[derive(Clone, Debug)]
 enum Held {
@@ -121,20 +131,27 @@ impl View {
         changes.find(name).map(|at| &changes.list[at])
     }
 
+    /// What a field holds.
+    pub fn find(&self, name: &str) -> Answer<Found<'_>> {
+        if let Some(change) = self.change(name) {
+            return Ok(match &change.value {
+                None => Found::Nothing,
+                Some(Held::Set(value)) => Found::Set(value),
+                Some(Held::Stored(kind, bytes)) => Found::Stored(*kind, bytes, (0, bytes.len())),
+            });
+        }
+        let found = raw::find(&self.base, name.as_bytes()).map_err(malformed)?;
+        Ok(found.map_or(Found::Nothing, |element| {
+            Found::Stored(element.kind, &self.base, element.value)
+        }))
+    }
+
     /// The value of a field, `()` where it is not there.
     pub fn get(&self, name: &str) -> Answer<Dynamic> {
-        if let Some(change) = self.change(name) {
-            return match &change.value {
-                None => Ok(Dynamic::UNIT),
-                Some(Held::Set(value)) => Ok(value.clone()),
-                Some(Held::Stored(kind, bytes)) => {
-                    value::read(*kind, bytes, (0, bytes.len()), self.most)
-                }
-            };
-        }
-        match raw::find(&self.base, name.as_bytes()).map_err(malformed)? {
-            None => Ok(Dynamic::UNIT),
-            Some(element) => value::read(element.kind, &self.base, element.value, self.most),
+        match self.find(name)? {
+            Found::Nothing => Ok(Dynamic::UNIT),
+            Found::Set(value) => Ok(value.clone()),
+            Found::Stored(kind, bytes, range) => value::read(kind, bytes, range, self.most),
         }
     }
 
@@ -207,6 +224,11 @@ impl View {
         let value = self.get(name)?;
         self.take(name)?;
         Ok(value)
+    }
+
+    /// Takes a field out, whatever it held.
+    pub fn discard(&mut self, name: &str) -> Answer<()> {
+        self.take(name).map(drop)
     }
 
     fn take(&mut self, name: &str) -> Answer<Option<Held>> {

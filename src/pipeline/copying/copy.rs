@@ -37,6 +37,8 @@ pub struct Copy {
     progress: Mutex<Progress>,
     /// Whether an earlier run brought it to its end.
     pub complete: bool,
+    /// Every chunk was found settled: what many ask about again and again is not counted each time.
+    settled: AtomicBool,
     /// Whether nothing is left of what the target held before.
     swept: AtomicBool,
     /// Whether that is left to a later run.
@@ -106,6 +108,12 @@ impl OpenPage {
     fn is_done(&self) -> bool {
         self.lanes.iter().all(Completion::is_done)
     }
+
+    async fn done(&self) {
+        for lane in &self.lanes {
+            lane.done().await;
+        }
+    }
 }
 
 impl OpenChunk {
@@ -136,6 +144,17 @@ impl OpenChunk {
         pages.read = true;
         // One that was broken off was read again in others.
         pages.open.iter().for_each(|(page, _)| page.close());
+    }
+
+    /// Waits until every page is settled; of a chunk that is closed. May be dropped.
+    pub(super) async fn settled(&self) {
+        let open = || {
+            let pages = self.pages();
+            pages.open.iter().map(|(page, _)| page).find(|page| !page.is_done()).cloned()
+        };
+        while let Some(page) = open() {
+            page.done().await;
+        }
     }
 
     /// What was settled since the last call, and whether that is all.
@@ -181,6 +200,7 @@ impl Copy {
             batch: reply_documents(average),
             progress: Mutex::new(Progress { done, documents, ..Default::default() }),
             complete,
+            settled: AtomicBool::new(complete),
             swept,
             deferred: AtomicBool::new(false),
         }
@@ -245,7 +265,10 @@ impl Copy {
 
     /// Whether every chunk is settled.
     pub fn is_settled(&self) -> bool {
-        self.complete || self.settled().done.len() == self.chunks()
+        if !self.settled.load(Ordering::Acquire) && self.settled().done.len() == self.chunks() {
+            self.settled.store(true, Ordering::Release);
+        }
+        self.settled.load(Ordering::Acquire)
     }
 
     pub(super) fn open(&self, chunk: u32) -> Arc<OpenChunk> {

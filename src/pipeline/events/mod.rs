@@ -12,7 +12,7 @@ mod position;
 use std::sync::{Arc, atomic::AtomicU64};
 
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{Notify, Semaphore, watch},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -95,6 +95,7 @@ impl TargetPipeline {
             rule_status.copy_complete();
         }
         let all = RuleCopies::new(rule.name.clone(), rule_status.clone(), copies.clone(), complete);
+        let ends = Arc::new(Notify::new());
         let mut settling = JoinSet::new();
         settling.spawn(
             Settling {
@@ -110,6 +111,7 @@ impl TargetPipeline {
                 status: status.clone(),
                 budgets: vec![changes.clone(), copied.clone()],
                 copying,
+                ends: ends.clone(),
             }
             .run(drained.clone(), now.clone()),
         );
@@ -142,6 +144,7 @@ impl TargetPipeline {
                     rule_status: self.rule_status(),
                     windows: AtomicU64::new(0),
                     slots: Arc::new(Semaphore::new(CHUNKS_AT_ONCE)),
+                    ends,
                 }),
                 target: target.clone(),
                 name: rule.name.clone(),

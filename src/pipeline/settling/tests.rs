@@ -112,6 +112,7 @@ impl Bench {
             every: Duration::from_secs(1),
             status: status.clone(),
             copying,
+            ends: Arc::default(),
         };
         let running = tokio::spawn(settling.run(drained.clone(), CancellationToken::new()));
         Self { store, tracker, status, target, copying: copies_run, drained, running }

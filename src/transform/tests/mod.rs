@@ -1,6 +1,7 @@
 //! Scripts, what they are run on and what they have to leave.
 
 mod byte_identity;
+mod direct;
 mod imports;
 mod lookups;
 mod moves;

@@ -1,0 +1,638 @@
+//! Statements that need no interpreter.
+//!
+//! Most scripts set fields to what can be made of other fields. Such a statement is turned, once, into what
+//! it does to the document's bytes, and costs a fraction of what the interpreter takes for it: fields are
+//! read where they lie, without making the engine's values of them.
+//!
+//! Nothing is decided here that the engine would decide otherwise. What a statement meets that is not
+//! known here, be it a type, a number that does not fit or a field of nothing, is left to the engine,
+//! which then runs that one statement on the same state: nothing is written before all that the statement
+//! needs is known. So every error is the engine's, with its words and its place.
+//!
+//! Source of what operators do: Rhai's `get_builtin_binary_op_fn` (`src/func/builtin.rs`).
+
+use std::{borrow::Cow, ops::Range};
+
+use bytes::Bytes;
+use rhai::{
+    AST, ASTFlags, ASTNode, Dynamic, EvalAltResult, Expr, FnCallExpr, FnPtr, ImmutableString,
+    Scope, Stmt, Token,
+};
+
+use super::{
+    Limits,
+    outcome::Ended,
+    raw::{self, kind},
+    value,
+    view::{Found, View},
+};
+
+type Ran = Result<(), Box<EvalAltResult>>;
+
+/// What one run does, in order.
+pub(super) struct Steps(Vec<Step>);
+
+enum Step {
+    Direct(Direct),
+    /// Statements that follow one another, by their places in the script.
+    Interpreted(Range<usize>),
+}
+
+/// A statement that is carried out here.
+struct Direct {
+    /// For the engine, where it is left to it.
+    statement: Stmt,
+    action: Action,
+}
+
+enum Action {
+    /// `doc.name = value`
+    Set(ImmutableString, Value),
+    /// `doc.remove("name")`
+    Remove(ImmutableString),
+    /// `if condition { … } else { … }`
+    If(Value, Vec<Direct>, Vec<Direct>),
+    /// `remove()` or `skip()`
+    End(Ended),
+}
+
+/// An expression.
+enum Value {
+    Constant(Dynamic),
+    /// `doc.a.b`
+    Field(Vec<ImmutableString>),
+    /// A variable that the script has made.
+    Variable(ImmutableString),
+    Binary(Operator, Box<[Value; 2]>),
+    All(Vec<Value>),
+    Any(Vec<Value>),
+    Not(Box<Value>),
+    /// `a ?? b`
+    First(Vec<Value>),
+    /// A text with expressions in it.
+    Text(Vec<Value>),
+}
+
+#[derive(Clone, Copy)]
+enum Operator {
+    Add,
+    Subtract,
+    Multiply,
+    Divide,
+    Remainder,
+    Equal,
+    Unequal,
+    Less,
+    LessOrEqual,
+    More,
+    MoreOrEqual,
+}
+
+impl Steps {
+    /// How a script is run.
+    pub fn of(ast: &AST, limits: &Limits) -> Self {
+        let all = ast.statements();
+        if !may_be_cut(ast) {
+            return Self::none(ast);
+        }
+        let mut steps = Vec::new();
+        for (at, statement) in all.iter().enumerate() {
+            match (Direct::of(statement), steps.last_mut()) {
+                (Some(direct), _) => steps.push(Step::Direct(direct)),
+                (None, Some(Step::Interpreted(range))) => range.end = at + 1,
+                (None, _) => steps.push(Step::Interpreted(at..at + 1)),
+            }
+        }
+        // What is carried out here is not counted: one script is far below any sensible limit.
+        let mut nodes = 0;
+        ast.walk(&mut |_| {
+            nodes += 1;
+            true
+        });
+        match nodes > limits.operations {
+            true => Self::none(ast),
+            false => Self(steps),
+        }
+    }
+
+    /// Leaves all of it to the engine.
+    pub fn none(ast: &AST) -> Self {
+        Self(vec![Step::Interpreted(0..ast.statements().len())])
+    }
+
+    /// Carries them out. `interpret` runs statements in the engine, each time going on from the state
+    /// that the last time has left.
+    pub fn run<'a>(
+        &'a self,
+        scope: &mut Scope<'_>,
+        all: &'a [Stmt],
+        limits: &Limits,
+        interpret: &mut dyn FnMut(&mut Scope<'_>, &[Stmt]) -> Ran,
+    ) -> Ran {
+        for step in &self.0 {
+            match step {
+                Step::Direct(direct) => direct.run(scope, limits, interpret)?,
+                Step::Interpreted(range) => interpret(scope, &all[range.clone()])?,
+            }
+        }
+        Ok(())
+    }
+
+    /// How many statements, at the outermost level, are left to the engine from the start.
+    #[cfg(test)]
+    pub fn interpreted(&self) -> usize {
+        let count = |step: &Step| match step {
+            Step::Direct(_) => 0,
+            Step::Interpreted(range) => range.len(),
+        };
+        self.0.iter().map(count).sum()
+    }
+}
+
+/// Functions that are carried out here, or without a call.
+const KNOWN: [&str; 3] = ["remove", "skip", "to_string"];
+
+/// Whether statements may be run one by one. Not where one of them can end the script, which the engine
+/// tells to nobody; nor where the script gives one of the names that are known here another meaning.
+fn may_be_cut(ast: &AST) -> bool {
+    let mut may = !ast.iter_functions().any(|function| KNOWN.contains(&function.name));
+    // In functions too.
+    ast.walk(&mut |path| {
+        may &= match path.last() {
+            Some(
+                ASTNode::Expr(Expr::FnCall(call, _) | Expr::MethodCall(call, _))
+                | ASTNode::Stmt(Stmt::FnCall(call, _)),
+            ) => call.name != "exit" && call.name != "Fn",
+            // `Fn("exit")`; one of a name that is made as it runs is above.
+            Some(ASTNode::Expr(Expr::StringConstant(text, _))) => text != "exit",
+            Some(ASTNode::Expr(Expr::DynamicConstant(value, _))) => {
+                value.read_lock::<FnPtr>().is_none_or(|pointer| pointer.fn_name() != "exit")
+            }
+            _ => true,
+        };
+        true
+    });
+    for statement in ast.statements() {
+        statement.walk(&mut Vec::new(), &mut |path| {
+            may &= match path.last() {
+                Some(ASTNode::Stmt(Stmt::Return(_, flags, _))) => flags.contains(ASTFlags::BREAK),
+                _ => true,
+            };
+            true
+        });
+    }
+    may
+}
+
+impl Direct {
+    fn of(statement: &Stmt) -> Option<Self> {
+        let action = match statement {
+            Stmt::Assignment(assignment) if !assignment.0.is_op_assignment() => {
+                let mut path = field(&assignment.1.lhs)?;
+                let name = path.pop().filter(|_| path.is_empty())?;
+                Action::Set(name, Value::of(&assignment.1.rhs)?)
+            }
+            Stmt::Expr(expression) => removal(expression)?,
+            Stmt::FnCall(call, _) if is_plain(call) && call.args.is_empty() => {
+                match call.name.as_str() {
+                    "remove" => Action::End(Ended::Remove),
+                    "skip" => Action::End(Ended::Skip),
+                    _ => return None,
+                }
+            }
+            Stmt::If(parts, _) => {
+                let all = |block: &[Stmt]| block.iter().map(Self::of).collect::<Option<_>>();
+                let condition = Value::of(&parts.expr)?;
+                Action::If(
+                    condition,
+                    all(parts.body.statements())?,
+                    all(parts.branch.statements())?,
+                )
+            }
+            _ => return None,
+        };
+        Some(Self { statement: statement.clone(), action })
+    }
+
+    fn run(
+        &self,
+        scope: &mut Scope<'_>,
+        limits: &Limits,
+        interpret: &mut dyn FnMut(&mut Scope<'_>, &[Stmt]) -> Ran,
+    ) -> Ran {
+        match &self.action {
+            Action::Set(name, value) => {
+                if set(scope, limits, name, value).is_some() {
+                    return Ok(());
+                }
+            }
+            Action::Remove(name) => {
+                let done = with_doc(scope, |view| view.discard(name).ok());
+                if done.is_some() {
+                    return Ok(());
+                }
+            }
+            Action::If(condition, then, otherwise) => {
+                if let Some(met) = value_of(scope, limits, condition, |value| value.truth()) {
+                    let branch = if met { then } else { otherwise };
+                    return branch
+                        .iter()
+                        .try_for_each(|direct| direct.run(scope, limits, interpret));
+                }
+            }
+            Action::End(ended) => return Err(ended.clone().error()),
+        }
+        interpret(scope, std::slice::from_ref(&self.statement))
+    }
+}
+
+fn set(
+    scope: &mut Scope<'_>,
+    limits: &Limits,
+    name: &ImmutableString,
+    value: &Value,
+) -> Option<()> {
+    let value = value_of(scope, limits, value, |value| value.into_dynamic(limits))?;
+    with_doc(scope, |view| view.set(name, value).ok())
+}
+
+fn with_doc<T>(scope: &mut Scope<'_>, work: impl FnOnce(&mut View) -> Option<T>) -> Option<T> {
+    let mut view = scope.get_mut("doc")?.write_lock::<View>()?;
+    work(&mut view)
+}
+
+fn value_of<T>(
+    scope: &Scope<'_>,
+    limits: &Limits,
+    value: &Value,
+    work: impl FnOnce(Got<'_>) -> Option<T>,
+) -> Option<T> {
+    let view = scope.get("doc")?.read_lock::<View>()?;
+    work(value.get(&Given { view: &view, scope, limits })?)
+}
+
+/// `doc.remove("name")`, of a field of the document itself.
+fn removal(expression: &Expr) -> Option<Action> {
+    let Expr::Dot(parts, ASTFlags::NONE, _) = expression else { return None };
+    let (Expr::Variable(variable, ..), Expr::MethodCall(call, _)) = (&parts.lhs, &parts.rhs) else {
+        return None;
+    };
+    match call.args.as_slice() {
+        [Expr::StringConstant(name, _)]
+            if variable.1 == "doc" && is_plain(call) && call.name == "remove" =>
+        {
+            (!name.contains('.')).then(|| Action::Remove(name.clone()))
+        }
+        _ => None,
+    }
+}
+
+fn is_plain(call: &FnCallExpr) -> bool {
+    call.namespace.is_empty() && call.op_token.is_none() && !call.capture_parent_scope
+}
+
+/// The names in `doc.a.b`.
+fn field(expression: &Expr) -> Option<Vec<ImmutableString>> {
+    let Expr::Dot(parts, ASTFlags::NONE, _) = expression else { return None };
+    let Expr::Variable(variable, ..) = &parts.lhs else { return None };
+    if variable.1 != "doc" || !variable.2.is_empty() {
+        return None;
+    }
+    let mut names = Vec::new();
+    let mut rest = &parts.rhs;
+    loop {
+        match rest {
+            Expr::Property(property, _) => {
+                names.push(property.2.clone());
+                return Some(names);
+            }
+            Expr::Dot(parts, ASTFlags::NONE, _) => {
+                let Expr::Property(property, _) = &parts.lhs else { return None };
+                names.push(property.2.clone());
+                rest = &parts.rhs;
+            }
+            _ => return None,
+        }
+    }
+}
+
+impl Value {
+    fn of(expression: &Expr) -> Option<Self> {
+        let all = |items: &[Expr]| items.iter().map(Self::of).collect::<Option<Vec<_>>>();
+        Some(match expression {
+            Expr::BoolConstant(value, _) => Self::Constant(Dynamic::from_bool(*value)),
+            Expr::IntegerConstant(value, _) => Self::Constant(Dynamic::from_int(*value)),
+            Expr::FloatConstant(value, _) => Self::Constant(Dynamic::from_float(**value)),
+            Expr::StringConstant(text, _) => Self::Constant(text.clone().into()),
+            Expr::Unit(_) => Self::Constant(Dynamic::UNIT),
+            Expr::Variable(variable, ..) if variable.2.is_empty() => {
+                Self::Variable(variable.1.clone())
+            }
+            Expr::Dot(..) => Self::Field(field(expression)?),
+            Expr::And(items, _) => Self::All(all(items)?),
+            Expr::Or(items, _) => Self::Any(all(items)?),
+            Expr::Coalesce(items, _) => Self::First(all(items)?),
+            Expr::InterpolatedString(items, _) => Self::Text(all(items)?),
+            Expr::FnCall(call, _) if call.namespace.is_empty() => {
+                match (call.op_token.as_ref()?, call.args.as_slice()) {
+                    (Token::Bang, [value]) => Self::Not(Box::new(Self::of(value)?)),
+                    (token, [left, right]) => {
+                        let sides = Box::new([Self::of(left)?, Self::of(right)?]);
+                        Self::Binary(Operator::of(token)?, sides)
+                    }
+                    _ => return None,
+                }
+            }
+            _ => return None,
+        })
+    }
+
+    /// What it comes to; `None` where that is left to the engine.
+    fn get<'a>(&'a self, given: &Given<'a>) -> Option<Got<'a>> {
+        match self {
+            Self::Constant(value) => Some(Got::Held(Cow::Borrowed(value))),
+            Self::Variable(name) => {
+                let value = given.scope.get(name)?;
+                (!value.is_shared()).then_some(Got::Held(Cow::Borrowed(value)))
+            }
+            Self::Field(path) => given.field(path),
+            Self::Binary(operator, sides) => {
+                let (left, right) = (sides[0].get(given)?, sides[1].get(given)?);
+                operator.apply(&left.scalar()?, &right.scalar()?, given.limits).map(Got::Plain)
+            }
+            Self::All(items) => Self::until(items, false, given),
+            Self::Any(items) => Self::until(items, true, given),
+            Self::Not(value) => value.get(given)?.truth().map(|it| Got::Plain(Scalar::Bool(!it))),
+            Self::First(items) => {
+                let mut last = Got::Plain(Scalar::Unit);
+                for item in items {
+                    last = item.get(given)?;
+                    if !last.is_unit() {
+                        break;
+                    }
+                }
+                Some(last)
+            }
+            Self::Text(items) => {
+                let mut text = String::new();
+                for item in items {
+                    match item.get(given)?.scalar()? {
+                        Scalar::Text(more) => text.push_str(more.as_str()),
+                        Scalar::Int(number) => {
+                            text.push_str(itoa::Buffer::new().format(number));
+                        }
+                        _ => return None,
+                    }
+                }
+                fits(text, given.limits).map(Got::Plain)
+            }
+        }
+    }
+
+    /// Goes through conditions up to the first that is `end`.
+    fn until<'a>(items: &'a [Self], end: bool, given: &Given<'a>) -> Option<Got<'a>> {
+        for item in items {
+            if item.get(given)?.truth()? == end {
+                return Some(Got::Plain(Scalar::Bool(end)));
+            }
+        }
+        Some(Got::Plain(Scalar::Bool(!end)))
+    }
+}
+
+/// What expressions are made of.
+struct Given<'a> {
+    view: &'a View,
+    scope: &'a Scope<'a>,
+    limits: &'a Limits,
+}
+
+impl<'a> Given<'a> {
+    fn field(&self, path: &[ImmutableString]) -> Option<Got<'a>> {
+        let (first, rest) = path.split_first()?;
+        let found = self.view.find(first).ok()?;
+        let mut got = match found {
+            Found::Nothing => Got::Plain(Scalar::Unit),
+            Found::Stored(kind, bytes, range) => Got::Stored(kind, bytes, range),
+            Found::Set(value) => Got::Held(Cow::Borrowed(value)),
+        };
+        for name in rest {
+            let Got::Stored(kind::DOCUMENT, bytes, (start, end)) = got else { return None };
+            let found = raw::find(&bytes[start..end], name.as_bytes()).ok()?;
+            got = match found {
+                None => Got::Plain(Scalar::Unit),
+                Some(it) => Got::Stored(it.kind, bytes, (start + it.value.0, start + it.value.1)),
+            };
+        }
+        // The engine looks at how long a text is that it is given.
+        let is_too_long = matches!(got, Got::Stored(kind::STRING, _, (start, end))
+            if end - start > self.limits.string);
+        (!is_too_long).then_some(got)
+    }
+}
+
+/// A value as it was come by.
+enum Got<'a> {
+    /// It lies there in these bytes.
+    Stored(u8, &'a Bytes, (usize, usize)),
+    /// The engine's own.
+    Held(Cow<'a, Dynamic>),
+    Plain(Scalar<'a>),
+}
+
+/// What operators know.
+enum Scalar<'a> {
+    Unit,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Text(Text<'a>),
+}
+
+enum Text<'a> {
+    Stored(&'a str),
+    Held(ImmutableString),
+    Made(String),
+}
+
+impl Text<'_> {
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Stored(text) => text,
+            Self::Held(text) => text.as_str(),
+            Self::Made(text) => text,
+        }
+    }
+}
+
+impl<'a> Got<'a> {
+    fn scalar(self) -> Option<Scalar<'a>> {
+        match self {
+            Self::Plain(scalar) => Some(scalar),
+            Self::Stored(kind, bytes, (start, end)) => {
+                let stored = &bytes[start..end];
+                Some(match kind {
+                    kind::STRING => Scalar::Text(Text::Stored(raw::text(stored)?)),
+                    kind::INT32 | kind::INT64 => Scalar::Int(raw::integer(kind, stored)?),
+                    kind::DOUBLE => Scalar::Float(f64::from_le_bytes(raw::fixed(stored))),
+                    kind::BOOLEAN => Scalar::Bool(stored[0] != 0),
+                    kind::NULL | kind::UNDEFINED => Scalar::Unit,
+                    _ => return None,
+                })
+            }
+            Self::Held(value) => Some(if value.is_unit() {
+                Scalar::Unit
+            } else if let Ok(value) = value.as_bool() {
+                Scalar::Bool(value)
+            } else if let Ok(value) = value.as_int() {
+                Scalar::Int(value)
+            } else if let Ok(value) = value.as_float() {
+                Scalar::Float(value)
+            } else {
+                Scalar::Text(Text::Held(value.into_owned().into_immutable_string().ok()?))
+            }),
+        }
+    }
+
+    fn truth(self) -> Option<bool> {
+        match self.scalar()? {
+            Scalar::Bool(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    fn is_unit(&self) -> bool {
+        match self {
+            Self::Stored(kind, ..) => matches!(*kind, kind::NULL | kind::UNDEFINED),
+            Self::Held(value) => value.is_unit(),
+            Self::Plain(scalar) => matches!(scalar, Scalar::Unit),
+        }
+    }
+
+    /// As the engine has it. Nothing whose size the engine would look into.
+    fn into_dynamic(self, limits: &Limits) -> Option<Dynamic> {
+        let value = match self {
+            Self::Stored(kind::ARRAY, ..) => return None,
+            Self::Stored(kind, bytes, range) => value::read(kind, bytes, range, limits.map).ok()?,
+            Self::Held(value) => value.into_owned(),
+            Self::Plain(Scalar::Unit) => Dynamic::UNIT,
+            Self::Plain(Scalar::Bool(value)) => Dynamic::from_bool(value),
+            Self::Plain(Scalar::Int(value)) => Dynamic::from_int(value),
+            Self::Plain(Scalar::Float(value)) => Dynamic::from_float(value),
+            Self::Plain(Scalar::Text(Text::Stored(text))) => ImmutableString::from(text).into(),
+            Self::Plain(Scalar::Text(Text::Held(text))) => text.into(),
+            Self::Plain(Scalar::Text(Text::Made(text))) => ImmutableString::from(text).into(),
+        };
+        let too_long = |text: &ImmutableString| text.len() > limits.string;
+        let is_sized = value.is_array() || value.is_map() || value.is_blob();
+        let is_left =
+            is_sized || value.read_lock::<ImmutableString>().is_some_and(|it| too_long(&it));
+        (!is_left).then_some(value)
+    }
+}
+
+fn fits<'a>(text: String, limits: &Limits) -> Option<Scalar<'a>> {
+    (text.len() <= limits.string).then_some(Scalar::Text(Text::Made(text)))
+}
+
+impl Operator {
+    fn of(token: &Token) -> Option<Self> {
+        Some(match token {
+            Token::Plus => Self::Add,
+            Token::Minus => Self::Subtract,
+            Token::Multiply => Self::Multiply,
+            Token::Divide => Self::Divide,
+            Token::Modulo => Self::Remainder,
+            Token::EqualsTo => Self::Equal,
+            Token::NotEqualsTo => Self::Unequal,
+            Token::LessThan => Self::Less,
+            Token::LessThanEqualsTo => Self::LessOrEqual,
+            Token::GreaterThan => Self::More,
+            Token::GreaterThanEqualsTo => Self::MoreOrEqual,
+            _ => return None,
+        })
+    }
+
+    fn apply<'a>(
+        self,
+        left: &Scalar<'_>,
+        right: &Scalar<'_>,
+        limits: &Limits,
+    ) -> Option<Scalar<'a>> {
+        match (left, right) {
+            (Scalar::Int(left), Scalar::Int(right)) => self.of_ints(*left, *right),
+            (Scalar::Float(left), Scalar::Float(right)) => Some(self.of_floats(*left, *right)),
+            (Scalar::Float(left), Scalar::Int(right)) => Some(self.of_floats(*left, *right as f64)),
+            (Scalar::Int(left), Scalar::Float(right)) => Some(self.of_floats(*left as f64, *right)),
+            (Scalar::Text(left), Scalar::Text(right)) => match self {
+                Self::Add => fits([left.as_str(), right.as_str()].concat(), limits),
+                _ => self.of_ordered(left.as_str(), right.as_str()),
+            },
+            (Scalar::Bool(left), Scalar::Bool(right)) => self.of_ordered(left, right),
+            (Scalar::Unit, Scalar::Unit) => match self {
+                Self::Equal => Some(Scalar::Bool(true)),
+                _ => self.of_strangers(),
+            },
+            // The engine does not know these two together: never equal, and in no order.
+            _ => match self {
+                Self::Unequal => Some(Scalar::Bool(true)),
+                _ => self.of_strangers(),
+            },
+        }
+    }
+
+    fn of_ints<'a>(self, left: i64, right: i64) -> Option<Scalar<'a>> {
+        let result = match self {
+            Self::Add => left.checked_add(right),
+            Self::Subtract => left.checked_sub(right),
+            Self::Multiply => left.checked_mul(right),
+            Self::Divide => left.checked_div(right),
+            Self::Remainder => left.checked_rem(right),
+            _ => return self.of_ordered(&left, &right),
+        };
+        result.map(Scalar::Int)
+    }
+
+    /// Floats that are all but equal are equal to the engine.
+    fn of_floats<'a>(self, left: f64, right: f64) -> Scalar<'a> {
+        let largest = match left * right == 0.0 {
+            true => 1.0,
+            false => left.abs().max(right.abs()),
+        };
+        let (apart, near) = ((left - right) / largest, f64::EPSILON);
+        let is = match self {
+            Self::Add => return Scalar::Float(left + right),
+            Self::Subtract => return Scalar::Float(left - right),
+            Self::Multiply => return Scalar::Float(left * right),
+            Self::Divide => return Scalar::Float(left / right),
+            Self::Remainder => return Scalar::Float(left % right),
+            Self::Equal => (left - right).abs() / largest <= near,
+            Self::Unequal => (left - right).abs() / largest > near,
+            Self::Less => (right - left) / largest > near,
+            Self::LessOrEqual => (right - left) / largest > -near,
+            Self::More => apart > near,
+            Self::MoreOrEqual => apart > -near,
+        };
+        Scalar::Bool(is)
+    }
+
+    fn of_ordered<'a, T: Ord + ?Sized>(self, left: &T, right: &T) -> Option<Scalar<'a>> {
+        Some(Scalar::Bool(match self {
+            Self::Equal => left == right,
+            Self::Unequal => left != right,
+            Self::Less => left < right,
+            Self::LessOrEqual => left <= right,
+            Self::More => left > right,
+            Self::MoreOrEqual => left >= right,
+            _ => return None,
+        }))
+    }
+
+    /// What the engine answers where it compares what can't be compared.
+    fn of_strangers<'a>(self) -> Option<Scalar<'a>> {
+        match self {
+            Self::Add | Self::Subtract | Self::Multiply | Self::Divide | Self::Remainder => None,
+            _ => Some(Scalar::Bool(false)),
+        }
+    }
+}
