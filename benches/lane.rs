@@ -10,9 +10,10 @@ use mongosync::{
     change::{
         Cause, Change, ClusterTime, Document, DocumentKey, Namespace, Phase, RuleIndex, State,
     },
-    checkpoint::tracker::{Claim, Completion, Tracker},
+    checkpoint::tracker::{Claim, Claims, Completion, Tracker},
     delivery::lane::{Lane, Noted, Pending, Subject, WindowId},
 };
+use smallvec::smallvec;
 
 /// Events in a measurement.
 const EVENTS: u64 = 10_000;
@@ -52,7 +53,7 @@ fn replies(tracker: &Tracker<u64>, documents: u64) -> Vec<Vec<Noted>> {
     numbers.chunks(AT_ONCE).map(reply).collect()
 }
 
-fn change(namespace: Namespace, key: DocumentKey, phase: Phase, claims: Vec<Claim>) -> Change {
+fn change(namespace: Namespace, key: DocumentKey, phase: Phase, claims: Claims) -> Change {
     Change {
         namespace,
         key,
@@ -61,7 +62,7 @@ fn change(namespace: Namespace, key: DocumentKey, phase: Phase, claims: Vec<Clai
         read: ClusterTime(1),
         since: None,
         phase,
-        states: vec![(RuleIndex(0), State::Gone)],
+        states: smallvec![(RuleIndex(0), State::Gone)],
         claims,
     }
 }
@@ -127,8 +128,8 @@ fn lane(criterion: &mut Criterion) {
             drain(&lane);
             let namespace = namespace();
             let copied = (0..EVENTS).map(|number| Change {
-                states: vec![(RuleIndex(0), State::Present(document.clone()))],
-                ..change(namespace.clone(), key(number), Phase::Copy, vec![chunk.claim()])
+                states: smallvec![(RuleIndex(0), State::Present(document.clone()))],
+                ..change(namespace.clone(), key(number), Phase::Copy, smallvec![chunk.claim()])
             });
             let copied: Vec<Change> = copied.collect();
             (copied, lane)

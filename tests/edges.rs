@@ -55,7 +55,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 /// Within a part, narrower than the table above: the file, and all that it may name of that part.
 const NARROW: &[(&str, &str, &[&str])] = &[
     // What travels carries its claims, and nothing else of the store.
-    ("change", "checkpoint", &["checkpoint::tracker::Claim"]),
+    ("change", "checkpoint", &["checkpoint::tracker::Claims"]),
     // What a script set for one delivery; running it is not the target's business.
     ("target", "transform", &["transform::Meta"]),
     // A MongoDB that is written to is told of in the words of one that is read; nothing is read there.

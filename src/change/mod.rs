@@ -18,10 +18,11 @@ use std::{
 
 use bson::{RawDocument, RawDocumentBuf};
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 pub use key::DocumentKey;
 
-use crate::checkpoint::tracker::Claim;
+use crate::checkpoint::tracker::Claims;
 
 use event::Happened;
 
@@ -283,11 +284,14 @@ pub struct Change {
     /// Copy or changes.
     pub phase: Phase,
     /// One entry a rule that was asked, in the order of the rules.
-    pub states: Vec<(RuleIndex, State)>,
+    pub states: States,
     /// What this change holds back; settled once the change is durable in the target, or known
     /// never to be.
-    pub claims: Vec<Claim>,
+    pub claims: Claims,
 }
+
+/// What each rule's read said: nearly always there is one rule, whose answer lies in place.
+pub type States = SmallVec<[(RuleIndex, State); 1]>;
 
 impl Change {
     /// Bytes of its documents, each rule's own.

@@ -16,6 +16,7 @@ use std::{
     },
 };
 
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 /// A share in a span: the position can't move past the span until every claim on it is settled.
@@ -25,6 +26,9 @@ use tokio::sync::Notify;
 /// it is, so that the next start reads again what the task had in hand.
 #[must_use = "a claim that is not settled holds the position for ever"]
 pub struct Claim(Arc<Shares>);
+
+/// What one change holds back: nearly always one thing, which lies in place.
+pub type Claims = SmallVec<[Claim; 1]>;
 
 /// What the claims of one span, or of one completion, have in common.
 struct Shares {
@@ -93,9 +97,10 @@ impl Claim {
 
     /// Joins the claims of a change that is about to be one with the change that `claims` belongs
     /// to. The list stays as short as there are trackers and completions in it.
-    pub fn join(self, claims: &mut Vec<Self>) {
+    pub fn join(self, claims: &mut Claims) {
         let mut claim = self;
-        for known in claims.iter_mut() {
+        // What came last is most likely of the same.
+        for known in claims.iter_mut().rev() {
             match known.absorb(claim) {
                 Ok(()) => return,
                 Err(other) => claim = other,
@@ -105,7 +110,7 @@ impl Claim {
     }
 
     /// Settles all of them.
-    pub fn settle_all(claims: Vec<Self>) {
+    pub fn settle_all(claims: impl IntoIterator<Item = Self>) {
         claims.into_iter().for_each(Self::settle);
     }
 }

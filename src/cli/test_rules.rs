@@ -10,6 +10,7 @@ use bson::Bson;
 use console::style;
 use serde_json::{Value, json};
 use similar::{ChangeTag, TextDiff};
+use smallvec::smallvec;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -156,8 +157,8 @@ fn change(test: &Test) -> Result<Change, Error> {
         read: TIME,
         since: Some(bson::DateTime::from_millis(i64::from(TIME.seconds()) * 1000)),
         phase,
-        states: vec![(RuleIndex(0), state)],
-        claims: Vec::new(),
+        states: smallvec![(RuleIndex(0), state)],
+        claims: Default::default(),
     })
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     change::{ClusterTime, DocumentKey, KeyMap, Namespace, Phase, RuleIndex, event::Happened},
-    checkpoint::tracker::Claim,
+    checkpoint::tracker::Claims,
     target::{Action, Item, Operation, PlaceKey, Request, Target},
 };
 
@@ -74,8 +74,10 @@ pub struct Batch {
     pub letters: Vec<Letter>,
     /// Documents that the target is not to hold and does not: nothing is sent for them.
     pub gone: Vec<Arc<Origin>>,
-    /// Settled when the batch is.
-    pub claims: Vec<Claim>,
+    /// Settled when the batch is. What its changes hold back between them, each thing once.
+    pub claims: Claims,
+    /// Changes that are settled with the batch.
+    pub changes: usize,
     /// Keys whose stored places are trimmed to these once the batch is settled.
     pub places: Vec<super::places::Trim>,
 }
@@ -96,7 +98,13 @@ impl Batch {
 
     /// Whether there is nothing at all in it, claims included.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.claims.is_empty() && self.letters.is_empty()
+        self.entries.is_empty() && self.changes == 0 && self.letters.is_empty()
+    }
+
+    /// Takes what a change holds back.
+    pub fn hold(&mut self, claims: Claims) {
+        self.changes += 1;
+        claims.into_iter().for_each(|claim| claim.join(&mut self.claims));
     }
 
     /// Items that will be sent.

@@ -31,11 +31,12 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use smallvec::smallvec;
 use tokio::sync::Notify;
 
 use crate::{
     change::{Change, ClusterTime, DocumentKey, KeyMap, KeySet, Namespace, Phase},
-    checkpoint::tracker::Claim,
+    checkpoint::tracker::{Claim, Claims},
 };
 
 /// Bytes of keys that a window remembers, at the most; a chunk that meets more is read anew from
@@ -82,7 +83,7 @@ pub struct Pending {
     /// Whether the newest event says that the document is no more.
     pub deleted: bool,
     /// Of all events that this one read answers.
-    pub claims: Vec<Claim>,
+    pub claims: Claims,
 }
 
 /// A chunk's view of the lane.
@@ -113,7 +114,7 @@ struct Front {
     order: VecDeque<Subject>,
     pending_bytes: usize,
     /// What is being read, with the claims of copied documents that what is read stands for too.
-    in_flight: KeyMap<Subject, Vec<Claim>>,
+    in_flight: KeyMap<Subject, Claims>,
     windows: Vec<Window>,
     output: VecDeque<Change>,
     /// How many of them come from the stream.
@@ -125,7 +126,7 @@ struct Waiting {
     time: ClusterTime,
     since: Option<bson::DateTime>,
     deleted: bool,
-    claims: Vec<Claim>,
+    claims: Claims,
 }
 
 /// See the module's head.
@@ -343,7 +344,7 @@ impl Lane {
         let mut front = self.front();
         let front = &mut *front;
         front.newest = front.newest.max(as_of);
-        let mut of_copied: KeyMap<Subject, Vec<Claim>> = KeyMap::default();
+        let mut of_copied: KeyMap<Subject, Claims> = KeyMap::default();
         for (subject, claims) in std::mem::take(&mut front.in_flight) {
             front.mark(&subject, self.window_bytes);
             if !claims.is_empty() {
@@ -477,7 +478,7 @@ impl Front {
         }
         self.pending_bytes += cost(&subject);
         self.order.push_back(subject.clone());
-        self.pending.insert(subject, Waiting { time, since, deleted, claims: vec![claim] });
+        self.pending.insert(subject, Waiting { time, since, deleted, claims: smallvec![claim] });
     }
 
     fn put_out(&mut self, change: Change) {
@@ -510,7 +511,7 @@ impl Front {
             let Waiting { time, since, deleted, claims } =
                 self.pending.remove(&subject).expect("what is in order is pending");
             self.pending_bytes -= cost(&subject);
-            self.in_flight.insert(subject.clone(), Vec::new());
+            self.in_flight.insert(subject.clone(), Claims::new());
             taken.push(Pending { subject, time, since, deleted, claims });
         }
         taken

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     change::{Phase, RuleIndex},
-    checkpoint::tracker::Claim,
+    checkpoint::tracker::{Claim, Claims},
     rules::{model::DeliverySettings, units::written_time},
     status::Settled,
     target::{Outcome, PlaceKey, Pressure, Request, Retry, Right},
@@ -118,7 +118,7 @@ pub struct Delivered {
     /// take away what the load has not seen.
     trims: Vec<Trim>,
     /// Not yet settled: a position must not pass places that are still to be trimmed.
-    claims: Vec<Claim>,
+    claims: Claims,
     /// Documents that are to be looked up again behind all that their lane holds.
     pub behind: Vec<Arc<Origin>>,
     /// Documents that stand aside, each with why; only where there was room for them.
@@ -143,7 +143,7 @@ impl Delivered {
     ///
     /// # Errors
     /// See [`Halt`].
-    pub async fn trim(self, context: &Context) -> Result<Vec<Claim>, Halt> {
+    pub async fn trim(self, context: &Context) -> Result<Claims, Halt> {
         context.places.trim(self.trims, &context.stop).await?;
         Ok(self.claims)
     }

@@ -10,6 +10,7 @@ use std::{
 use async_trait::async_trait;
 use bson::{RawBsonRef, RawDocument, rawdoc};
 use bytes::Bytes;
+use smallvec::smallvec;
 use tokio::{
     sync::Notify,
     task::{JoinHandle, JoinSet},
@@ -397,7 +398,7 @@ pub fn key(id: i64) -> DocumentKey {
 }
 
 /// A state of the first rule.
-pub fn change(id: i64, state: State, claims: Vec<Claim>) -> Change {
+pub fn change(id: i64, state: State, claims: impl IntoIterator<Item = Claim>) -> Change {
     Change {
         namespace: namespace(),
         key: key(id),
@@ -406,8 +407,8 @@ pub fn change(id: i64, state: State, claims: Vec<Claim>) -> Change {
         read: ClusterTime(9),
         since: None,
         phase: Phase::Changes,
-        states: vec![(RuleIndex(0), state)],
-        claims,
+        states: smallvec![(RuleIndex(0), state)],
+        claims: claims.into_iter().collect(),
     }
 }
 

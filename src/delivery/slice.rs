@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     change::{Change, Phase, id::IdTypes},
-    checkpoint::tracker::Claim,
+    checkpoint::tracker::Claims,
     transform::{Lookup, Reads},
 };
 
@@ -31,7 +31,7 @@ pub(super) struct Slice {
 pub(super) struct Settling {
     pub shaped: Shaped,
     pub phase: Phase,
-    pub claims: Vec<Claim>,
+    pub claims: Claims,
 }
 
 /// What a slice comes to.

@@ -192,11 +192,7 @@ impl Writer {
         self.batch.try_once(&delivered.owed);
         let behind = std::mem::take(&mut delivered.behind);
         let held = std::mem::take(&mut delivered.held);
-        let mut claims = Vec::new();
-        for claim in delivered.trim(&self.context).await? {
-            // A few stand for all, or each document would take one of each.
-            claim.join(&mut claims);
-        }
+        let claims = delivered.trim(&self.context).await?;
         // Each holds a share of what the batch stood for until it is written.
         let again: Vec<Noted> = behind
             .iter()
@@ -251,7 +247,7 @@ impl Writer {
             || self.waits
             || self.batch.len() >= self.course.limits.actions()
             || self.batch.bytes() >= self.course.limits.bytes()
-            || self.batch.claims.len() >= QUIET
+            || self.batch.changes >= QUIET
             || self.batch.letters.len() >= LETTERS
     }
 
@@ -328,7 +324,7 @@ impl Writer {
                 let once = shaped.once.contains(&operation.place);
                 self.batch.push(&*context.target, operation, origin, once);
             }
-            self.batch.claims.extend(claims);
+            self.batch.hold(claims);
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
+use smallvec::smallvec;
 use tokio::{
     sync::{Notify, Semaphore, mpsc},
     task::JoinSet,
@@ -338,8 +339,8 @@ impl Copying {
                 read,
                 since: None,
                 phase: Phase::Copy,
-                states: vec![(copy.rule, state)],
-                claims: vec![page.of_lane(lane).claim()],
+                states: smallvec![(copy.rule, state)],
+                claims: smallvec![page.of_lane(lane).claim()],
             });
         }
         let mut dropped = 0;

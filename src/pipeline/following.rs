@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     change::{
         Cause, Change, ClusterTime, DocumentKey, Hashing, Namespace, Phase, RuleIndex, State,
-        event::Op,
+        States, event::Op,
     },
     checkpoint::tracker::{Claim, Completion, Tracker},
     delivery::{
@@ -558,8 +558,8 @@ impl Answering {
         let deleted: Vec<bool> = group.iter().map(|(_, pending)| pending.deleted).collect();
         let rules = self.rules.following(&namespace);
         // `None` where a rule's read did not reach the key.
-        let mut states: Vec<Option<Vec<(RuleIndex, State)>>> =
-            keys.iter().map(|_| Some(Vec::with_capacity(rules.len()))).collect();
+        let mut states: Vec<Option<States>> =
+            keys.iter().map(|_| Some(States::with_capacity(rules.len()))).collect();
         let mut as_of = after;
         for &rule in &*rules {
             let (answers, read) = self.states(rule, &namespace, &keys, after).await?;
@@ -577,8 +577,7 @@ impl Answering {
         }
         let moved = self.moved(&namespace, &keys, &states, &rules, after).await?;
         let mut answered = Vec::with_capacity(group.len() + moved.len());
-        let mut moved: HashMap<usize, (DocumentKey, Vec<(RuleIndex, State)>)> =
-            moved.into_iter().collect();
+        let mut moved: HashMap<usize, (DocumentKey, States)> = moved.into_iter().collect();
         for (at, ((index, pending), states)) in group.into_iter().zip(states).enumerate() {
             let Some(states) = states else {
                 answered.push((index, Answered::Unread(pending)));
@@ -616,11 +615,11 @@ impl Answering {
         &self,
         namespace: &Namespace,
         keys: &[DocumentKey],
-        states: &[Option<Vec<(RuleIndex, State)>>],
+        states: &[Option<States>],
         rules: &[RuleIndex],
         after: ClusterTime,
-    ) -> Result<Vec<(usize, (DocumentKey, Vec<(RuleIndex, State)>))>, Halt> {
-        let gone = |states: &Vec<(RuleIndex, State)>| {
+    ) -> Result<Vec<(usize, (DocumentKey, States))>, Halt> {
+        let gone = |states: &States| {
             let gone =
                 |state: &State| matches!(state, State::Gone | State::Dropped | State::Unmatched);
             states.iter().all(|(_, state)| gone(state))
@@ -631,7 +630,7 @@ impl Answering {
                 continue;
             }
             let Ok(id) = DocumentKey::from_id(key.id()) else { continue };
-            let mut found = Vec::new();
+            let mut found = States::new();
             for &rule in rules {
                 let one = std::slice::from_ref(&id);
                 let (answer, _) = self.states(rule, namespace, one, after).await?;

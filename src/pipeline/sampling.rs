@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bson::{Binary, Bson, RawDocument, RawDocumentBuf, doc, oid::ObjectId, spec::BinarySubtype};
+use smallvec::smallvec;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -11,7 +12,7 @@ use crate::{
         Cause, Change, ClusterTime, Document, DocumentKey, Namespace, Phase, RuleIndex, State,
         id::{IdType, IdTypes},
     },
-    checkpoint::open::hidden_database,
+    checkpoint::{open::hidden_database, tracker::Claims},
     delivery::trial::{Made, Trial},
     rules::model::{Rule, RuleFile},
     source::{Source, budget::Budget, error::Error as SourceError, lookup::Read},
@@ -230,8 +231,8 @@ impl<'a> Sampling<'a> {
             read: time,
             since: None,
             phase: Phase::Copy,
-            states: vec![(RuleIndex(0), State::Present(document))],
-            claims: Vec::new(),
+            states: smallvec![(RuleIndex(0), State::Present(document))],
+            claims: Claims::new(),
         };
         let reads =
             Reads { lookup: self.lookup.clone(), after: time, stop: self.reading.stop.clone() };

@@ -1,8 +1,8 @@
 //! One reply of the server, read without decoding or copying what is in it.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
-use bson::{RawArray, RawBsonRef, RawDocument, RawDocumentBuf, rawdoc};
+use bson::{RawArray, RawDocument, RawDocumentBuf, rawdoc};
 use bytes::Bytes;
 use mongodb::raw_batch_cursor::RawBatch;
 
@@ -40,7 +40,7 @@ impl Reply {
     /// documents on the way to a target.
     pub fn cost(batch: &RawBatch) -> usize {
         const BESIDE: usize = 384;
-        let documents = batch.doc_slices().map_or(0, |documents| documents.into_iter().count());
+        let documents = batch.doc_slices().map_or(0, |documents| Places::of(documents).count());
         batch.as_raw_document().as_bytes().len() + documents * BESIDE
     }
 
@@ -57,12 +57,12 @@ impl Reply {
     /// # Errors
     /// Where the reply is not that of a cursor command.
     pub fn documents(&self) -> Result<impl Iterator<Item = Result<Document, Error>> + '_, Error> {
-        Ok(self.batch()?.into_iter().map(|element| match element {
-            Ok(RawBsonRef::Document(raw)) => {
-                Document::from_bytes(self.bytes.slice_ref(raw.as_bytes()))
-                    .map_err(|_| Error::garbled("a document with a wrong length"))
-            }
-            _ => Err(Error::garbled("a batch that holds something else than documents")),
+        let batch = self.batch()?;
+        let start = batch.as_bytes().as_ptr().addr() - self.bytes.as_ptr().addr();
+        Ok(Places::of(batch).map(move |place| {
+            let Range { start: from, end } = place?;
+            Document::from_bytes(self.bytes.slice(start + from..start + end))
+                .map_err(|_| Error::garbled("a document with a wrong length"))
         }))
     }
 
@@ -109,6 +109,46 @@ impl Reply {
             .ok()
             .and_then(ResumeToken::read)
             .ok_or_else(|| Error::garbled("no postBatchResumeToken"))
+    }
+}
+
+/// Where the documents of a batch lie in it, in order; after an error there is nothing more.
+///
+/// Every document of a copy comes by here: what is between two of them is stepped over, not read.
+struct Places<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Places<'a> {
+    fn of(batch: &'a RawArray) -> Self {
+        Self { bytes: batch.as_bytes(), at: 4 }
+    }
+
+    /// The element that begins at `at`: its kind, its name, which is its number, and the document.
+    fn place(&self) -> Option<Range<usize>> {
+        const DOCUMENT: u8 = 0x03;
+        let element = self.bytes.get(self.at..)?;
+        let (kind, name) = element.split_first()?;
+        let start = self.at + 2 + name.iter().position(|byte| *byte == 0)?;
+        let length = self.bytes.get(start..)?.first_chunk()?;
+        let end = start.checked_add(usize::try_from(i32::from_le_bytes(*length)).ok()?)?;
+        // The array's own closing zero comes after every document.
+        (*kind == DOCUMENT && end < self.bytes.len()).then_some(start..end)
+    }
+}
+
+impl Iterator for Places<'_> {
+    type Item = Result<Range<usize>, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.at + 1 >= self.bytes.len() {
+            return None;
+        }
+        let place = self.place();
+        self.at = place.as_ref().map_or(self.bytes.len(), |place| place.end);
+        let garbled = || Error::garbled("a batch that holds something else than documents");
+        Some(place.ok_or_else(garbled))
     }
 }
 
@@ -196,6 +236,34 @@ mod tests {
         }
         for whole in ["", "04", "82", "2904", "8263B0D7C5000000022B0429296E1404", "82é3B0D7C504"] {
             assert_eq!(token(whole).of_event(), whole);
+        }
+    }
+
+    #[test]
+    fn documents_are_found_in_a_batch_and_nothing_else_is_taken_for_one() {
+        let documents: Vec<_> =
+            (0..120).map(|n| rawdoc! { "n": n, "s": "x".repeat(n as usize) }).collect();
+        let whole = bson::RawArrayBuf::from_iter(documents.clone());
+        let read = |batch: &RawArray| {
+            let bytes = batch.as_bytes().to_vec();
+            let places: Result<Vec<_>, _> = Places::of(batch).collect();
+            places.map(|it| it.into_iter().map(|place| bytes[place].to_vec()).collect::<Vec<_>>())
+        };
+        let expected: Vec<_> = documents.iter().map(|it| it.as_bytes().to_vec()).collect();
+        assert_eq!(read(&whole).expect("documents"), expected);
+        assert!(read(&bson::RawArrayBuf::new()).expect("nothing").is_empty());
+        for odd in
+            [rawdoc! { "a": [{ "x": 1 }, 5] }, rawdoc! { "a": [5] }, rawdoc! { "a": ["x", {}] }]
+        {
+            assert!(read(odd.get_array("a").expect("an array")).is_err(), "{odd:?}");
+        }
+        // A document that claims to be longer than the batch, or shorter than its own length.
+        let mut bytes = rawdoc! { "a": [{ "x": 1 }] }.into_bytes();
+        let length = bytes.windows(4).position(|it| it == [12, 0, 0, 0]).expect("of the document");
+        for wrong in [-1_i32, 0, 4, 13, 200, i32::MAX] {
+            bytes[length..length + 4].copy_from_slice(&wrong.to_le_bytes());
+            let broken = RawDocument::from_bytes(&bytes).expect("its own length is right");
+            let _ = read(broken.get_array("a").expect("an array"));
         }
     }
 

@@ -58,7 +58,7 @@ enum Action {
 
 /// An expression.
 enum Value {
-    Constant(Dynamic),
+    Constant(Constant),
     /// `doc.a.b`
     Field(Vec<ImmutableString>),
     /// A variable that the script has made.
@@ -71,6 +71,28 @@ enum Value {
     First(Vec<Value>),
     /// A text with expressions in it.
     Text(Vec<Value>),
+}
+
+/// What stands in the script itself. Not the engine's own values, whose owners all threads would count
+/// together with each document.
+enum Constant {
+    Unit,
+    Bool(bool),
+    Int(i64),
+    Float(f64),
+    Text(Box<str>),
+}
+
+impl Constant {
+    fn get(&self) -> Scalar<'_> {
+        match self {
+            Self::Unit => Scalar::Unit,
+            Self::Bool(value) => Scalar::Bool(*value),
+            Self::Int(value) => Scalar::Int(*value),
+            Self::Float(value) => Scalar::Float(*value),
+            Self::Text(text) => Scalar::Text(Text::Stored(text)),
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -320,11 +342,11 @@ impl Value {
     fn of(expression: &Expr) -> Option<Self> {
         let all = |items: &[Expr]| items.iter().map(Self::of).collect::<Option<Vec<_>>>();
         Some(match expression {
-            Expr::BoolConstant(value, _) => Self::Constant(Dynamic::from_bool(*value)),
-            Expr::IntegerConstant(value, _) => Self::Constant(Dynamic::from_int(*value)),
-            Expr::FloatConstant(value, _) => Self::Constant(Dynamic::from_float(**value)),
-            Expr::StringConstant(text, _) => Self::Constant(text.clone().into()),
-            Expr::Unit(_) => Self::Constant(Dynamic::UNIT),
+            Expr::BoolConstant(value, _) => Self::Constant(Constant::Bool(*value)),
+            Expr::IntegerConstant(value, _) => Self::Constant(Constant::Int(*value)),
+            Expr::FloatConstant(value, _) => Self::Constant(Constant::Float(**value)),
+            Expr::StringConstant(text, _) => Self::Constant(Constant::Text(text.as_str().into())),
+            Expr::Unit(_) => Self::Constant(Constant::Unit),
             Expr::Variable(variable, ..) if variable.2.is_empty() => {
                 Self::Variable(variable.1.clone())
             }
@@ -350,7 +372,7 @@ impl Value {
     /// What it comes to; `None` where that is left to the engine.
     fn get<'a>(&'a self, given: &Given<'a>) -> Option<Got<'a>> {
         match self {
-            Self::Constant(value) => Some(Got::Held(Cow::Borrowed(value))),
+            Self::Constant(constant) => Some(Got::Plain(constant.get())),
             Self::Variable(name) => {
                 let value = given.scope.get(name)?;
                 (!value.is_shared()).then_some(Got::Held(Cow::Borrowed(value)))

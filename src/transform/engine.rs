@@ -359,7 +359,7 @@ pub(super) fn run(script: &Script, input: Input<'_>) -> Result<Outcome, ScriptEr
     let limits = &script.limits;
     let mut scope = Scope::new();
     let doc = input.document.map_or(Dynamic::UNIT, |document| {
-        Dynamic::from(View::new(document.bytes().clone(), limits.map))
+        Dynamic::from(View::of_document(document.bytes().clone(), limits.map))
     });
     scope.push_dynamic("doc", doc);
     if script.mentioned.event {

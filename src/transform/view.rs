@@ -4,10 +4,13 @@
 //! are copied with the changes put in. A view is a value: a copy of it shares bytes and changes until
 //! one of the two is written to. Nothing here knows the engine beyond its values and errors.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
-use rhai::{Dynamic, ImmutableString};
+use rhai::{Dynamic, Identifier, ImmutableString};
 
 use super::{
     failure::{Answer, refuse},
@@ -15,6 +18,8 @@ use super::{
     value::{self, Over},
 };
 
+/// Fields that most documents have at the most.
+const ORDINARY: usize = 24;
 /// From this many changes on, names are found through a hash map.
 const INDEXED: usize = 16;
 
@@ -22,21 +27,53 @@ const INDEXED: usize = 16;
 #[derive(Clone, Debug)]
 pub(super) struct View {
     base: Bytes,
+    /// Where its fields lie, once one was looked for; only of a whole document, of which a script looks for
+    /// many.
+    fields: Option<OnceLock<Fields>>,
     changes: Option<Arc<Changes>>,
     most: usize,
+}
+
+/// The elements of a document, as far as it can be read.
+#[derive(Clone, Debug)]
+struct Fields {
+    elements: Vec<raw::Element>,
+    end: Result<(), Malformed>,
+}
+
+impl Fields {
+    fn of(document: &[u8]) -> Self {
+        let mut fields = Self { elements: Vec::with_capacity(ORDINARY), end: Ok(()) };
+        for element in raw::elements(document) {
+            match element {
+                Ok(element) => fields.elements.push(element),
+                Err(malformed) => fields.end = Err(malformed),
+            }
+        }
+        fields
+    }
+
+    fn find(&self, document: &[u8], name: &[u8]) -> Result<Option<raw::Element>, Malformed> {
+        let is_it = |element: &&raw::Element| element.name_in(document) == name;
+        match self.elements.iter().find(is_it) {
+            Some(element) => Ok(Some(*element)),
+            None => self.end.map(|()| None),
+        }
+    }
 }
 
 #[derive(Clone, Default, Debug)]
 struct Changes {
     list: Vec<Change>,
-    index: HashMap<ImmutableString, usize>,
+    index: HashMap<Identifier, usize>,
     /// How deep documents and arrays nest in the changes.
     depth: usize,
 }
 
 #[derive(Clone, Debug)]
 struct Change {
-    name: ImmutableString,
+    /// In place where it is short: the script's own names are all threads'.
+    name: Identifier,
     /// Where the element lies that it stands for; `None` for a new field.
     place: Option<Place>,
     /// `None` where the field was removed.
@@ -103,7 +140,24 @@ impl Change {
 impl View {
     /// A view of one document's bytes, which may get so many fields.
     pub fn new(base: Bytes, most: usize) -> Self {
-        Self { base, changes: None, most }
+        Self { base, fields: None, changes: None, most }
+    }
+
+    /// The same of a whole document.
+    pub fn of_document(base: Bytes, most: usize) -> Self {
+        Self { fields: Some(OnceLock::new()), ..Self::new(base, most) }
+    }
+
+    /// Where a field of the stored document lies.
+    fn stored(&self, name: &str) -> Answer<Option<raw::Element>> {
+        let found = match &self.fields {
+            Some(fields) => {
+                let fields = fields.get_or_init(|| Fields::of(&self.base));
+                fields.find(&self.base, name.as_bytes())
+            }
+            None => raw::find(&self.base, name.as_bytes()),
+        };
+        found.map_err(malformed)
     }
 
     /// An empty document with the same bounds.
@@ -140,8 +194,7 @@ impl View {
                 Some(Held::Stored(kind, bytes)) => Found::Stored(*kind, bytes, (0, bytes.len())),
             });
         }
-        let found = raw::find(&self.base, name.as_bytes()).map_err(malformed)?;
-        Ok(found.map_or(Found::Nothing, |element| {
+        Ok(self.stored(name)?.map_or(Found::Nothing, |element| {
             Found::Stored(element.kind, &self.base, element.value)
         }))
     }
@@ -159,7 +212,7 @@ impl View {
     pub fn contains(&self, name: &str) -> Answer<bool> {
         match self.change(name) {
             Some(change) => Ok(change.value.is_some()),
-            None => Ok(raw::find(&self.base, name.as_bytes()).map_err(malformed)?.is_some()),
+            None => Ok(self.stored(name)?.is_some()),
         }
     }
 
@@ -187,14 +240,13 @@ impl View {
             changes.depth = changes.depth.max(depth);
             return Ok(());
         }
-        let found = raw::find(&self.base, name.as_bytes()).map_err(malformed)?;
-        let place = found.as_ref().map(Place::of);
+        let place = self.stored(name)?.as_ref().map(Place::of);
         if let (Held::Set(value), Some(place)) = (&held, &place)
             && self.is_own(value, place)
         {
             return Ok(());
         }
-        self.add(Change { name: name.clone(), place, value: Some(held) }, depth)
+        self.add(Change { name: name.as_str().into(), place, value: Some(held) }, depth)
     }
 
     fn add(&mut self, change: Change, depth: usize) -> Answer<()> {
@@ -228,7 +280,12 @@ impl View {
 
     /// Takes a field out, whatever it held.
     pub fn discard(&mut self, name: &str) -> Answer<()> {
-        self.take(name).map(drop)
+        if self.change(name).is_some() {
+            return self.take(name).map(drop);
+        }
+        let Some(element) = self.stored(name)? else { return Ok(()) };
+        let place = Some(Place::of(&element));
+        self.add(Change { name: name.into(), place, value: None }, 0)
     }
 
     fn take(&mut self, name: &str) -> Answer<Option<Held>> {
@@ -240,8 +297,7 @@ impl View {
             }
             return Ok(taken);
         }
-        let found = raw::find(&self.base, name.as_bytes()).map_err(malformed)?;
-        let Some(element) = found else { return Ok(None) };
+        let Some(element) = self.stored(name)? else { return Ok(None) };
         let stored = Held::Stored(element.kind, self.base.slice(element.value.0..element.value.1));
         let place = Some(Place::of(&element));
         self.add(Change { name: name.into(), place, value: None }, 0)?;
@@ -273,7 +329,7 @@ impl View {
         names.extend(
             added
                 .filter(|change| change.place.is_none() && change.value.is_some())
-                .map(|change| change.name.clone()),
+                .map(|change| change.name.as_str().into()),
         );
         Ok(names)
     }

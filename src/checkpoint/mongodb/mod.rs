@@ -54,7 +54,10 @@ use ::mongodb::{
 };
 use async_trait::async_trait;
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc, error::Error as BsonError};
-use futures_util::TryStreamExt;
+use futures_util::{
+    TryStreamExt,
+    future::{join_all, try_join_all},
+};
 
 use self::{
     batch::{Batch, Reply},
@@ -88,8 +91,8 @@ impl MongoStore {
     /// Where each name's epoch and floor are kept: `{_id: name, epoch, floor}`.
     pub const FENCES: &str = "fences";
 
-    /// The store of `name` in `database`. Waits for nothing and makes nothing; collections come
-    /// with their first record. The client's own read and write concerns, and its read preference,
+    /// The store of `name` in `database`. Waits for nothing and makes nothing; collections are made when
+    /// the lease is taken. The client's own read and write concerns, and its read preference,
     /// are not used: writes are journaled by a majority, reads are majority reads of the primary.
     pub fn open(client: &Client, database: &str, name: &str) -> Self {
         Self {
@@ -219,6 +222,43 @@ impl MongoStore {
         }
         let what = format!("holds a record in `{}` of an epoch that nobody took", table.as_str());
         Err(StoreError::broken(&self.place, what))
+    }
+
+    /// Makes the collections that every run writes to and that are not there, side by side. Each would
+    /// come with its first record too, but one behind the other, and a start waits for each. What can't be
+    /// made now comes so.
+    async fn make_missing(&self) {
+        let listed = failure::retry(|| self.database.list_collection_names().into_future()).await;
+        let Ok(known) = listed else { return };
+        let stamped = Table::ALL.into_iter().filter(|table| is_stamped(*table));
+        let missing: Vec<_> = stamped
+            .map(Table::as_str)
+            .chain([Self::FENCES])
+            .filter(|table| !known.iter().any(|known| known == table))
+            .collect();
+        let make =
+            |table| failure::retry(move || self.database.create_collection(table).into_future());
+        join_all(missing.into_iter().map(make)).await;
+    }
+
+    /// Has the valid records of a table bear an epoch, and removes the others.
+    async fn stamp(&self, table: Table, floor: i64, mine: i64) -> Result<(), StoreError> {
+        let collection = self.collection(table.as_str());
+        let all = ids::range(&self.name, &RecordKey(Vec::new()));
+        let old = doc! { "_id": &all, "epoch": { "$lt": floor } };
+        failure::retry(|| collection.delete_many(old.clone()).into_future())
+            .await
+            .map_err(|failure| self.in_words(failure))?;
+        // Newer ones stay as they are: this process may itself be shut out by now.
+        let valid = doc! {
+            "_id": &all,
+            "$nor": [{ "epoch": { "$lt": floor } }, { "epoch": { "$gte": mine } }],
+        };
+        let stamp = doc! { "$set": { "epoch": mine } };
+        failure::retry(|| collection.update_many(valid.clone(), stamp.clone()).into_future())
+            .await
+            .map_err(|failure| self.in_words(failure))?;
+        Ok(())
     }
 
     fn entry(&self, batch: &mut Vec<Batch>, write: &Write) -> Result<(), StoreError> {
@@ -356,6 +396,7 @@ impl Store for MongoStore {
 
     async fn fence(&self, epoch: u64) -> Result<(), StoreError> {
         let mine = signed(epoch);
+        self.make_missing().await;
         let fences = self.collection(Self::FENCES).clone_with_type::<Document>();
         let raised = failure::retry(|| {
             let own = doc! { "_id": &self.name, "epoch": { "$not": { "$gt": mine } } };
@@ -371,23 +412,8 @@ impl Store for MongoStore {
             other => other.map_err(|failure| self.in_words(failure))?,
         };
         let floor = fence.and_then(|fence| fence.get_i64("floor").ok()).unwrap_or(0);
-        let all = ids::range(&self.name, &RecordKey(Vec::new()));
-        for table in Table::ALL.into_iter().filter(|table| is_stamped(*table)) {
-            let collection = self.collection(table.as_str());
-            let old = doc! { "_id": &all, "epoch": { "$lt": floor } };
-            failure::retry(|| collection.delete_many(old.clone()).into_future())
-                .await
-                .map_err(|failure| self.in_words(failure))?;
-            // Newer ones stay as they are: this process may itself be shut out by now.
-            let valid = doc! {
-                "_id": &all,
-                "$nor": [{ "epoch": { "$lt": floor } }, { "epoch": { "$gte": mine } }],
-            };
-            let stamp = doc! { "$set": { "epoch": mine } };
-            failure::retry(|| collection.update_many(valid.clone(), stamp.clone()).into_future())
-                .await
-                .map_err(|failure| self.in_words(failure))?;
-        }
+        let stamped = Table::ALL.into_iter().filter(|table| is_stamped(*table));
+        try_join_all(stamped.map(|table| self.stamp(table, floor, mine))).await?;
         let done = failure::retry(|| {
             let own = doc! { "_id": &self.name, "epoch": mine };
             fences.update_one(own, doc! { "$set": { "floor": mine } }).into_future()

@@ -63,7 +63,7 @@ fn an_idle_stream_behind_a_stuck_write_takes_no_memory() {
 fn claims_of_one_tracker_become_one_and_others_stay_apart() {
     let (stream, chunk) = (Tracker::new(), Completion::new());
     let (first, second) = (stream.open(), stream.open());
-    let mut claims = Vec::new();
+    let mut claims = Claims::new();
     for claim in [second.claim(), chunk.claim(), first.claim(), second.claim(), chunk.claim()] {
         claim.join(&mut claims);
     }

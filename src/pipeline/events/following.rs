@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use smallvec::smallvec;
 use tokio::sync::watch;
 
 use crate::{
@@ -347,8 +348,8 @@ impl EventFollowing {
             read: read.max(time),
             since: wall_time,
             phase: Phase::Changes,
-            states: vec![(RULE, State::Happened(Arc::new(event)))],
-            claims: vec![claim],
+            states: smallvec![(RULE, State::Happened(Arc::new(event)))],
+            claims: smallvec![claim],
         }
     }
 }

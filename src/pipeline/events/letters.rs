@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use smallvec::smallvec;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -129,7 +130,7 @@ fn change(seen: Seen, told: &Completion) -> Change {
         // How long it took says nothing any more; when it happened does.
         since: wall_time,
         phase: if event.copy { Phase::Copy } else { Phase::Changes },
-        states: vec![(RULE, State::Happened(Arc::new(event)))],
-        claims: vec![told.claim()],
+        states: smallvec![(RULE, State::Happened(Arc::new(event)))],
+        claims: smallvec![told.claim()],
     }
 }

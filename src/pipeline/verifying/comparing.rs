@@ -2,8 +2,11 @@
 
 use std::ops::Range;
 
+use smallvec::smallvec;
+
 use crate::{
     change::{Cause, Change, ClusterTime, DocumentKey, Phase, RuleIndex, State},
+    checkpoint::tracker::Claims,
     delivery::lane::Subject,
     target::{Action, Contents, Held, PlaceKey, json::same},
     transform::Reads,
@@ -79,8 +82,8 @@ impl Verifying<'_> {
                     read: page.read,
                     since: None,
                     phase,
-                    states: vec![(rule, state)],
-                    claims: Vec::new(),
+                    states: smallvec![(rule, state)],
+                    claims: Claims::new(),
                 };
                 let shaped = shaper.shape(&mut change, &types, &[], Some(&reads))?;
                 let mut refused = !shaped.letters.is_empty();

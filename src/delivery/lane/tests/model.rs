@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bson::{RawBsonRef, rawdoc};
+use smallvec::smallvec;
 
 use super::super::*;
 use crate::{
@@ -80,7 +81,7 @@ pub fn seen(change: &Change) -> Seen {
     }
 }
 
-fn make(seen: Seen, time: ClusterTime, claims: Vec<Claim>) -> Change {
+fn make(seen: Seen, time: ClusterTime, claims: Claims) -> Change {
     let document = Document::from(rawdoc! {
         "version": seen.version.cast_signed(),
         "deleted": seen.deleted,
@@ -94,7 +95,7 @@ fn make(seen: Seen, time: ClusterTime, claims: Vec<Claim>) -> Change {
         read: time,
         since: None,
         phase: seen.phase,
-        states: vec![(RuleIndex(0), State::Present(document))],
+        states: smallvec![(RuleIndex(0), State::Present(document))],
         claims,
     }
 }
@@ -102,7 +103,7 @@ fn make(seen: Seen, time: ClusterTime, claims: Vec<Claim>) -> Change {
 /// A copied document.
 pub fn change(id: u64, version: u64, claim: Claim) -> Change {
     let seen = Seen { id, version, deleted: false, as_of: version, phase: Phase::Copy };
-    make(seen, ClusterTime(0), vec![claim])
+    make(seen, ClusterTime(0), smallvec![claim])
 }
 
 /// A lookup that found every document in the state of one time.
@@ -376,7 +377,7 @@ impl World {
         let mut changes: Vec<Vec<Change>> = (0..LANES).map(|_| Vec::new()).collect();
         for &seen in &page.documents {
             let claim = chunk.completion.claim();
-            changes[Self::lane(seen.id)].push(make(seen, ClusterTime(STARTED), vec![claim]));
+            changes[Self::lane(seen.id)].push(make(seen, ClusterTime(STARTED), smallvec![claim]));
         }
         let mut overflow = false;
         for (lane, changes) in self.lanes.iter().zip(changes) {
