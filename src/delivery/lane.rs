@@ -117,6 +117,8 @@ struct Front {
     in_flight: KeyMap<Subject, Claims>,
     windows: Vec<Window>,
     output: VecDeque<Change>,
+    /// Whether nothing more is to be waited for behind it.
+    hurried: bool,
     /// How many of them come from the stream.
     output_changes: usize,
 }
@@ -140,6 +142,7 @@ pub struct Lane {
     pending_taken: Notify,
     output_added: Notify,
     output_taken: Notify,
+    hurry: Notify,
 }
 
 impl Lane {
@@ -154,6 +157,7 @@ impl Lane {
             pending_taken: Notify::new(),
             output_added: Notify::new(),
             output_taken: Notify::new(),
+            hurry: Notify::new(),
         }
     }
 
@@ -435,6 +439,35 @@ impl Lane {
             }
             added.await;
         }
+    }
+
+    /// Says that a copy has handed over all that it has: what is gathered is not to wait for more.
+    pub fn hurry(&self) {
+        self.front().hurried = true;
+        self.hurry.notify_one();
+    }
+
+    /// Whether there is no output, and none to be waited for.
+    pub fn is_hurried(&self) -> bool {
+        let front = self.front();
+        front.hurried && front.output.is_empty()
+    }
+
+    /// Waits until [`Lane::is_hurried`]. Cancel safe.
+    pub async fn hurried(&self) {
+        loop {
+            let hurry = self.hurry.notified();
+            if self.is_hurried() {
+                return;
+            }
+            hurry.await;
+        }
+    }
+
+    /// What was gathered has been sent: what comes from now on is waited for as ever.
+    pub fn calm(&self) {
+        let mut front = self.front();
+        front.hurried &= !front.output.is_empty();
     }
 
     /// A time that no event noted and no read ended here is newer than. A read after it never

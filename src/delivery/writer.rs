@@ -173,6 +173,7 @@ impl Writer {
                 }
                 () = tokio::time::sleep_until(wait.unwrap_or_else(Instant::now)),
                     if wait.is_some() => {}
+                () = self.lane.hurried(), if wait.is_some() => {}
                 () = self.lane.output_ready(), if !self.is_full() => {}
             }
         }
@@ -258,7 +259,11 @@ impl Writer {
         }
         match self.begun {
             Some((_, false)) | None => true,
-            Some((at, true)) => self.is_full() || at.elapsed() >= self.context.settings.max_delay,
+            Some((at, true)) => {
+                self.is_full()
+                    || self.lane.is_hurried()
+                    || at.elapsed() >= self.context.settings.max_delay
+            }
         }
     }
 
@@ -272,6 +277,7 @@ impl Writer {
     fn start(&mut self) {
         let next = Batch::after(&self.batch, std::mem::take(&mut self.spare));
         let batch = std::mem::replace(&mut self.batch, next);
+        self.lane.calm();
         self.held.clear();
         self.waits = false;
         self.begun = None;

@@ -5,7 +5,7 @@ mod copy;
 
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use smallvec::smallvec;
@@ -73,6 +73,8 @@ impl Copying {
     /// `Refused` where the source can't do it; stopped, it returns without an error.
     pub async fn run(self: &Arc<Self>, copies: &[Arc<Copy>], parallel: usize) -> Result<(), Error> {
         let mut chunks = JoinSet::new();
+        // Chunks that are not handed over, and this one list of them.
+        let unread = Arc::new(AtomicUsize::new(1));
         let rule_slots = Arc::new(Semaphore::new(parallel.max(1)));
         for copy in copies {
             if copy.plan.ended {
@@ -98,11 +100,13 @@ impl Copying {
                     slot = self.slots.clone().acquire_owned() => slot,
                     () = self.reading.stop.cancelled() => break,
                 };
-                let (this, copy) = (self.clone(), copy.clone());
+                let (this, copy, unread) = (self.clone(), copy.clone(), unread.clone());
+                unread.fetch_add(1, Ordering::AcqRel);
                 chunks.spawn(async move {
                     let open = copy.open(chunk);
                     let result = this.chunk(&copy, chunk, range, &open).await;
                     drop((own, shared));
+                    this.handed_over(&unread);
                     let settled = this.reading.stop.run_until_cancelled(open.settled());
                     if result.is_ok() && settled.await.is_some() && copy.is_settled() {
                         this.ends.notify_waiters();
@@ -114,10 +118,18 @@ impl Copying {
                 }
             }
         }
+        self.handed_over(&unread);
         while let Some(done) = chunks.join_next().await {
             joined(done)?;
         }
         Ok(())
+    }
+
+    /// Behind the last of the `unread` chunks no lane waits for more.
+    fn handed_over(&self, unread: &AtomicUsize) {
+        if unread.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.lanes.iter().for_each(|lane| lane.hurry());
+        }
     }
 
     async fn chunk(

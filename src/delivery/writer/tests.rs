@@ -613,6 +613,33 @@ async fn an_idle_lane_sends_at_once_and_gathers_behind_a_request() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn behind_the_end_of_a_copy_nothing_is_waited_for() {
+    let bench = bench().await;
+    let gate = Arc::new(Notify::new());
+    bench.target.answers([Answer::Gate(gate.clone())]);
+    let writer = bench.write();
+    bench.put([(1, value(1))]);
+    sleep(Duration::from_millis(10)).await;
+    bench.put([(2, value(2))]);
+    gate.notify_one();
+    sleep(Duration::from_millis(10)).await;
+    // While it gathers behind the first request.
+    bench.lane.hurry();
+    sleep(Duration::from_millis(10)).await;
+    assert_sent_at(&bench, &[0, 20]);
+    // The next ones are gathered again.
+    let gate = Arc::new(Notify::new());
+    bench.target.answers([Answer::Gate(gate.clone())]);
+    bench.put([(3, value(3))]);
+    sleep(Duration::from_millis(10)).await;
+    bench.put([(4, value(4))]);
+    gate.notify_one();
+    sleep(Duration::from_millis(100)).await;
+    assert_sent_at(&bench, &[0, 20, 30, 90]);
+    writer.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_batch_waits_for_no_delay() {
     let bench = with(DeliverySettings { max_actions: 2, ..settings() }).await;
     let gate = Arc::new(Notify::new());
