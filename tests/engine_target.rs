@@ -187,7 +187,7 @@ fn request(target: &EngineTarget, operations: &[Operation]) -> Request {
         target.encode(operation, &mut body).unwrap();
         items.push(Item { range: start..body.len(), place: operation.place.clone() });
     }
-    Request { body: body.into(), items, lane: 0, right: None }
+    Request { body: body.into(), items, lane: 0, right: None, standing: None }
 }
 
 /// The retry that an outcome must be.

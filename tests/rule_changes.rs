@@ -10,6 +10,8 @@ use crate::{
     support::{
         World,
         checker::{compare, hits},
+        endpoint::Play,
+        fault::{Fault, Gate, Moment},
         run::{RuleFile, Run, Settings},
     },
 };
@@ -36,6 +38,42 @@ async fn found(file: &RuleFile) -> Result<Vec<String>> {
     let said: Value = serde_json::from_slice(&output.stdout)?;
     let findings = said["findings"].as_array().context("findings")?;
     Ok(findings.iter().filter_map(|it| it["code"].as_str()).map(str::to_owned).collect())
+}
+
+/// One of the collections of a copy that was broken off is gone when the rule has changed, and what it held
+/// stays: the others are begun anew once, not again when the stream shows how it went.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_that_is_gone_has_nothing_begun_anew_twice() -> Result<()> {
+    let world = World::new().await?;
+    let [stays, goes] = ["stays", "goes"].map(|name| world.collection(&format!("twice.{name}")));
+    fill(&stays, 1, 300).await?;
+    fill(&goes, 2, 300).await?;
+    let (endpoint, mut settings) = world.endpoint().await?;
+    settings.top = "checkpoint: { every: 100ms }".into();
+    let file = world.rule_file_with(
+        &settings,
+        "  - { name: all, namespace: twice.*, on_drop: keep, to: search }",
+    )?;
+    let gate = Gate::closed();
+    let held = Fault::Hold(Moment::Before, gate.clone());
+    endpoint.play(move |asked| match asked.is_bulk() {
+        true => Play::Struck(held.clone()),
+        false => Play::Pass,
+    });
+    let mut run = file.run(&[])?;
+    run.meets("the copy", &gate, 1).await?;
+    run.kill().await?;
+    gate.discard();
+    endpoint.pass_on();
+    goes.drop().await?;
+    file.rewrite(|text| text.replace("on_drop", "filter: { _id: { $lt: 100 } }, on_drop"))?;
+    let mut run = file.run(&[])?;
+    at_rest(&mut run, &world).await?;
+    assert_eq!(hits(&world.engine, "twice-stays").await?.len(), 100);
+    let said = run.log().matches("the copy is begun anew").count();
+    assert_eq!(said, 1, "{}", run.log());
+    assert!(run.terminate().await?.success());
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -134,6 +134,7 @@ async fn a_pipeline_runs_on_the_copy_and_on_changes_alike() -> Result<()> {
     assert_eq!(letters[0]["key_text"], "50");
     assert_eq!(letters[0]["reason"], "source");
     ensure!(letters[0]["words"].as_str().is_some_and(|words| words.contains("zero")));
+    ensure!(!run.log().contains("source does not answer"), "{}", run.log());
     orders.update_one(doc! { "_id": 50 }, doc! { "$unset": { "divisor": "" } }).await?;
     run.caught_up(&world.client).await?;
     let checked = compare_shaped(&orders, &world.engine, "joined-orders", wanted).await?;
@@ -403,6 +404,57 @@ async fn two_namespaces_never_merge_in_one_default_index() -> Result<()> {
     let (code, log) = other.run_to_end(&["--copy-only"]).await?;
     assert_eq!(code, Some(1), "{log}");
     ensure!(log.contains("have one default index, merging-prod"), "{log}");
+    Ok(())
+}
+
+/// Whose a default index is stays so over restarts, whoever changes first then, and whichever rules a run
+/// is for; and whoever comes second has it once the first is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_a_default_index_is_stays_so_over_restarts() -> Result<()> {
+    let world = World::new().await?;
+    let [one, other] = ["kind", "Kind"].map(|name| world.collection(&format!("keeping.{name}")));
+    let namesakes = |names: [&str; 2]| {
+        let rule = |name| {
+            format!("  - {{ name: {name}, namespace: keeping.{name}, copy: false, to: search }}")
+        };
+        names.map(rule).join("\n")
+    };
+    // Neither alone is wrong: only what comes of the pattern is not known beforehand.
+    let rules =
+        namesakes(["kind", "Kind"]).replace("namespace: keeping.Kind", "namespace: '/^keeping.K/'");
+    let file = world.rule_file(&rules)?;
+    let mut run = file.run(&[])?;
+    run.following("search").await?;
+    other.insert_one(doc! { "_id": 1, "of": "other" }).await?;
+    run.caught_up(&world.client).await?;
+    one.insert_one(doc! { "_id": 1, "of": "one" }).await?;
+    run.caught_up(&world.client).await?;
+    assert_eq!(compare(&other, &world.engine, "keeping-kind").await?.none()?, 1);
+    assert!(run.terminate().await?.success());
+    for arguments in [&[][..], &["--rule", "kind"], &["--changes-only"]] {
+        let mut run = file.run(arguments)?;
+        run.following("search").await?;
+        // The second comes first, and is refused all the same.
+        one.update_one(doc! { "_id": 1 }, doc! { "$inc": { "n": 1 } }).await?;
+        run.caught_up(&world.client).await?;
+        other.update_one(doc! { "_id": 1 }, doc! { "$inc": { "n": 1 } }).await?;
+        run.caught_up(&world.client).await?;
+        let held = hits(&world.engine, "keeping-kind").await?;
+        ensure!(held.len() == 1 && held[0].source["of"] == "other", "{arguments:?}: {held:?}");
+        assert!(run.terminate().await?.success());
+    }
+    let mut run = file.run(&[])?;
+    run.caught_up(&world.client).await?;
+    assert_eq!(compare(&other, &world.engine, "keeping-kind").await?.none()?, 1);
+    other.drop().await?;
+    run.caught_up(&world.client).await?;
+    assert!(run.terminate().await?.success());
+    let mut run = file.run(&[])?;
+    run.following("search").await?;
+    one.update_one(doc! { "_id": 1 }, doc! { "$inc": { "n": 1 } }).await?;
+    run.caught_up(&world.client).await?;
+    assert_eq!(compare(&one, &world.engine, "keeping-kind").await?.none()?, 1);
+    assert!(run.terminate().await?.success());
     Ok(())
 }
 

@@ -130,6 +130,7 @@ async fn searches_see_no_half_filled_index() -> Result<()> {
     assert_eq!(behind(&world, "swaps").await?, ["swaps-000002"]);
     assert_eq!(behind(&world, "swaps-readers").await?, ["swaps-000002"]);
     assert_eq!(behind(&world, "swaps-000001").await?, [""; 0]);
+    assert_eq!(behind(&world, "swaps-filling-*").await?, [""; 0], "taken away with the swap");
     assert_eq!(compare(&items, &world.engine, "swaps").await?.none()?, 1_801);
     let mappings = world.engine_json("GET", "/swaps/_mapping", "").await?;
     let colour = &mappings["swaps-000002"]["mappings"]["properties"]["colour"];
@@ -144,7 +145,6 @@ async fn searches_see_no_half_filled_index() -> Result<()> {
     items.delete_many(doc! { "_id": { "$lt": 300 } }).await?;
     run.caught_up(&world.client).await?;
     assert_eq!(compare(&items, &world.engine, "swaps").await?.none()?, 1_601);
-    assert_eq!(behind(&world, "swaps-filling-*").await?, [""; 0], "taken away by the next start");
     // Again, and again, in one process.
     for number in [3, 4] {
         assert!(file.command("resync", &["items"]).await?.status.success());
@@ -198,6 +198,13 @@ async fn a_copy_that_another_rule_began_is_begun_anew(
     endpoint.pass_on();
 
     file.rewrite(|text| format!("{text}    filter: {{ _id: {{ $lt: 100 }} }}\n"))?;
+    let told = async || -> Result<bool> {
+        let checked = file.command("check", &["--online"]).await?;
+        let told = String::from_utf8_lossy(&checked.stdout).into_owned();
+        ensure!(told.contains("stale definition"), "{told}");
+        Ok(told.contains("the next run begins it anew"))
+    };
+    assert!(told().await?);
     let mut run = file.run(&[])?;
     at_rest(&mut run, &world).await?;
     assert_eq!(hits(&world.engine, index).await?.len(), 100);
@@ -209,6 +216,7 @@ async fn a_copy_that_another_rule_began_is_begun_anew(
 
     // One that is finished stays as it is, and is only said to be stale.
     file.rewrite(|text| text.replace("$lt: 100", "$lt: 50"))?;
+    assert!(!told().await?);
     let mut run = file.run(&[])?;
     at_rest(&mut run, &world).await?;
     assert_eq!(hits(&world.engine, index).await?.len(), 100);
@@ -348,6 +356,56 @@ async fn a_kill_at_each_step_of_a_swap() -> Result<()> {
         assert_eq!(compare(&items, &world.engine, name).await?.none()?, 39 - kills);
         assert!(run.terminate().await?.success());
     }
+    Ok(())
+}
+
+/// A request that was made while an index was filled is under way when that is swapped in: the alias by which it
+/// was filled is taken away only behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_its_way_at_a_swap_arrives() -> Result<()> {
+    let world = World::new().await?;
+    let items = world.collection("swap_way.items");
+    items.insert_many((0..40).map(|id| doc! { "_id": id, "n": id })).await?;
+    let (endpoint, own) = world.endpoint().await?;
+    let rules = "  - { name: items, namespace: swap_way.items, to: [{ target: search, index: { name: \
+                 swap-way, alias: true } }] }";
+    let file = world.rule_file_with(&settings(own), rules)?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    let (swap, late, armed) = (Gate::closed(), Gate::closed(), Arc::new(AtomicUsize::new(0)));
+    let holds = |gate: &Arc<Gate>| Fault::Hold(Moment::Before, gate.clone());
+    let (at_swap, at_late, is_armed) = (holds(&swap), holds(&late), armed.clone());
+    endpoint.play(move |asked| {
+        let says = |text: &str| asked.body.windows(text.len()).any(|part| part == text.as_bytes());
+        match asked.is_bulk() {
+            true if is_armed.load(Ordering::Acquire) > 0 && says("swap-way-filling-") => {
+                Play::Struck(at_late.clone())
+            }
+            false if says("remove_index") => Play::Struck(at_swap.clone()),
+            _ => Play::Pass,
+        }
+    });
+    assert!(file.command("resync", &["items"]).await?.status.success());
+    run.meets("the swap", &swap, 1).await?;
+    armed.store(1, Ordering::Release);
+    items.insert_one(doc! { "_id": 40, "n": 40 }).await?;
+    items.delete_one(doc! { "_id": 0 }).await?;
+    run.meets("a late request", &late, 1).await?;
+    swap.open();
+    run.says("index swapped in").await?;
+    assert_eq!(behind(&world, "swap-way-filling-*").await?, ["swap-way-000002"]);
+    endpoint.pass_on();
+    late.open();
+    let mut look = tokio::time::interval(std::time::Duration::from_millis(50));
+    while !behind(&world, "swap-way-filling-*").await?.is_empty() {
+        look.tick().await;
+        run.status().await.context("it runs")?;
+    }
+    at_rest(&mut run, &world).await?;
+    assert_eq!(behind(&world, "swap-way").await?, ["swap-way-000002"]);
+    assert_eq!(compare(&items, &world.engine, "swap-way").await?.none()?, 40);
+    ensure!(!run.log().contains("index is gone"), "{}", run.log());
+    assert!(run.terminate().await?.success());
     Ok(())
 }
 

@@ -1,7 +1,11 @@
 //! A look at the checkpoint store: whether it can be used, who holds the name, and what it remembers
 //! that the file no longer says.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    path::Path,
+    sync::Arc,
+};
 
 use bson::oid::ObjectId;
 use mongodb::Client;
@@ -14,11 +18,14 @@ use crate::{
         lease::{self, Claim, Identity, LeaseRecord},
         mongodb::MongoStore,
         open,
-        records::{PausedRecord, PositionRecord, RuleRecord, load, load_all},
+        records::{
+            CopyPlanRecord, CopyProgressRecord, PausedRecord, PositionRecord, Record, RuleRecord,
+            load, load_all,
+        },
         store::{Store, StoreError, Table},
     },
     finding::{Finding, Part, some},
-    rules::model::{CheckpointStore, OnHistoryLost, OnRuleChange, Rule, RuleFile},
+    rules::model::{CheckpointStore, OnHistoryLost, OnRuleChange, Rule, RuleFile, Target},
     source::privileges::{Privileges, Resource},
 };
 
@@ -27,6 +34,8 @@ use super::{
     source::{Seen, both},
 };
 
+/// Records at once.
+const PAGE: usize = 500;
 /// What a run does with records.
 const ACTIONS: [&str; 4] = ["find", "insert", "update", "remove"];
 
@@ -56,7 +65,7 @@ pub(super) async fn look(
         }
         CheckpointStore::File { path } if !FileStore::path(path, &rules.name).exists() => {
             found.push(to_be_made(path));
-            found.extend(remembered(rules, &[]));
+            found.extend(remembered(rules, &[], &BTreeSet::new()));
             return found;
         }
         CheckpointStore::Own => return found,
@@ -100,7 +109,13 @@ async fn records(
         .into_iter()
         .map(|(key, record)| (text(key.0.get(1)), text(key.0.get(2)), record))
         .collect();
-    let mut found = remembered(rules, &known);
+    let mut broken_off = BTreeSet::new();
+    for (target, rule) in changed(rules, &known) {
+        if is_broken_off(store, &target.name, rule).await? {
+            broken_off.insert((target.name.as_str(), rule.name.as_str()));
+        }
+    }
+    let mut found = remembered(rules, &known, &broken_off);
     for target in &rules.targets {
         let paused: Option<PausedRecord> = load(store, &keys::paused(&target.name)).await?;
         found.extend(paused.map(|paused| self::paused(rules, &target.name, &paused)));
@@ -117,6 +132,53 @@ async fn records(
         }
     }
     Ok(found)
+}
+
+/// The rules that keep documents and are not those that were copied, each with its target.
+fn changed<'r>(
+    rules: &'r RuleFile,
+    known: &[Known],
+) -> impl Iterator<Item = (&'r Target, &'r Rule)> {
+    let all = rules
+        .targets
+        .iter()
+        .flat_map(|target| rules.deliveries(&target.name).map(move |(rule, _)| (target, rule)));
+    all.filter(|(target, rule)| {
+        let mut own = known.iter().filter(|(of, name, _)| *of == target.name && *name == rule.name);
+        rule.events.is_none() && own.any(|(.., record)| record.fingerprint != rule.fingerprint)
+    })
+}
+
+/// Whether a copy of a rule is not finished that was begun by another definition than the present one.
+async fn is_broken_off(store: &dyn Store, target: &str, rule: &Rule) -> Result<bool, StoreError> {
+    if rule.copy.is_none() {
+        return Ok(false);
+    }
+    let prefix = keys::copies(target, &rule.name);
+    let (mut begun, mut complete) = (HashSet::new(), HashSet::new());
+    let mut after = None;
+    loop {
+        let page = store.scan(Table::Copies, &prefix, after.as_ref(), PAGE).await?;
+        for (key, record) in &page {
+            match key.0.last().map(Vec::as_slice) {
+                Some(b"plan") => {
+                    let plan = CopyPlanRecord::decode(record, store.place())?;
+                    let another = plan.fingerprint.is_some_and(|own| own != rule.fingerprint);
+                    begun.extend(another.then_some(plan.id));
+                }
+                Some(b"progress") => {
+                    let progress = CopyProgressRecord::decode(record, store.place())?;
+                    complete.extend(progress.complete.then_some(progress.plan));
+                }
+                _ => {}
+            }
+        }
+        let last = page.len() < PAGE;
+        after = page.into_iter().next_back().map(|(key, _)| key);
+        if last {
+            return Ok(!begun.is_subset(&complete));
+        }
+    }
 }
 
 fn trouble(error: &StoreError, patience: Patience) -> Finding {
@@ -214,7 +276,11 @@ fn held(rules: &RuleFile, store: &dyn Store, lease: Option<&LeaseRecord>) -> Fin
 }
 
 /// What the store remembers, against what the file says.
-fn remembered(rules: &RuleFile, known: &[Known]) -> Vec<Finding> {
+fn remembered(
+    rules: &RuleFile,
+    known: &[Known],
+    broken_off: &BTreeSet<(&str, &str)>,
+) -> Vec<Finding> {
     let mut found = Vec::new();
     for target in &rules.targets {
         let part = || Part::Target(target.name.clone());
@@ -228,7 +294,8 @@ fn remembered(rules: &RuleFile, known: &[Known]) -> Vec<Finding> {
                 None => fresh.push(&rule.name),
                 Some((.., record)) if record.fingerprint != rule.fingerprint => {
                     let since = record.since.try_to_rfc3339_string().unwrap_or_default();
-                    found.push(stale(rules, rule, &target.name, &since));
+                    let anew = broken_off.contains(&(target.name.as_str(), rule.name.as_str()));
+                    found.push(stale(rules, rule, &target.name, (&since, anew)));
                 }
                 Some(_) => {}
             }
@@ -262,14 +329,21 @@ fn remembered(rules: &RuleFile, known: &[Known]) -> Vec<Finding> {
     found
 }
 
-/// A rule that is not the one that was copied.
-fn stale(rules: &RuleFile, rule: &Rule, target: &str, since: &str) -> Finding {
+/// A rule that is not the one that was copied; `anew` says that this was not finished.
+fn stale(rules: &RuleFile, rule: &Rule, target: &str, (since, anew): (&str, bool)) -> Finding {
     let part = Part::Target(target.to_owned());
     let words = format!(
         "stale definition: the rule {} has changed since it was copied ({since})",
         rule.name
     );
     match rule.on_rule_change {
+        _ if anew => {
+            let words = format!(
+                "{words}, and that copy is not finished: the next run begins it anew, whatever \
+                 `on_rule_change` says"
+            );
+            Finding::warning("stale", part, words)
+        }
         OnRuleChange::Resync => {
             Finding::warning("stale", part, format!("{words}; the next run copies it again"))
         }

@@ -72,8 +72,11 @@ pub async fn online(rules: &RuleFile, wait: Duration) -> Vec<Finding> {
     found.extend(checkpoint::look(rules, seen.as_ref(), patience).await);
     let nothing = BTreeMap::new();
     let reads = seen.as_ref().map_or(&nothing, |seen| &seen.reads);
-    let origins =
-        seen.as_ref().map(|seen| FileOrigins { source: seen.source.clone(), file: rules });
+    let origins = seen.as_ref().map(|seen| FileOrigins {
+        source: seen.source.clone(),
+        file: rules,
+        names: None,
+    });
     let origins = origins.as_ref().map(|origins| origins as &dyn Origins);
     let looks = targets.into_iter().map(|reached| async move {
         match reached {

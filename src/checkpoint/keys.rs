@@ -174,6 +174,16 @@ pub fn replacement(target: &str, container: &str) -> RecordKey {
     replacements(target).with(container)
 }
 
+/// Whose documents lie where nothing but a namespace's name puts them; the container follows.
+pub fn default_names(target: &str) -> RecordKey {
+    RecordKey::text(&["default_name", target])
+}
+
+/// Whose documents lie in this container of a target.
+pub fn default_name(target: &str, container: &str) -> RecordKey {
+    default_names(target).with(container)
+}
+
 /// What has to be copied again into a target.
 pub fn demand(target: &str) -> RecordKey {
     RecordKey::text(&["demand", target])

@@ -287,6 +287,13 @@ pub struct PausedRecord {
     pub since: DateTime,
 }
 
+/// Whose documents lie in a container that has its name of a namespace alone, where several have that name.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct DefaultNameRecord {
+    /// `db.collection`.
+    pub namespace: String,
+}
+
 /// Which types of `_id` a collection has held.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct IdTypesRecord {
@@ -408,6 +415,11 @@ impl Record for ReplacementRecord {
 impl Record for PausedRecord {
     const TABLE: Table = Table::Facts;
     const KIND: &'static str = "a target that is paused";
+}
+
+impl Record for DefaultNameRecord {
+    const TABLE: Table = Table::Facts;
+    const KIND: &'static str = "whose documents lie under a default name";
 }
 
 impl Record for IdTypesRecord {

@@ -207,7 +207,7 @@ impl Batch {
             .iter()
             .map(|entry| Item { range: entry.range.clone(), place: entry.place.clone() })
             .collect();
-        let request = Request { body: body.into(), items, lane: 0, right: None };
+        let request = Request { body: body.into(), items, lane: 0, right: None, standing: None };
         // Bytes of what was replaced still stand in the body; copying what counts leaves them out.
         let request = if replaced { request.compact() } else { request };
         Some((request, entries))

@@ -10,7 +10,7 @@ use crate::{
     checkpoint::tracker::{Claim, Claims},
     rules::{model::DeliverySettings, units::written_time},
     status::Settled,
-    target::{Outcome, PlaceKey, Pressure, Request, Retry, Right},
+    target::{Outcome, PlaceKey, Pressure, Request, Retry, Right, Standing},
 };
 
 use super::{
@@ -399,6 +399,8 @@ async fn send(context: &Context, sent: &mut Request) -> Result<Result<Vec<Outcom
     }
     let (since, until) = context.validity.span();
     sent.right = Some(Right { since, until, alone: context.validity.alone() });
+    let validity = context.validity.clone();
+    sent.standing = Some(Standing::new(move || validity.is_valid()));
     let started = Instant::now();
     let deadline = deadline(&*context.target, &context.settings);
     let answer = tokio::select! {
@@ -622,7 +624,7 @@ mod tests {
             items.push(Item { range: end..end + size, place });
             end += size;
         }
-        Request { body: vec![0; end].into(), items, lane: 0, right: None }
+        Request { body: vec![0; end].into(), items, lane: 0, right: None, standing: None }
     }
 
     fn limits(actions: usize, bytes: usize) -> Limits {

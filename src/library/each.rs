@@ -14,8 +14,8 @@ use crate::{
     change::{ClusterTime, Namespace},
     rules::{OwnTarget, model::DeliverySettings},
     target::{
-        Action, KeepsOrder, Listing, Operation, Outcome, PlaceKey, Placed, Placing, Pressure,
-        Request, Retry, Target,
+        Action, KeepsOrder, Listing, NOT_HELD, Operation, Outcome, PlaceKey, Placed, Placing,
+        Pressure, Request, Retry, Target,
     },
     transform::Meta,
 };
@@ -210,6 +210,11 @@ impl Target for Each {
             if not_taken.contains(&document) {
                 let words = "what came before of this document was not taken".to_owned();
                 outcomes.push(Outcome::Retry(retry(words, None)));
+                continue;
+            }
+            if !request.may_be_sent() {
+                let rest = Retry { reason: "lease", ..retry(NOT_HELD.to_owned(), None) };
+                outcomes.push(Outcome::Retry(rest));
                 continue;
             }
             // The rest is called for in smaller requests, without a pause.

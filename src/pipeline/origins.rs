@@ -1,12 +1,17 @@
 //! What a target asks of the run that it writes for.
 
-use std::ops::Deref;
+use std::{ops::Deref, sync::Arc};
 
 use async_trait::async_trait;
 
 use crate::{
     change::Namespace,
-    checkpoint::open::hidden_database,
+    checkpoint::{
+        keys,
+        open::hidden_database,
+        records::{DefaultNameRecord, put},
+        store::Store,
+    },
     rules::model::{CheckpointStore, RuleFile, TargetKind},
     source::{Source, error::Error as SourceError, namespaces::Defined},
     target::{Deployment, Described, Origins, Pressure, Retry},
@@ -18,6 +23,8 @@ pub struct FileOrigins<F> {
     pub source: Source,
     /// The rule file.
     pub file: F,
+    /// Where a target's names are remembered, and the target's own; `None` where nothing is written.
+    pub names: Option<(Arc<dyn Store>, String)>,
 }
 
 fn source_failed(error: SourceError) -> Retry {
@@ -87,5 +94,17 @@ impl<F: Deref<Target = RuleFile> + Send + Sync> Origins for FileOrigins<F> {
             CheckpointStore::MongoDb { database, .. } => Some(database),
             CheckpointStore::File { .. } | CheckpointStore::Own => None,
         }
+    }
+
+    async fn keep_name(&self, container: &str, namespace: &Namespace) -> Result<(), Retry> {
+        let Some((store, target)) = &self.names else { return Ok(()) };
+        let record = DefaultNameRecord { namespace: namespace.to_string() };
+        let write = put(keys::default_name(target, container), &record);
+        store.write(vec![write]).await.map_err(|error| Retry {
+            reason: "store",
+            message: format!("whose the name {container} is can't be remembered: {error}"),
+            after: None,
+            pressure: Pressure::Same,
+        })
     }
 }

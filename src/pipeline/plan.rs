@@ -7,6 +7,7 @@
 
 mod again;
 mod choosing;
+mod names;
 mod replacing;
 mod stored;
 
@@ -31,7 +32,7 @@ use crate::{
         store::{Store, StoreError, Write},
     },
     delivery::{insist, insist_on_writing},
-    rules::model::{CopySettings, NamespacePattern, OnRuleChange, Rule},
+    rules::model::{CopySettings, NamespacePattern, OnRuleChange, Rule, RuleFile},
     source::{
         chunks,
         error::Error as SourceError,
@@ -53,6 +54,7 @@ use super::{
 
 pub use again::PartId;
 use choosing::Chosen;
+pub use names::stored_names;
 pub use replacing::Replacements;
 
 /// Collections that the source is asked about at a time: the answers are small and the ways long.
@@ -86,6 +88,8 @@ pub struct Planning<'a> {
     pub store: &'a Arc<dyn Store>,
     /// The target's name.
     pub name: &'a str,
+    /// The rule file.
+    pub file: &'a RuleFile,
     /// The target, which says where documents lie.
     pub target: &'a dyn Target,
     /// Its rules in this run.
@@ -185,6 +189,7 @@ impl Planning<'_> {
             }
         };
         let (all, chosen) = self.chosen(&fresh, &copies, same).await?;
+        self.hold_names().await?;
         self.settle(&fresh, &copies, &chosen)?;
         let begin = self.new_replacements(&chosen).await?;
         self.remember_demand().await?;
@@ -415,8 +420,30 @@ impl Planning<'_> {
             let namespace = namespace.clone();
             known.insert(namespace.clone(), Planned { namespace, plan, progress: None });
         }
+        plans.extend(self.passed_over(chosen, copies));
         // Plans of an earlier try are written over; its progress is void by the plan's id.
         self.write(plans).await
+    }
+
+    /// Notes in the plans that wait for the stream to show how their collections ended that they do not have
+    /// their rules begun anew once more: it has been done, for all that there is of them.
+    fn passed_over(&self, chosen: &BTreeMap<PartId, Chosen>, copies: &mut Copies) -> Vec<Write> {
+        let mut writes = Vec::new();
+        for (index, copies) in copies {
+            let rule = self.rules.get(*index).rule();
+            if !self.demand.rules.contains(&rule.name) {
+                continue;
+            }
+            for (namespace, own) in copies {
+                let known = own.plan.fingerprint.replace(rule.fingerprint.clone());
+                let passed_over = !chosen.contains_key(&(*index, namespace.clone()));
+                if passed_over && known.is_some_and(|known| known != rule.fingerprint) {
+                    let key = keys::copy_plan(self.name, &rule.name, namespace.as_str());
+                    writes.push(put(key, &own.plan));
+                }
+            }
+        }
+        writes
     }
 
     /// Lets MongoDB evaluate each rule's filter, projection and pipeline once on nothing: what it

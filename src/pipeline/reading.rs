@@ -113,11 +113,40 @@ impl Reading {
     ) -> Result<(), ()> {
         let wait = backoff.next(error);
         self.status.source_waiting(&error.to_string());
-        tracing::warn!(
-            what,
+        let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        match error.remedy() {
+            Remedy::Reject => tracing::warn!(
+                what,
+                error = error as &dyn std::error::Error,
+                wait_ms,
+                "the source refuses what it is asked, trying again"
+            ),
+            Remedy::Retry | Remedy::HistoryLost => tracing::warn!(
+                what,
+                error = error as &dyn std::error::Error,
+                wait_ms,
+                "source does not answer, trying again"
+            ),
+        }
+        if pause(wait, &self.stop).await { Ok(()) } else { Err(()) }
+    }
+
+    /// Waits before a document that the rule's read fails on is read again; `Err` where it was stopped. The
+    /// source itself is in order, and is not said to be waited for.
+    async fn doubt(
+        &self,
+        namespace: &Namespace,
+        key: &DocumentKey,
+        error: &SourceError,
+        backoff: &mut SourceBackoff,
+    ) -> Result<(), ()> {
+        let wait = backoff.waits.next(None);
+        tracing::debug!(
+            %namespace,
+            id = %key.display(),
             error = error as &dyn std::error::Error,
             wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-            "source does not answer, trying again"
+            "the rule's read fails on a document, which is read again before it is refused"
         );
         if pause(wait, &self.stop).await { Ok(()) } else { Err(()) }
     }
@@ -176,8 +205,9 @@ impl Reading {
                     if part.len() == 1 && failures < SINGLE_TRIES {
                         // A cause that passes must not cost a document.
                         failures += 1;
+                        let key = &keys[part.start];
                         parts.push(part);
-                        self.hold_back("lookup", &error, &mut backoff)
+                        self.doubt(namespace, key, &error, &mut backoff)
                             .await
                             .map_err(|()| Halt::Stopped)?;
                     } else if part.len() == 1 {

@@ -171,7 +171,11 @@ impl<P: Place> Settling<P> {
         stored.buffers = used;
     }
 
+    /// Says which copies have come to their end. Not before that is stored: who has seen it may look there.
     fn announce(&self) {
+        for copies in self.copies.iter().filter(|copies| copies.complete) {
+            copies.status.copy_complete();
+        }
         let copying = self.copies.iter().any(|rule| !rule.complete);
         if !copying {
             self.status.set_state(State::Following);
@@ -269,7 +273,6 @@ impl<P: Place> Settling<P> {
             }
             self.status.recovered();
             copies.complete = true;
-            copies.status.copy_complete();
             ended = true;
         }
         ended

@@ -228,7 +228,11 @@ impl TargetPipeline {
     }
 
     fn origins(&self) -> FileOrigins<Arc<RuleFile>> {
-        FileOrigins { source: self.source.clone(), file: self.file.clone() }
+        FileOrigins {
+            source: self.source.clone(),
+            file: self.file.clone(),
+            names: Some((self.store.clone(), self.name().to_owned())),
+        }
     }
 
     /// What marks that this target's documents are its own: of this name in this checkpoint store,
@@ -619,6 +623,7 @@ impl TargetPipeline {
             reading,
             store: &self.store,
             name: self.name(),
+            file: &self.file,
             target: &**target,
             rules: &self.rules,
             rule_status: &self.rule_status(),

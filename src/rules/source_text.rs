@@ -159,22 +159,34 @@ impl SourceCode for SourceText {
         before: usize,
         after: usize,
     ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
-        let contents = self.shown.as_str().read_span(span, before, after)?;
-        let (mut line, mut column) = (contents.line(), contents.column());
-        if before == 0 && after == 0 {
-            // This is the read for the heading: the place in the real file, in characters.
-            let position = self.position(self.to_original(span.offset()));
-            (line, column) = (position.0 - 1, position.1 - 1);
-        }
-        Ok(Box::new(MietteSpanContents::new_named(
-            self.name.clone(),
-            contents.data(),
-            *contents.span(),
-            line,
-            column,
-            contents.line_count(),
-        )))
+        let heading = || self.position(self.to_original(span.offset()));
+        read((&self.name, &self.shown), (span, before, after), heading)
     }
+}
+
+/// A part of a text as miette asks for it. Without lines around it that is for the heading, which tells the
+/// place in the real file, both from 1 and in characters.
+fn read<'a>(
+    (name, text): (&str, &'a str),
+    (span, before, after): (&SourceSpan, usize, usize),
+    heading: impl FnOnce() -> (usize, usize),
+) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
+    let contents = text.read_span(span, before, after)?;
+    let (line, column) = match (before, after) {
+        (0, 0) => {
+            let (line, column) = heading();
+            (line - 1, column - 1)
+        }
+        _ => (contents.line(), contents.column()),
+    };
+    Ok(Box::new(MietteSpanContents::new_named(
+        name.to_owned(),
+        contents.data(),
+        *contents.span(),
+        line,
+        column,
+        contents.line_count(),
+    )))
 }
 
 /// A file's text without most of its long lines.
@@ -192,19 +204,7 @@ impl SourceCode for CutText {
         before: usize,
         after: usize,
     ) -> Result<Box<dyn SpanContents<'a> + 'a>, MietteError> {
-        let contents = self.text.as_str().read_span(span, before, after)?;
-        let (line, column) = match (before, after) {
-            (0, 0) => (self.position.0 - 1, self.position.1 - 1),
-            _ => (contents.line(), contents.column()),
-        };
-        Ok(Box::new(MietteSpanContents::new_named(
-            self.name.clone(),
-            contents.data(),
-            *contents.span(),
-            line,
-            column,
-            contents.line_count(),
-        )))
+        read((&self.name, &self.text), (span, before, after), || self.position)
     }
 }
 

@@ -19,6 +19,7 @@ pub mod webhook;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     ops::Range,
     sync::Arc,
     time::Duration,
@@ -221,6 +222,30 @@ pub struct Request {
     pub lane: usize,
     /// The right to send it; `None` where nobody else could have it.
     pub right: Option<Right>,
+    /// Whether that is had at this moment, for targets that send a request as several messages, one after
+    /// the other; `None` where nobody else could have it.
+    pub standing: Option<Standing>,
+}
+
+/// Why the rest of a request is not sent.
+pub const NOT_HELD: &str =
+    "the lease has not been renewed in time: nothing more is sent until it is";
+
+/// Says whether this process has the right to write at this moment.
+#[derive(Clone)]
+pub struct Standing(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl Standing {
+    /// As this says.
+    pub fn new(holds: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(holds))
+    }
+}
+
+impl fmt::Debug for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Standing").field(&(self.0)()).finish()
+    }
 }
 
 /// The right to write, which ends and may pass to another process, by this one's monotonic clock.
@@ -238,6 +263,11 @@ pub struct Right {
 }
 
 impl Request {
+    /// Whether one more message of it may be sent: another process may have taken over since it was begun.
+    pub fn may_be_sent(&self) -> bool {
+        self.standing.as_ref().is_none_or(|standing| (standing.0)())
+    }
+
     /// A request of only some of the items, given by ascending index.
     pub fn only(&self, indices: &[usize]) -> Self {
         if indices.len() == self.items.len() {
@@ -262,7 +292,8 @@ impl Request {
                 Item { range: start..body.len(), place: item.place.clone() }
             })
             .collect();
-        Self { body: body.into(), items, lane: self.lane, right: self.right }
+        let standing = self.standing.clone();
+        Self { body: body.into(), items, lane: self.lane, right: self.right, standing }
     }
 }
 
@@ -360,6 +391,10 @@ pub trait Origins: Send + Sync {
 
     /// The database that positions are kept in, where they are kept in a MongoDB.
     fn positions(&self) -> Option<&str>;
+
+    /// Remembers, durably, that documents of a namespace lie in a container that has its name of that alone:
+    /// the next run tells the target by [`Target::holds`].
+    async fn keep_name(&self, container: &str, namespace: &Namespace) -> Result<(), Retry>;
 }
 
 /// What [`Target::align`] is asked.
@@ -532,6 +567,10 @@ pub trait Target: Send + Sync + 'static {
     fn settle(&self, _rule: &str, _namespace: &Namespace) -> Result<(), String> {
         Ok(())
     }
+
+    /// What was settled in an earlier run, as [`Origins::keep_name`] was told. To be called before
+    /// [`Target::settle`].
+    fn holds(&self, _container: &str, _namespace: &Namespace) {}
 
     /// In which containers documents of a rule may lie, whatever namespaces it comes to read: names,
     /// with `*` for any text. (What a transform sets is not asked here.)

@@ -41,7 +41,8 @@ pub fn open<'a>(
                 })
             });
             let timeout = target.delivery.timeout;
-            Ok(Arc::new(EngineTarget::new(engine, owner, timeout, rules.collect())?))
+            let opened = EngineTarget::new(engine, owner, timeout, rules.collect())?;
+            Ok(Arc::new(opened.remembering(origins)))
         }
         TargetKind::MongoDb(settings) => {
             let rules = mongo_rules(rules);

@@ -1,15 +1,25 @@
 //! What becomes of collections, indexes and views is followed: `ddl: true`.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
 use mongodb::{
     Collection, Database,
     bson::{Bson, Document, doc},
 };
+use mongosync_servers::MongoDb;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::time::{Duration, interval};
 
-use crate::{load::fill, support::writers::Writers};
+use crate::{
+    load::fill,
+    support::{
+        fail_command::FailCommand,
+        fault::{Fault, Gate, Moment},
+        mongo_proxy::MongoProxy,
+        run::RuleFile,
+        writers::Writers,
+    },
+};
 
 use super::{
     Worlds,
@@ -392,6 +402,94 @@ async fn definitions_are_the_same_after_kills_under_load() -> Result<()> {
     worlds.at_rest(&mut run).await?;
     same(&from, &to, "the end").await.map_err(|error| error.context(run.log()))?;
     assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// Documents are on their way into a collection that is yet to be made when the one that they come from is
+/// dropped. What comes in its stead is another one, whatever ours was made like by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_made_of_nothing_is_made_anew() -> Result<()> {
+    let worlds = Worlds::new().await?;
+    let mirror = MongoDb::start().await?;
+    let held = mirror.client();
+    let (from, to) = (worlds.from.database("ddl_gone"), held.database("ddl_gone"));
+    let target = format!("{}&appName=ddl_gone", mirror.uri());
+    let node = worlds.source.node_uri(0);
+    let address = node.strip_prefix("mongodb://").and_then(|rest| rest.split('/').next());
+    let source = MongoProxy::start(address.context("an address")?).await?;
+    let text = worlds.text(&target, &rules("ddl_gone"));
+    let text = text.replace(worlds.source.uri(), &source.uri());
+    let file = RuleFile::written(worlds.folder.path(), &text)?;
+    let mut run = file.run(&[])?;
+    worlds.at_rest(&mut run).await?;
+    let data = doc! { "failCommands": ["create"], "errorCode": 91 };
+    let made = FailCommand::own(&held, 1_000_000, "ddl_gone", data).await?;
+    let collated =
+        |locale: &str| doc! { "create": "items", "collation": { "locale": locale, "strength": 2 } };
+    from.run_command(collated("de")).await?;
+    let items: Collection<Document> = from.collection("items");
+    items.insert_one(doc! { "_id": 1, "text": "x".repeat(100_000) }).await?;
+    run.metric_reaches("mongosync_buffer_bytes", &[], 100_000.0).await?;
+    // The stream shows the drop only once the document is there.
+    let gate = Gate::closed();
+    let stays = Fault::Hold(Moment::Before, gate.clone());
+    source.play(move |command| (command.name == "getMore").then(|| stays.clone()));
+    run.meets("the stream", &gate, 1).await?;
+    items.drop().await?;
+    made.end().await?;
+    let there: Collection<Document> = to.collection("items");
+    let mut look = interval(Duration::from_millis(20));
+    while there.count_documents(doc! {}).await? == 0 {
+        look.tick().await;
+        run.status().await.context("it runs")?;
+    }
+    from.run_command(collated("fr")).await?;
+    items.insert_many((3..20).map(|id| document(id, id))).await?;
+    source.pass_on();
+    gate.open();
+    worlds.at_rest(&mut run).await?;
+    same(&from, &to, "the other one").await.map_err(|error| error.context(run.log()))?;
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// A process is killed after it has made a collection, and before it could remember which one that is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_made_before_a_kill_is_known_again() -> Result<()> {
+    let worlds = Worlds::new().await?;
+    let mirror = MongoDb::start().await?;
+    let held = mirror.client();
+    let (from, to) = (worlds.from.database("ddl_torn"), held.database("ddl_torn"));
+    let target = format!("{}&appName=ddl_torn", mirror.uri());
+    let file = RuleFile::written(worlds.folder.path(), &worlds.text(&target, &rules("ddl_torn")))?;
+    let collated = |name: &str, locale: &str| {
+        doc! { "create": name, "collation": { "locale": locale, "strength": 2 } }
+    };
+    for (name, comes_back) in [("gone", false), ("anew", true)] {
+        let mut run = file.run(&[])?;
+        worlds.at_rest(&mut run).await?;
+        // Whether it is empty is asked before whose it is.
+        let data = doc! {
+            "failCommands": ["find"], "errorCode": 91, "namespace": format!("ddl_torn.{name}"),
+        };
+        let asked = FailCommand::own(&held, 1_000_000, "ddl_torn", data).await?;
+        from.run_command(collated(name, "de")).await?;
+        let items: Collection<Document> = from.collection(name);
+        items.insert_one(document(1, 1)).await?;
+        run.waiting().await?;
+        assert_eq!(names(&to).await?, [name]);
+        run.kill().await?;
+        items.drop().await?;
+        if comes_back {
+            from.run_command(collated(name, "fr")).await?;
+        }
+        asked.end().await?;
+        let mut run = file.run(&[])?;
+        worlds.at_rest(&mut run).await?;
+        same(&from, &to, name).await.map_err(|error| error.context(run.log()))?;
+        assert!(run.terminate().await?.success());
+        items.drop().await?;
+    }
     Ok(())
 }
 

@@ -85,7 +85,7 @@ impl Alone {
         let mut body = Vec::new();
         self.target.encode(&operation, &mut body).map_err(anyhow::Error::msg)?;
         let items = vec![Item { range: 0..body.len(), place }];
-        Ok(Request { body: body.into(), items, lane: 0, right: None })
+        Ok(Request { body: body.into(), items, lane: 0, right: None, standing: None })
     }
 
     pub fn put(&self, id: i32, n: i32) -> Result<Request> {

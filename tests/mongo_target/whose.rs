@@ -165,6 +165,42 @@ async fn a_collection_that_is_replaced_while_it_is_listed_is_not_swept() -> Resu
     Ok(())
 }
 
+/// A copy that was broken off goes on by the rule that began it, or is begun anew; what it had put there by
+/// then goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_was_broken_off_is_begun_anew_by_another_rule() -> Result<()> {
+    let worlds = Worlds::new().await?;
+    let items: Collection<Document> = worlds.from.database("broken_off").collection("items");
+    items.insert_many((0..3_000).map(|id| doc! { "_id": id, "even": id % 2 == 0 })).await?;
+    let node = worlds.mirror.node_uri(0);
+    let address = node.strip_prefix("mongodb://").and_then(|rest| rest.split('/').next());
+    let proxy = MongoProxy::start(address.context("an address")?).await?;
+    let rule = "  - { name: items, namespace: broken_off.items, to: search }";
+    let file = RuleFile::written(worlds.folder.path(), &worlds.text(&proxy.uri(), rule))?;
+    let (gate, written) = (Gate::closed(), AtomicUsize::new(0));
+    let held = Fault::Hold(Moment::Before, gate.clone());
+    proxy.play(move |command| {
+        let writes =
+            command.collection == "items" && ["insert", "update"].contains(&command.name.as_str());
+        (writes && written.fetch_add(1, Ordering::AcqRel) >= 3).then(|| held.clone())
+    });
+    let mut run = file.run(&[])?;
+    run.meets("the middle of the copy", &gate, 1).await?;
+    run.kill().await?;
+    gate.discard();
+    proxy.pass_on();
+    let held: Collection<Document> = worlds.to.database("broken_off").collection("items");
+    let odd = held.count_documents(doc! { "even": false }).await?;
+    ensure!(odd > 0, "nothing was put there that the other rule does not deliver");
+    only_even(&file)?;
+    let run = rested(&worlds, &file).await?;
+    assert_eq!(held.count_documents(doc! { "even": false }).await?, 0);
+    assert_eq!(held.count_documents(doc! {}).await?, 1_500);
+    ensure!(run.log().contains("the copy is begun anew"), "{}", run.log());
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
 /// One rule delivers documents as they are, another makes some of its own beside them.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_script_makes_is_not_swept() -> Result<()> {

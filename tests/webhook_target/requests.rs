@@ -1,13 +1,21 @@
 //! What is sent where: documents as resources, scripts, certificates, and what is shown instead.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bson::rawdoc;
 use mongosync::{
     change::{Cause, ClusterTime, DocumentKey, Namespace, Phase},
     rules::{self, model::TargetKind},
     target::{
-        Action, Item, Operation, Outcome, Placed, Placing, Pressure, Request, Target,
+        Action, Item, Operation, Outcome, Placed, Placing, Pressure, Request, Standing, Target,
         webhook::WebhookTarget,
     },
     transform::Meta,
@@ -91,7 +99,7 @@ fn request(target: &WebhookTarget, messages: &[Message<'_>]) -> Result<Request> 
         target.encode(&operation, &mut body).map_err(anyhow::Error::msg)?;
         items.push(Item { range: start..body.len(), place });
     }
-    Ok(Request { body: body.into(), items, lane: 0, right: None })
+    Ok(Request { body: body.into(), items, lane: 0, right: None, standing: None })
 }
 
 /// A request with a removal of each of these.
@@ -182,6 +190,25 @@ async fn a_slow_url_takes_the_time_of_those_behind_it() -> Result<()> {
         .collect();
     assert_eq!(told, [("timeout", Pressure::Same, false), ("timeout", Pressure::Split, true)]);
     assert_eq!(receiver.received().len(), 1);
+    Ok(())
+}
+
+/// Another process may have taken over while a message was waited for.
+#[tokio::test]
+async fn nothing_more_is_told_once_the_lease_is_lost() -> Result<()> {
+    let receiver = Receiver::start().await?;
+    let url = format!("{}/in/{{_id}}", receiver.url());
+    let target = target(Path::new(""), &url, ", batch: { max_actions: 10 }")?;
+    receiver.answer(|_| Reply::of(204));
+    let all = request(&target, &[1, 2, 3].map(|id| message(id, "acme", false)))?;
+    let told = Arc::new(AtomicUsize::new(0));
+    let standing = Standing::new(move || told.fetch_add(1, Ordering::AcqRel) < 2);
+    let all = Request { standing: Some(standing), ..all };
+    let outcomes = target.send(&all).await.expect("an answer");
+    assert_eq!(outcomes[..2], [Outcome::Applied, Outcome::Applied]);
+    let Outcome::Retry(retry) = &outcomes[2] else { anyhow::bail!("{outcomes:?}") };
+    assert_eq!((retry.reason, retry.pressure), ("lease", Pressure::Same));
+    assert_eq!(receiver.received().len(), 2);
     Ok(())
 }
 

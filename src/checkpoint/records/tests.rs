@@ -49,6 +49,7 @@ fn rewrite(kind: &str, stored: &RawDocument) -> Result<RawDocumentBuf, StoreErro
         "kept" => of::<KeptRecord>(stored),
         "demand" => of::<DemandRecord>(stored),
         "owner" => of::<OwnerRecord>(stored),
+        "default_name" => of::<DefaultNameRecord>(stored),
         "replacement" => of::<ReplacementRecord>(stored),
         "request" => of::<RequestRecord>(stored),
         "dead_letter" => of::<DeadLetterRecord>(stored),
@@ -151,6 +152,7 @@ fn samples() -> Map<String, Value> {
             .encode(),
         ),
         ("owner", OwnerRecord { id }.encode()),
+        ("default_name", DefaultNameRecord { namespace: "shop.orders".into() }.encode()),
         ("replacement", ReplacementRecord { id, rule: "products".into(), since: time }.encode()),
         (
             "id_types",

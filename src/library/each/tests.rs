@@ -1,11 +1,14 @@
-use std::sync::Mutex;
+use std::sync::{
+    Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use bson::rawdoc;
 
 use super::*;
 use crate::{
     change::{Cause, DocumentKey, Phase},
-    target::Item,
+    target::{Item, Standing},
 };
 
 /// A put of a document under a rule, as it lies in a request.
@@ -56,7 +59,7 @@ async fn what_comes_behind_of_a_document_that_was_not_taken_is_not_called() {
     assert_ne!(items[0].place, items[2].place, "each rule tells of its own");
     assert_eq!(target.thing(&items[0].place), target.thing(&items[2].place));
     assert_eq!(target.describe(&items[0].place), "shop.products 1");
-    let request = Request { body: body.into(), items, lane: 0, right: None };
+    let request = Request { body: body.into(), items, lane: 0, right: None, standing: None };
     let outcomes = target.send(&request).await.unwrap();
     let shown: Vec<&str> = outcomes
         .iter()
@@ -70,6 +73,26 @@ async fn what_comes_behind_of_a_document_that_was_not_taken_is_not_called() {
     let waits = "what came before of this document was not taken";
     assert_eq!(shown, ["not yet", "never", waits, "applied", "applied"]);
     assert_eq!(*called.lock().unwrap(), [10, 20, 21, 30]);
+}
+
+/// Another process may have taken over while a call was waited for.
+#[tokio::test]
+async fn nothing_more_is_called_once_the_lease_is_lost() {
+    let called = Arc::new(AtomicUsize::new(0));
+    let (calls, held) = (called.clone(), called.clone());
+    let target = Each::new(move |_| {
+        calls.fetch_add(1, Ordering::AcqRel);
+        async { Ok(()) }
+    });
+    let mut body = Vec::new();
+    let items = (1..4).map(|id| push(&target, "a", id, id, &mut body)).collect();
+    let standing = Standing::new(move || held.load(Ordering::Acquire) < 2);
+    let request =
+        Request { body: body.into(), items, lane: 0, right: None, standing: Some(standing) };
+    let outcomes = target.send(&request).await.unwrap();
+    assert_eq!(outcomes[..2], [Outcome::Applied, Outcome::Applied]);
+    assert!(matches!(&outcomes[2], Outcome::Retry(retry) if retry.reason == "lease"));
+    assert_eq!(called.load(Ordering::Acquire), 2);
 }
 
 /// None takes the time of another, and none is called twice for that.
@@ -91,7 +114,7 @@ async fn each_call_has_its_own_time() {
         let mut body = Vec::new();
         let put = |(id, n): (i32, &i32)| push(&target, "a", id, *n, &mut body);
         let items = (1..).zip(times).map(put).collect();
-        let request = Request { body: body.into(), items, lane: 0, right: None };
+        let request = Request { body: body.into(), items, lane: 0, right: None, standing: None };
         let limit = target.longest(10 * second);
         let sent = tokio::time::timeout(limit + second, target.send(&request)).await;
         let outcomes = sent.expect("an answer in time").unwrap();

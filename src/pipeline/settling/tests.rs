@@ -232,6 +232,26 @@ async fn positions_are_stored_while_a_target_does_not_take_the_end_of_a_copy() {
     assert_eq!(bench.complete().await, Some(true), "durable before anybody is told");
 }
 
+/// Whoever has been told may look into the store, as `verify` does.
+#[tokio::test(start_paused = true)]
+async fn a_copy_is_said_to_be_complete_once_that_is_stored() {
+    let refuses = AtomicUsize::new(1);
+    let bench = Bench::new(Told { refuses, ..Told::default() }, Some(false)).await;
+    let rule = bench.status.rule("products");
+    while bench.target.told.load(Ordering::SeqCst) < 1 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    bench.store.set_reachable(false);
+    while bench.target.told.load(Ordering::SeqCst) < 2 {
+        sleep(Duration::from_millis(1)).await;
+    }
+    sleep(seconds(60)).await;
+    assert!(!rule.copied().complete);
+    bench.store.set_reachable(true);
+    sleep(seconds(60)).await;
+    assert_eq!((bench.complete().await, rule.copied().complete), (Some(true), true));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_target_that_hangs_does_not_cost_the_last_position() {
     let bench = Bench::new(Told { hangs: true, ..Told::default() }, Some(false)).await;

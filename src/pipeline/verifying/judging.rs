@@ -347,7 +347,8 @@ impl<'a> Events<'a> {
             let error = match tried.await {
                 Ok(batch) => {
                     self.from = self.from.max(batch.frontier);
-                    self.ended = self.from >= self.until;
+                    // Not by where it was opened: events of that very time are still to come.
+                    self.ended = batch.frontier >= self.until;
                     let mut changes = Vec::with_capacity(batch.events.len());
                     for event in batch.events {
                         match event {

@@ -48,7 +48,7 @@ use self::{comparing::Verdict, extra::Seen, judging::Judged, pages::Pages};
 use super::{
     Error,
     lookups::SourceLookup,
-    plan::namespaces,
+    plan::{namespaces, stored_names},
     reach_source,
     reading::Reading,
     rule_set::{RuleSet, TargetRule},
@@ -163,6 +163,9 @@ impl<'a> Verifying<'a> {
         let opened = open_target::open(target, &owner, None, file.deliveries(name));
         let opened = opened
             .map_err(|error| Error::Refused(format!("target {name} can't be used: {error}")))?;
+        for (container, namespace) in stored_names(&**store, name, &stop).await? {
+            opened.holds(&container, &namespace);
+        }
         let shaped =
             set.iter().map(|(_, rule)| ShapedRule::of(rule.rule(), &*opened, true)).collect();
         Ok(Self {

@@ -48,6 +48,37 @@ pub(super) fn write_lines(
     written
 }
 
+/// A request in which nothing goes to the index `from` any more, and to `to` instead; `None` where nothing
+/// did.
+pub(super) fn renamed(body: &[u8], from: &str, to: &str) -> Option<Vec<u8>> {
+    let named = |index: &str| {
+        let mut named = b"{\"_index\":".to_vec();
+        write_text(index, &mut named);
+        named.push(b',');
+        named
+    };
+    let (from, to) = (named(from), named(to));
+    let mut lines = body.split_inclusive(|byte| *byte == b'\n');
+    let mut written = Vec::with_capacity(body.len());
+    let mut found = false;
+    while let Some(line) = lines.next() {
+        let action = line.iter().position(|byte| *byte == b':').map_or(line, |end| &line[..=end]);
+        match line[action.len()..].strip_prefix(from.as_slice()) {
+            Some(rest) => {
+                found = true;
+                written.extend_from_slice(action);
+                written.extend_from_slice(&to);
+                written.extend_from_slice(rest);
+            }
+            None => written.extend_from_slice(line),
+        }
+        if action != b"{\"delete\":" {
+            written.extend_from_slice(lines.next().unwrap_or_default());
+        }
+    }
+    found.then_some(written)
+}
+
 fn try_write_lines(
     line: &Line<'_>,
     action: &Action,
@@ -172,6 +203,29 @@ mod tests {
              \"version\":7710508021874655233,\"version_type\":\"external_gte\"}}\n\
              {\"name\":\"a\\nb\",\"ratio\":null}\n"
         );
+    }
+
+    /// Documents may hold anything.
+    #[test]
+    fn a_request_is_renamed_in_its_action_lines_alone() {
+        let none = Bytes::new();
+        let action = rawdoc! { "index": { "_index": "filled", "_id": "1" } };
+        let written = |index: &str| {
+            let mut body = Vec::new();
+            for (index, action) in [
+                (index, Action::Remove),
+                (index, Action::Put(Document::from(action.clone()))),
+                ("filled-2", Action::Put(Document::from(action.clone()))),
+                ("filled-2", Action::Remove),
+                (index, put()),
+            ] {
+                write_lines(&line(index, "1", &none), &action, Mode::Plain, &mut body).unwrap();
+            }
+            String::from_utf8(body).unwrap()
+        };
+        let renamed = renamed(written("filled").as_bytes(), "filled", "read").unwrap();
+        assert_eq!(String::from_utf8(renamed).unwrap(), written("read"));
+        assert_eq!(super::renamed(written("read").as_bytes(), "filled", "read"), None);
     }
 
     #[test]

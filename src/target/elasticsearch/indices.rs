@@ -10,7 +10,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, RwLock, RwLockWriteGuard,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -19,11 +19,12 @@ use bson::Uuid;
 use elasticsearch::indices::{IndicesCreateParts, IndicesGetParts, IndicesRefreshParts};
 use serde_json::{Map, Value, json};
 use thread_local::ThreadLocal;
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, OwnedRwLockReadGuard};
 use tracing::{info, warn};
 
 use super::{
     answer::{Answer, refusal},
+    encode,
     filling::Filling,
     nodes::Nodes,
     owners,
@@ -86,6 +87,12 @@ pub(super) struct Indices {
     known: RwLock<KeyMap<Arc<str>, Known>>,
     /// How often `known` was changed.
     changed: AtomicU64,
+    /// What was filled by another name and has been swapped in.
+    swapped: RwLock<Vec<Swapped>>,
+    /// Held by each request that is under way, until the next swap has another one held.
+    under_way: Mutex<Arc<tokio::sync::RwLock<()>>>,
+    /// Names of which it is not remembered yet whose they are.
+    unkept: AtomicUsize,
     /// What each thread has seen of it: every document asks, and would wait for others at the lock.
     seen: ThreadLocal<RefCell<Seen>>,
     /// Names whose index was made by this process and has not been listed.
@@ -104,6 +111,8 @@ struct Seen {
 struct Known {
     /// The namespace whose default name this is, once it has been said.
     of: Option<Namespace>,
+    /// Whether that is remembered for the runs that come.
+    kept: bool,
     /// The first one is made by; the others are rules that share the index.
     plans: Vec<Arc<IndexPlan>>,
     /// Another index that is filled in its stead.
@@ -122,6 +131,14 @@ struct Replacement {
     begun: AtomicBool,
 }
 
+/// An index that has been swapped in.
+struct Swapped {
+    /// By which it was filled.
+    alias: Arc<str>,
+    /// By which it is read and written now.
+    name: Arc<str>,
+}
+
 /// How documents for an index are written.
 pub(super) struct Way {
     /// By another name, while that is filled in its stead.
@@ -136,6 +153,9 @@ impl Indices {
             owner: owner.to_owned(),
             known: RwLock::default(),
             changed: AtomicU64::new(0),
+            swapped: RwLock::default(),
+            under_way: Mutex::default(),
+            unkept: AtomicUsize::new(0),
             seen: ThreadLocal::new(),
             fresh: Mutex::default(),
             filling: Filling::new(),
@@ -189,7 +209,10 @@ impl Indices {
             Some(held) => held,
             None if !settles => true,
             None => self.write(name, |known| {
-                known.of.get_or_insert_with(|| namespace.clone()) == namespace
+                known.of.get_or_insert_with(|| {
+                    self.unkept.fetch_add(1, Ordering::Relaxed);
+                    namespace.clone()
+                }) == namespace
             }),
         };
         if is_held {
@@ -201,6 +224,28 @@ impl Indices {
             "{namespace} and {other} have one default index, {name}: name an index with `index:` under \
              `to:` for one of them, or leave one of them out"
         ))
+    }
+
+    /// Whether any name is not remembered to be whose it is.
+    pub fn forgets(&self) -> bool {
+        self.unkept.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whose a name is, where that is not remembered yet.
+    pub fn unkept(&self, name: &str) -> Option<Namespace> {
+        self.look(name, |known| known.of.clone().filter(|_| !known.kept)).flatten()
+    }
+
+    /// It is remembered whose a name is; it is that one's, where it was nobody's.
+    pub fn hold(&self, name: &str, namespace: &Namespace) {
+        self.write(name, |known| match &known.of {
+            None => (known.of, known.kept) = (Some(namespace.clone()), true),
+            Some(of) if of == namespace && !known.kept => {
+                known.kept = true;
+                self.unkept.fetch_sub(1, Ordering::Relaxed);
+            }
+            Some(_) => {}
+        });
     }
 
     /// By which name documents for this one are written, and whether that must be an alias.
@@ -249,7 +294,37 @@ impl Indices {
         };
         // Nothing may have been written to it.
         self.ensure(nodes, name).await.map_err(Trouble::into_retry)?;
-        replacement::swap(nodes, name, &new.id, &self.owner).await
+        replacement::swap(nodes, name, &new.id, &self.owner).await?;
+        // What has been encoded by now still goes by the other name.
+        self.swapped
+            .write()
+            .expect("nothing panics while it holds the names")
+            .push(Swapped { alias: new.alias.clone(), name: name.into() });
+        self.write(name, |known| {
+            known.replacement = None;
+            known.there = Arc::default();
+        });
+        // A removal by a name that is gone would pass for one of what is not there.
+        let before = std::mem::take(&mut *self.under_way.lock().expect("nothing panics at it"));
+        drop(before.write().await);
+        // Looks at what lies there, and takes the alias away by which it was filled.
+        self.ensure(nodes, name).await.map_err(Trouble::into_retry)
+    }
+
+    /// To be held while a request is under way. What [`Self::by_present_names`] says after this holds for as
+    /// long.
+    pub async fn begin(&self) -> OwnedRwLockReadGuard<()> {
+        let present = self.under_way.lock().expect("nothing panics at it").clone();
+        present.read_owned().await
+    }
+
+    /// A request as it reads now, where it was encoded while an index was filled by another name that has
+    /// been swapped in since.
+    pub fn by_present_names(&self, body: &[u8]) -> Option<Vec<u8>> {
+        let swapped = self.swapped.read().expect("nothing panics while it holds the names");
+        swapped.iter().fold(None, |renamed: Option<Vec<u8>>, Swapped { alias, name }| {
+            encode::renamed(renamed.as_deref().unwrap_or(body), alias, name).or(renamed)
+        })
     }
 
     /// What marks the index that is filled in the stead of this one.

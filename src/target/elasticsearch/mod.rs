@@ -49,8 +49,8 @@ use crate::{
     finding::Finding,
     rules::model::{Engine, EngineFlavor},
     target::{
-        Action, Contents, Listing, Look, Operation, Outcome, PlaceKey, Placed, Placing, Pressure,
-        Request, Retry, Target, http::SetupError, json::Mode,
+        Action, Contents, Listing, Look, Operation, Origins, Outcome, PlaceKey, Placed, Placing,
+        Pressure, Request, Retry, Target, http::SetupError, json::Mode,
     },
     transform::Meta,
 };
@@ -70,6 +70,8 @@ pub struct EngineTarget {
     gzip: bool,
     /// Set once what the engine is has been logged.
     greeted: OnceLock<()>,
+    /// Who remembers whose documents lie under a default name.
+    origins: Option<Arc<dyn Origins>>,
 }
 
 impl EngineTarget {
@@ -94,7 +96,35 @@ impl EngineTarget {
             mode: if settings.extended_json { Mode::Extended } else { Mode::Plain },
             gzip: settings.gzip,
             greeted: OnceLock::new(),
+            origins: None,
         })
+    }
+
+    /// Has whose documents lie under a default name remembered before the first of them is written.
+    #[must_use]
+    pub fn remembering(self, origins: Option<Arc<dyn Origins>>) -> Self {
+        Self { origins, ..self }
+    }
+
+    /// See [`EngineTarget::remembering`].
+    async fn remember(&self, request: &Request) -> Result<(), Retry> {
+        let Some(origins) = self.origins.as_deref().filter(|_| self.indices.forgets()) else {
+            return Ok(());
+        };
+        let mut last: &[u8] = &[];
+        for item in &request.items {
+            let index = EnginePlaceKey::index_bytes(&item.place).unwrap_or_default();
+            if index == last {
+                continue;
+            }
+            last = index;
+            let Ok(name) = str::from_utf8(index) else { continue };
+            if let Some(namespace) = self.indices.unkept(name) {
+                origins.keep_name(name, &namespace).await?;
+                self.indices.hold(name, &namespace);
+            }
+        }
+        Ok(())
     }
 
     /// Says how the index of this name is to be made if it is not there. To be called before the
@@ -107,7 +137,10 @@ impl EngineTarget {
     }
 
     async fn bulk(&self, request: &Request) -> Result<Vec<Outcome>, Retry> {
-        let body = request.body.clone();
+        // Before it is looked by which names it goes: none is taken away until this is answered.
+        let _under_way = self.indices.begin().await;
+        let renamed = self.indices.by_present_names(&request.body);
+        let body = renamed.map_or_else(|| request.body.clone(), Bytes::from);
         let body = if self.gzip { compressed(body).await? } else { body };
         let answer = self.nodes.bulk(body, self.gzip).await?;
         let outcomes = answer::outcomes(&answer, request.items.len())?;
@@ -258,6 +291,7 @@ impl Target for EngineTarget {
     }
 
     async fn send(&self, request: &Request) -> Result<Vec<Outcome>, Retry> {
+        self.remember(request).await?;
         let held = self.indices.ready(&self.nodes, request).await?;
         if held.is_empty() {
             return self.bulk(request).await;
@@ -307,6 +341,10 @@ impl Target for EngineTarget {
 
     fn settle(&self, rule: &str, namespace: &Namespace) -> Result<(), String> {
         self.routes.settle(rule, namespace, &self.indices)
+    }
+
+    fn holds(&self, container: &str, namespace: &Namespace) {
+        self.indices.hold(container, namespace);
     }
 
     fn container(&self, rule: &str, namespace: &Namespace) -> Option<String> {

@@ -3,8 +3,9 @@
 //!
 //! While it is filled, an alias of its own leads to it, `NAME-filling-ID`: its name does not have to be
 //! known to whoever encodes a request, and what one try has left on its way never reaches another's
-//! index. That alias outlives the swap until the next start. Which index it is stands in the index
-//! itself (`_meta.mongosync.replacement` in its mappings), so a crash at any point leaves enough behind.
+//! index. That alias goes with the swap; a process that dies in between leaves it to the next start. Which
+//! index it is stands in the index itself (`_meta.mongosync.replacement` in its mappings), so a crash at any
+//! point leaves enough behind.
 //!
 //! What changes while it is filled is told to it alone. So it is never given up; what has to stay and
 //! was not copied is taken over from the old index before the swap, with its versions, and the new

@@ -68,7 +68,7 @@ fn request(target: &EngineTarget) -> Request {
     let mut body = Vec::new();
     target.encode(&operation, &mut body).unwrap();
     let items = vec![Item { range: 0..body.len(), place: operation.place }];
-    Request { body: body.into(), items, lane: 0, right: None }
+    Request { body: body.into(), items, lane: 0, right: None, standing: None }
 }
 
 const LINES: &str = "{\"index\":{\"_index\":\"products\",\"_id\":\"1\",\"version\":7,\

@@ -52,7 +52,7 @@ fn request(target: &FileTarget, operations: &[Operation]) -> Request {
         target.encode(operation, &mut body).expect("a line");
         items.push(Item { range: start..body.len(), place: operation.place.clone() });
     }
-    Request { body: body.into(), items, lane: 0, right: None }
+    Request { body: body.into(), items, lane: 0, right: None, standing: None }
 }
 
 fn order(id: i32, tenant: &str) -> Option<RawDocumentBuf> {

@@ -27,7 +27,7 @@ use super::{
     connection::{Connection, unusable},
     definition::{self, Step, Wanted, name, readdress, unversioned},
     lies_in_the_way,
-    marker::{Asked, Known, Markers},
+    marker::{Asked, Known, Making, Markers},
 };
 
 /// NamespaceNotFound
@@ -124,15 +124,21 @@ impl MongoTarget {
         let connection = self.connect().await?;
         connection.alone(Some(&asked.right), self.timeout).await?;
         let first = !self.alignment.is_open();
+        let markers = Markers::new(&connection.client);
+        let makings = match first && asked.namespace.is_none() {
+            true => markers.makings(&self.owner).await?,
+            false => Vec::new(),
+        };
         if asked.namespace.is_some() {
             self.alignment.opened().await;
         }
-        let all = self.all(origins, asked.namespace, connection).await?;
+        let all = self.all(origins, asked.namespace, (connection, &makings)).await?;
         let mut waits = None;
         if first || asked.namespace.is_some() {
             let drops = first && asked.namespace.is_none();
             for (container, wanted) in &all {
-                let see = Seeing { target: self, connection, origins, drops };
+                let made = makings.iter().find(|making| making.namespace == *container);
+                let see = Seeing { target: self, connection, origins, drops, made };
                 match see.see(container, wanted.as_ref()).await {
                     Ok(()) => {}
                     // What is wrong with one holds up no other.
@@ -148,6 +154,11 @@ impl MongoTarget {
             }
             if let Some(retry) = waits {
                 return Err(retry);
+            }
+            for making in &makings {
+                if let Some(namespace) = Namespace::parse(&making.namespace) {
+                    markers.made(&namespace, &self.owner).await?;
+                }
             }
             self.alignment.gate.send_if_modified(|gate| {
                 let closed = *gate == Gate::Closed;
@@ -175,7 +186,7 @@ impl MongoTarget {
         &self,
         origins: &dyn Origins,
         only: Option<&Namespace>,
-        connection: &Connection,
+        (connection, makings): (&Connection, &[Making]),
     ) -> Result<All, Retry> {
         let routes = &self.within.routes;
         let mut all = All::new();
@@ -204,14 +215,17 @@ impl MongoTarget {
             }
         }
         if only.is_none() {
-            for known in Markers::new(&connection.client).owned(&self.owner).await? {
-                let Some(from) = Namespace::parse(&known.from) else { continue };
+            let known = Markers::new(&connection.client).owned(&self.owner).await?;
+            let known = known.into_iter().map(|known| (known.namespace, known.from));
+            let makings = makings.iter().map(|it| (it.namespace.clone(), it.from.clone()));
+            for (namespace, from) in known.chain(makings) {
+                let Some(from) = Namespace::parse(&from) else { continue };
                 let read = routes.following().any(|rule| {
                     rule.namespaces.matches(&from)
-                        && routes.container(&rule.name, &from).as_deref() == Some(&*known.namespace)
+                        && routes.container(&rule.name, &from).as_deref() == Some(&*namespace)
                 });
                 if read {
-                    add(known.namespace, None);
+                    add(namespace, None);
                 }
             }
         }
@@ -226,6 +240,8 @@ struct Seeing<'a> {
     origins: &'a dyn Origins,
     /// Whether collections may be dropped.
     drops: bool,
+    /// That it was about to be made when the last run ended.
+    made: Option<&'a Making>,
 }
 
 impl Seeing<'_> {
@@ -236,6 +252,10 @@ impl Seeing<'_> {
             origins: Some(self.origins),
             owner: &self.target.owner,
         }
+    }
+
+    fn markers(&self) -> Markers {
+        Markers::new(&self.connection.client)
     }
 
     fn database(&self, namespace: &Namespace) -> Database {
@@ -255,6 +275,15 @@ impl Seeing<'_> {
         let there = collections::listed(&database, namespace.collection()).await?;
         let plain = there.as_ref().is_some_and(|there| there.kind == name(Kind::Collection));
         let mut known = self.known(&namespace, there.as_ref()).await?;
+        if let (Some(made), Some(found)) = (self.made, &there)
+            && let (Some(uuid), Some(from)) = (&found.uuid, Namespace::parse(&made.from))
+            && found.kind != name(Kind::View)
+            && known.as_ref().is_none_or(|known| !known.ours)
+            && self.is_empty(&namespace).await?
+        {
+            self.claim(&namespace, uuid, &from).await?;
+            known = self.known(&namespace, there.as_ref()).await?;
+        }
         if let Some((_, defined)) = wanted
             && known.is_none()
             && plain
@@ -419,6 +448,9 @@ impl Seeing<'_> {
         if is_view {
             // Before it is there: one that is not remembered would be nobody's for good.
             self.claim(namespace, &view_id(&options), from).await?;
+        } else {
+            let of = defined.id.map(Binary::from);
+            self.markers().makes(namespace, &self.target.owner, (from, of)).await?;
         }
         let mut command = doc! { "create": namespace.collection() };
         let names: &[&str] = if is_view { &VIEW } else { &SERIES };
@@ -426,7 +458,11 @@ impl Seeing<'_> {
         let copied =
             |option: &str| names.contains(&option) && !(keeps && option == collections::EXPIRES);
         command.extend(options.into_iter().filter(|(option, _)| copied(option)));
-        if !self.run(namespace, command, "can't be made").await? {
+        let is_made = self.run(namespace, command, "can't be made").await?;
+        if !is_made && !is_view {
+            return self.markers().made(namespace, &self.target.owner).await;
+        }
+        if !is_made {
             return Ok(());
         }
         info!(namespace = namespace.as_str(), "the {} was made", name(defined.kind));
@@ -439,10 +475,10 @@ impl Seeing<'_> {
         );
         let database = self.database(namespace);
         let listed = collections::listed(&database, namespace.collection()).await?;
-        match listed.and_then(|listed| listed.uuid) {
-            Some(uuid) => self.claim(namespace, &uuid, from).await,
-            None => Ok(()),
+        if let Some(uuid) = listed.and_then(|listed| listed.uuid) {
+            self.claim(namespace, &uuid, from).await?;
         }
+        self.markers().made(namespace, &self.target.owner).await
     }
 
     async fn claim(
@@ -452,7 +488,7 @@ impl Seeing<'_> {
         from: &Namespace,
     ) -> Result<(), Retry> {
         let asked = Asked { namespace, uuid, owner: &self.target.owner, telling: None };
-        Markers::new(&self.connection.client).claim(asked, from.as_str(), true).await.map(drop)
+        self.markers().claim(asked, from.as_str(), true, None).await.map(drop)
     }
 
     /// Runs a command. False where it is refused for what it says, or for want of a right: that is told,

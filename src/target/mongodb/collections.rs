@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use bson::{Binary, Bson, Document, RawDocumentBuf, Uuid, doc, spec::BinarySubtype};
+use bson::{Binary, Bson, Document, RawDocumentBuf, doc, spec::BinarySubtype};
 use futures_util::TryStreamExt;
 use mongodb::Database;
 use sha2::{Digest, Sha256};
@@ -260,7 +260,7 @@ impl Collections {
             let like = (!events).then_some(&from);
             match create(asking, &database, &namespace, like).await? {
                 Created::Refused(words) => return Ok(Ready::refused(words)),
-                Created::Of(id) => of = id,
+                Created::Of(origin) => of = origin,
             }
             found = listed(&database, namespace.collection()).await?;
         }
@@ -276,11 +276,11 @@ impl Collections {
         let first = collection.find_one(doc! {}).projection(doc! { "_id": 1 }).await;
         let empty = first.map_err(|error| answer::refusal(&error))?.is_none();
         // Made by a run that ended before it could remember from what.
-        if let (true, None, Some(origins)) = (empty && !events, of, asking.origins)
+        if let (true, None, Some(origins)) = (empty && !events, &of, asking.origins)
             && let Some(described) = origins.collection(&from).await?
             && fits(&described.options, &options)
         {
-            of = described.id;
+            of = described.id.map(Binary::from);
         }
         let own = match (&uuid, asking.origins) {
             (Some(uuid), Some(origins)) => {
@@ -292,13 +292,12 @@ impl Collections {
                 let asked = Asked { namespace: &namespace, uuid, owner: asking.owner, telling };
                 let markers = Markers::new(&asking.connection.client);
                 let from = if events { marker::EVENTS } else { from.as_str() };
-                match markers.claim(asked, from, empty).await? {
-                    Some(Whose::Ours) => {
-                        if let Some(of) = of {
-                            markers.made_of(&namespace, uuid, &of.into()).await?;
-                        }
-                        true
-                    }
+                let whose = markers.claim(asked, from, empty, of).await?;
+                if made && asking.routes.follows(name) {
+                    markers.made(&namespace, asking.owner).await?;
+                }
+                match whose {
+                    Some(Whose::Ours) => true,
                     Some(Whose::Taken(other)) => {
                         return Ok(Ready::refused(taken(&other, name, from)));
                     }
@@ -420,8 +419,8 @@ pub(super) fn taken(other: &str, name: &str, from: &str) -> String {
 
 /// What came of making a collection.
 enum Created {
-    /// It is there. The source's own id of the one that it was made from, where there is one.
-    Of(Option<Uuid>),
+    /// It is there. What is to be remembered of the one that it was made from, where that is known.
+    Of(Option<Binary>),
     /// Why it can't be, where no waiting helps.
     Refused(String),
 }
@@ -437,7 +436,21 @@ async fn create(
         (Some(origins), Some(from)) => origins.collection(from).await?,
         _ => None,
     };
-    let Described { mut options, id, .. } = described.unwrap_or_default();
+    let name = namespace.as_str();
+    let follows = from.filter(|from| {
+        asking.origins.is_some() && asking.routes.follows(name) && asking.routes.leads(from, name)
+    });
+    let of = match &described {
+        Some(described) => described.id.map(Binary::from),
+        // Its documents are on their way, and it is gone. What comes in its stead is another one.
+        None => follows.map(|_| marker::nothing()),
+    };
+    let markers = Markers::new(&asking.connection.client);
+    if let Some(from) = follows {
+        // Before it is there: one that is not remembered would be nobody's for good.
+        markers.makes(namespace, asking.owner, (from, of.clone())).await?;
+    }
+    let Described { mut options, .. } = described.unwrap_or_default();
     unversioned(&mut options);
     if options.contains_key("capped") {
         warn!(
@@ -456,13 +469,18 @@ async fn create(
     command.extend(options.into_iter().filter(|(name, _)| copied(name)));
     command.insert("writeConcern", doc! { "w": "majority" });
     match database.run_command(command).await {
-        Ok(_) => Ok(Created::Of(id)),
+        Ok(_) => Ok(Created::Of(of)),
         Err(error) => match answer::code(&error) {
             Some(EXISTS) => Ok(Created::Of(None)),
-            Some(code) if NOT_TO_BE_MADE.contains(&code) => Ok(Created::Refused(format!(
-                "{namespace} can't be made in the target: {}",
-                answer::words(&error)
-            ))),
+            Some(code) if NOT_TO_BE_MADE.contains(&code) => {
+                if follows.is_some() {
+                    markers.made(namespace, asking.owner).await?;
+                }
+                Ok(Created::Refused(format!(
+                    "{namespace} can't be made in the target: {}",
+                    answer::words(&error)
+                )))
+            }
             _ => Err(answer::refusal(&error)),
         },
     }

@@ -106,12 +106,8 @@ impl MongoTarget {
         let routes = &self.within.routes;
         let asking = Asking { connection, routes, origins: Some(origins), owner: &self.owner };
         let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
-        for rule in routes.names() {
-            let read = reads.get(rule).into_iter().flatten();
-            for namespace in read.chain(routes.exact(rule)) {
-                let Some(name) = routes.container(rule, namespace) else { continue };
-                let own = Namespace::parse(&name).filter(|_| seen.insert(name.clone()));
-                let Some(own) = own else { continue };
+        for (_, _, own) in routes.known(reads) {
+            if seen.insert(own.clone()) {
                 found.extend(self.within.collections.loops(&asking, &own).await?);
             }
         }
@@ -132,38 +128,32 @@ impl MongoTarget {
         // Of thousands of collections with documents none is looked at one by one.
         let logs = markers.logs().await?;
         let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
-        for rule in routes.names() {
-            let read = reads.get(rule).into_iter().flatten();
-            for namespace in read.chain(routes.exact(rule)) {
-                let Some(name) = routes.container(rule, namespace) else { continue };
-                let events = routes.appends(rule);
-                if !events && !logs.contains(&name) {
-                    continue;
+        for (rule, namespace, own) in routes.known(reads) {
+            let events = routes.appends(rule);
+            if (!events && !logs.contains(own.as_str())) || !seen.insert((own.clone(), events)) {
+                continue;
+            }
+            let database = connection.client.database(own.database());
+            let uuid = match collections::listed(&database, own.collection()).await {
+                Ok(listed) => listed.and_then(|listed| listed.uuid),
+                // That is told where it is written to.
+                Err(retry) if retry.reason == "unauthorized" => None,
+                Err(retry) => return Err(retry),
+            };
+            let Some(uuid) = uuid else { continue };
+            let telling = match events {
+                true => Some(routes.telling(own.as_str(), origins).await?),
+                false => None,
+            };
+            let (telling, owner) = (telling.as_ref(), self.owner.as_str());
+            let asked = Asked { namespace: &own, uuid: &uuid, owner, telling };
+            let from = if events { marker::EVENTS } else { namespace.as_str() };
+            match markers.clash(asked, from).await? {
+                Some(Whose::Mixed(other)) => {
+                    found.push(collections::taken(&other, own.as_str(), from));
                 }
-                let own = Namespace::parse(&name).filter(|_| seen.insert((name.clone(), events)));
-                let Some(own) = own else { continue };
-                let database = connection.client.database(own.database());
-                let uuid = match collections::listed(&database, own.collection()).await {
-                    Ok(listed) => listed.and_then(|listed| listed.uuid),
-                    // That is told where it is written to.
-                    Err(retry) if retry.reason == "unauthorized" => None,
-                    Err(retry) => return Err(retry),
-                };
-                let Some(uuid) = uuid else { continue };
-                let telling = match events {
-                    true => Some(routes.telling(&name, origins).await?),
-                    false => None,
-                };
-                let (telling, owner) = (telling.as_ref(), self.owner.as_str());
-                let asked = Asked { namespace: &own, uuid: &uuid, owner, telling };
-                let from = if events { marker::EVENTS } else { namespace.as_str() };
-                match markers.clash(asked, from).await? {
-                    Some(Whose::Mixed(other)) => {
-                        found.push(collections::taken(&other, &name, from))
-                    }
-                    Some(Whose::Told(words)) => found.push(words),
-                    _ => {}
-                }
+                Some(Whose::Told(words)) => found.push(words),
+                _ => {}
             }
         }
         Ok(found)

@@ -38,7 +38,8 @@ struct Marker {
     foreign: bool,
     /// Who writes to it.
     owners: Vec<Owner>,
-    /// The server's id of the source's collection that it was made from.
+    /// The server's id of the source's collection that it was made from; [`nothing`] where the source had
+    /// none by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     of: Option<Binary>,
     /// The names of its indexes that were built here.
@@ -46,12 +47,43 @@ struct Marker {
     indexes: Vec<String>,
 }
 
+/// A collection that is about to be made: whoever dies before it is remembered which one that became knows
+/// it for his own, and from what it was made, as long as it holds nothing. Beside the markers, whose
+/// documents may be about another collection of the name, and another's.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub(super) struct Making {
+    /// No namespace: those of databases have no spaces.
+    #[serde(rename = "_id")]
+    id: String,
+    pub namespace: String,
+    /// Who makes it.
+    maker: String,
+    /// Where its documents come from.
+    pub from: String,
+    /// As in a marker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    of: Option<Binary>,
+}
+
+impl Making {
+    fn id(namespace: &Namespace, maker: &str) -> String {
+        format!("making {namespace} by {maker}")
+    }
+}
+
+/// From what a collection was made where the source had lost its own by then: whatever the source has
+/// later is another one.
+pub(super) fn nothing() -> Binary {
+    Uuid::from_bytes([0; 16]).into()
+}
+
 /// What is remembered of a namespace that we write to.
 pub(super) struct Known {
     pub namespace: String,
     /// From where our documents come, or [`EVENTS`].
     pub from: String,
-    /// The server's id of the source's collection that it was made from.
+    /// The server's id of the source's collection that it was made from; [`nothing`] where the source had
+    /// none by then.
     pub of: Option<Binary>,
     /// Whether it is ours alone.
     pub ours: bool,
@@ -245,15 +277,16 @@ impl Markers {
     }
 
     /// Remembers, durably, that documents from a namespace (or [`EVENTS`]) are written there from now on,
-    /// unless they are not to be; `empty` says whether there was none before. `None` where that may not be
-    /// remembered.
+    /// unless they are not to be; `empty` says whether there was none before, and `of` from what it was
+    /// made, where that is known: it counts where it is ours. `None` where that may not be remembered.
     pub async fn claim(
         &self,
         asked: Asked<'_>,
         from: &str,
         empty: bool,
+        of: Option<Binary>,
     ) -> Result<Option<Whose>, Retry> {
-        match self.try_to_claim(asked, from, empty).await {
+        match self.try_to_claim(asked, from, (empty, of)).await {
             Ok(marker) => Ok(Some(marker.whose(asked, Some(from)))),
             Err(error) => match answer::code(&error) {
                 Some(code) if answer::is_denied(code) => Ok(None),
@@ -261,6 +294,40 @@ impl Markers {
                 _ => Err(answer::refusal(&error)),
             },
         }
+    }
+
+    /// Remembers, durably, that a collection is about to be made, where that may be remembered: to be
+    /// claimed once it is, and then [`made`](Self::made).
+    pub async fn makes(
+        &self,
+        namespace: &Namespace,
+        maker: &str,
+        (from, of): (&Namespace, Option<Binary>),
+    ) -> Result<(), Retry> {
+        let making = Making {
+            id: Making::id(namespace, maker),
+            namespace: namespace.to_string(),
+            maker: maker.to_owned(),
+            from: from.to_string(),
+            of,
+        };
+        let makings = self.0.clone_with_type::<Making>();
+        let known = doc! { "_id": &making.id };
+        readable(makings.replace_one(known, &making).upsert(true).await).map(drop)
+    }
+
+    /// It is remembered, or was not made.
+    pub async fn made(&self, namespace: &Namespace, maker: &str) -> Result<(), Retry> {
+        let known = doc! { "_id": Making::id(namespace, maker) };
+        readable(self.0.delete_one(known).await).map(drop)
+    }
+
+    /// What somebody was about to make when he ended.
+    pub async fn makings(&self, maker: &str) -> Result<Vec<Making>, Retry> {
+        let makings = self.0.clone_with_type::<Making>();
+        let found =
+            async { makings.find(doc! { "maker": maker }).await?.try_collect::<Vec<_>>().await };
+        Ok(readable(found.await)?.unwrap_or_default())
     }
 
     /// What is remembered of a collection; `None` where nothing is, or where it may not be read.
@@ -336,6 +403,11 @@ impl Markers {
         readable(self.0.delete_one(filter).await).map(drop)
     }
 
+    async fn making(&self, asked: Asked<'_>) -> Result<Option<Making>, Error> {
+        let makings = self.0.clone_with_type::<Making>();
+        makings.find_one(doc! { "_id": Making::id(asked.namespace, asked.owner) }).await
+    }
+
     async fn find(&self, asked: Asked<'_>) -> Result<Option<Marker>, Error> {
         self.0.find_one(doc! { "_id": asked.namespace.as_str() }).await
     }
@@ -344,21 +416,27 @@ impl Markers {
         &self,
         asked: Asked<'_>,
         from: &str,
-        empty: bool,
+        (empty, of): (bool, Option<Binary>),
     ) -> Result<Marker, Error> {
         let Telling { rules, source } = asked.telling.cloned().unwrap_or_default();
         let own = Owner { owner: asked.owner.to_owned(), from: from.to_owned(), rules, source };
         let known = self.find(asked).await?;
+        let mut of = of;
         let mut marker = match &known {
             Some(known) if known.uuid == *asked.uuid => known.clone(),
-            _ => Marker {
-                namespace: asked.namespace.as_str().to_owned(),
-                uuid: asked.uuid.clone(),
-                foreign: !empty,
-                owners: Vec::new(),
-                of: None,
-                indexes: Vec::new(),
-            },
+            _ => {
+                if of.is_none() && empty && from != EVENTS {
+                    of = self.making(asked).await?.and_then(|making| making.of);
+                }
+                Marker {
+                    namespace: asked.namespace.as_str().to_owned(),
+                    uuid: asked.uuid.clone(),
+                    foreign: !empty,
+                    owners: Vec::new(),
+                    of: None,
+                    indexes: Vec::new(),
+                }
+            }
         };
         match marker.owners.iter_mut().find(|known| known.owner == own.owner) {
             None => marker.owners.push(own),
@@ -370,6 +448,9 @@ impl Markers {
             }
         }
         let whose = marker.whose(asked, Some(from));
+        if let (Whose::Ours, Some(of)) = (&whose, of) {
+            marker.of = Some(of);
+        }
         let refused = matches!(whose, Whose::Taken(_) | Whose::Mixed(_) | Whose::Told(_));
         if refused || known.as_ref() == Some(&marker) {
             return Ok(marker);

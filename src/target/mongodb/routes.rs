@@ -1,7 +1,7 @@
 //! Where the documents of each rule lie in a MongoDB: the rule's template, filled in.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, PoisonError},
 };
 
@@ -98,6 +98,21 @@ impl Routes {
         include.unwrap_or_default().iter().filter_map(|pattern| match pattern {
             NamespacePattern::Exact(namespace) => Some(namespace),
             NamespacePattern::Glob(_) | NamespacePattern::Regex(_) => None,
+        })
+    }
+
+    /// Where documents of all rules are to lie, as far as it is known: of what they read now and of what they
+    /// name, each with its rule and its namespace of the source. One may come more than once.
+    pub fn known<'a>(
+        &'a self,
+        reads: &'a BTreeMap<String, Vec<Namespace>>,
+    ) -> impl Iterator<Item = (&'a str, &'a Namespace, Namespace)> {
+        self.names().flat_map(move |rule| {
+            let read = reads.get(rule).into_iter().flatten().chain(self.exact(rule));
+            read.filter_map(move |namespace| {
+                let own = self.container(rule, namespace)?;
+                Some((rule, namespace, Namespace::parse(&own)?))
+            })
         })
     }
 

@@ -38,7 +38,7 @@ fn request(lines: &[&str]) -> Request {
             super::super::Item { range: start..body.len(), place: PlaceKey(line.as_bytes().into()) }
         })
         .collect();
-    Request { body: body.into(), items, lane: 0, right: None }
+    Request { body: body.into(), items, lane: 0, right: None, standing: None }
 }
 
 fn through(outcomes: &[Outcome]) -> Vec<bool> {

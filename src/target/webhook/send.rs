@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::{
     rules::model::{SigningSecret, Webhook, WebhookUrl},
     target::{
-        Outcome, PlaceKey, Pressure, Request, Retry,
+        NOT_HELD, Outcome, PlaceKey, Pressure, Request, Retry,
         http::{Certificates, SetupError, failure, is_loopback, retry_after, without_login},
     },
 };
@@ -126,8 +126,9 @@ impl Sender {
 
     /// What became of each message, in order. Each HTTP request is tried once and has `timeout` for itself;
     /// none is begun once so much time has passed, so that all take twice as long at the most: what is left
-    /// is sent in another request, for which the right to send is looked at again. What comes behind a message of the same document that has not gone
-    /// through is not sent.
+    /// is sent in another request. Nor is one begun once the right to send is lost, so that nothing is on its
+    /// way for longer than `timeout` after that. What comes behind a message of the same document that has
+    /// not gone through is not sent.
     pub async fn send(&self, request: &Request) -> Vec<Outcome> {
         let began = Instant::now();
         let messages: Vec<Message<'_>> = request
@@ -150,13 +151,15 @@ impl Sender {
             if group.is_empty() {
                 continue;
             }
-            let outcome = match began.elapsed() >= self.timeout {
+            let outcome = match (request.may_be_sent(), began.elapsed() >= self.timeout) {
+                // Whoever sends it again waits until it is.
+                (false, _) => Outcome::Retry(retry("lease", NOT_HELD.to_owned())),
                 // They are sent in smaller requests, without a pause.
-                true => Outcome::Retry(Retry {
+                (true, true) => Outcome::Retry(Retry {
                     pressure: Pressure::Split,
                     ..retry("timeout", "no time was left for the rest of the request".to_owned())
                 }),
-                false => {
+                (true, false) => {
                     let group: Vec<_> = group.iter().map(|&at| &messages[at]).collect();
                     self.send_group(&request.body, &group).await
                 }
