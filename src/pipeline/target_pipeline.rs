@@ -33,6 +33,7 @@ use crate::{
         places::Places,
         retry::{Backoff, pause},
         shape::{ShapedRule, Shaper},
+        spots::Spots,
         writer::{Context, Grouping, Writer},
     },
     rules::model::{RuleFile, Target as TargetRules},
@@ -60,6 +61,7 @@ use super::{
     reading::Reading,
     rule_set::{RuleSet, TargetRule},
     settling::{RuleCopies, Settling},
+    succession::Succession,
     sweeping::Sweeping,
     targets::insist_on_target,
 };
@@ -579,6 +581,7 @@ impl TargetPipeline {
         dead_letters: &Arc<DeadLetters>,
         grouping: Grouping,
         contested: Contested,
+        spots: Spots,
     ) -> Arc<Context> {
         let Begun { target, reading, status, drain, now, .. } = begun;
         Arc::new(Context {
@@ -587,6 +590,7 @@ impl TargetPipeline {
             lookup: self.lookup(),
             ids: Ids::new(self.store.clone(), reading.clone(), self.id_types.clone()),
             places: Places::new(self.store.clone(), self.name()),
+            spots,
             target: target.clone(),
             dead_letters: dead_letters.clone(),
             contested,
@@ -597,6 +601,11 @@ impl TargetPipeline {
             drain: drain.clone(),
             stop: now.clone(),
         })
+    }
+
+    /// Whose the places of its documents are.
+    pub(super) fn spots(&self, target: &Arc<dyn Target>) -> (Spots, mpsc::Receiver<Holder>) {
+        Spots::new(self.store.clone(), self.name(), target.clone(), self.rule_names())
     }
 
     async fn start(&self, start: Start, stop: &CancellationToken) -> Result<Running, Error> {
@@ -651,7 +660,8 @@ impl TargetPipeline {
             copies: Budget::new(self.budget),
         };
         let (contested, holders) = Contested::new();
-        let context = self.context(&begun, &dead_letters, Grouping::Any, contested);
+        let (spots, met) = self.spots(target);
+        let context = self.context(&begun, &dead_letters, Grouping::Any, contested, spots);
         let mut writers = JoinSet::new();
         for (number, lane) in shared.lanes.iter().enumerate() {
             writers.spawn(Writer::new(number, lane.clone(), context.clone()).run());
@@ -679,8 +689,13 @@ impl TargetPipeline {
         );
         let lanes = shared.lanes.clone();
         let mut sources = self.read(shared, &context, plan, copies_run.clone());
-        let asking = HolderRequests { rules: self.rules.clone(), context: context.clone() };
-        sources.spawn(asking.run(lanes.clone(), holders, read.clone()));
+        for (holders, by_place) in [(holders, true), (met, false)] {
+            let (rules, context) = (self.rules.clone(), context.clone());
+            let asking = HolderRequests { rules, context, by_place };
+            sources.spawn(asking.run(lanes.clone(), holders, read.clone()));
+        }
+        let succession = Succession { lanes: lanes.clone(), context: context.clone() };
+        sources.spawn(succession.run(read.clone()));
         sources.spawn(self.look_for_faults(target.clone(), read.clone()));
         let (read, drain, drained, now) =
             (read.clone(), drain.clone(), drained.clone(), now.clone());
@@ -1008,6 +1023,8 @@ impl TargetPipeline {
 struct HolderRequests {
     rules: Arc<RuleSet>,
     context: Arc<Context>,
+    /// Whether the target's places say which documents they are; else the store has said it.
+    by_place: bool,
 }
 
 impl HolderRequests {
@@ -1020,7 +1037,7 @@ impl HolderRequests {
         while let Some(Some(Holder { subject, delivered })) =
             stop.run_until_cancelled(holders.recv()).await
         {
-            if self.is_known(&subject.namespace) {
+            if !self.by_place || self.is_known(&subject.namespace) {
                 let asked = Asked { key: subject.key, time: ClusterTime::ZERO, deleted: false };
                 let asked = lanes.ask(&subject.namespace, [asked], &delivered);
                 if stop.run_until_cancelled(asked).await.is_none() {

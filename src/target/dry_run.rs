@@ -53,6 +53,10 @@ impl Target for DryRunTarget {
         self.target.thing(place)
     }
 
+    fn spot(&self, place: &PlaceKey) -> PlaceKey {
+        self.target.spot(place)
+    }
+
     fn is_scripted(&self, place: &PlaceKey) -> bool {
         self.target.is_scripted(place)
     }

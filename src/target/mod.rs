@@ -449,6 +449,12 @@ pub trait Target: Send + Sync + 'static {
         place.clone()
     }
 
+    /// What no two documents may share, of those that are put to places which rules choose: by default
+    /// the thing that lies there.
+    fn spot(&self, place: &PlaceKey) -> PlaceKey {
+        self.thing(place)
+    }
+
     /// Whether a script has chosen the whole of a place, so that nothing says that it is still there
     /// once the script chooses another one.
     fn is_scripted(&self, _place: &PlaceKey) -> bool {
