@@ -10,6 +10,7 @@ use crate::{
     change::{Change, Phase, State},
     checkpoint::tracker::Claim,
     delivery::{
+        lane::Pending,
         places::{Move, RulePlace},
         scripted::{Answer, Bench, Where, change, key, lying, namespace, settings},
         writer::Context,
@@ -52,9 +53,18 @@ impl Shelf {
         self.bench.put(changes.iter().map(|(id, lies)| (*id, state(*lies))))
     }
 
-    /// Answers the lookups of documents that come back, by what the source has of each.
+    /// A document that has come back, to be looked up.
+    async fn next(&self) -> Pending {
+        soon(self.bench.lane.take(1)).await.remove(0)
+    }
+
     async fn look_up(&self, id: i64, lies: Option<(&str, i64)>) {
-        let pending = soon(self.bench.lane.take(1)).await.remove(0);
+        let pending = self.next().await;
+        self.answer(pending, id, lies);
+    }
+
+    /// What the source has of it.
+    fn answer(&self, pending: Pending, id: i64, lies: Option<(&str, i64)>) {
         assert_eq!(pending.subject, subject_of(id));
         let state = lies.map_or(State::Gone, |(at, v)| lying(at, v));
         let found = Change { time: pending.time, ..change(id, state, pending.claims) };
@@ -116,12 +126,13 @@ async fn who_meets_another_is_refused_once_that_one_was_delivered_since() {
     for _ in 0..5 {
         shelf.look_up(2, Some(("a", 2))).await;
     }
+    let pending = shelf.next().await;
     let holder = shelf.met().expect("it is asked for");
     assert_eq!(holder.subject, subject_of(1));
     assert!(shelf.met().is_none(), "once");
     assert!(!second.is_done() && shelf.bench.letters().await.is_empty());
     delivered(holder);
-    shelf.look_up(2, Some(("a", 2))).await;
+    shelf.answer(pending, 2, Some(("a", 2)));
     soon(second.done()).await;
     let [(id, words)] = shelf.bench.letters().await.try_into().expect("one letter");
     assert_eq!(id, "2");
@@ -169,9 +180,9 @@ async fn a_place_that_becomes_free_is_that_of_the_refused() {
         let shelf = Shelf::new().await;
         shelf.deliver(&[(1, Some(("a", 1)))]).await;
         let second = shelf.put(&[(2, Some(("a", 2)))]);
-        shelf.look_up(2, Some(("a", 2))).await;
+        let pending = shelf.next().await;
         delivered(shelf.met().expect("it is asked for"));
-        shelf.look_up(2, Some(("a", 2))).await;
+        shelf.answer(pending, 2, Some(("a", 2)));
         soon(second.done()).await;
         let Context { dead_letters, target, .. } = &*shelf.bench.context;
         shelf.deliver(&[(1, Some(("c", 3)))]).await;
@@ -229,15 +240,13 @@ async fn what_has_no_owner_is_of_the_first_that_is_delivered() {
 #[tokio::test(start_paused = true)]
 async fn whose_a_place_is_counts_only_with_its_own_places() {
     let shelf = Shelf::new().await;
-    let (at_a, store) = (keys::spot("search", &shelf.spot("a").0), &shelf.bench.store);
-    let write = |id: i64| store.write(vec![put(at_a.clone(), &record(&subject_of(id)))]);
-    write(1).await.expect("in memory");
+    let at_a = keys::spot("search", &shelf.spot("a").0);
+    let write = put(at_a, &record(&subject_of(1)));
+    shelf.bench.store.write(vec![write]).await.expect("in memory");
     shelf.deliver(&[(2, Some(("a", 2)))]).await;
     assert_eq!(shelf.owner("a").await, Some(subject_of(2)));
     assert_eq!(shelf.held(), [("a".to_owned(), 2)]);
     // By a rule that is in the file no more.
-    let gone = Write { table: Table::Places, key: at_a.clone(), value: None };
-    store.write(vec![gone]).await.expect("in memory");
     let moved = RulePlace { rule: "former".into(), ..lies("b") };
     let moves =
         vec![Move { subject: subject_of(3), old: Vec::new(), new: vec![moved], spots: Vec::new() }];
@@ -254,10 +263,9 @@ async fn who_comes_too_late_for_a_place_is_looked_up_once_more() {
     let shelf = Shelf::new().await;
     shelf.bench.target.answers([Answer::Items(vec![("a=1", Outcome::Superseded)])]);
     let done = shelf.put(&[(1, Some(("a", 1)))]);
-    let pending = soon(shelf.bench.lane.take(1)).await.remove(0);
+    let pending = shelf.next().await;
     assert_eq!(pending.time, ClusterTime(9), "the time of the newest read");
-    let found = Change { time: pending.time, ..change(1, lying("a", 1), pending.claims) };
-    shelf.bench.lane.complete(vec![found], Vec::new(), ClusterTime(9));
+    shelf.answer(pending, 1, Some(("a", 1)));
     soon(done.done()).await;
     assert_eq!(shelf.held(), [("a".to_owned(), 1)]);
     // Once: what lies where it has been before is its own.
