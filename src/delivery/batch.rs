@@ -49,7 +49,7 @@ pub struct Entry {
     pub removes: bool,
     /// Whether it is tried once: where that fails it is a letter, and holds up nothing.
     pub once: bool,
-    /// Whether the document has not been put there before.
+    /// Whether the document has not been put there before, for all that is known.
     pub fresh: bool,
     /// Where it comes from.
     pub origin: Arc<Origin>,
@@ -159,7 +159,7 @@ impl Batch {
         self.entries.push(Some(Entry { range, place, removes, once, fresh: false, origin }));
     }
 
-    /// The document of the last operation has not been put in this place before.
+    /// The document of the last operation has not been put in this place before, for all that is known.
     pub fn is_fresh(&mut self, place: &PlaceKey) {
         if let Some(Some(entry)) = self.entries.last_mut()
             && entry.place == *place

@@ -39,7 +39,7 @@ pub(super) struct Settling {
     pub read: ClusterTime,
     /// Of a document whose places are stored.
     pub moved: Option<Box<Move>>,
-    /// Places that it has not been put to before.
+    /// Places that it has not been put to before, for all that is known.
     pub fresh: Vec<PlaceKey>,
 }
 

@@ -53,6 +53,8 @@ use super::{
 /// Documents that wait for others at once. Who finds no room is refused without waiting: it follows
 /// once the place is free.
 const WAITING: usize = 10_000;
+/// So long one waits before the other is asked for: mostly its own change is on its way.
+const QUIET: Duration = Duration::from_secs(1);
 /// How long one waits for another that itself waits.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Refused documents that are read at once.
@@ -76,8 +78,8 @@ impl Spot {
 struct Meeting {
     spot: Spot,
     holder: Subject,
-    /// The delivery of the holder after which it is known that it stays.
-    round: u64,
+    /// The delivery of the holder after which it is known that it stays, once it has been asked for.
+    round: Option<u64>,
     since: Instant,
 }
 
@@ -116,6 +118,8 @@ pub struct Spots {
     is_freed: Notify,
     holders: mpsc::Sender<Holder>,
     newest: AtomicU64,
+    /// What this run saw of the source first: an earlier one has sent nothing newer.
+    begun: AtomicU64,
 }
 
 /// A document that was withheld from a place.
@@ -157,6 +161,7 @@ impl Spots {
             is_freed: Notify::new(),
             holders,
             newest: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
         };
         (spots, asked)
     }
@@ -222,7 +227,10 @@ impl Spots {
         for change in &mut *changes {
             let mut own = Vec::new();
             if let Some(moved) = &change.moved {
-                self.newest.fetch_max(change.read.max(change.time).0, Ordering::AcqRel);
+                let seen = change.read.max(change.time).0;
+                self.newest.fetch_max(seen, Ordering::AcqRel);
+                // Whoever is second does not change it.
+                let _ = self.begun.compare_exchange(0, seen, Ordering::AcqRel, Ordering::Acquire);
                 for place in moved.new.iter().chain(&moved.old) {
                     if !own.iter().any(|(_, known)| *known == place.place) {
                         own.push((Spot::of(&*self.target, &place.place), place.place.clone()));
@@ -256,7 +264,9 @@ impl Spots {
                         }
                     }
                     _ => {
-                        if !moved.old.iter().any(|old| old.place == place) {
+                        // An earlier run may have meant to put it there, and not done so.
+                        let earlier = change.time.0 < self.begun.load(Ordering::Acquire);
+                        if earlier || !moved.old.iter().any(|old| old.place == place) {
                             change.fresh.push(place.clone());
                         }
                         moved.spots.push((spot, place));
@@ -454,12 +464,14 @@ impl Spots {
         if rounds.asked.as_ref().is_some_and(|asked| asked.is_done()) {
             (rounds.asked, rounds.ended) = (None, rounds.begun);
         }
-        let (round, since) = match known {
-            Some(known) => (known.round, known.since),
-            None => (rounds.begun + 1, Instant::now()),
-        };
-        let is_over = rounds.ended >= round || (waits_too && since.elapsed() >= PATIENCE);
-        if !is_over && rounds.asked.is_none() && rounds.begun < round {
+        let since = known.map_or_else(Instant::now, |known| known.since);
+        let waited = since.elapsed();
+        let next = (waited >= QUIET).then_some(rounds.begun + 1);
+        let round = known.and_then(|known| known.round).or(next);
+        let is_over =
+            round.is_some_and(|round| rounds.ended >= round) || (waits_too && waited >= PATIENCE);
+        let wanted = round.is_some_and(|round| rounds.begun < round);
+        if !is_over && rounds.asked.is_none() && wanted {
             let delivered = Arc::new(Completion::new());
             let holder = Holder { subject: withheld.holder.clone(), delivered: delivered.clone() };
             // Where many wait, it is asked for the next time.

@@ -40,6 +40,10 @@ const QUIET: usize = 50_000;
 
 /// How long documents wait before they look again at places that are others'.
 const OTHERS: Duration = Duration::from_millis(100);
+/// The same where there are many of them.
+const MANY_OTHERS: Duration = Duration::from_secs(1);
+/// So many are many.
+const MANY: usize = 100;
 
 /// Refusals that one batch may hold.
 const LETTERS: usize = 500;
@@ -118,7 +122,7 @@ pub struct Writer {
     under_way: JoinSet<Result<Delivered, Halt>>,
     course: Course,
     aside: Aside,
-    /// Documents whose places are others', and when they look again.
+    /// Documents whose places are others', and since when the first of them waits.
     waiting: (Vec<Noted>, Option<Instant>),
     types: Option<(Namespace, IdTypes)>,
 }
@@ -172,7 +176,8 @@ impl Writer {
             }
             let wait = self.due_at();
             let aside = self.aside.due();
-            let waiting = self.waiting.1;
+            let pause = if self.waiting.0.len() < MANY { OTHERS } else { MANY_OTHERS };
+            let waiting = self.waiting.1.map(|since| since + pause);
             tokio::select! {
                 biased;
                 () = drain.cancelled() => break,
@@ -243,7 +248,7 @@ impl Writer {
         let time = origin.time.max(self.context.spots.newest());
         let noted = claims.iter().map(|claim| Noted { time, ..noted(origin, claim.share()) });
         self.waiting.0.extend(noted);
-        self.waiting.1.get_or_insert_with(|| Instant::now() + OTHERS);
+        self.waiting.1.get_or_insert_with(Instant::now);
     }
 
     fn stand_aside(&mut self, held: Vec<(Arc<Origin>, Retry)>, claims: &[Claim]) {
