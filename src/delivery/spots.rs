@@ -112,7 +112,8 @@ pub struct Spots {
     store: Arc<dyn Store>,
     name: String,
     target: Arc<dyn Target>,
-    /// All rules of the file that write there: what others have left behind is nobody's.
+    /// All rules of the file that write there: what others have left behind is nobody's. Without any,
+    /// nobody meets another.
     rules: BTreeSet<String>,
     state: Mutex<State>,
     is_freed: Notify,
@@ -144,7 +145,7 @@ pub(super) struct Looked {
 
 impl Spots {
     /// Those of one target, and who is to be delivered since others have met it. `rules` are all of the
-    /// file that write there.
+    /// file that write there; none where no two documents can be given one place.
     pub fn new(
         store: Arc<dyn Store>,
         name: &str,
@@ -220,7 +221,7 @@ impl Spots {
         places: &Places,
         stop: &CancellationToken,
     ) -> Result<Looked, Halt> {
-        if changes.iter().all(|change| change.moved.is_none()) {
+        if self.rules.is_empty() || changes.iter().all(|change| change.moved.is_none()) {
             return Ok(Looked::default());
         }
         let mut all: Vec<Vec<(Spot, PlaceKey)>> = Vec::with_capacity(changes.len());

@@ -36,7 +36,7 @@ use crate::{
         spots::Spots,
         writer::{Context, Grouping, Writer},
     },
-    rules::model::{RuleFile, Target as TargetRules},
+    rules::model::{NamespacePattern, Rule, RuleFile, Target as TargetRules},
     source::{Source, budget::Budget},
     status::{RuleStatus, State, Status, TargetStatus},
     target::{Target, dry_run::DryRunTarget, open},
@@ -605,7 +605,28 @@ impl TargetPipeline {
 
     /// Whose the places of its documents are.
     pub(super) fn spots(&self, target: &Arc<dyn Target>) -> (Spots, mpsc::Receiver<Holder>) {
-        Spots::new(self.store.clone(), self.name(), target.clone(), self.rule_names())
+        let mut rules = self.rule_names();
+        if !self.may_meet(&**target) {
+            rules.clear();
+        }
+        Spots::new(self.store.clone(), self.name(), target.clone(), rules)
+    }
+
+    /// Whether two documents may be given one place that a rule chooses. Not where one rule alone does, and
+    /// leaves the documents of one namespace their own ids.
+    fn may_meet(&self, target: &dyn Target) -> bool {
+        let rules = self.file.deliveries(self.name()).map(|(rule, _)| rule);
+        let moves = |rule: &Rule| rule.transform.as_ref().is_some_and(|it| it.may_move());
+        let mut chosen = rules.filter(|rule| {
+            rule.events.is_none() && (moves(rule) || !target.place_is_fixed(&rule.name))
+        });
+        if self.rules.iter().count() < self.rule_names().len() {
+            // The target knows nothing of those that this run leaves out.
+            return true;
+        }
+        let Some(only) = chosen.next() else { return false };
+        let reads_one = matches!(&*only.namespaces.include, [NamespacePattern::Exact(_)]);
+        chosen.next().is_some() || moves(only) || !reads_one || !target.keeps_ids(&only.name)
     }
 
     async fn start(&self, start: Start, stop: &CancellationToken) -> Result<Running, Error> {

@@ -57,6 +57,10 @@ impl Target for DryRunTarget {
         self.target.spot(place)
     }
 
+    fn keeps_ids(&self, rule: &str) -> bool {
+        self.target.keeps_ids(rule)
+    }
+
     fn is_scripted(&self, place: &PlaceKey) -> bool {
         self.target.is_scripted(place)
     }

@@ -235,6 +235,10 @@ impl Target for EngineTarget {
         self.routes.is_fixed(rule)
     }
 
+    fn keeps_ids(&self, rule: &str) -> bool {
+        self.routes.keeps_ids(rule)
+    }
+
     /// Two routings may come to one shard, where an id is one document's.
     fn spot(&self, place: &PlaceKey) -> PlaceKey {
         match EnginePlaceKey::decode(place) {
