@@ -366,7 +366,9 @@ impl Writer {
             for rule in shaped.skipped {
                 context.rules[usize::from(rule.0)].count(phase, Settled::Skipped, 1);
             }
-            self.batch.outdate_letters(shaped.operations.iter().map(|(_, origin)| &**origin));
+            // What is gone needs no letter either, with nothing to be removed.
+            let later = shaped.operations.iter().map(|(_, origin)| origin).chain(&shaped.gone);
+            self.batch.outdate_letters(later.map(|origin| &**origin));
             self.batch.refuse(shaped.letters);
             self.batch.gone.extend(shaped.gone);
             for (operation, origin) in shaped.operations {

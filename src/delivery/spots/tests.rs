@@ -1,8 +1,8 @@
 //! Documents of one lane that meet in one place, against a store in memory.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use tokio::{task::JoinHandle, time::timeout};
+use tokio::{sync::Notify, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -260,6 +260,31 @@ async fn whose_a_place_is_counts_only_with_its_own_places() {
     shelf.bench.context.places.widen(moves, beside, &shelf.stop).await.expect("in memory");
     shelf.deliver(&[(4, Some(("b", 4)))]).await;
     assert_eq!(shelf.owner("b").await, Some(subject_of(4)));
+    shelf.nothing_is_left();
+}
+
+/// The refusal and the removal stand in one batch, behind a request that is under way.
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_and_gone_at_once_has_no_letter() {
+    let shelf = Shelf::new().await;
+    shelf.deliver(&[(1, Some(("a", 1)))]).await;
+    let second = shelf.put(&[(2, Some(("a", 2)))]);
+    let (pending, holder) = shelf.until_met(2, ("a", 2)).await;
+    delivered(holder);
+    let gate = Arc::new(Notify::new());
+    shelf.bench.target.answers([Answer::Gate(gate.clone())]);
+    let under_way = shelf.put(&[(3, Some(("c", 3)))]);
+    while shelf.bench.target.sent().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    shelf.answer(pending, 2, Some(("a", 2)));
+    let gone = shelf.put(&[(2, None)]);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    gate.notify_one();
+    soon(async { tokio::join!(second.done(), under_way.done(), gone.done()) }).await;
+    assert!(shelf.bench.letters().await.is_empty());
     shelf.nothing_is_left();
 }
 
