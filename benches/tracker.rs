@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput};
-use mongosync::checkpoint::tracker::{Claim, Tracker};
+use mongosync::checkpoint::tracker::{Claim, Claims, Tracker};
 
 /// Events of a reply.
 const EVENTS: usize = 100;
@@ -79,7 +79,7 @@ fn tracker(criterion: &mut Criterion) {
                 (tracker, claims)
             },
             |(tracker, claims)| {
-                let mut joined = Vec::new();
+                let mut joined = Claims::new();
                 claims.into_iter().for_each(|claim| claim.join(&mut joined));
                 Claim::settle_all(joined);
                 assert!(tracker.is_idle());

@@ -26,6 +26,7 @@ mod requests;
 mod resync;
 mod rule_changes;
 mod selection;
+mod shared_places;
 mod size;
 mod source_faults;
 mod status;

@@ -106,6 +106,23 @@ pub fn document_places(target: &str, namespace: &str, document: &[u8]) -> Record
     places(target, namespace).with(document)
 }
 
+/// Which document has a spot of a target: what no two documents may share there. No namespace is empty,
+/// which keeps these apart from the places of documents.
+pub fn spot(target: &str, spot: &[u8]) -> RecordKey {
+    places(target, "").with("held").with(spot)
+}
+
+/// Which documents were refused for spots of a target: the spot, the namespace and the document's
+/// canonical bytes follow.
+pub fn all_awaiting(target: &str) -> RecordKey {
+    places(target, "").with("awaiting")
+}
+
+/// Which documents were refused for a spot: the namespace and the document's canonical bytes follow.
+pub fn awaiting(target: &str, spot: &[u8]) -> RecordKey {
+    all_awaiting(target).with(spot)
+}
+
 /// All dead letters of a rule.
 pub fn dead_letters(target: &str, rule: &str) -> RecordKey {
     RecordKey::text(&[target, rule])
@@ -285,6 +302,7 @@ mod tests {
                 owner("n"),
                 report(),
             ],
+            vec![document_places("t", "n", b"k"), spot("t", b"s"), awaiting("t", b"s")],
             vec![lease(), requests().with("1")],
         ];
         for keys in tables {

@@ -368,6 +368,15 @@ pub struct StoredPlace {
     pub owed: bool,
 }
 
+/// A document that has a spot of a target, or was refused for it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SpotRecord {
+    /// `db.collection`.
+    pub namespace: String,
+    /// The document key as BSON.
+    pub key: RawDocumentBuf,
+}
+
 impl Record for PositionRecord {
     const TABLE: Table = Table::Positions;
     const KIND: &'static str = "a position";
@@ -436,6 +445,11 @@ impl Record for PlacesRecord {
     const TABLE: Table = Table::Places;
     const KIND: &'static str = "the places of a document";
     const VERSION: i32 = 2;
+}
+
+impl Record for SpotRecord {
+    const TABLE: Table = Table::Places;
+    const KIND: &'static str = "the owner of a place";
 }
 
 /// Cluster times as BSON timestamps: a number over 2^63, which they are from 2038 on, is none.

@@ -49,6 +49,8 @@ pub struct Entry {
     pub removes: bool,
     /// Whether it is tried once: where that fails it is a letter, and holds up nothing.
     pub once: bool,
+    /// Whether the document has not been put there before, for all that is known.
+    pub fresh: bool,
     /// Where it comes from.
     pub origin: Arc<Origin>,
 }
@@ -74,6 +76,9 @@ pub struct Batch {
     pub letters: Vec<Letter>,
     /// Documents that the target is not to hold and does not: nothing is sent for them.
     pub gone: Vec<Arc<Origin>>,
+    /// Documents that come back, since a place is still another's: what else goes through of them is no
+    /// success.
+    pub waiting: Vec<Arc<Origin>>,
     /// Settled when the batch is. What its changes hold back between them, each thing once.
     pub claims: Claims,
     /// Changes that are settled with the batch.
@@ -159,7 +164,16 @@ impl Batch {
             }
         }
         let (range, place) = (start..self.body.len(), operation.place);
-        self.entries.push(Some(Entry { range, place, removes, once, origin }));
+        self.entries.push(Some(Entry { range, place, removes, once, fresh: false, origin }));
+    }
+
+    /// The document of the last operation has not been put in this place before, for all that is known.
+    pub fn is_fresh(&mut self, place: &PlaceKey) {
+        if let Some(Some(entry)) = self.entries.last_mut()
+            && entry.place == *place
+        {
+            entry.fresh = true;
+        }
     }
 
     /// The removals of these places are tried once: a batch ahead has made letters of them.

@@ -27,7 +27,7 @@ const ROUNDS: u32 = 10;
 /// Documents that are remembered; others wait until there is room.
 const REMEMBERED: usize = 100_000;
 /// Holders that wait to be asked for.
-const ASKED: usize = 1_000;
+pub(super) const ASKED: usize = 1_000;
 
 /// A document whose present state is to be delivered, and what is done once it is.
 pub struct Holder {

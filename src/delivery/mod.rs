@@ -13,6 +13,7 @@ pub mod request;
 pub mod retry;
 pub mod shape;
 mod slice;
+pub mod spots;
 mod tell;
 pub mod trial;
 pub mod writer;

@@ -22,7 +22,11 @@ use crate::{
     target::PlaceKey,
 };
 
-use super::{Halt, insist, insist_on_writing, lane::Subject};
+use super::{
+    Halt, insist, insist_on_writing,
+    lane::Subject,
+    spots::{Spot, Spots},
+};
 
 /// A place of a document, and the rule that put it there.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -58,6 +62,7 @@ pub struct Trim {
     generation: u64,
     old: Vec<RulePlace>,
     places: Vec<RulePlace>,
+    spots: Vec<(Spot, PlaceKey)>,
 }
 
 impl Trim {
@@ -70,6 +75,19 @@ impl Trim {
     /// Leaves a place in the record after all, as it was: its removal stands aside and is tried again.
     pub fn keep(&mut self, namespace: &Namespace, key: &DocumentKey, place: &PlaceKey) {
         self.leave(namespace, key, place, RulePlace::clone);
+    }
+
+    /// What the document gives up.
+    fn given_up(&self) -> Vec<Spot> {
+        let stays = |place: &PlaceKey| self.places.iter().any(|it| it.place == *place);
+        let (kept, left): (Vec<_>, Vec<_>) = self.spots.iter().partition(|(_, at)| stays(at));
+        let mut given_up: Vec<Spot> = Vec::with_capacity(left.len());
+        for (spot, _) in left {
+            if !given_up.contains(spot) && !kept.iter().any(|(kept, _)| kept == spot) {
+                given_up.push(*spot);
+            }
+        }
+        given_up
     }
 
     fn leave(
@@ -143,19 +161,20 @@ impl Places {
             .collect()
     }
 
-    /// Writes, durably, that each document may be in any of its places, before it is sent there.
-    /// The trims go into the batch.
+    /// Writes, durably, that each document may be in any of its places, before it is sent there, and what
+    /// else is to be `beside` that. The trims go into the batch.
     ///
     /// # Errors
     /// See [`Halt`]; nothing may be sent then.
     pub async fn widen(
         &self,
         moves: Vec<Move>,
+        beside: Vec<Write>,
         stop: &CancellationToken,
     ) -> Result<Vec<Trim>, Halt> {
         let mut writes = HashMap::new();
         let mut trims = Vec::with_capacity(moves.len());
-        for Move { subject, old, new } in moves {
+        for Move { subject, old, new, spots } in moves {
             let union = union(&old, &new);
             if union != old {
                 // A later change of the same document knows the earlier one's places.
@@ -167,29 +186,42 @@ impl Places {
             if union.len() != new.len() || widened.contains_key(&subject) {
                 let generation = widened.entry(subject.clone()).or_default();
                 *generation += 1;
-                trims.push(Trim { generation: *generation, subject, old, places: new });
+                trims.push(Trim { generation: *generation, subject, old, places: new, spots });
             }
         }
-        insist_on_writing(&*self.store, writes.into_values().collect(), stop).await?;
+        let writes = writes.into_values().chain(beside).collect();
+        insist_on_writing(&*self.store, writes, stop).await?;
         Ok(trims)
     }
 
-    /// Leaves only the new places, after the batch that made them so.
+    /// Leaves only the new places, after the batch that made them so; whoever else wants those that are
+    /// given up may have them.
     ///
     /// # Errors
     /// See [`Halt`].
-    pub async fn trim(&self, trims: Vec<Trim>, stop: &CancellationToken) -> Result<(), Halt> {
+    pub async fn trim(
+        &self,
+        trims: Vec<Trim>,
+        spots: &Spots,
+        stop: &CancellationToken,
+    ) -> Result<(), Halt> {
         let mut writes = Vec::with_capacity(trims.len());
+        let mut left = Vec::new();
         {
             let mut widened = self.widened.lock().unwrap_or_else(PoisonError::into_inner);
             for trim in trims {
                 if widened.get(&trim.subject) == Some(&trim.generation) {
                     widened.remove(&trim.subject);
                     writes.push(self.write(&trim.subject, &trim.places));
+                    let given_up = trim.given_up();
+                    writes.extend(spots.leave(&trim.subject, &given_up));
+                    left.extend(given_up);
                 }
             }
         }
-        insist_on_writing(&*self.store, writes, stop).await
+        insist_on_writing(&*self.store, writes, stop).await?;
+        spots.left(&left);
+        Ok(())
     }
 
     fn write(&self, subject: &Subject, places: &[RulePlace]) -> Write {
@@ -221,6 +253,8 @@ pub struct Move {
     pub old: Vec<RulePlace>,
     /// As they will be.
     pub new: Vec<RulePlace>,
+    /// Of both, which spots are this document's.
+    pub spots: Vec<(Spot, PlaceKey)>,
 }
 
 #[cfg(test)]

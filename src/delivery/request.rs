@@ -121,6 +121,9 @@ pub struct Delivered {
     claims: Claims,
     /// Documents that are to be looked up again behind all that their lane holds.
     pub behind: Vec<Arc<Origin>>,
+    /// Documents that came too late for a place that was another's before: what was removed there was
+    /// newer. They are to be looked up once more, as of now.
+    pub late: Vec<Arc<Origin>>,
     /// Documents that stand aside, each with why; only where there was room for them.
     pub held: Vec<(Arc<Origin>, Retry)>,
     /// Places whose removals have become letters, or have stayed letters.
@@ -144,7 +147,7 @@ impl Delivered {
     /// # Errors
     /// See [`Halt`].
     pub async fn trim(self, context: &Context) -> Result<Claims, Halt> {
-        context.places.trim(self.trims, &context.stop).await?;
+        context.places.trim(self.trims, &context.spots, &context.stop).await?;
         Ok(self.claims)
     }
 }
@@ -162,7 +165,7 @@ pub async fn deliver(
 ) -> Result<Delivered, Halt> {
     let mut refused = std::mem::take(&mut batch.letters);
     let mut settled: Vec<Arc<Origin>> = Vec::new();
-    let (mut behind, mut held) = (Vec::new(), Vec::new());
+    let (mut behind, mut held, mut late) = (Vec::new(), Vec::new(), Vec::new());
     let mut owed = Vec::new();
     let mut given_up = HashSet::new();
     let mut spare = Vec::new();
@@ -170,9 +173,16 @@ pub async fn deliver(
         let request = Request { lane, ..request };
         let mut fates = Fates::default();
         send_all(&context, &request, &entries, &mut course, &mut fates).await?;
-        let Fates { mut through, letters, given_up: buried, behind: waiting, held: aside } = fates;
+        let Fates {
+            mut through,
+            letters,
+            given_up: buried,
+            behind: waiting,
+            late: again,
+            held: aside,
+        } = fates;
         refused.extend(letters);
-        behind = waiting;
+        (behind, late) = (waiting, again);
         let stands_aside: HashSet<usize> = aside.iter().map(|(index, _)| *index).collect();
         let origin = |(index, retry): (usize, Retry)| (entries[index].origin.clone(), retry);
         held = aside.into_iter().map(origin).collect();
@@ -200,7 +210,8 @@ pub async fn deliver(
     }
     settled.append(&mut batch.gone);
     // What has become a letter is no success of its document: only a part went through.
-    given_up.extend(behind.iter().chain(held.iter().map(|(it, _)| it)).map(|it| lettered(it)));
+    let waiting = behind.iter().chain(&late).chain(&batch.waiting);
+    given_up.extend(waiting.chain(held.iter().map(|(it, _)| it)).map(|it| lettered(it)));
     given_up.extend(refused.iter().map(|letter| lettered(letter.origin())));
     settled.retain(|origin| given_up.is_empty() || !given_up.contains(&lettered(origin)));
     context.dead_letters.settle(settled.iter().map(|origin| &**origin), &context.stop).await?;
@@ -213,7 +224,16 @@ pub async fn deliver(
             () = context.drain.cancelled() => {}
         }
     }
-    Ok(Delivered { course, trims: batch.places, claims: batch.claims, behind, held, owed, spare })
+    Ok(Delivered {
+        course,
+        trims: batch.places,
+        claims: batch.claims,
+        behind,
+        late,
+        held,
+        owed,
+        spare,
+    })
 }
 
 async fn bury(context: &Context, letters: Vec<Letter>) -> Result<(), Halt> {
@@ -252,6 +272,8 @@ struct Fates {
     given_up: Vec<usize>,
     /// Of those that wait for other documents.
     behind: Vec<Arc<Origin>>,
+    /// Of those that came too late for a place that was another's.
+    late: Vec<Arc<Origin>>,
     /// Those that stand aside.
     held: Vec<(usize, Retry)>,
 }
@@ -295,6 +317,10 @@ async fn send_all(
                         }
                         Conclusion::Behind => {
                             fates.behind.push(entry.origin.clone());
+                            progress = true;
+                        }
+                        Conclusion::Late => {
+                            fates.late.push(entry.origin.clone());
                             progress = true;
                         }
                         Conclusion::Held(retry) if !entry.once && cost(&entry.origin) <= *aside => {
@@ -431,6 +457,7 @@ enum Conclusion {
     Refused(Letter),
     Again(Retry),
     Behind,
+    Late,
     Held(Retry),
 }
 
@@ -494,6 +521,13 @@ fn conclude(
                 context.status.delivery_seconds(elapsed);
             }
             Conclusion::Through
+        }
+        // By what another document left there, for all that anybody knows: nothing newer of this one was
+        // ever sent there.
+        Outcome::Superseded
+            if entry.fresh && !entry.removes && context.shaper.follows(origin.rule) =>
+        {
+            Conclusion::Late
         }
         Outcome::Superseded => {
             counted.add(origin, Settled::Superseded);

@@ -12,7 +12,7 @@ use bson::{RawBsonRef, RawDocument, rawdoc};
 use bytes::Bytes;
 use smallvec::smallvec;
 use tokio::{
-    sync::Notify,
+    sync::{Notify, mpsc},
     task::{JoinHandle, JoinSet},
     time::Instant,
 };
@@ -20,12 +20,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Halt,
-    contested::Contested,
+    contested::{Contested, Holder},
     dead_letters::DeadLetters,
     ids::{Decided, Ids, Probe},
     lane::Lane,
     places::Places,
     shape::{ShapedRule, Shaper},
+    spots::Spots,
     writer::{Context, Grouping, Writer},
 };
 use crate::{
@@ -268,6 +269,8 @@ pub struct Bench {
     pub store: Arc<MemoryStore>,
     pub context: Arc<Context>,
     pub drain: CancellationToken,
+    /// Documents that others have met in their places.
+    pub met: Mutex<mpsc::Receiver<Holder>>,
     _keeping: JoinSet<()>,
 }
 
@@ -336,6 +339,8 @@ impl Bench {
                 .await
                 .expect("a store in memory");
         let drain = CancellationToken::new();
+        let all = names.iter().map(|name| name.to_string()).collect();
+        let (spots, met) = Spots::new(store.clone(), "search", target.clone(), all);
         let context = Context {
             grouping: events.unwrap_or(Grouping::Any),
             target: target.clone(),
@@ -343,6 +348,7 @@ impl Bench {
             lookup: script.map(|(_, lookup)| lookup),
             ids: Ids::new(store.clone(), Arc::new(Ints), Decided::default()),
             places: Places::new(store.clone(), "search"),
+            spots,
             dead_letters: Arc::new(dead_letters),
             contested: Contested::new().0,
             settings,
@@ -353,7 +359,7 @@ impl Bench {
             stop,
         };
         let (lane, context) = (Arc::new(Lane::new(1 << 20)), Arc::new(context));
-        Self { target, lane, store, context, drain, _keeping: keeping }
+        Self { target, lane, store, context, drain, met: Mutex::new(met), _keeping: keeping }
     }
 
     /// Starts the writer.

@@ -4,8 +4,9 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    change::{Change, Phase, id::IdTypes},
+    change::{Change, ClusterTime, Phase, id::IdTypes},
     checkpoint::tracker::Claims,
+    target::PlaceKey,
     transform::{Lookup, Reads},
 };
 
@@ -32,15 +33,14 @@ pub(super) struct Settling {
     pub shaped: Shaped,
     pub phase: Phase,
     pub claims: Claims,
-}
-
-/// What a slice comes to.
-#[derive(Default)]
-pub(super) struct ShapedSlice {
-    /// In order.
-    pub changes: Vec<Settling>,
-    /// Of the documents whose places are stored.
-    pub moves: Vec<Move>,
+    /// Of the change.
+    pub time: ClusterTime,
+    /// Of the change.
+    pub read: ClusterTime,
+    /// Of a document whose places are stored.
+    pub moved: Option<Box<Move>>,
+    /// Places that it has not been put to before, for all that is known.
+    pub fresh: Vec<PlaceKey>,
 }
 
 impl Slice {
@@ -48,7 +48,7 @@ impl Slice {
     ///
     /// # Errors
     /// `Stopped` where a script was stopped as it waited. Nothing of the slice is settled then.
-    pub async fn shape(self, context: &Arc<Context>) -> Result<ShapedSlice, Halt> {
+    pub async fn shape(self, context: &Arc<Context>) -> Result<Vec<Settling>, Halt> {
         let lookup = context
             .lookup
             .as_ref()
@@ -65,7 +65,7 @@ impl Slice {
         self,
         context: &Arc<Context>,
         lookup: Arc<dyn Lookup>,
-    ) -> Result<ShapedSlice, Halt> {
+    ) -> Result<Vec<Settling>, Halt> {
         let stop = context.drain.child_token();
         // Should this task be dropped, the thread is not to wait on.
         let _dropped = stop.clone().drop_guard();
@@ -82,9 +82,8 @@ impl Slice {
         }
     }
 
-    fn shape_with(mut self, shaper: &Shaper, reads: Option<&Reads>) -> Result<ShapedSlice, Halt> {
-        let mut slice = ShapedSlice::default();
-        slice.changes.reserve(self.changes.len());
+    fn shape_with(mut self, shaper: &Shaper, reads: Option<&Reads>) -> Result<Vec<Settling>, Halt> {
+        let mut slice = Vec::with_capacity(self.changes.len());
         for (mut change, types) in self.changes.into_iter().zip(self.types) {
             let moving = shaper
                 .needs_places(&change)
@@ -92,12 +91,20 @@ impl Slice {
             let old = moving.as_ref().and_then(|subject| self.places.get(subject)).cloned();
             let old = old.unwrap_or_default();
             let shaped = shaper.shape(&mut change, &types, &old, reads)?;
-            if let Some(subject) = moving {
+            let moved = moving.map(|subject| {
                 // A second change of the document in this slice finds what the first one leaves.
                 self.places.insert(subject.clone(), union(&old, &shaped.places));
-                slice.moves.push(Move { subject, old, new: shaped.places.clone() });
-            }
-            slice.changes.push(Settling { shaped, phase: change.phase, claims: change.claims });
+                Box::new(Move { subject, old, new: shaped.places.clone(), spots: Vec::new() })
+            });
+            slice.push(Settling {
+                shaped,
+                phase: change.phase,
+                claims: change.claims,
+                time: change.time,
+                read: change.read,
+                moved,
+                fresh: Vec::new(),
+            });
         }
         Ok(slice)
     }

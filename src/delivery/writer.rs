@@ -29,13 +29,21 @@ use super::{
     places::{Move, Places, RulePlace},
     request::{Course, Delivered, deliver},
     shape::Shaper,
-    slice::{Settling, ShapedSlice, Slice},
+    slice::{Settling, Slice},
+    spots::Spots,
 };
 
 /// Changes that are shaped between two looks at what else there is to do.
 const SLICE: usize = 256;
 /// Changes that one batch may settle without sending anything.
 const QUIET: usize = 50_000;
+
+/// How long documents wait before they look again at places that are others'.
+const OTHERS: Duration = Duration::from_millis(100);
+/// The same where there are many of them.
+const MANY_OTHERS: Duration = Duration::from_secs(1);
+/// So many are many.
+const MANY: usize = 100;
 
 /// Refusals that one batch may hold.
 const LETTERS: usize = 500;
@@ -77,6 +85,8 @@ pub struct Context {
     pub ids: Ids,
     /// Places that are no function of the key.
     pub places: Places,
+    /// Whose those are.
+    pub spots: Spots,
     /// What is refused.
     pub dead_letters: Arc<DeadLetters>,
     /// What waits for other documents.
@@ -112,6 +122,8 @@ pub struct Writer {
     under_way: JoinSet<Result<Delivered, Halt>>,
     course: Course,
     aside: Aside,
+    /// Documents whose places are others', and since when the first of them waits.
+    waiting: (Vec<Noted>, Option<Instant>),
     types: Option<(Namespace, IdTypes)>,
 }
 
@@ -132,6 +144,7 @@ impl Writer {
             under_way: JoinSet::new(),
             course,
             aside,
+            waiting: (Vec::new(), None),
             types: None,
         }
     }
@@ -163,11 +176,18 @@ impl Writer {
             }
             let wait = self.due_at();
             let aside = self.aside.due();
+            let pause = if self.waiting.0.len() < MANY { OTHERS } else { MANY_OTHERS };
+            let waiting = self.waiting.1.map(|since| since + pause);
             tokio::select! {
                 biased;
                 () = drain.cancelled() => break,
                 () = tokio::time::sleep_until(aside.unwrap_or_else(Instant::now)),
                     if aside.is_some() => self.lane.asked(self.aside.take()),
+                () = tokio::time::sleep_until(waiting.unwrap_or_else(Instant::now)),
+                    if waiting.is_some() => {
+                        let (waiting, _) = std::mem::take(&mut self.waiting);
+                        self.lane.asked(waiting);
+                    }
                 Some(done) = self.under_way.join_next(), if !self.under_way.is_empty() => {
                     self.conclude(done).await?;
                 }
@@ -192,6 +212,7 @@ impl Writer {
         self.spare = std::mem::take(&mut delivered.spare);
         self.batch.try_once(&delivered.owed);
         let behind = std::mem::take(&mut delivered.behind);
+        let late = std::mem::take(&mut delivered.late);
         let held = std::mem::take(&mut delivered.held);
         let claims = delivered.trim(&self.context).await?;
         // Each holds a share of what the batch stood for until it is written.
@@ -202,6 +223,9 @@ impl Writer {
                 shares.into_iter().map(|claim| noted(origin, claim))
             })
             .collect();
+        for origin in late {
+            self.wait(&origin, &claims);
+        }
         self.stand_aside(held, &claims);
         Claim::settle_all(claims);
         if self.begun.is_none() {
@@ -214,6 +238,14 @@ impl Writer {
         }
         self.lane.asked(again);
         Ok(())
+    }
+
+    /// Has a document looked up once more, as it is then.
+    fn wait(&mut self, origin: &Origin, claims: &[Claim]) {
+        let time = origin.time.max(self.context.spots.newest());
+        let noted = claims.iter().map(|claim| Noted { time, ..noted(origin, claim.share()) });
+        self.waiting.0.extend(noted);
+        self.waiting.1.get_or_insert_with(Instant::now);
     }
 
     fn stand_aside(&mut self, held: Vec<(Arc<Origin>, Retry)>, claims: &[Claim]) {
@@ -313,22 +345,41 @@ impl Writer {
             types.push(self.types_of(change).await?);
         }
         let slice = Slice { changes, types, places };
-        let ShapedSlice { changes, mut moves } = slice.shape(&context).await?;
-        for Move { subject, old, .. } in &mut moves {
+        let mut changes = slice.shape(&context).await?;
+        for moved in changes.iter_mut().filter_map(|it| it.moved.as_mut()) {
+            let Move { subject, old, .. } = &mut **moved;
             old.extend(forgotten.get(subject).into_iter().flatten().cloned());
         }
-        let trims = context.places.widen(moves, &context.stop).await?;
+        let Context { shaper, spots, places, stop, .. } = &*context;
+        let mut looked = spots.look(&mut changes, shaper, places, stop).await?;
+        let moves =
+            changes.iter_mut().filter_map(|change| change.moved.take()).map(|it| *it).collect();
+        let trims = places.widen(moves, std::mem::take(&mut looked.writes), stop).await?;
         self.batch.places.extend(trims);
-        for Settling { shaped, phase, claims } in changes {
+        let (letters, waits) = spots.decided(looked, shaper, stop).await?;
+        for (at, letter) in letters {
+            changes[at].shaped.letters.push(letter);
+        }
+        for (at, origin) in waits {
+            self.wait(&origin, &changes[at].claims);
+            self.batch.waiting.push(origin);
+        }
+        for Settling { shaped, phase, claims, fresh, .. } in changes {
             for rule in shaped.skipped {
                 context.rules[usize::from(rule.0)].count(phase, Settled::Skipped, 1);
             }
-            self.batch.outdate_letters(shaped.operations.iter().map(|(_, origin)| &**origin));
+            // What is gone needs no letter either, with nothing to be removed.
+            let later = shaped.operations.iter().map(|(_, origin)| origin).chain(&shaped.gone);
+            self.batch.outdate_letters(later.map(|origin| &**origin));
             self.batch.refuse(shaped.letters);
             self.batch.gone.extend(shaped.gone);
             for (operation, origin) in shaped.operations {
                 let once = shaped.once.contains(&operation.place);
+                let place = fresh.iter().find(|place| **place == operation.place);
                 self.batch.push(&*context.target, operation, origin, once);
+                if let Some(place) = place {
+                    self.batch.is_fresh(place);
+                }
             }
             self.batch.hold(claims);
         }

@@ -21,6 +21,7 @@ mod reporting;
 mod rule_set;
 mod sampling;
 mod settling;
+mod succession;
 mod sweeping;
 mod target_pipeline;
 mod targets;

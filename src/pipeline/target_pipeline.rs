@@ -33,9 +33,10 @@ use crate::{
         places::Places,
         retry::{Backoff, pause},
         shape::{ShapedRule, Shaper},
+        spots::Spots,
         writer::{Context, Grouping, Writer},
     },
-    rules::model::{RuleFile, Target as TargetRules},
+    rules::model::{NamespacePattern, Rule, RuleFile, Target as TargetRules},
     source::{Source, budget::Budget},
     status::{RuleStatus, State, Status, TargetStatus},
     target::{Target, dry_run::DryRunTarget, open},
@@ -60,6 +61,7 @@ use super::{
     reading::Reading,
     rule_set::{RuleSet, TargetRule},
     settling::{RuleCopies, Settling},
+    succession::Succession,
     sweeping::Sweeping,
     targets::insist_on_target,
 };
@@ -585,6 +587,7 @@ impl TargetPipeline {
         dead_letters: &Arc<DeadLetters>,
         grouping: Grouping,
         contested: Contested,
+        spots: Spots,
     ) -> Arc<Context> {
         let Begun { target, reading, status, drain, now, .. } = begun;
         Arc::new(Context {
@@ -593,6 +596,7 @@ impl TargetPipeline {
             lookup: self.lookup(),
             ids: Ids::new(self.store.clone(), reading.clone(), self.id_types.clone()),
             places: Places::new(self.store.clone(), self.name()),
+            spots,
             target: target.clone(),
             dead_letters: dead_letters.clone(),
             contested,
@@ -603,6 +607,32 @@ impl TargetPipeline {
             drain: drain.clone(),
             stop: now.clone(),
         })
+    }
+
+    /// Whose the places of its documents are.
+    pub(super) fn spots(&self, target: &Arc<dyn Target>) -> (Spots, mpsc::Receiver<Holder>) {
+        let mut rules = self.rule_names();
+        if !self.may_meet(&**target) {
+            rules.clear();
+        }
+        Spots::new(self.store.clone(), self.name(), target.clone(), rules)
+    }
+
+    /// Whether two documents may be given one place that a rule chooses. Not where one rule alone does, and
+    /// leaves the documents of one namespace their own ids.
+    fn may_meet(&self, target: &dyn Target) -> bool {
+        let rules = self.file.deliveries(self.name()).map(|(rule, _)| rule);
+        let moves = |rule: &Rule| rule.transform.as_ref().is_some_and(|it| it.may_move());
+        let mut chosen = rules.filter(|rule| {
+            rule.events.is_none() && (moves(rule) || !target.place_is_fixed(&rule.name))
+        });
+        if self.rules.iter().count() < self.rule_names().len() {
+            // The target knows nothing of those that this run leaves out.
+            return true;
+        }
+        let Some(only) = chosen.next() else { return false };
+        let reads_one = matches!(&*only.namespaces.include, [NamespacePattern::Exact(_)]);
+        chosen.next().is_some() || moves(only) || !reads_one || !target.keeps_ids(&only.name)
     }
 
     async fn start(&self, start: Start, stop: &CancellationToken) -> Result<Running, Error> {
@@ -659,7 +689,8 @@ impl TargetPipeline {
             ends: Arc::new(Notify::new()),
         };
         let (contested, holders) = Contested::new();
-        let context = self.context(&begun, &dead_letters, Grouping::Any, contested);
+        let (spots, met) = self.spots(target);
+        let context = self.context(&begun, &dead_letters, Grouping::Any, contested, spots);
         let mut writers = JoinSet::new();
         for (number, lane) in shared.lanes.iter().enumerate() {
             writers.spawn(Writer::new(number, lane.clone(), context.clone()).run());
@@ -688,8 +719,13 @@ impl TargetPipeline {
         );
         let lanes = shared.lanes.clone();
         let mut sources = self.read(shared, &context, plan, copies_run.clone());
-        let asking = HolderRequests { rules: self.rules.clone(), context: context.clone() };
-        sources.spawn(asking.run(lanes.clone(), holders, read.clone()));
+        for (holders, by_place) in [(holders, true), (met, false)] {
+            let (rules, context) = (self.rules.clone(), context.clone());
+            let asking = HolderRequests { rules, context, by_place };
+            sources.spawn(asking.run(lanes.clone(), holders, read.clone()));
+        }
+        let succession = Succession { lanes: lanes.clone(), context: context.clone() };
+        sources.spawn(succession.run(read.clone()));
         sources.spawn(self.look_for_faults(target.clone(), read.clone()));
         let (read, drain, drained, now) =
             (read.clone(), drain.clone(), drained.clone(), now.clone());
@@ -1019,6 +1055,8 @@ impl TargetPipeline {
 struct HolderRequests {
     rules: Arc<RuleSet>,
     context: Arc<Context>,
+    /// Whether the target's places say which documents they are; else the store has said it.
+    by_place: bool,
 }
 
 impl HolderRequests {
@@ -1031,7 +1069,7 @@ impl HolderRequests {
         while let Some(Some(Holder { subject, delivered })) =
             stop.run_until_cancelled(holders.recv()).await
         {
-            if self.is_known(&subject.namespace) {
+            if !self.by_place || self.is_known(&subject.namespace) {
                 let asked = Asked { key: subject.key, time: ClusterTime::ZERO, deleted: false };
                 let asked = lanes.ask(&subject.namespace, [asked], &delivered);
                 if stop.run_until_cancelled(asked).await.is_none() {

@@ -53,6 +53,14 @@ impl Target for DryRunTarget {
         self.target.thing(place)
     }
 
+    fn spot(&self, place: &PlaceKey) -> PlaceKey {
+        self.target.spot(place)
+    }
+
+    fn keeps_ids(&self, rule: &str) -> bool {
+        self.target.keeps_ids(rule)
+    }
+
     fn is_scripted(&self, place: &PlaceKey) -> bool {
         self.target.is_scripted(place)
     }

@@ -484,6 +484,18 @@ pub trait Target: Send + Sync + 'static {
         place.clone()
     }
 
+    /// What no two documents may share, of those that are put to places which rules choose: by default
+    /// the thing that lies there.
+    fn spot(&self, place: &PlaceKey) -> PlaceKey {
+        self.thing(place)
+    }
+
+    /// Whether no two documents of one namespace are given one spot by a rule, as far as templates go:
+    /// whatever they choose, the id is the document's own.
+    fn keeps_ids(&self, _rule: &str) -> bool {
+        false
+    }
+
     /// Whether a script has chosen the whole of a place, so that nothing says that it is still there
     /// once the script chooses another one.
     fn is_scripted(&self, _place: &PlaceKey) -> bool {

@@ -54,6 +54,7 @@ fn rewrite(kind: &str, stored: &RawDocument) -> Result<RawDocumentBuf, StoreErro
         "request" => of::<RequestRecord>(stored),
         "dead_letter" => of::<DeadLetterRecord>(stored),
         "places" => of::<PlacesRecord>(stored),
+        "spot" => of::<SpotRecord>(stored),
         "lease" => of::<LeaseRecord>(stored),
         "report" => of::<ReportRecord>(stored),
         other => panic!("{other} is no kind of record"),
@@ -170,6 +171,10 @@ fn samples() -> Map<String, Value> {
         ),
         ("dead_letter", letter.encode()),
         ("places", PlacesRecord { key: Some(rawdoc! { "_id": 1 }), places: vec![place] }.encode()),
+        (
+            "spot",
+            SpotRecord { namespace: "shop.products".into(), key: rawdoc! { "_id": 1 } }.encode(),
+        ),
         ("lease", LeaseRecord::sample().encode()),
         (
             "report",

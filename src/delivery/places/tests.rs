@@ -5,11 +5,12 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     checkpoint::memory::MemoryStore,
-    delivery::scripted::{key, namespace},
+    delivery::scripted::{Scripted, key, namespace},
 };
 
 struct Shelf {
     places: Places,
+    spots: Spots,
     stop: CancellationToken,
 }
 
@@ -25,7 +26,9 @@ impl Shelf {
     async fn new() -> Self {
         let store = Arc::new(MemoryStore::new("shop"));
         store.fence(1).await.expect("the first epoch");
-        Self { places: Places::new(store, "search"), stop: CancellationToken::new() }
+        let target = Scripted::new(&[]);
+        let (spots, _) = Spots::new(store.clone(), "search", target, Default::default());
+        Self { places: Places::new(store, "search"), spots, stop: CancellationToken::new() }
     }
 
     async fn stored(&self) -> Vec<String> {
@@ -38,12 +41,12 @@ impl Shelf {
     async fn begin(&self, new: &[&str]) -> Vec<Trim> {
         let old = self.stored().await.iter().map(|at| lies(at)).collect();
         let new = new.iter().map(|at| lies(at)).collect();
-        let moves = vec![Move { subject: subject(), old, new }];
-        self.places.widen(moves, &self.stop).await.expect("in memory")
+        let moves = vec![Move { subject: subject(), old, new, spots: Vec::new() }];
+        self.places.widen(moves, Vec::new(), &self.stop).await.expect("in memory")
     }
 
     async fn end(&self, trims: Vec<Trim>) {
-        self.places.trim(trims, &self.stop).await.expect("in memory");
+        self.places.trim(trims, &self.spots, &self.stop).await.expect("in memory");
     }
 }
 
@@ -81,8 +84,13 @@ async fn what_could_not_be_removed_is_stored_as_owed() {
     assert_eq!(shelf.stored().await, ["b", "a"]);
     assert_eq!(owed(load().await), [false, true]);
     // Before anything is sent.
-    let moves = vec![Move { subject: subject(), old: load().await, new: vec![lies("a")] }];
-    let trims = shelf.places.widen(moves, &shelf.stop).await.expect("in memory");
+    let moves = vec![Move {
+        subject: subject(),
+        old: load().await,
+        new: vec![lies("a")],
+        spots: Vec::new(),
+    }];
+    let trims = shelf.places.widen(moves, Vec::new(), &shelf.stop).await.expect("in memory");
     assert_eq!(owed(load().await), [false, false]);
     shelf.end(trims).await;
     assert_eq!(shelf.stored().await, ["a"]);

@@ -80,7 +80,7 @@ impl TargetPipeline {
         let (changes, copied) = (Budget::new(self.budget), Budget::new(self.budget));
         let grouping = Grouping::of_events(&**target, settings.concurrency);
         let context: Arc<Context> =
-            self.context(&begun, &dead_letters, grouping, Contested::new().0);
+            self.context(&begun, &dead_letters, grouping, Contested::new().0, self.spots(target).0);
         let mut writers = JoinSet::new();
         for (number, lane) in lanes.iter().enumerate() {
             writers.spawn(Writer::new(number, lane.clone(), context.clone()).run());

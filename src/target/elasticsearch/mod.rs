@@ -268,6 +268,18 @@ impl Target for EngineTarget {
         self.routes.is_fixed(rule)
     }
 
+    fn keeps_ids(&self, rule: &str) -> bool {
+        self.routes.keeps_ids(rule)
+    }
+
+    /// Two routings may come to one shard, where an id is one document's.
+    fn spot(&self, place: &PlaceKey) -> PlaceKey {
+        match EnginePlaceKey::decode(place) {
+            Ok(known) => EnginePlaceKey { routing: None, ..known }.encode(),
+            Err(_) => place.clone(),
+        }
+    }
+
     fn encode(&self, operation: &Operation, body: &mut Vec<u8>) -> Result<(), String> {
         let removes = matches!(operation.action, Action::Remove);
         let place = match EnginePlaceKey::decode(&operation.place) {

@@ -85,6 +85,11 @@ impl Routes {
             .all(|template| !template.depends_on_document())
     }
 
+    /// Whether a rule's ids are those of the documents.
+    pub fn keeps_ids(&self, rule: &str) -> bool {
+        self.0.get(rule).is_some_and(|route| route.rule.place.id.is_none())
+    }
+
     /// The index of all documents of a rule from a namespace, as far as templates go.
     pub fn container(&self, rule: &str, namespace: &Namespace) -> Option<String> {
         self.0.get(rule)?.rule.place.index.name_for(namespace, Some(rule))

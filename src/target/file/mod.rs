@@ -177,6 +177,10 @@ impl Target for FileTarget {
         Ok(Placed { place, extra: Bytes::new() })
     }
 
+    fn keeps_ids(&self, _rule: &str) -> bool {
+        true
+    }
+
     fn place_is_fixed(&self, _rule: &str) -> bool {
         !self.path.moves()
     }

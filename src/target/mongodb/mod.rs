@@ -344,6 +344,10 @@ impl Target for MongoTarget {
         self.within.routes.place(rule, placing)
     }
 
+    fn keeps_ids(&self, _rule: &str) -> bool {
+        true
+    }
+
     fn place_is_fixed(&self, rule: &str) -> bool {
         self.within.routes.is_fixed(rule)
     }

@@ -242,6 +242,10 @@ impl Target for WebhookTarget {
         Ok(Placed { place, extra: Extra::of_put(own, rule, placing)?.encode() })
     }
 
+    fn keeps_ids(&self, _rule: &str) -> bool {
+        true
+    }
+
     fn place_is_fixed(&self, _rule: &str) -> bool {
         !self.url.path.depends_on_document()
     }

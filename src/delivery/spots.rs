@@ -1,0 +1,660 @@
+//! Whose a place is: of the documents whose places are stored, no two are ever put in one.
+//!
+//! Beside the places of each document the store holds, for each spot (what no two documents may share,
+//! [`Target::spot`]), which document has it. That is durable before anything is sent there, and goes
+//! once the document has been taken away from there. The document that finds another's gives up its own
+//! old places, so that two that swap theirs do not wait for one another, stands aside, and has the other
+//! one delivered as it is in the source. Where that has come to pass and the place is still held, it is
+//! refused; once the place is free it is asked for, after a restart too.
+//!
+//! Only one process writes, and one task a document: what is found free is noted in memory until it is
+//! durable whose it is, and so is what is being given up. What says whose a spot is may have outlived
+//! its document's places, after a crash: it counts only where the document's own places say so too.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use sha2::{Digest, Sha256};
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    change::{ClusterTime, DocumentKey, Namespace},
+    checkpoint::{
+        keys,
+        records::{Record, SpotRecord, page, put, removal},
+        store::{RecordKey, Store, Table, Write},
+        tracker::Completion,
+    },
+    target::{Action, PlaceKey, Target},
+};
+
+use super::{
+    Halt,
+    batch::Origin,
+    contested::{ASKED, Holder},
+    dead_letters::{DeadLetters, Letter, Stage},
+    insist, insist_on_writing,
+    lane::Subject,
+    places::Places,
+    shape::Shaper,
+    slice::Settling,
+};
+
+/// Documents that wait for others at once. Who finds no room is refused without waiting: it follows
+/// once the place is free.
+const WAITING: usize = 10_000;
+/// So long one waits before the other is asked for: mostly its own change is on its way.
+const QUIET: Duration = Duration::from_secs(1);
+/// How long one waits for another that itself waits.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Refused documents that are read at once.
+const PAGE: usize = 500;
+
+/// What no two documents may share in a target, as the store names it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Spot([u8; 16]);
+
+impl Spot {
+    /// Of a place.
+    pub fn of(target: &dyn Target, place: &PlaceKey) -> Self {
+        let digest: [u8; 32] = Sha256::digest(&target.spot(place).0).into();
+        let mut short = [0; 16];
+        short.copy_from_slice(&digest[..16]);
+        Self(short)
+    }
+}
+
+/// A document that has met another in a place.
+struct Meeting {
+    spot: Spot,
+    holder: Subject,
+    /// The delivery of the holder after which it is known that it stays, once it has been asked for.
+    round: Option<u64>,
+    since: Instant,
+}
+
+/// The deliveries of one document that others have met.
+#[derive(Default)]
+struct Rounds {
+    begun: u64,
+    ended: u64,
+    asked: Option<Arc<Completion>>,
+    /// Meetings with it.
+    meetings: usize,
+}
+
+#[derive(Default)]
+struct State {
+    /// Found free, until it is durable whose they are.
+    taking: HashMap<Spot, Subject>,
+    /// Being given up.
+    leaving: HashMap<Spot, Subject>,
+    waiting: HashMap<Subject, Vec<Meeting>>,
+    rounds: HashMap<Subject, Rounds>,
+    /// What documents have been refused for.
+    awaited: HashSet<Spot>,
+    /// Those of them that have become free.
+    freed: VecDeque<Spot>,
+}
+
+/// The spots of one target.
+pub struct Spots {
+    store: Arc<dyn Store>,
+    name: String,
+    target: Arc<dyn Target>,
+    /// All rules of the file that write there: what others have left behind is nobody's. Without any,
+    /// nobody meets another.
+    rules: BTreeSet<String>,
+    state: Mutex<State>,
+    is_freed: Notify,
+    holders: mpsc::Sender<Holder>,
+    newest: AtomicU64,
+    /// What this run saw of the source first: an earlier one has sent nothing newer.
+    begun: AtomicU64,
+}
+
+/// A document that was withheld from a place.
+struct Withheld {
+    at: usize,
+    spot: Spot,
+    holder: Subject,
+    origin: Arc<Origin>,
+    place: PlaceKey,
+}
+
+/// What came of a slice.
+#[derive(Default)]
+pub(super) struct Looked {
+    /// To be written with the places, before anything is sent.
+    pub writes: Vec<Write>,
+    /// Documents that come back, each with which of the slice's changes it was.
+    pub waits: Vec<(usize, Arc<Origin>)>,
+    taken: Vec<Spot>,
+    refused: Vec<Withheld>,
+}
+
+impl Spots {
+    /// Those of one target, and who is to be delivered since others have met it. `rules` are all of the
+    /// file that write there; none where no two documents can be given one place.
+    pub fn new(
+        store: Arc<dyn Store>,
+        name: &str,
+        target: Arc<dyn Target>,
+        rules: BTreeSet<String>,
+    ) -> (Self, mpsc::Receiver<Holder>) {
+        let (holders, asked) = mpsc::channel(ASKED);
+        let spots = Self {
+            store,
+            name: name.to_owned(),
+            target,
+            rules,
+            state: Mutex::default(),
+            is_freed: Notify::new(),
+            holders,
+            newest: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
+        };
+        (spots, asked)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every method leaves the state whole at each point where it could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A time of the source that nothing which was put in a place or removed from there is newer than.
+    pub fn newest(&self) -> ClusterTime {
+        ClusterTime(self.newest.load(Ordering::Acquire))
+    }
+
+    fn key(&self, spot: Spot) -> RecordKey {
+        keys::spot(&self.name, &spot.0)
+    }
+
+    async fn owners(
+        &self,
+        spots: &[Spot],
+        stop: &CancellationToken,
+    ) -> Result<Vec<Option<Subject>>, Halt> {
+        if spots.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys: Vec<_> = spots.iter().map(|spot| self.key(*spot)).collect();
+        let found = insist(stop, || self.store.get_many(Table::Places, &keys)).await?;
+        let place = self.store.place();
+        let read = |record: bson::RawDocumentBuf| {
+            SpotRecord::decode(&record, place).map_err(Halt::Store).map(|record| subject(&record))
+        };
+        // One that can't be read as a document is nobody's.
+        found.into_iter().map(|record| Ok(record.map(read).transpose()?.flatten())).collect()
+    }
+
+    /// Whose a spot is, as the store says.
+    ///
+    /// # Errors
+    /// See [`Halt`].
+    pub async fn owner(
+        &self,
+        spot: Spot,
+        stop: &CancellationToken,
+    ) -> Result<Option<Subject>, Halt> {
+        Ok(self.owners(&[spot], stop).await?.remove(0))
+    }
+
+    /// Takes the free spots of a slice's documents for them, and withholds them from those that others
+    /// have: what is put there is taken out of the changes, and what they hold there no more is not
+    /// removed.
+    pub(super) async fn look(
+        &self,
+        changes: &mut [Settling],
+        shaper: &Shaper,
+        places: &Places,
+        stop: &CancellationToken,
+    ) -> Result<Looked, Halt> {
+        if self.rules.is_empty() || changes.iter().all(|change| change.moved.is_none()) {
+            return Ok(Looked::default());
+        }
+        let mut all: Vec<Vec<(Spot, PlaceKey)>> = Vec::with_capacity(changes.len());
+        for change in &mut *changes {
+            let mut own = Vec::new();
+            if let Some(moved) = &change.moved {
+                let seen = change.read.max(change.time).0;
+                self.newest.fetch_max(seen, Ordering::AcqRel);
+                // Whoever is second does not change it.
+                let _ = self.begun.compare_exchange(0, seen, Ordering::AcqRel, Ordering::Acquire);
+                for place in moved.new.iter().chain(&moved.old) {
+                    if !own.iter().any(|(_, known)| *known == place.place) {
+                        own.push((Spot::of(&*self.target, &place.place), place.place.clone()));
+                    }
+                }
+            }
+            all.push(own);
+        }
+        let owners = self.decide(changes, &all, places, stop).await?;
+        let mut looked =
+            Looked { taken: owners.reserved.into_iter().collect(), ..Looked::default() };
+        for (spot, subject) in &owners.taken {
+            looked.writes.push(put(self.key(*spot), &record(subject)));
+        }
+        for (at, (change, own)) in changes.iter_mut().zip(all).enumerate() {
+            let Some(moved) = &mut change.moved else { continue };
+            let mut withheld = Vec::new();
+            for (spot, place) in own {
+                match owners.of.get(&spot) {
+                    Some(holder) if *holder != moved.subject => {
+                        moved.new.retain(|new| new.place != place);
+                        let here = |(operation, _): &mut (crate::target::Operation, _)| {
+                            operation.place == place
+                        };
+                        for (operation, origin) in change.shaped.operations.extract_if(.., here) {
+                            // Who holds it no more has nothing to remove there.
+                            if matches!(operation.action, Action::Put(_)) {
+                                let (holder, place) = (holder.clone(), place.clone());
+                                withheld.push(Withheld { at, spot, holder, origin, place });
+                            }
+                        }
+                    }
+                    _ => {
+                        // An earlier run may have meant to put it there, and not done so.
+                        let earlier = change.time.0 < self.begun.load(Ordering::Acquire);
+                        if earlier || !moved.old.iter().any(|old| old.place == place) {
+                            change.fresh.push(place.clone());
+                        }
+                        moved.spots.push((spot, place));
+                    }
+                }
+            }
+            self.meet(&moved.subject, withheld, shaper, &mut looked);
+        }
+        let mut awaiting = HashMap::with_capacity(looked.refused.len());
+        for Withheld { spot, origin, .. } in &looked.refused {
+            let subject = of(origin);
+            let key = keys::awaiting(&self.name, &spot.0).with(subject.namespace.as_str());
+            awaiting.insert(key.with(subject.key.canonical()), subject);
+        }
+        let awaiting = awaiting.into_iter().map(|(key, subject)| put(key, &record(&subject)));
+        looked.writes.extend(awaiting);
+        Ok(looked)
+    }
+
+    /// Whose each spot is, and which of them have just been taken.
+    async fn decide(
+        &self,
+        changes: &[Settling],
+        all: &[Vec<(Spot, PlaceKey)>],
+        places: &Places,
+        stop: &CancellationToken,
+    ) -> Result<Owners, Halt> {
+        let mut owners = Owners::default();
+        let mut blocked: HashMap<Spot, Subject> = HashMap::new();
+        let mut wanted: Vec<(Spot, &Subject)> = Vec::new();
+        {
+            let mut state = self.state();
+            for (change, own) in changes.iter().zip(all) {
+                let Some(moved) = &change.moved else { continue };
+                for (spot, place) in own {
+                    wanted.push((*spot, &moved.subject));
+                    if moved.old.iter().any(|old| old.place == *place) {
+                        continue;
+                    }
+                    match state.taking.get(spot) {
+                        Some(other) if *other != moved.subject => {
+                            blocked.insert(*spot, other.clone());
+                        }
+                        Some(_) => {}
+                        None => {
+                            state.taking.insert(*spot, moved.subject.clone());
+                            owners.reserved.insert(*spot);
+                        }
+                    }
+                }
+            }
+        }
+        let mut spots: Vec<Spot> = Vec::with_capacity(wanted.len());
+        let mut seen = HashSet::with_capacity(wanted.len());
+        spots.extend(wanted.iter().map(|(spot, _)| *spot).filter(|spot| seen.insert(*spot)));
+        let found = self.owners(&spots, stop).await?;
+        let found: HashMap<Spot, Option<Subject>> = spots.into_iter().zip(found).collect();
+        let mut again: Vec<(Spot, &Subject)> = Vec::new();
+        {
+            let mut state = self.state();
+            for (spot, subject) in wanted {
+                match found.get(&spot).and_then(Option::as_ref) {
+                    Some(owner) => {
+                        owners.of.insert(spot, owner.clone());
+                        if owner != subject {
+                            again.push((spot, subject));
+                        }
+                    }
+                    None if owners.reserved.contains(&spot) => {
+                        owners.take_reserved(&state, spot);
+                    }
+                    None => match blocked.get(&spot) {
+                        Some(other) => {
+                            owners.of.insert(spot, other.clone());
+                        }
+                        None => again.push((spot, subject)),
+                    },
+                }
+            }
+            // Whoever is looked at a second time has the spot to himself meanwhile.
+            again.retain(|(spot, subject)| match state.taking.get(spot) {
+                Some(other) if owners.reserved.contains(spot) || other == *subject => true,
+                Some(other) => {
+                    owners.of.entry(*spot).or_insert_with(|| other.clone());
+                    false
+                }
+                None => {
+                    state.taking.insert(*spot, (*subject).clone());
+                    owners.reserved.insert(*spot);
+                    true
+                }
+            });
+        }
+        if !again.is_empty() {
+            self.decide_again(&mut owners, again, places, stop).await?;
+        }
+        Ok(owners)
+    }
+
+    /// What was found free, or another's, though it should not be: looked at once more, now that nobody
+    /// else can take it. It is another's only where that one's own places say so.
+    async fn decide_again(
+        &self,
+        owners: &mut Owners,
+        again: Vec<(Spot, &Subject)>,
+        places: &Places,
+        stop: &CancellationToken,
+    ) -> Result<(), Halt> {
+        let mut spots: Vec<Spot> = Vec::with_capacity(again.len());
+        for (spot, _) in again {
+            if !spots.contains(&spot) {
+                spots.push(spot);
+            }
+        }
+        let found = self.owners(&spots, stop).await?;
+        let said: Vec<Subject> = found.iter().flatten().cloned().collect();
+        let lying = places.load(&said, stop).await?;
+        let mut lying = lying.into_iter();
+        let state = self.state();
+        for (spot, owner) in spots.into_iter().zip(found) {
+            let held = owner.as_ref().and_then(|_| lying.next()).unwrap_or_default();
+            let is_there = held.iter().any(|place| {
+                self.rules.contains(&*place.rule) && Spot::of(&*self.target, &place.place) == spot
+            });
+            match owner {
+                Some(owner) if is_there => {
+                    owners.of.insert(spot, owner);
+                }
+                _ => owners.take_reserved(&state, spot),
+            }
+        }
+        Ok(())
+    }
+
+    /// Has those delivered that hold what a document is withheld from. Who need not be waited for any
+    /// longer, or can't be, refuses it.
+    fn meet(
+        &self,
+        subject: &Subject,
+        withheld: Vec<Withheld>,
+        shaper: &Shaper,
+        looked: &mut Looked,
+    ) {
+        let mut state = self.state();
+        if withheld.is_empty() && state.waiting.is_empty() {
+            return;
+        }
+        let state = &mut *state;
+        let before = state.waiting.remove(subject).unwrap_or_default();
+        // One that nobody looks up again can only be refused.
+        let has_room = withheld.iter().all(|it| shaper.follows(it.origin.rule))
+            && (!before.is_empty() || state.waiting.len() < WAITING);
+        let mut now: Vec<Meeting> = Vec::new();
+        let mut waits = false;
+        for met in withheld.iter().filter(|_| has_room) {
+            let known = before.iter().find(|it| it.spot == met.spot && it.holder == met.holder);
+            let (meeting, is_over) = self.waits(state, known, met);
+            now.push(meeting);
+            waits |= !is_over;
+        }
+        // Of several places all are waited for, or none.
+        if waits {
+            looked.waits.extend(withheld.into_iter().map(|it| (it.at, it.origin)));
+        } else {
+            now.clear();
+            state.awaited.extend(withheld.iter().map(|it| it.spot));
+            looked.refused.extend(withheld);
+        }
+        for meeting in &now {
+            state.rounds.entry(meeting.holder.clone()).or_default().meetings += 1;
+        }
+        for meeting in before {
+            if let Some(rounds) = state.rounds.get_mut(&meeting.holder) {
+                rounds.meetings -= 1;
+                if rounds.meetings == 0 {
+                    state.rounds.remove(&meeting.holder);
+                }
+            }
+        }
+        if !now.is_empty() {
+            state.waiting.insert(subject.clone(), now);
+        }
+    }
+
+    /// Asks for the holder, and says whether that is over: it has been delivered since the two met, or waits
+    /// itself and will not move.
+    fn waits(
+        &self,
+        state: &mut State,
+        known: Option<&Meeting>,
+        withheld: &Withheld,
+    ) -> (Meeting, bool) {
+        let waits_too = state.waiting.contains_key(&withheld.holder);
+        let rounds = state.rounds.entry(withheld.holder.clone()).or_default();
+        if rounds.asked.as_ref().is_some_and(|asked| asked.is_done()) {
+            (rounds.asked, rounds.ended) = (None, rounds.begun);
+        }
+        let since = known.map_or_else(Instant::now, |known| known.since);
+        let waited = since.elapsed();
+        let next = (waited >= QUIET).then_some(rounds.begun + 1);
+        let round = known.and_then(|known| known.round).or(next);
+        let is_over =
+            round.is_some_and(|round| rounds.ended >= round) || (waits_too && waited >= PATIENCE);
+        let wanted = round.is_some_and(|round| rounds.begun < round);
+        if !is_over && rounds.asked.is_none() && wanted {
+            let delivered = Arc::new(Completion::new());
+            let holder = Holder { subject: withheld.holder.clone(), delivered: delivered.clone() };
+            // Where many wait, it is asked for the next time.
+            if self.holders.try_send(holder).is_ok() {
+                (rounds.asked, rounds.begun) = (Some(delivered), rounds.begun + 1);
+            }
+        }
+        let (spot, holder) = (withheld.spot, withheld.holder.clone());
+        (Meeting { spot, holder, round, since }, is_over)
+    }
+
+    /// Whose the spots are is durable. What is refused becomes letters, each with which of the slice's
+    /// changes it is of; unless its place has become free meanwhile, and then it waits after all.
+    pub(super) async fn decided(
+        &self,
+        looked: Looked,
+        shaper: &Shaper,
+        stop: &CancellationToken,
+    ) -> Result<(Vec<(usize, Letter)>, Vec<(usize, Arc<Origin>)>), Halt> {
+        let Looked { mut waits, taken, refused, .. } = looked;
+        if !taken.is_empty() {
+            let mut state = self.state();
+            for spot in &taken {
+                state.taking.remove(spot);
+            }
+        }
+        let spots: Vec<Spot> = refused.iter().map(|refused| refused.spot).collect();
+        let owners = self.owners(&spots, stop).await?;
+        let mut letters = Vec::with_capacity(refused.len());
+        for (Withheld { at, holder, origin, place, .. }, owner) in refused.into_iter().zip(owners) {
+            if owner.is_none() && shaper.follows(origin.rule) {
+                waits.push((at, origin));
+                continue;
+            }
+            let words = format!(
+                "its place is that of another document, {} of {}: two documents are never put in one \
+                 place. Have the rule give each a place of its own; if the other one leaves, this one \
+                 takes its place by itself",
+                holder.key.display(),
+                holder.namespace
+            );
+            let place = Some(self.target.describe(&place));
+            letters.push((at, Letter::new(origin, Stage::Place, words, place)));
+        }
+        Ok((letters, waits))
+    }
+
+    /// A document is about to give spots up; what is to be written for it.
+    pub(super) fn leave(&self, subject: &Subject, spots: &[Spot]) -> Vec<Write> {
+        let mut state = self.state();
+        spots.iter().for_each(|spot| drop(state.leaving.insert(*spot, subject.clone())));
+        spots.iter().map(|spot| removal::<SpotRecord>(self.key(*spot))).collect()
+    }
+
+    /// It has given them up, durably.
+    pub(super) fn left(&self, spots: &[Spot]) {
+        let mut state = self.state();
+        let mut freed = false;
+        for spot in spots {
+            state.leaving.remove(spot);
+            if state.awaited.contains(spot) {
+                state.freed.push_back(*spot);
+                freed = true;
+            }
+        }
+        if freed {
+            self.is_freed.notify_one();
+        }
+    }
+
+    /// Waits for a spot that was given up, and that refused documents may still want. Cancel safe.
+    pub async fn freed(&self) -> Spot {
+        loop {
+            let freed = self.is_freed.notified();
+            if let Some(spot) = self.state().freed.pop_front() {
+                return spot;
+            }
+            freed.await;
+        }
+    }
+
+    /// The next document that was refused for a spot.
+    ///
+    /// # Errors
+    /// See [`Halt`].
+    pub async fn awaiting(
+        &self,
+        spot: Spot,
+        after: Option<&RecordKey>,
+        stop: &CancellationToken,
+    ) -> Result<Option<(RecordKey, Option<Subject>)>, Halt> {
+        let prefix = keys::awaiting(&self.name, &spot.0);
+        let found = insist(stop, || page::<SpotRecord>(&*self.store, &prefix, after, 1)).await?;
+        Ok(found.into_iter().next().map(|(key, record)| (key, subject(&record))))
+    }
+
+    /// Forgets that a document was refused for a spot.
+    ///
+    /// # Errors
+    /// See [`Halt`].
+    pub async fn forget(&self, awaiting: RecordKey, stop: &CancellationToken) -> Result<(), Halt> {
+        insist_on_writing(&*self.store, vec![removal::<SpotRecord>(awaiting)], stop).await
+    }
+
+    /// Reads which documents earlier runs have refused for spots of others. What has become free since is
+    /// told by [`Self::freed`]; those that have no letter any more are forgotten.
+    ///
+    /// # Errors
+    /// See [`Halt`].
+    pub async fn recall(
+        &self,
+        letters: &DeadLetters,
+        stop: &CancellationToken,
+    ) -> Result<(), Halt> {
+        let prefix = keys::all_awaiting(&self.name);
+        let mut after: Option<RecordKey> = None;
+        loop {
+            let found =
+                insist(stop, || page::<SpotRecord>(&*self.store, &prefix, after.as_ref(), PAGE))
+                    .await?;
+            let Some((last, _)) = found.last() else { return Ok(()) };
+            after = Some(last.clone());
+            let mut spots = Vec::with_capacity(found.len());
+            let mut writes = Vec::new();
+            for (key, record) in found {
+                let spot = key.0.get(3).and_then(|spot| <[u8; 16]>::try_from(&**spot).ok());
+                let has_letter = |it: Subject| self.rules.iter().any(|rule| letters.has(rule, &it));
+                match (spot, subject(&record).is_some_and(has_letter)) {
+                    (Some(spot), true) => spots.push(Spot(spot)),
+                    _ => writes.push(removal::<SpotRecord>(key)),
+                }
+            }
+            // Before it is asked whose they are: who gives one up from now on finds it here.
+            self.state().awaited.extend(&spots);
+            let owners = self.owners(&spots, stop).await?;
+            let free = spots.into_iter().zip(owners).filter(|(_, owner)| owner.is_none());
+            self.state().freed.extend(free.map(|(spot, _)| spot));
+            self.is_freed.notify_one();
+            insist_on_writing(&*self.store, writes, stop).await?;
+        }
+    }
+}
+
+/// Whose spots are, as far as that was looked at.
+#[derive(Default)]
+struct Owners {
+    of: HashMap<Spot, Subject>,
+    taken: HashMap<Spot, Subject>,
+    /// Nobody else takes them before it is durable whose they are.
+    reserved: HashSet<Spot>,
+}
+
+impl Owners {
+    /// Of the document that it is reserved for, unless one that gives it up has not done so yet.
+    fn take_reserved(&mut self, state: &State, spot: Spot) {
+        match (state.leaving.get(&spot), state.taking.get(&spot)) {
+            (Some(other), taker) if taker != Some(other) => {
+                self.of.insert(spot, other.clone());
+            }
+            (_, Some(taker)) => {
+                self.of.insert(spot, taker.clone());
+                self.taken.insert(spot, taker.clone());
+            }
+            (_, None) => {}
+        }
+    }
+}
+
+fn of(origin: &Origin) -> Subject {
+    Subject { namespace: origin.namespace.clone(), key: origin.key.clone() }
+}
+
+fn record(subject: &Subject) -> SpotRecord {
+    let key = subject.key.raw().to_owned();
+    SpotRecord { namespace: subject.namespace.to_string(), key }
+}
+
+fn subject(record: &SpotRecord) -> Option<Subject> {
+    let namespace = Namespace::parse(&record.namespace)?;
+    let key = DocumentKey::from_document_key(&record.key).ok()?;
+    Some(Subject { namespace, key })
+}
+
+#[cfg(test)]
+mod tests;

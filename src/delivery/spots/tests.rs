@@ -1,0 +1,311 @@
+//! Documents of one lane that meet in one place, against a store in memory.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::Notify, task::JoinHandle, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    change::{Change, Phase, State},
+    checkpoint::tracker::Claim,
+    delivery::{
+        lane::Pending,
+        places::{Move, RulePlace},
+        scripted::{Answer, Bench, Where, change, key, lying, namespace, settings},
+        writer::Context,
+    },
+    target::Outcome,
+};
+
+struct Shelf {
+    bench: Bench,
+    writer: JoinHandle<Result<(), Halt>>,
+    stop: CancellationToken,
+}
+
+fn subject_of(id: i64) -> Subject {
+    Subject { namespace: namespace(), key: key(id) }
+}
+
+fn lies(at: &str) -> RulePlace {
+    RulePlace { rule: "products".into(), place: PlaceKey(at.as_bytes().into()), owed: false }
+}
+
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(600), what).await.expect("it happens")
+}
+
+impl Shelf {
+    async fn new() -> Self {
+        let bench = Bench::new(&[("products", Where::ByField("at"))], settings()).await;
+        let writer = bench.write();
+        Self { bench, writer, stop: CancellationToken::new() }
+    }
+
+    /// Has documents delivered that lie somewhere, or are gone.
+    async fn deliver(&self, changes: &[(i64, Option<(&str, i64)>)]) {
+        soon(self.put(changes).done()).await;
+    }
+
+    fn put(&self, changes: &[(i64, Option<(&str, i64)>)]) -> Completion {
+        let state = |lies: Option<(&str, i64)>| lies.map_or(State::Gone, |(at, v)| lying(at, v));
+        self.bench.put(changes.iter().map(|(id, lies)| (*id, state(*lies))))
+    }
+
+    /// A document that has come back, to be looked up.
+    async fn next(&self) -> Pending {
+        soon(self.bench.lane.take(1)).await.remove(0)
+    }
+
+    async fn look_up(&self, id: i64, lies: Option<(&str, i64)>) {
+        let pending = self.next().await;
+        self.answer(pending, id, lies);
+    }
+
+    /// What the source has of it.
+    fn answer(&self, pending: Pending, id: i64, lies: Option<(&str, i64)>) {
+        assert_eq!(pending.subject, subject_of(id));
+        let state = lies.map_or(State::Gone, |(at, v)| lying(at, v));
+        let found = Change { time: pending.time, ..change(id, state, pending.claims) };
+        assert_eq!(found.phase, Phase::Changes);
+        self.bench.lane.complete(vec![found], Vec::new(), ClusterTime(9));
+    }
+
+    /// The document that is asked for since another has met it.
+    fn met(&self) -> Option<Holder> {
+        self.bench.met.lock().expect("not poisoned").try_recv().ok()
+    }
+
+    /// A document looks, however often, until the one that has its place is asked for.
+    async fn until_met(&self, id: i64, lies: (&str, i64)) -> (Pending, Holder) {
+        loop {
+            let pending = self.next().await;
+            match self.met() {
+                Some(holder) => return (pending, holder),
+                None => self.answer(pending, id, Some(lies)),
+            }
+        }
+    }
+
+    fn held(&self) -> Vec<(String, i64)> {
+        self.bench.target.held()
+    }
+
+    fn spot(&self, at: &str) -> Spot {
+        Spot::of(&*self.bench.target, &lies(at).place)
+    }
+
+    async fn owner(&self, at: &str) -> Option<Subject> {
+        self.bench.context.spots.owner(self.spot(at), &self.stop).await.expect("in memory")
+    }
+
+    async fn places(&self, id: i64) -> Vec<RulePlace> {
+        let found = self.bench.context.places.load(&[subject_of(id)], &self.stop).await;
+        found.expect("in memory").remove(0)
+    }
+
+    /// Writes places as an older version did, which kept no record of whose they are.
+    async fn lay(&self, id: i64, at: &str) {
+        let (old, new) = (self.places(id).await, vec![lies(at)]);
+        let moves = vec![Move { subject: subject_of(id), old, new, spots: Vec::new() }];
+        self.bench.context.places.widen(moves, Vec::new(), &self.stop).await.expect("in memory");
+    }
+
+    fn nothing_is_left(&self) {
+        let state = self.bench.context.spots.state();
+        assert!(state.taking.is_empty() && state.leaving.is_empty());
+        assert!(state.waiting.is_empty() && state.rounds.is_empty());
+        drop(state);
+        self.writer.abort();
+    }
+}
+
+fn delivered(holder: Holder) {
+    let claim: Claim = holder.delivered.claim();
+    holder.delivered.close();
+    claim.settle();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_meets_another_is_refused_once_that_one_was_delivered_since() {
+    let shelf = Shelf::new().await;
+    shelf.deliver(&[(1, Some(("a", 1)))]).await;
+    assert_eq!(shelf.owner("a").await, Some(subject_of(1)));
+    let second = shelf.put(&[(2, Some(("a", 2)))]);
+    let (pending, holder) = shelf.until_met(2, ("a", 2)).await;
+    assert_eq!(holder.subject, subject_of(1));
+    assert!(shelf.met().is_none(), "once");
+    assert!(!second.is_done() && shelf.bench.letters().await.is_empty());
+    delivered(holder);
+    shelf.answer(pending, 2, Some(("a", 2)));
+    soon(second.done()).await;
+    let [(id, words)] = shelf.bench.letters().await.try_into().expect("one letter");
+    assert_eq!(id, "2");
+    assert!(
+        words.starts_with("its place is that of another document, 1 of shop.products"),
+        "{words}"
+    );
+    assert_eq!(shelf.held(), [("a".to_owned(), 1)]);
+    assert!(shelf.places(2).await.is_empty());
+    // It goes, and the other one stays.
+    shelf.deliver(&[(2, None)]).await;
+    assert!(shelf.bench.letters().await.is_empty());
+    assert_eq!(shelf.held(), [("a".to_owned(), 1)]);
+    shelf.nothing_is_left();
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_that_meet_before_anything_is_stored_do_not_share_a_place() {
+    let shelf = Shelf::new().await;
+    let both = shelf.put(&[(1, Some(("a", 1))), (2, Some(("a", 2)))]);
+    shelf.look_up(2, Some(("b", 3))).await;
+    soon(both.done()).await;
+    assert_eq!(shelf.held(), [("a".to_owned(), 1), ("b".to_owned(), 3)]);
+    assert_eq!(shelf.bench.target.sent(), [["a=1"], ["b=3"]]);
+    shelf.nothing_is_left();
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_that_swap_their_places_both_get_them() {
+    let shelf = Shelf::new().await;
+    shelf.deliver(&[(1, Some(("a", 1))), (2, Some(("b", 2)))]).await;
+    let swap = shelf.put(&[(1, Some(("b", 3))), (2, Some(("a", 4)))]);
+    shelf.look_up(1, Some(("b", 3))).await;
+    shelf.look_up(2, Some(("a", 4))).await;
+    soon(swap.done()).await;
+    assert_eq!(shelf.held(), [("a".to_owned(), 4), ("b".to_owned(), 3)]);
+    assert!(shelf.bench.letters().await.is_empty());
+    shelf.nothing_is_left();
+}
+
+/// What is free is told, and to whom it is to go, also to the next run.
+#[tokio::test(start_paused = true)]
+async fn a_place_that_becomes_free_is_that_of_the_refused() {
+    for restarted in [false, true] {
+        let shelf = Shelf::new().await;
+        shelf.deliver(&[(1, Some(("a", 1)))]).await;
+        let second = shelf.put(&[(2, Some(("a", 2)))]);
+        let (pending, holder) = shelf.until_met(2, ("a", 2)).await;
+        delivered(holder);
+        shelf.answer(pending, 2, Some(("a", 2)));
+        soon(second.done()).await;
+        let Context { dead_letters, target, .. } = &*shelf.bench.context;
+        shelf.deliver(&[(1, Some(("c", 3)))]).await;
+        assert_eq!(shelf.owner("a").await, None);
+        let rules = BTreeSet::from(["products".to_owned()]);
+        let again = Spots::new(shelf.bench.store.clone(), "search", target.clone(), rules).0;
+        let spots = match restarted {
+            true => {
+                again.recall(dead_letters, &shelf.stop).await.expect("in memory");
+                &again
+            }
+            false => &shelf.bench.context.spots,
+        };
+        let freed = soon(spots.freed()).await;
+        assert_eq!(freed, shelf.spot("a"));
+        let (key, next) =
+            spots.awaiting(freed, None, &shelf.stop).await.expect("in memory").expect("one waits");
+        assert_eq!(next, Some(subject_of(2)));
+        shelf.deliver(&[(2, Some(("a", 2)))]).await;
+        assert_eq!(shelf.held(), [("a".to_owned(), 2), ("c".to_owned(), 3)]);
+        assert!(shelf.bench.letters().await.is_empty());
+        // Whoever has no letter any more waits for nothing in the next run.
+        again.recall(dead_letters, &shelf.stop).await.expect("in memory");
+        let left = spots.awaiting(freed, None, &shelf.stop).await.expect("in memory");
+        assert!(left.is_none(), "{key:?}");
+        shelf.nothing_is_left();
+    }
+}
+
+/// Two lie in one place by a store that an older version wrote.
+#[tokio::test(start_paused = true)]
+async fn what_has_no_owner_is_of_the_first_that_is_delivered() {
+    let shelf = Shelf::new().await;
+    shelf.lay(1, "a").await;
+    shelf.lay(2, "a").await;
+    shelf.deliver(&[(1, Some(("a", 1)))]).await;
+    assert_eq!(shelf.owner("a").await, Some(subject_of(1)));
+    // It is not the other's to remove.
+    shelf.deliver(&[(2, Some(("b", 2)))]).await;
+    assert_eq!(shelf.held(), [("a".to_owned(), 1), ("b".to_owned(), 2)]);
+    assert_eq!(shelf.places(2).await, [lies("b")]);
+    shelf.lay(3, "a").await;
+    shelf.deliver(&[(3, None)]).await;
+    assert_eq!(shelf.held(), [("a".to_owned(), 1), ("b".to_owned(), 2)]);
+    assert!(shelf.places(3).await.is_empty());
+    // Nobody's is removed.
+    shelf.lay(3, "c").await;
+    shelf.deliver(&[(3, None)]).await;
+    assert_eq!(shelf.bench.target.sent().last().expect("a request"), &["c-"]);
+    assert_eq!(shelf.owner("c").await, None);
+    shelf.nothing_is_left();
+}
+
+/// The process ended between two writes, or what an older one sent came late.
+#[tokio::test(start_paused = true)]
+async fn whose_a_place_is_counts_only_with_its_own_places() {
+    let shelf = Shelf::new().await;
+    let at_a = keys::spot("search", &shelf.spot("a").0);
+    let write = put(at_a, &record(&subject_of(1)));
+    shelf.bench.store.write(vec![write]).await.expect("in memory");
+    shelf.deliver(&[(2, Some(("a", 2)))]).await;
+    assert_eq!(shelf.owner("a").await, Some(subject_of(2)));
+    assert_eq!(shelf.held(), [("a".to_owned(), 2)]);
+    // By a rule that is in the file no more.
+    let moved = RulePlace { rule: "former".into(), ..lies("b") };
+    let moves =
+        vec![Move { subject: subject_of(3), old: Vec::new(), new: vec![moved], spots: Vec::new() }];
+    let beside = vec![put(keys::spot("search", &shelf.spot("b").0), &record(&subject_of(3)))];
+    shelf.bench.context.places.widen(moves, beside, &shelf.stop).await.expect("in memory");
+    shelf.deliver(&[(4, Some(("b", 4)))]).await;
+    assert_eq!(shelf.owner("b").await, Some(subject_of(4)));
+    shelf.nothing_is_left();
+}
+
+/// The refusal and the removal stand in one batch, behind a request that is under way.
+#[tokio::test(start_paused = true)]
+async fn who_is_refused_and_gone_at_once_has_no_letter() {
+    let shelf = Shelf::new().await;
+    shelf.deliver(&[(1, Some(("a", 1)))]).await;
+    let second = shelf.put(&[(2, Some(("a", 2)))]);
+    let (pending, holder) = shelf.until_met(2, ("a", 2)).await;
+    delivered(holder);
+    let gate = Arc::new(Notify::new());
+    shelf.bench.target.answers([Answer::Gate(gate.clone())]);
+    let under_way = shelf.put(&[(3, Some(("c", 3)))]);
+    while shelf.bench.target.sent().len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    shelf.answer(pending, 2, Some(("a", 2)));
+    let gone = shelf.put(&[(2, None)]);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    gate.notify_one();
+    soon(async { tokio::join!(second.done(), under_way.done(), gone.done()) }).await;
+    assert!(shelf.bench.letters().await.is_empty());
+    shelf.nothing_is_left();
+}
+
+/// What the other one left there is newer than what the source showed of this one.
+#[tokio::test(start_paused = true)]
+async fn who_comes_too_late_for_a_place_is_looked_up_once_more() {
+    let shelf = Shelf::new().await;
+    let newer = |line| Answer::Items(vec![(line, Outcome::Superseded)]);
+    shelf.bench.target.answers([newer("a=1"), newer("a=1")]);
+    let done = shelf.put(&[(1, Some(("a", 1)))]);
+    let pending = shelf.next().await;
+    assert_eq!(pending.time, ClusterTime(9), "the time of the newest read");
+    shelf.answer(pending, 1, Some(("a", 1)));
+    // Once: what is newer than this run is nothing that it knows of.
+    soon(done.done()).await;
+    assert_eq!(shelf.bench.target.sent(), [["a=1"], ["a=1"]]);
+    // Where it was to be put before, by a run that ended before it did so.
+    shelf.bench.target.answers([newer("a=2")]);
+    let done = shelf.put(&[(1, Some(("a", 2)))]);
+    shelf.look_up(1, Some(("a", 2))).await;
+    soon(done.done()).await;
+    assert_eq!(shelf.held(), [("a".to_owned(), 2)]);
+    shelf.nothing_is_left();
+}

@@ -1,0 +1,334 @@
+//! Documents that a rule gives one place: of each place one document has it, the others are dead letters,
+//! and each of those follows once the place is free.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use futures_util::TryStreamExt;
+use mongodb::{
+    Collection,
+    bson::{Document, doc},
+};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::support::{
+    World,
+    checker::hits,
+    mirror,
+    run::{RuleFile, Run, Settings},
+};
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Where the documents go.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// By a template.
+    Engine,
+    /// By a script.
+    MongoDb,
+}
+
+/// A collection whose documents are put where their field `at` says.
+struct Sharing {
+    world: World,
+    kind: Kind,
+    name: &'static str,
+    items: Collection<Document>,
+    file: RuleFile,
+}
+
+/// What a place holds: of which document, and which state of it.
+type Held = BTreeMap<String, (i32, i32)>;
+
+fn item(id: i32, at: &str, n: i32) -> Document {
+    doc! { "_id": id, "key": id, "at": at, "n": n }
+}
+
+impl Sharing {
+    async fn new(kind: Kind, name: &'static str) -> Result<Self> {
+        let world = World::new().await?;
+        let items = world.collection(&format!("{name}.items"));
+        let small =
+            "retry: { initial: 20ms, max: 100ms }, batch: { max_actions: 40, concurrency: 3 }";
+        let (mut text, engine) = (String::new(), format!(", {small}"));
+        let settings =
+            Settings { top: "checkpoint: { every: 100ms }".into(), engine, ..Settings::default() };
+        match kind {
+            Kind::Engine => {
+                let rule = format!(
+                    "  - namespace: {name}.items\n    \
+                     to: [{{ target: search, index: '{name}', id: '{{at}}' }}]"
+                );
+                text.push_str(&settings.text(world.mongo.uri(), &world.engine.url(), &rule));
+            }
+            Kind::MongoDb => {
+                let mirror = mirror().await?;
+                text.push_str(&format!(
+                    "source: {}\nhttp: {{ listen: \"127.0.0.1:${{STATUS_PORT}}\" }}\n\
+                     checkpoint: {{ every: 100ms }}\n\
+                     targets:\n  search: {{ mongodb: {{ uri: \"{}\", {small} }} }}\n\
+                     rules:\n  - namespace: {name}.items\n    transform: doc._id = doc.at;\n    \
+                     to: [{{ target: search, namespace: {name}_to.items }}]\n",
+                    world.mongo.uri(),
+                    mirror.uri()
+                ));
+            }
+        }
+        let file = RuleFile::written(world.folder.path(), &text)?;
+        Ok(Self { world, kind, name, items, file })
+    }
+
+    async fn held(&self) -> Result<Held> {
+        let number =
+            |value: Option<i64>| i32::try_from(value.context("a number")?).context("small");
+        let mut held = Held::new();
+        match self.kind {
+            Kind::Engine => {
+                for hit in hits(&self.world.engine, self.name).await? {
+                    let [key, n] = ["key", "n"].map(|field| number(hit.source[field].as_i64()));
+                    held.insert(hit.id, (key?, n?));
+                }
+            }
+            Kind::MongoDb => {
+                let database = mirror().await?.client().database(&format!("{}_to", self.name));
+                let lying = database.collection::<Document>("items").find(doc! {}).await?;
+                for document in lying.try_collect::<Vec<_>>().await? {
+                    let place = document.get_str("_id")?.to_owned();
+                    held.insert(place, (document.get_i32("key")?, document.get_i32("n")?));
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    /// What is wrong in the target, if anything: each place that documents name holds one of them as it
+    /// is in the source, all others have letters, and nobody else has.
+    async fn wrong(&self) -> Result<Option<String>> {
+        let all: Vec<Document> = self.items.find(doc! {}).await?.try_collect().await?;
+        let mut wanted: BTreeMap<String, BTreeMap<i32, i32>> = BTreeMap::new();
+        for document in &all {
+            let own = wanted.entry(document.get_str("at")?.to_owned()).or_default();
+            own.insert(document.get_i32("_id")?, document.get_i32("n")?);
+        }
+        let held = self.held().await?;
+        let letters = self.file.dead_letters().await?;
+        let refused = letters
+            .iter()
+            .map(|letter| Ok(letter["key_text"].as_str().context("a key")?.parse()?));
+        let refused: BTreeSet<i32> = refused.collect::<Result<_>>()?;
+        let mut expected: BTreeSet<i32> = BTreeSet::new();
+        for (place, own) in &wanted {
+            match held.get(place) {
+                None => return Ok(Some(format!("nothing at {place}, of {own:?}"))),
+                Some((key, n)) if own.get(key) != Some(n) => {
+                    return Ok(Some(format!("{key}, {n} at {place}, of {own:?}")));
+                }
+                Some((key, _)) => expected.extend(own.keys().filter(|other| *other != key)),
+            }
+        }
+        let extra: Vec<_> = held.keys().filter(|place| !wanted.contains_key(*place)).collect();
+        if !extra.is_empty() {
+            return Ok(Some(format!("extra: {extra:?}")));
+        }
+        Ok((refused != expected).then(|| format!("letters {refused:?}, and not {expected:?}")))
+    }
+
+    /// Waits until all is as it should be. Who takes a place that has become free comes behind the change
+    /// that freed it, and no position waits for that.
+    async fn right(&self, run: &mut Run) -> Result<Held> {
+        run.copied().await?;
+        run.caught_up(&self.world.client).await?;
+        let deadline = Instant::now() + PATIENCE;
+        let mut look = interval(Duration::from_millis(200));
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            let Some(wrong) = self.wrong().await? else { return self.held().await };
+            ensure!(Instant::now() < deadline, "{wrong}\n{}", run.log());
+        }
+    }
+
+    async fn set(&self, id: i32, at: &str, n: i32) -> Result<()> {
+        let by_id = doc! { "_id": id };
+        self.items.replace_one(by_id, item(id, at, n)).upsert(true).await?;
+        Ok(())
+    }
+
+    async fn remove(&self, id: i32) -> Result<()> {
+        self.items.delete_one(doc! { "_id": id }).await?;
+        Ok(())
+    }
+}
+
+/// All that may become of two documents of one place.
+async fn one_by_one(sharing: Sharing) -> Result<()> {
+    sharing.set(1, "a", 1).await?;
+    let mut run = sharing.file.run(&[])?;
+    sharing.right(&mut run).await?;
+    // The second one is refused, and says why.
+    sharing.set(2, "a", 1).await?;
+    let held = sharing.right(&mut run).await?;
+    assert_eq!(held, [("a".to_owned(), (1, 1))].into());
+    let letters = sharing.file.dead_letters().await?;
+    assert_eq!(letters[0]["reason"], "place");
+    let words = letters[0]["words"].as_str().context("words")?;
+    let other = format!("another document, 1 of {}.items", sharing.name);
+    ensure!(words.contains(&other) && words.contains("takes its place by itself"), "{words}");
+    ensure!(letters[0]["place"].as_str().is_some_and(|place| place.contains('a')), "{letters:?}");
+    // What becomes of it is nothing to the first.
+    sharing.set(2, "a", 2).await?;
+    assert_eq!(sharing.right(&mut run).await?, held);
+    sharing.remove(2).await?;
+    assert_eq!(sharing.right(&mut run).await?, held);
+    // It had a place of its own before, where it is no more.
+    sharing.set(2, "b", 3).await?;
+    sharing.right(&mut run).await?;
+    sharing.set(2, "a", 4).await?;
+    assert_eq!(sharing.right(&mut run).await?, held);
+    // The first one leaves: the second takes its place, with nobody touching it.
+    sharing.set(1, "c", 2).await?;
+    let held = sharing.right(&mut run).await?;
+    assert_eq!(held, [("a".to_owned(), (2, 4)), ("c".to_owned(), (1, 2))].into());
+    // So does one of several when it goes.
+    sharing.set(3, "a", 1).await?;
+    sharing.set(4, "a", 1).await?;
+    sharing.right(&mut run).await?;
+    sharing.remove(2).await?;
+    sharing.right(&mut run).await?;
+    // Nor does an end in between matter.
+    assert!(run.terminate().await?.success());
+    let (at_a, _) = sharing.held().await?["a"];
+    sharing.remove(at_a).await?;
+    let mut run = sharing.file.run(&[])?;
+    sharing.right(&mut run).await?;
+    assert_eq!(sharing.file.dead_letters().await?, Vec::<serde_json::Value>::new());
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_documents_of_one_id_one_is_refused_and_follows_later() -> Result<()> {
+    one_by_one(Sharing::new(Kind::Engine, "sharing-one").await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_documents_of_one_mongodb_id_one_is_refused_and_follows_later() -> Result<()> {
+    one_by_one(Sharing::new(Kind::MongoDb, "sharing_one").await?).await
+}
+
+/// Each has its place in the end.
+async fn swapped(sharing: Sharing) -> Result<()> {
+    const PAIRS: i32 = 60;
+    let place = |id: i32| format!("p{id:03}");
+    sharing.items.insert_many((0..2 * PAIRS).map(|id| item(id, &place(id), 0))).await?;
+    let mut run = sharing.file.run(&[])?;
+    sharing.right(&mut run).await?;
+    for round in 1..4 {
+        for pair in 0..PAIRS {
+            let (one, other) = (2 * pair, 2 * pair + 1);
+            let turned = round % 2;
+            sharing.set(one, &place(one + turned), round).await?;
+            sharing.set(other, &place(other - turned), round).await?;
+        }
+        sharing.right(&mut run).await?;
+    }
+    // A ring of all.
+    for id in 0..2 * PAIRS {
+        sharing.set(id, &place((id + 1) % (2 * PAIRS)), 9).await?;
+    }
+    let held = sharing.right(&mut run).await?;
+    assert_eq!(held.len(), 2 * usize::try_from(PAIRS)?);
+    assert_eq!(sharing.file.dead_letters().await?, Vec::<serde_json::Value>::new());
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_swap_their_ids_both_arrive() -> Result<()> {
+    swapped(Sharing::new(Kind::Engine, "sharing-swap").await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_swap_their_mongodb_ids_both_arrive() -> Result<()> {
+    swapped(Sharing::new(Kind::MongoDb, "sharing_swap").await?).await
+}
+
+/// A copy in which each place is that of several, by several lanes at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_in_which_thousands_share_places_ends() -> Result<()> {
+    let sharing = Sharing::new(Kind::Engine, "sharing-many").await?;
+    let items = (0..6_000).map(|id| item(id, &format!("p{}", id % 1_500), id));
+    sharing.items.insert_many(items).await?;
+    let mut run = sharing.file.run(&[])?;
+    sharing.right(&mut run).await?;
+    assert_eq!(sharing.file.dead_letters().await?.len(), 4_500);
+    // All who have a place leave it.
+    let held: Vec<i32> = sharing.held().await?.into_values().map(|(key, _)| key).collect();
+    sharing.items.delete_many(doc! { "_id": { "$in": held } }).await?;
+    sharing.right(&mut run).await?;
+    assert_eq!(sharing.file.dead_letters().await?.len(), 3_000);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// Few places, many documents, and an end at any moment.
+async fn kills(sharing: Sharing, seed: u64) -> Result<()> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut n = 0;
+    let mut stir = async |count: usize| -> Result<()> {
+        for _ in 0..count {
+            n += 1;
+            let id = random.random_range(0..120);
+            match random.random_bool(0.2) {
+                true => sharing.remove(id).await?,
+                false => {
+                    let at = format!("p{}", random.random_range(0..80));
+                    sharing.set(id, &at, n).await?;
+                }
+            }
+        }
+        Ok(())
+    };
+    stir(150).await?;
+    for round in 0..8_u32 {
+        let mut run = sharing.file.run(&[])?;
+        stir(60).await?;
+        let least = u64::from(round * 13 % 60);
+        run.until("some deliveries", |status| {
+            let rules = status["targets"]["search"]["rules"].as_object();
+            let count =
+                |rule: &serde_json::Value, what: &str| rule[what].as_u64().unwrap_or_default();
+            rules.into_iter().flat_map(|rules| rules.values()).any(|rule| {
+                count(rule, "delivered") + count(rule, "removed") + count(rule, "dead_letters")
+                    >= least
+            })
+        })
+        .await?;
+        run.kill().await?;
+        stir(40).await?;
+    }
+    let mut run = sharing.file.run(&[])?;
+    sharing.right(&mut run).await?;
+    stir(300).await?;
+    sharing.right(&mut run).await?;
+    // Nothing is left over in the end.
+    sharing.items.delete_many(doc! {}).await?;
+    assert_eq!(sharing.right(&mut run).await?, Held::new());
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_shares_ids_is_told_apart_across_kills() -> Result<()> {
+    kills(Sharing::new(Kind::Engine, "sharing-kills").await?, 1).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_shares_mongodb_ids_is_told_apart_across_kills() -> Result<()> {
+    kills(Sharing::new(Kind::MongoDb, "sharing_kills").await?, 2).await
+}
