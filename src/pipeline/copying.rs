@@ -336,11 +336,15 @@ impl Copying {
         let mut changes: Vec<Vec<Change>> = self.lanes.iter().map(|_| changes()).collect();
         for Found { key, state } in found {
             let key = match (key, &state) {
-                (Some(key), _) => key,
-                (None, State::Present(document)) => {
-                    copy.shape.key_of(document).map_err(|_| Trouble::garbled())?
-                }
-                (None, _) => return Err(Trouble::garbled()),
+                (Some(key), _) => Some(key),
+                (None, State::Present(document)) => copy.shape.key_of(document).ok(),
+                (None, _) => None,
+            };
+            let Some(key) = key else {
+                // The page is read again; nothing of this try is on its way.
+                let made = changes.into_iter().flatten();
+                made.for_each(|change| Claim::settle_all(change.claims));
+                return Err(Trouble::garbled());
             };
             let lane = self.lanes.index(&copy.namespace, &key);
             changes[lane].push(Change {

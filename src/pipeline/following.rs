@@ -89,20 +89,22 @@ impl Lanes {
         asked: impl IntoIterator<Item = Asked>,
         completion: &Completion,
     ) {
-        let mut noted: Vec<Vec<Noted>> = self.lanes.iter().map(|_| Vec::new()).collect();
-        for Asked { key, time, deleted } in asked {
-            noted[self.index(namespace, &key)].push(Noted {
-                subject: Subject { namespace: namespace.clone(), key },
-                time: time.max(self.floor),
-                since: None,
-                deleted,
-                claim: completion.claim(),
-            });
+        let mut of_lanes: Vec<Vec<Asked>> = self.lanes.iter().map(|_| Vec::new()).collect();
+        for asked in asked {
+            of_lanes[self.index(namespace, &asked.key)].push(asked);
         }
-        for (lane, noted) in self.lanes.iter().zip(noted) {
-            if !noted.is_empty() {
+        // A claim is made when nothing is waited for any more: who drops this has lost none.
+        let note = |Asked { key, time, deleted }| Noted {
+            subject: Subject { namespace: namespace.clone(), key },
+            time: time.max(self.floor),
+            since: None,
+            deleted,
+            claim: completion.claim(),
+        };
+        for (lane, asked) in self.lanes.iter().zip(of_lanes) {
+            if !asked.is_empty() {
                 lane.room().await;
-                lane.asked(noted);
+                lane.asked(asked.into_iter().map(note));
             }
         }
     }

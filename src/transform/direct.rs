@@ -15,12 +15,12 @@ use std::{borrow::Cow, ops::Range};
 
 use bytes::Bytes;
 use rhai::{
-    AST, ASTFlags, ASTNode, Dynamic, EvalAltResult, Expr, FnCallExpr, FnPtr, ImmutableString,
-    Scope, Stmt, Token,
+    AST, ASTFlags, ASTNode, Dynamic, EvalAltResult, Expr, FnCallExpr, ImmutableString, Scope, Stmt,
+    Token,
 };
 
 use super::{
-    Limits,
+    Limits, moves,
     outcome::Ended,
     raw::{self, kind},
     value,
@@ -177,23 +177,8 @@ const KNOWN: [&str; 3] = ["remove", "skip", "to_string"];
 /// Whether statements may be run one by one. Not where one of them can end the script, which the engine
 /// tells to nobody; nor where the script gives one of the names that are known here another meaning.
 fn may_be_cut(ast: &AST) -> bool {
-    let mut may = !ast.iter_functions().any(|function| KNOWN.contains(&function.name));
-    // In functions too.
-    ast.walk(&mut |path| {
-        may &= match path.last() {
-            Some(
-                ASTNode::Expr(Expr::FnCall(call, _) | Expr::MethodCall(call, _))
-                | ASTNode::Stmt(Stmt::FnCall(call, _)),
-            ) => call.name != "exit" && call.name != "Fn",
-            // `Fn("exit")`; one of a name that is made as it runs is above.
-            Some(ASTNode::Expr(Expr::StringConstant(text, _))) => text != "exit",
-            Some(ASTNode::Expr(Expr::DynamicConstant(value, _))) => {
-                value.read_lock::<FnPtr>().is_none_or(|pointer| pointer.fn_name() != "exit")
-            }
-            _ => true,
-        };
-        true
-    });
+    let mut may = !ast.iter_functions().any(|function| KNOWN.contains(&function.name))
+        && !moves::may_call(ast, &|name| name == "exit");
     for statement in ast.statements() {
         statement.walk(&mut Vec::new(), &mut |path| {
             may &= match path.last() {
@@ -249,7 +234,10 @@ impl Direct {
                 }
             }
             Action::Remove(name) => {
-                let done = with_doc(scope, |view| view.discard(name).ok());
+                let done = with_doc(scope, |view| match is_small(view.find(name).ok()?, limits) {
+                    true => view.discard(name).ok(),
+                    false => None,
+                });
                 if done.is_some() {
                     return Ok(());
                 }
@@ -307,6 +295,29 @@ fn removal(expression: &Expr) -> Option<Action> {
         }
         _ => None,
     }
+}
+
+/// Whether the engine, which looks into what a call gives back, would find nothing in it that passes a
+/// limit. Arrays that nest too deep are larger than this.
+fn is_small(found: Found<'_>, limits: &Limits) -> bool {
+    const SMALL: usize = 800;
+    let most = SMALL.min(limits.string).min(limits.array);
+    match found {
+        Found::Nothing => true,
+        Found::Stored(kind::ARRAY, _, (start, end)) => end - start <= most,
+        Found::Stored(kind::STRING, _, (start, end)) => end - start <= limits.string,
+        Found::Stored(..) => true,
+        Found::Set(value) => !is_sized(value, limits),
+    }
+}
+
+/// Whether the engine would look into a value of its own, or its text is too long.
+fn is_sized(value: &Dynamic, limits: &Limits) -> bool {
+    let is_long = |text: &ImmutableString| text.len() > limits.string;
+    value.is_array()
+        || value.is_map()
+        || value.is_blob()
+        || value.read_lock::<ImmutableString>().is_some_and(|text| is_long(&text))
 }
 
 fn is_plain(call: &FnCallExpr) -> bool {
@@ -545,11 +556,7 @@ impl<'a> Got<'a> {
             Self::Plain(Scalar::Text(Text::Held(text))) => text.into(),
             Self::Plain(Scalar::Text(Text::Made(text))) => ImmutableString::from(text).into(),
         };
-        let too_long = |text: &ImmutableString| text.len() > limits.string;
-        let is_sized = value.is_array() || value.is_map() || value.is_blob();
-        let is_left =
-            is_sized || value.read_lock::<ImmutableString>().is_some_and(|it| too_long(&it));
-        (!is_left).then_some(value)
+        (!is_sized(&value, limits)).then_some(value)
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use rhai::{
-    AST, ASTNode, Caches, Dynamic, Engine, EvalAltResult, Expr, FnPtr, GlobalRuntimeState,
+    AST, ASTNode, Caches, Dynamic, Engine, EvalAltResult, Expr, GlobalRuntimeState,
     ImmutableString, Module, Position, Scope, Shared, Stmt,
     packages::{Package, StandardPackage},
 };
@@ -332,16 +332,9 @@ pub(super) fn inspect(
 /// Whether a function that reads the source is called here, or pointed to.
 fn names_lookup(node: &ASTNode<'_>) -> bool {
     let known = |name: &str| functions::source::NAMES.contains(&name);
-    match node {
-        ASTNode::Expr(Expr::FnCall(call, _) | Expr::MethodCall(call, _))
-        | ASTNode::Stmt(Stmt::FnCall(call, _)) => known(&call.name),
-        // `Fn("lookup")`
-        ASTNode::Expr(Expr::StringConstant(text, _)) => known(text),
-        ASTNode::Expr(Expr::DynamicConstant(value, _)) => {
-            value.read_lock::<FnPtr>().is_some_and(|pointer| known(pointer.fn_name()))
-        }
-        _ => false,
-    }
+    // `Fn(name)`, of a name that is a constant of its own.
+    let is_text = matches!(node, ASTNode::Expr(Expr::StringConstant(text, _)) if known(text));
+    is_text || moves::names(node, &known)
 }
 
 fn register_names(engine: &mut Engine, names: BTreeSet<ImmutableString>) {

@@ -5,7 +5,7 @@
 //! leave a copy behind in the target. So every mention of `doc` has to be one of the few that are
 //! known to be harmless; whatever is not known moves.
 
-use rhai::{AST, ASTNode, BinaryExpr, Expr, FnCallExpr, Stmt};
+use rhai::{AST, ASTNode, BinaryExpr, Dynamic, Expr, FnCallExpr, FnPtr, Stmt};
 
 /// Methods that read `doc`.
 const READS: [&str; 11] = [
@@ -62,18 +62,48 @@ pub(super) fn may_move(ast: &AST) -> bool {
 
 /// Whether a run may call `skip()`, by its name or by a function pointer.
 pub(super) fn may_skip(ast: &AST) -> bool {
-    let mut skips = false;
+    may_call(ast, &|name| name == "skip")
+}
+
+/// Whether a run may call a function of such a name, of its own or by a function pointer. Never falsely
+/// false.
+pub(super) fn may_call(ast: &AST, is: &dyn Fn(&str) -> bool) -> bool {
+    let mut calls = false;
     ast.walk(&mut |path| {
-        let called = match path.last() {
-            Some(ASTNode::Expr(Expr::FnCall(call, _) | Expr::MethodCall(call, _))) => Some(call),
-            Some(ASTNode::Stmt(Stmt::FnCall(call, _))) => Some(call),
-            _ => None,
-        };
-        // `Fn(name)` makes a pointer to whatever the name says.
-        skips |= called.is_some_and(|call| matches!(call.name.as_str(), "skip" | "Fn"));
-        !skips
+        calls |= path.last().is_some_and(|node| names(node, is));
+        if let Some(
+            ASTNode::Expr(Expr::FnCall(call, _) | Expr::MethodCall(call, _))
+            | ASTNode::Stmt(Stmt::FnCall(call, _)),
+        ) = path.last()
+        {
+            // `Fn(name)` makes a pointer to whatever the name says.
+            calls |= call.name == "Fn";
+        }
+        !calls
     });
-    skips
+    calls
+}
+
+/// Whether a function of such a name is called here, or pointed to.
+pub(super) fn names(node: &ASTNode<'_>, is: &dyn Fn(&str) -> bool) -> bool {
+    match node {
+        ASTNode::Expr(Expr::FnCall(call, _) | Expr::MethodCall(call, _))
+        | ASTNode::Stmt(Stmt::FnCall(call, _)) => is(&call.name),
+        ASTNode::Expr(Expr::DynamicConstant(value, _)) => holds(value, is),
+        _ => false,
+    }
+}
+
+/// Whether a constant points to such a function, or what lies in it: the parser makes one of
+/// `Fn("name")`, and then of `[Fn("name")]`.
+fn holds(value: &Dynamic, is: &dyn Fn(&str) -> bool) -> bool {
+    if let Some(pointer) = value.read_lock::<FnPtr>() {
+        return is(pointer.fn_name()) || pointer.curry().iter().any(|value| holds(value, is));
+    }
+    if let Ok(array) = value.as_array_ref() {
+        return array.iter().any(|value| holds(value, is));
+    }
+    value.as_map_ref().is_ok_and(|map| map.values().any(|value| holds(value, is)))
 }
 
 fn is_harmless(node: &ASTNode<'_>, above: &[ASTNode<'_>], known: &impl Fn(&str) -> bool) -> bool {

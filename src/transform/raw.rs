@@ -72,7 +72,12 @@ pub(super) struct Elements<'a> {
 
 /// Walks over a document or an array, from its length prefix to its closing zero.
 pub(super) fn elements(bytes: &[u8]) -> Elements<'_> {
-    Elements { bytes, at: 4, over: false }
+    elements_from(bytes, 4)
+}
+
+/// The same, from an element on that begins at `at`.
+pub(super) fn elements_from(bytes: &[u8], at: usize) -> Elements<'_> {
+    Elements { bytes, at, over: false }
 }
 
 impl Elements<'_> {
@@ -166,7 +171,16 @@ pub(super) fn size(kind: u8, bytes: &[u8]) -> Option<usize> {
 
 /// The first element with this name.
 pub(super) fn find(document: &[u8], name: &[u8]) -> Result<Option<Element>, Malformed> {
-    for element in elements(document) {
+    find_from(document, 4, name)
+}
+
+/// The same, from an element on that begins at `at`.
+pub(super) fn find_from(
+    document: &[u8],
+    at: usize,
+    name: &[u8],
+) -> Result<Option<Element>, Malformed> {
+    for element in elements_from(document, at) {
         let element = element?;
         if element.name_in(document) == name {
             return Ok(Some(element));

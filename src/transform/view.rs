@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -20,6 +23,8 @@ use super::{
 
 /// Fields that most documents have at the most.
 const ORDINARY: usize = 24;
+/// Fields that are remembered of one document; others are looked for behind them each time.
+const MOST_KNOWN: usize = 1_000;
 /// From this many changes on, names are found through a hash map.
 const INDEXED: usize = 16;
 
@@ -27,37 +32,82 @@ const INDEXED: usize = 16;
 #[derive(Clone, Debug)]
 pub(super) struct View {
     base: Bytes,
-    /// Where its fields lie, once one was looked for; only of a whole document, of which a script looks for
-    /// many.
-    fields: Option<OnceLock<Fields>>,
+    /// Where its fields lie; only of a whole document, of which a script looks for many.
+    index: Option<Index>,
     changes: Option<Arc<Changes>>,
     most: usize,
 }
 
-/// The elements of a document, as far as it can be read.
-#[derive(Clone, Debug)]
+/// What is known of where fields lie, from the second one that is looked for on.
+#[derive(Default, Debug)]
+struct Index {
+    asked: AtomicBool,
+    fields: OnceLock<Arc<Fields>>,
+}
+
+impl Clone for Index {
+    fn clone(&self) -> Self {
+        let asked = self.asked.load(Ordering::Relaxed).into();
+        Self { asked, fields: self.fields.clone() }
+    }
+}
+
+impl Index {
+    fn find(&self, document: &[u8], name: &[u8]) -> Result<Option<raw::Element>, Malformed> {
+        if !self.asked.swap(true, Ordering::Relaxed) {
+            return raw::find(document, name);
+        }
+        self.fields.get_or_init(|| Arc::new(Fields::of(document))).find(document, name)
+    }
+}
+
+/// The first elements of a document.
+#[derive(Debug)]
 struct Fields {
-    elements: Vec<raw::Element>,
-    end: Result<(), Malformed>,
+    known: Vec<Field>,
+    /// Where the others begin.
+    rest: usize,
+}
+
+/// An element, in a few bytes: a document has no more than 16 MiB.
+#[derive(Clone, Copy, Debug)]
+struct Field {
+    kind: u8,
+    name: u32,
+    value: u32,
+    end: u32,
+}
+
+impl Field {
+    fn of(element: &raw::Element) -> Option<Self> {
+        let [name, value, end] =
+            [element.name.0, element.value.0, element.value.1].map(|at| u32::try_from(at).ok());
+        Some(Self { kind: element.kind, name: name?, value: value?, end: end? })
+    }
+
+    fn element(self) -> raw::Element {
+        let [name, value, end] = [self.name, self.value, self.end].map(|at| at as usize);
+        raw::Element { kind: self.kind, name: (name, value - 1), value: (value, end) }
+    }
 }
 
 impl Fields {
     fn of(document: &[u8]) -> Self {
-        let mut fields = Self { elements: Vec::with_capacity(ORDINARY), end: Ok(()) };
-        for element in raw::elements(document) {
-            match element {
-                Ok(element) => fields.elements.push(element),
-                Err(malformed) => fields.end = Err(malformed),
-            }
+        let mut fields = Self { known: Vec::with_capacity(ORDINARY), rest: 4 };
+        for element in raw::elements(document).take(MOST_KNOWN) {
+            let Some(field) = element.ok().as_ref().and_then(Field::of) else { break };
+            fields.known.push(field);
+            fields.rest = field.end as usize;
         }
         fields
     }
 
     fn find(&self, document: &[u8], name: &[u8]) -> Result<Option<raw::Element>, Malformed> {
-        let is_it = |element: &&raw::Element| element.name_in(document) == name;
-        match self.elements.iter().find(is_it) {
-            Some(element) => Ok(Some(*element)),
-            None => self.end.map(|()| None),
+        let known = self.known.iter().map(|field| field.element());
+        let mut found = known.filter(|element| element.name_in(document) == name);
+        match found.next() {
+            Some(element) => Ok(Some(element)),
+            None => raw::find_from(document, self.rest, name),
         }
     }
 }
@@ -140,21 +190,18 @@ impl Change {
 impl View {
     /// A view of one document's bytes, which may get so many fields.
     pub fn new(base: Bytes, most: usize) -> Self {
-        Self { base, fields: None, changes: None, most }
+        Self { base, index: None, changes: None, most }
     }
 
     /// The same of a whole document.
     pub fn of_document(base: Bytes, most: usize) -> Self {
-        Self { fields: Some(OnceLock::new()), ..Self::new(base, most) }
+        Self { index: Some(Index::default()), ..Self::new(base, most) }
     }
 
     /// Where a field of the stored document lies.
     fn stored(&self, name: &str) -> Answer<Option<raw::Element>> {
-        let found = match &self.fields {
-            Some(fields) => {
-                let fields = fields.get_or_init(|| Fields::of(&self.base));
-                fields.find(&self.base, name.as_bytes())
-            }
+        let found = match &self.index {
+            Some(index) => index.find(&self.base, name.as_bytes()),
             None => raw::find(&self.base, name.as_bytes()),
         };
         found.map_err(malformed)

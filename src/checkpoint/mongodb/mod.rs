@@ -54,10 +54,7 @@ use ::mongodb::{
 };
 use async_trait::async_trait;
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, doc, error::Error as BsonError};
-use futures_util::{
-    TryStreamExt,
-    future::{join_all, try_join_all},
-};
+use futures_util::{TryStreamExt, future::join_all};
 
 use self::{
     batch::{Batch, Reply},
@@ -413,7 +410,10 @@ impl Store for MongoStore {
         };
         let floor = fence.and_then(|fence| fence.get_i64("floor").ok()).unwrap_or(0);
         let stamped = Table::ALL.into_iter().filter(|table| is_stamped(*table));
-        try_join_all(stamped.map(|table| self.stamp(table, floor, mine))).await?;
+        // All of them end before one that failed is tried again: what is left behind on its way could
+        // stamp what was written since.
+        let stamps = join_all(stamped.map(|table| self.stamp(table, floor, mine))).await;
+        stamps.into_iter().collect::<Result<(), _>>()?;
         let done = failure::retry(|| {
             let own = doc! { "_id": &self.name, "epoch": mine };
             fences.update_one(own, doc! { "$set": { "floor": mine } }).into_future()

@@ -57,6 +57,8 @@ fn the_rest_is_left_to_it() {
         ("doc.a = 1; if doc.b == 1 { return; } doc.c = 1", 3),
         ("doc.a = 1; if doc.b == 1 { exit(); } doc.c = 1", 3),
         ("doc.a = 1; let f = Fn(\"ex\" + doc.it); f.call(); doc.c = 1", 4),
+        ("doc.a = 1; let f = [Fn(\"exit\")]; f[0].call(); doc.c = 1", 4),
+        ("doc.a = 1; let f = #{ a: #{ b: Fn(\"exit\") } }; f.a.b.call(); doc.c = 1", 4),
         ("fn remove(x) { x } doc.a = 1", 1),
         ("fn tidy(x) { return x + 1 } doc.a = tidy(doc.b); doc.b = 2", 1),
         ("doc.a = 1; if doc.a > 2 { throw \"no\" }", 1),
@@ -128,6 +130,16 @@ fn limits_hold_without_the_engine() {
     for text in ["doc.d = doc.a", "doc.d = doc.a == doc.b", "doc.d = doc.c"] {
         let [ours, engines] = both(text, tiny, &input);
         assert_eq!(ours, engines, "{text}");
+    }
+    let long = raw(&doc! { "_id": 1, "a": vec![1; 400], "b": "x".repeat(40), "c": [[1], [2]] });
+    let deep = (0..120).fold(Value::Int32(1), |inner, _| Value::Array(vec![inner]));
+    let deep = raw(&doc! { "_id": 1, "a": deep, "b": 1, "c": 1 });
+    let most = Limits { string: 30, array: 300, ..Limits::default() };
+    for text in ["doc.remove(\"a\")", "doc.remove(\"b\")", "doc.remove(\"c\"); doc.d = doc.c"] {
+        for (limits, input) in [(most, &long), (Limits::default(), &deep)] {
+            let [ours, engines] = both(text, limits, input);
+            assert_eq!(ours, engines, "{text}");
+        }
     }
     let few = Limits { operations: 3, ..Limits::default() };
     let [ours, engines] = both("doc.d = doc.c + doc.c + doc.c + doc.c", few, &input);

@@ -99,6 +99,7 @@ fn which_scripts_look_up() {
         ("if false { fn f() { lookup(\"a.b\", #{}) } }", true),
         ("fn f() { lookup(\"a.b\", #{}) }", true),
         ("let f = Fn(\"lookup\")", true),
+        ("let f = [#{ a: Fn(\"lookup\") }]", true),
         ("let name = \"lookup_all\"; let f = Fn(name)", true),
         ("let f = |id| lookup(\"a.b\", #{ _id: id })", true),
     ] {

@@ -76,3 +76,19 @@ fn what_was_said_is_enforced() {
     scope("changed _id", "doc = #{ _id: \"x\" }");
     scope("set meta", "meta.id = \"x\"");
 }
+
+#[test]
+fn a_script_that_may_skip_is_known() {
+    for (text, expected) in [
+        ("", false),
+        ("doc.a = \"skip\"; doc.skip = 1", false),
+        ("if doc.a == 1 { skip() }", true),
+        ("fn f() { skip() }", true),
+        ("let f = Fn(\"skip\"); f.call()", true),
+        ("let f = [Fn(\"skip\")]; f[0].call()", true),
+        ("let f = #{ a: [Fn(\"skip\")] }; f.a[0].call()", true),
+        ("let f = Fn(doc.a); f.call()", true),
+    ] {
+        assert_eq!(compile(text).may_skip(), expected, "{text}");
+    }
+}
