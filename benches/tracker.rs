@@ -58,7 +58,7 @@ fn tracker(criterion: &mut Criterion) {
                 |(tracker, held)| {
                     for position in 1..=count {
                         let span = tracker.open();
-                        let claims = (0..EVENTS).map(|_| span.claim()).collect();
+                        let claims: Vec<_> = (0..EVENTS).map(|_| span.claim()).collect();
                         span.close(position);
                         Claim::settle_all(claims);
                         assert_eq!(black_box(tracker.settled()), None);
