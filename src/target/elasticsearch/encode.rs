@@ -5,6 +5,7 @@
 //! would stand for other indices.
 
 use bytes::Bytes;
+use memchr::memmem;
 
 use super::{event, place::EnginePlaceKey};
 use crate::{
@@ -58,6 +59,7 @@ pub(super) fn renamed(body: &[u8], from: &str, to: &str) -> Option<Vec<u8>> {
         named
     };
     let (from, to) = (named(from), named(to));
+    memmem::find(body, &from)?;
     let mut lines = body.split_inclusive(|byte| *byte == b'\n');
     let mut written = Vec::with_capacity(body.len());
     let mut found = false;

@@ -80,6 +80,9 @@ impl Trouble {
     }
 }
 
+/// Held by requests for as long as they are under way.
+type UnderWay = Arc<tokio::sync::RwLock<()>>;
+
 /// What is known about the indices of one engine.
 pub(super) struct Indices {
     /// Marks what is this target's.
@@ -87,10 +90,11 @@ pub(super) struct Indices {
     known: RwLock<KeyMap<Arc<str>, Known>>,
     /// How often `known` was changed.
     changed: AtomicU64,
-    /// What was filled by another name and has been swapped in.
-    swapped: RwLock<Vec<Swapped>>,
+    /// What was filled by other names and has been swapped in, each with those. None is forgotten: how long a
+    /// batch is kept that was encoded before is not known here.
+    swapped: RwLock<KeyMap<Arc<str>, Vec<Arc<str>>>>,
     /// Held by each request that is under way, until the next swap has another one held.
-    under_way: Mutex<Arc<tokio::sync::RwLock<()>>>,
+    under_way: Mutex<UnderWay>,
     /// Names of which it is not remembered yet whose they are.
     unkept: AtomicUsize,
     /// What each thread has seen of it: every document asks, and would wait for others at the lock.
@@ -117,6 +121,9 @@ struct Known {
     plans: Vec<Arc<IndexPlan>>,
     /// Another index that is filled in its stead.
     replacement: Option<Arc<Replacement>>,
+    /// Held by what may still go by the name by which it was filled, once it is swapped in: that name stays
+    /// for as long.
+    leaving: Option<UnderWay>,
     /// Set once the index is there. Lanes that meet a new name together wait for one of them.
     there: Arc<OnceCell<()>>,
 }
@@ -129,14 +136,6 @@ struct Replacement {
     alias: Arc<str>,
     /// Whether it has been written to: it is there then, or lost.
     begun: AtomicBool,
-}
-
-/// An index that has been swapped in.
-struct Swapped {
-    /// By which it was filled.
-    alias: Arc<str>,
-    /// By which it is read and written now.
-    name: Arc<str>,
 }
 
 /// How documents for an index are written.
@@ -289,24 +288,37 @@ impl Indices {
 
     /// See `Target::swap`.
     pub async fn swap(&self, nodes: &Nodes, name: &str) -> Result<(), Retry> {
-        let Some(new) = self.read().get(name).and_then(|known| known.replacement.clone()) else {
-            return Ok(());
+        let known = self.read().get(name).cloned().unwrap_or_default();
+        let leaving = match (known.replacement, known.leaving) {
+            (Some(new), _) => {
+                // Nothing may have been written to it.
+                self.ensure(nodes, name).await.map_err(Trouble::into_retry)?;
+                replacement::swap(nodes, name, &new.id, &self.owner).await?;
+                // What has been encoded by now still goes by the other name.
+                self.swapped
+                    .write()
+                    .expect("nothing panics while it holds the names")
+                    .entry(name.into())
+                    .or_default()
+                    .push(new.alias.clone());
+                let mut present = self.under_way.lock().expect("nothing panics at it");
+                let leaving = std::mem::take(&mut *present);
+                drop(present);
+                self.write(name, |known| {
+                    known.replacement = None;
+                    known.leaving = Some(leaving.clone());
+                });
+                leaving
+            }
+            (None, Some(leaving)) => leaving,
+            (None, None) => return Ok(()),
         };
-        // Nothing may have been written to it.
-        self.ensure(nodes, name).await.map_err(Trouble::into_retry)?;
-        replacement::swap(nodes, name, &new.id, &self.owner).await?;
-        // What has been encoded by now still goes by the other name.
-        self.swapped
-            .write()
-            .expect("nothing panics while it holds the names")
-            .push(Swapped { alias: new.alias.clone(), name: name.into() });
+        // A removal by a name that is gone would pass for one of what is not there.
+        drop(leaving.write().await);
         self.write(name, |known| {
-            known.replacement = None;
+            known.leaving = None;
             known.there = Arc::default();
         });
-        // A removal by a name that is gone would pass for one of what is not there.
-        let before = std::mem::take(&mut *self.under_way.lock().expect("nothing panics at it"));
-        drop(before.write().await);
         // Looks at what lies there, and takes the alias away by which it was filled.
         self.ensure(nodes, name).await.map_err(Trouble::into_retry)
     }
@@ -320,11 +332,30 @@ impl Indices {
 
     /// A request as it reads now, where it was encoded while an index was filled by another name that has
     /// been swapped in since.
-    pub fn by_present_names(&self, body: &[u8]) -> Option<Vec<u8>> {
+    pub fn by_present_names(&self, request: &Request) -> Option<Vec<u8>> {
         let swapped = self.swapped.read().expect("nothing panics while it holds the names");
-        swapped.iter().fold(None, |renamed: Option<Vec<u8>>, Swapped { alias, name }| {
-            encode::renamed(renamed.as_deref().unwrap_or(body), alias, name).or(renamed)
-        })
+        if swapped.is_empty() {
+            return None;
+        }
+        let mut renamed: Option<Vec<u8>> = None;
+        let mut looked: HashSet<&str> = HashSet::new();
+        let mut last: &[u8] = &[];
+        for item in &request.items {
+            let index = EnginePlaceKey::index_bytes(&item.place).unwrap_or_default();
+            if index == last {
+                continue;
+            }
+            last = index;
+            let known = str::from_utf8(index).ok().and_then(|name| swapped.get_key_value(name));
+            let Some((name, aliases)) = known.filter(|(name, _)| looked.insert(name)) else {
+                continue;
+            };
+            for alias in aliases {
+                let body = renamed.as_deref().unwrap_or(&request.body);
+                renamed = encode::renamed(body, alias, name).or(renamed);
+            }
+        }
+        renamed
     }
 
     /// What marks the index that is filled in the stead of this one.
@@ -490,7 +521,7 @@ impl Indices {
         }
         if let Some(found) = found {
             owners::claim(nodes, &found, &mark).await.map_err(Trouble::Request)?;
-            if alias {
+            if alias && known.leaving.is_none() {
                 replacement::tidy(nodes, name, &found).await.map_err(Trouble::Request)?;
             }
         }
@@ -530,7 +561,10 @@ impl Indices {
         if known.len() >= MAX_KNOWN && !known.contains_key(name) {
             // There are no more namespaces than there are collections.
             known.retain(|_, known| {
-                !known.there.initialized() || known.replacement.is_some() || known.of.is_some()
+                !known.there.initialized()
+                    || known.replacement.is_some()
+                    || known.leaving.is_some()
+                    || known.of.is_some()
             });
         }
         change(known.entry(name.into()).or_default())

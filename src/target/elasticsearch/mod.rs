@@ -139,7 +139,7 @@ impl EngineTarget {
     async fn bulk(&self, request: &Request) -> Result<Vec<Outcome>, Retry> {
         // Before it is looked by which names it goes: none is taken away until this is answered.
         let _under_way = self.indices.begin().await;
-        let renamed = self.indices.by_present_names(&request.body);
+        let renamed = self.indices.by_present_names(request);
         let body = renamed.map_or_else(|| request.body.clone(), Bytes::from);
         let body = if self.gzip { compressed(body).await? } else { body };
         let answer = self.nodes.bulk(body, self.gzip).await?;

@@ -5,12 +5,21 @@ mod looks;
 mod played;
 mod tls;
 
-use std::{io::Read, time::Duration};
+use std::{
+    io::Read,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bson::rawdoc;
 use bytes::Bytes;
 use flate2::read::GzDecoder;
+use futures_util::FutureExt;
 use rstest::rstest;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use self::played::{PlayedNode, Received};
@@ -100,6 +109,98 @@ async fn a_path_before_the_engine_is_kept() {
     let target = target(&settings(&[&format!("{}/search/es", node.url)]));
     target.send(&request(&target)).await.unwrap();
     assert!(node.received().iter().all(|request| request.head.contains(" /search/es/")));
+}
+
+/// An index is filled for the alias `products`; `swapped` says whether that leads to it.
+fn filling(request: &Received, id: &str, swapped: &AtomicBool) -> String {
+    let body = String::from_utf8_lossy(&request.body);
+    if body.contains("remove_index") {
+        swapped.store(true, Ordering::Release);
+    }
+    let own = owners::alias(&owners::mark("shop", "products"));
+    let other = (replacement::filling_alias("products", id), json!({}));
+    let name = ("products".to_owned(), json!({ "is_write_index": true }));
+    let index = |aliases: &[&(String, Value)]| {
+        let aliases: serde_json::Map<_, _> = aliases.iter().map(|&one| one.clone()).collect();
+        let meta = json!({ "mongosync": { "replacement": id } });
+        json!({ "aliases": aliases, "mappings": { "_meta": meta } })
+    };
+    let answer = match (&request.head, swapped.load(Ordering::Acquire)) {
+        (head, false) if head.starts_with("GET /products?") => {
+            json!({ "products-000001": { "aliases": index(&[&own, &name])["aliases"] } })
+        }
+        (head, false) if head.starts_with("GET /products-") => {
+            json!({ "products-000002": index(&[&own, &other]) })
+        }
+        (head, true) if head.starts_with("GET /products") && !head.contains("_settings") => {
+            json!({ "products-000002": index(&[&own, &other, &name]) })
+        }
+        (head, _) if head.starts_with("GET /products") => json!({}),
+        (head, _) if head.starts_with("POST /_aliases") => json!({ "acknowledged": true }),
+        _ => return healthy(request),
+    };
+    http("200 OK", "", &answer.to_string())
+}
+
+/// A removal by a name that is gone would pass for one of what is not there.
+#[tokio::test]
+async fn the_name_of_a_filled_index_stays_while_a_request_may_go_by_it() {
+    let (id, swapped) = (bson::Uuid::new(), Arc::new(AtomicBool::new(false)));
+    let (text, is_swapped) = (id.to_string(), swapped.clone());
+    let node = PlayedNode::start(move |request| filling(request, &text, &is_swapped)).await;
+    let target = Arc::new(target(&settings(&[&node.url])));
+    let plan = IndexPlan {
+        rule: "products".to_owned(),
+        alias: true,
+        appends: false,
+        settings: None,
+        mappings: None,
+    };
+    target.declare_index("products", &Arc::new(plan));
+    target.indices.replace("products", id, true);
+    let removals = || {
+        let all = node.received();
+        let says = |it: &&Received| String::from_utf8_lossy(&it.body).contains("{\"remove\":");
+        all.iter().filter(says).count()
+    };
+    let before = request(&target);
+    target.send(&before).await.unwrap();
+    let late = target.indices.begin().await;
+    let swapping = tokio::spawn({
+        let target = target.clone();
+        async move { target.swap("products").await }
+    });
+    while target.indices.replacement("products").is_some() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(swapped.load(Ordering::Acquire));
+    // Other lanes go on meanwhile, also those that look for it anew.
+    target.send(&before).await.unwrap();
+    target.indices.forget("products");
+    target.send(&before).await.unwrap();
+    assert_eq!(removals(), 0);
+    // Who was interrupted waits for the same.
+    swapping.abort();
+    assert!(swapping.await.unwrap_err().is_cancelled());
+    let swap = target.swap("products");
+    tokio::pin!(swap);
+    assert!((&mut swap).now_or_never().is_none() && removals() == 0);
+    drop(late);
+    swap.await.unwrap();
+    assert_eq!(removals(), 1);
+
+    let sent: Vec<_> = node
+        .received()
+        .into_iter()
+        .filter(|request| request.head.starts_with("POST /_bulk"))
+        .map(|request| String::from_utf8(request.body).unwrap())
+        .collect();
+    let filled = format!("\"{}\"", replacement::filling_alias("products", &id.to_string()));
+    assert!(sent.len() == 3 && sent[0].contains(&filled), "{sent:?}");
+    let renamed = sent[0].replace(&filled, "\"products\"");
+    assert_eq!(sent[1..], [renamed.as_str(), renamed.as_str()]);
+    assert!(target.indices.by_present_names(&before).is_some());
+    assert!(target.indices.by_present_names(&request(&target)).is_none());
 }
 
 #[tokio::test]
