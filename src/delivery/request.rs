@@ -10,7 +10,7 @@ use crate::{
     checkpoint::tracker::{Claim, Claims},
     rules::{model::DeliverySettings, units::written_time},
     status::Settled,
-    target::{Outcome, PlaceKey, Pressure, Request, Retry, Right, Standing},
+    target::{LEASE, Outcome, PlaceKey, Pressure, Request, Retry, Right, Standing},
 };
 
 use super::{
@@ -576,6 +576,7 @@ fn was_tried(
     (begun, sent_with): (Instant, usize),
 ) -> bool {
     entry.once
+        && retry.reason != LEASE
         && (sent_with == 1 || matches!(retry.pressure, Pressure::Same | Pressure::Less))
         && !(begun.elapsed() < ASKED_FOR && context.dead_letters.is_asked_for(&entry.origin))
 }

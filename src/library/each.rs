@@ -2,7 +2,7 @@
 //!
 //! What a target leaves to `delivery` stays there: this calls once, and says what became of it.
 
-use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,8 +14,8 @@ use crate::{
     change::{ClusterTime, Namespace},
     rules::{OwnTarget, model::DeliverySettings},
     target::{
-        Action, KeepsOrder, Listing, NOT_HELD, Operation, Outcome, PlaceKey, Placed, Placing,
-        Pressure, Request, Retry, Target,
+        Action, KeepsOrder, LEASE, Listing, NOT_HELD, Operation, Outcome, PlaceKey, Placed,
+        Placing, Pressure, Request, Retry, Target,
     },
     transform::Meta,
 };
@@ -204,16 +204,19 @@ impl Target for Each {
     async fn send(&self, request: &Request) -> Result<Vec<Outcome>, Retry> {
         let began = Instant::now();
         let mut outcomes = Vec::with_capacity(request.items.len());
-        let mut not_taken: HashSet<PlaceKey> = HashSet::new();
+        // By document, for what reason.
+        let mut not_taken: HashMap<PlaceKey, &'static str> = HashMap::new();
         for item in &request.items {
             let document = document(&item.place);
-            if not_taken.contains(&document) {
+            if let Some(reason) = not_taken.get(&document) {
                 let words = "what came before of this document was not taken".to_owned();
-                outcomes.push(Outcome::Retry(retry(words, None)));
+                outcomes.push(Outcome::Retry(Retry { reason, ..retry(words, None) }));
                 continue;
             }
             if !request.may_be_sent() {
-                let rest = Retry { reason: "lease", ..retry(NOT_HELD.to_owned(), None) };
+                // It may be renewed before the next one's turn.
+                not_taken.insert(document, LEASE);
+                let rest = Retry { reason: LEASE, ..retry(NOT_HELD.to_owned(), None) };
                 outcomes.push(Outcome::Retry(rest));
                 continue;
             }
@@ -230,13 +233,15 @@ impl Target for Each {
                 Ok(Ok(())) => Outcome::Applied,
                 Ok(Err(Failure::Reject { words })) => Outcome::Rejected(words),
                 Ok(Err(Failure::Retry { words, after })) => {
-                    not_taken.insert(document);
-                    Outcome::Retry(retry(words, after))
+                    let retry = retry(words, after);
+                    not_taken.insert(document, retry.reason);
+                    Outcome::Retry(retry)
                 }
                 Err(_) => {
-                    not_taken.insert(document);
                     let words = "no answer in time".to_owned();
-                    Outcome::Retry(Retry { reason: "timeout", ..retry(words, None) })
+                    let retry = Retry { reason: "timeout", ..retry(words, None) };
+                    not_taken.insert(document, retry.reason);
+                    Outcome::Retry(retry)
                 }
             });
         }

@@ -227,6 +227,9 @@ pub struct Request {
     pub standing: Option<Standing>,
 }
 
+/// The reason of what was not sent for the right to: it has had no try.
+pub const LEASE: &str = "lease";
+
 /// Why the rest of a request is not sent.
 pub const NOT_HELD: &str =
     "the lease has not been renewed in time: nothing more is sent until it is";

@@ -21,7 +21,7 @@ use crate::{
     },
     rules::model::{DeliverySettings, OnRejected},
     status::State as Condition,
-    target::{Outcome, Pressure, Retry},
+    target::{LEASE, Outcome, Pressure, Retry},
 };
 
 async fn bench() -> Bench {
@@ -221,6 +221,26 @@ async fn what_is_owed_is_forgotten_with_its_letter() {
     assert_eq!(bench.letters().await.len(), 1);
     settled(&bench.put([(1, lying("b", 4))])).await;
     assert_eq!(bench.target.sent()[tried..], [["b=3"], ["b=4"]]);
+    writer.abort();
+}
+
+/// What is not sent for want of the lease has had no try, and is sent once that is renewed.
+#[tokio::test(start_paused = true)]
+async fn what_is_owed_is_no_letter_for_the_lease() {
+    let bench = moving().await;
+    let writer = bench.write();
+    settled(&bench.put([(1, lying("a", 1))])).await;
+    bench.target.answers([Answer::Items(vec![("a-", Outcome::Rejected("no".into()))])]);
+    settled(&bench.put([(1, lying("b", 2))])).await;
+    let tried = bench.target.sent().len();
+    let lapsed = || Outcome::Retry(Retry { reason: LEASE, ..retry(Pressure::Same) });
+    bench.target.answers((0..3).map(|_| Answer::Items(vec![("a-", lapsed())])));
+    settled(&bench.put([(1, lying("b", 3))])).await;
+    let sent = bench.target.sent();
+    assert_eq!(sent[tried..].iter().flatten().filter(|line| *line == "a-").count(), 4);
+    assert_eq!(bench.target.held(), [("b".into(), 3)]);
+    assert_eq!(bench.letters().await.len(), 0);
+    assert_eq!(bench.context.dead_letters.written(), 1);
     writer.abort();
 }
 

@@ -95,6 +95,32 @@ async fn nothing_more_is_called_once_the_lease_is_lost() {
     assert_eq!(called.load(Ordering::Acquire), 2);
 }
 
+/// Between two messages of one document.
+#[tokio::test]
+async fn nothing_overtakes_what_was_not_called_for_the_lease() {
+    let called = Arc::new(AtomicUsize::new(0));
+    let calls = called.clone();
+    let target = Each::new(move |_| {
+        calls.fetch_add(1, Ordering::AcqRel);
+        async { Ok(()) }
+    });
+    let mut body = Vec::new();
+    let items = [("a", 1), ("b", 1), ("a", 2)]
+        .into_iter()
+        .map(|(rule, id)| push(&target, rule, id, id, &mut body))
+        .collect();
+    let asked = AtomicUsize::new(0);
+    let standing = Standing::new(move || asked.fetch_add(1, Ordering::AcqRel) > 0);
+    let request =
+        Request { body: body.into(), items, lane: 0, right: None, standing: Some(standing) };
+    let outcomes = target.send(&request).await.unwrap();
+    for waits in &outcomes[..2] {
+        assert!(matches!(waits, Outcome::Retry(retry) if retry.reason == LEASE), "{waits:?}");
+    }
+    assert_eq!(outcomes[2], Outcome::Applied);
+    assert_eq!(called.load(Ordering::Acquire), 1);
+}
+
 /// None takes the time of another, and none is called twice for that.
 #[tokio::test(start_paused = true)]
 async fn each_call_has_its_own_time() {

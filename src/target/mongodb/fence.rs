@@ -18,7 +18,7 @@ use mongodb::{Client, ClientSession, Database, error::Error};
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::target::{Pressure, Retry, Right};
+use crate::target::{LEASE, Pressure, Retry, Right};
 
 use super::{answer, connection::unusable};
 
@@ -160,7 +160,7 @@ async fn read(client: &Client) -> Result<Reading, Retry> {
 
 fn not_yet(message: &str, after: Duration) -> Retry {
     Retry {
-        reason: "lease",
+        reason: LEASE,
         message: message.to_owned(),
         after: Some(after),
         pressure: Pressure::Same,

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::{
     rules::model::{SigningSecret, Webhook, WebhookUrl},
     target::{
-        NOT_HELD, Outcome, PlaceKey, Pressure, Request, Retry,
+        LEASE, NOT_HELD, Outcome, PlaceKey, Pressure, Request, Retry,
         http::{Certificates, SetupError, failure, is_loopback, retry_after, without_login},
     },
 };
@@ -153,7 +153,7 @@ impl Sender {
             }
             let outcome = match (request.may_be_sent(), began.elapsed() >= self.timeout) {
                 // Whoever sends it again waits until it is.
-                (false, _) => Outcome::Retry(retry("lease", NOT_HELD.to_owned())),
+                (false, _) => Outcome::Retry(retry(LEASE, NOT_HELD.to_owned())),
                 // They are sent in smaller requests, without a pause.
                 (true, true) => Outcome::Retry(Retry {
                     pressure: Pressure::Split,
