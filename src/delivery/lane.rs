@@ -56,6 +56,16 @@ pub struct Subject {
     pub key: DocumentKey,
 }
 
+impl Subject {
+    /// Whether both are one document, which has another key once its shard key has changed.
+    pub fn is_same_document(&self, other: &Self) -> bool {
+        let id = |it: &Self| DocumentKey::from_id(it.key.id()).ok();
+        let shards = || self.key.is_compound() || other.key.is_compound();
+        self.namespace == other.namespace
+            && (self.key == other.key || shards() && id(self) == id(other))
+    }
+}
+
 /// An event of the stream, as far as a lane is concerned.
 #[derive(Debug)]
 pub struct Noted {

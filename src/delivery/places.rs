@@ -206,7 +206,7 @@ impl Places {
         stop: &CancellationToken,
     ) -> Result<(), Halt> {
         let mut writes = Vec::with_capacity(trims.len());
-        let mut left = Vec::new();
+        let mut leaving = Vec::new();
         {
             let mut widened = self.widened.lock().unwrap_or_else(PoisonError::into_inner);
             for trim in trims {
@@ -214,10 +214,17 @@ impl Places {
                     widened.remove(&trim.subject);
                     writes.push(self.write(&trim.subject, &trim.places));
                     let given_up = trim.given_up();
-                    writes.extend(spots.leave(&trim.subject, &given_up));
-                    left.extend(given_up);
+                    if !given_up.is_empty() {
+                        let given_up = spots.leave(&trim.subject, given_up);
+                        leaving.push((trim.subject, given_up));
+                    }
                 }
             }
+        }
+        let mut left = Vec::new();
+        for (subject, mut given_up) in leaving {
+            writes.extend(spots.leaving(&subject, &mut given_up, stop).await?);
+            left.extend(given_up);
         }
         insist_on_writing(&*self.store, writes, stop).await?;
         spots.left(&left);

@@ -10,6 +10,9 @@
 //! Only one process writes, and one task a document: what is found free is noted in memory until it is
 //! durable whose it is, and so is what is being given up. What says whose a spot is may have outlived
 //! its document's places, after a crash: it counts only where the document's own places say so too.
+//!
+//! A document whose shard key changes has a new key. It does not meet itself: the place passes to the new
+//! key, and the old one, whose removal comes in either order, no more gives it up.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
@@ -199,6 +202,27 @@ impl Spots {
         found.into_iter().map(|record| Ok(record.map(read).transpose()?.flatten())).collect()
     }
 
+    /// Whose spots are: only where the owner's own places say so too.
+    async fn holders(
+        &self,
+        spots: &[Spot],
+        places: &Places,
+        stop: &CancellationToken,
+    ) -> Result<Vec<Option<Subject>>, Halt> {
+        let found = self.owners(spots, stop).await?;
+        let said: Vec<Subject> = found.iter().flatten().cloned().collect();
+        let mut lying = places.load(&said, stop).await?.into_iter();
+        let holder = |(spot, owner): (&Spot, Option<Subject>)| {
+            let owner = owner?;
+            let mut held = lying.next().unwrap_or_default().into_iter();
+            let is_there = held.any(|place| {
+                self.rules.contains(&*place.rule) && Spot::of(&*self.target, &place.place) == *spot
+            });
+            is_there.then_some(owner)
+        };
+        Ok(spots.iter().zip(found).map(holder).collect())
+    }
+
     /// Whose a spot is, as the store says.
     ///
     /// # Errors
@@ -206,9 +230,10 @@ impl Spots {
     pub async fn owner(
         &self,
         spot: Spot,
+        places: &Places,
         stop: &CancellationToken,
     ) -> Result<Option<Subject>, Halt> {
-        Ok(self.owners(&[spot], stop).await?.remove(0))
+        Ok(self.holders(&[spot], places, stop).await?.remove(0))
     }
 
     /// Takes the free spots of a slice's documents for them, and withholds them from those that others
@@ -240,9 +265,8 @@ impl Spots {
             }
             all.push(own);
         }
-        let owners = self.decide(changes, &all, places, stop).await?;
-        let mut looked =
-            Looked { taken: owners.reserved.into_iter().collect(), ..Looked::default() };
+        let mut owners = self.decide(changes, &all, places, stop).await?;
+        let mut looked = Looked { taken: owners.reserved.drain().collect(), ..Looked::default() };
         for (spot, subject) in &owners.taken {
             looked.writes.push(put(self.key(*spot), &record(subject)));
         }
@@ -251,7 +275,7 @@ impl Spots {
             let mut withheld = Vec::new();
             for (spot, place) in own {
                 match owners.of.get(&spot) {
-                    Some(holder) if *holder != moved.subject => {
+                    Some(holder) if owners.keep_out(spot, &moved.subject) => {
                         moved.new.retain(|new| new.place != place);
                         let here = |(operation, _): &mut (crate::target::Operation, _)| {
                             operation.place == place
@@ -264,13 +288,16 @@ impl Spots {
                             }
                         }
                     }
-                    _ => {
+                    holder => {
                         // An earlier run may have meant to put it there, and not done so.
                         let earlier = change.time.0 < self.begun.load(Ordering::Acquire);
                         if earlier || !moved.old.iter().any(|old| old.place == place) {
                             change.fresh.push(place.clone());
                         }
-                        moved.spots.push((spot, place));
+                        // Not what is that of the same document under its other key.
+                        if holder.is_none_or(|holder| *holder == moved.subject) {
+                            moved.spots.push((spot, place));
+                        }
                     }
                 }
             }
@@ -297,21 +324,26 @@ impl Spots {
     ) -> Result<Owners, Halt> {
         let mut owners = Owners::default();
         let mut blocked: HashMap<Spot, Subject> = HashMap::new();
-        let mut wanted: Vec<(Spot, &Subject)> = Vec::new();
+        // Each with whether it is to be put there.
+        let mut wanted: Vec<(Spot, &Subject, bool)> = Vec::new();
         {
             let mut state = self.state();
             for (change, own) in changes.iter().zip(all) {
                 let Some(moved) = &change.moved else { continue };
                 for (spot, place) in own {
-                    wanted.push((*spot, &moved.subject));
+                    let puts = moved.new.iter().any(|new| new.place == *place);
+                    wanted.push((*spot, &moved.subject, puts));
                     if moved.old.iter().any(|old| old.place == *place) {
                         continue;
                     }
                     match state.taking.get(spot) {
-                        Some(other) if *other != moved.subject => {
+                        // Both keys of a document are of one lane, so of this slice.
+                        Some(other) if other.is_same_document(&moved.subject) => {
+                            state.taking.insert(*spot, moved.subject.clone());
+                        }
+                        Some(other) => {
                             blocked.insert(*spot, other.clone());
                         }
-                        Some(_) => {}
                         None => {
                             state.taking.insert(*spot, moved.subject.clone());
                             owners.reserved.insert(*spot);
@@ -322,17 +354,17 @@ impl Spots {
         }
         let mut spots: Vec<Spot> = Vec::with_capacity(wanted.len());
         let mut seen = HashSet::with_capacity(wanted.len());
-        spots.extend(wanted.iter().map(|(spot, _)| *spot).filter(|spot| seen.insert(*spot)));
+        spots.extend(wanted.iter().map(|(spot, ..)| *spot).filter(|spot| seen.insert(*spot)));
         let found = self.owners(&spots, stop).await?;
         let found: HashMap<Spot, Option<Subject>> = spots.into_iter().zip(found).collect();
         let mut again: Vec<(Spot, &Subject)> = Vec::new();
         {
             let mut state = self.state();
-            for (spot, subject) in wanted {
+            for (spot, subject, puts) in wanted {
                 match found.get(&spot).and_then(Option::as_ref) {
                     Some(owner) => {
                         owners.of.insert(spot, owner.clone());
-                        if owner != subject {
+                        if owner != subject && (puts || !owner.is_same_document(subject)) {
                             again.push((spot, subject));
                         }
                     }
@@ -352,6 +384,7 @@ impl Spots {
                 Some(other) if owners.reserved.contains(spot) || other == *subject => true,
                 Some(other) => {
                     owners.of.entry(*spot).or_insert_with(|| other.clone());
+                    owners.busy.insert(*spot);
                     false
                 }
                 None => {
@@ -382,21 +415,15 @@ impl Spots {
                 spots.push(spot);
             }
         }
-        let found = self.owners(&spots, stop).await?;
-        let said: Vec<Subject> = found.iter().flatten().cloned().collect();
-        let lying = places.load(&said, stop).await?;
-        let mut lying = lying.into_iter();
+        let found = self.holders(&spots, places, stop).await?;
         let state = self.state();
         for (spot, owner) in spots.into_iter().zip(found) {
-            let held = owner.as_ref().and_then(|_| lying.next()).unwrap_or_default();
-            let is_there = held.iter().any(|place| {
-                self.rules.contains(&*place.rule) && Spot::of(&*self.target, &place.place) == spot
-            });
-            match owner {
-                Some(owner) if is_there => {
+            let taker = state.taking.get(&spot);
+            match owner.filter(|owner| !taker.is_some_and(|it| it.is_same_document(owner))) {
+                Some(owner) => {
                     owners.of.insert(spot, owner);
                 }
-                _ => owners.take_reserved(&state, spot),
+                None => owners.take_reserved(&state, spot),
             }
         }
         Ok(())
@@ -507,10 +534,15 @@ impl Spots {
                 waits.push((at, origin));
                 continue;
             }
+            let later = match shaper.follows(origin.rule) {
+                true => "if the other one leaves, this one takes its place by itself",
+                false => {
+                    "its rule follows no changes, so it does not take the place of one that leaves"
+                }
+            };
             let words = format!(
                 "its place is that of another document, {} of {}: two documents are never put in one \
-                 place. Have the rule give each a place of its own; if the other one leaves, this one \
-                 takes its place by itself",
+                 place. Have the rule give each a place of its own; {later}",
                 holder.key.display(),
                 holder.namespace
             );
@@ -520,11 +552,38 @@ impl Spots {
         Ok((letters, waits))
     }
 
-    /// A document is about to give spots up; what is to be written for it.
-    pub(super) fn leave(&self, subject: &Subject, spots: &[Spot]) -> Vec<Write> {
+    /// A document is about to give spots up. Says which: not those that its new key is taking.
+    pub(super) fn leave(&self, subject: &Subject, mut spots: Vec<Spot>) -> Vec<Spot> {
         let mut state = self.state();
+        spots.retain(|spot| match state.taking.get(spot) {
+            Some(taker) => taker == subject || !taker.is_same_document(subject),
+            None => true,
+        });
         spots.iter().for_each(|spot| drop(state.leaving.insert(*spot, subject.clone())));
-        spots.iter().map(|spot| removal::<SpotRecord>(self.key(*spot))).collect()
+        spots
+    }
+
+    /// What is to be written for the spots that a document is about to give up. Those that its new key
+    /// has are none of them.
+    pub(super) async fn leaving(
+        &self,
+        subject: &Subject,
+        spots: &mut Vec<Spot>,
+        stop: &CancellationToken,
+    ) -> Result<Vec<Write>, Halt> {
+        if subject.key.is_compound() {
+            let owners = self.owners(spots, stop).await?;
+            let mut state = self.state();
+            let mut owners = owners.into_iter();
+            spots.retain(|spot| {
+                let stays = owners.next().flatten().is_none_or(|owner| owner == *subject);
+                if !stays {
+                    state.leaving.remove(spot);
+                }
+                stays
+            });
+        }
+        Ok(spots.iter().map(|spot| removal::<SpotRecord>(self.key(*spot))).collect())
     }
 
     /// It has given them up, durably.
@@ -578,13 +637,15 @@ impl Spots {
     }
 
     /// Reads which documents earlier runs have refused for spots of others. What has become free since is
-    /// told by [`Self::freed`]; those that have no letter any more are forgotten.
+    /// told by [`Self::freed`]; those that have no letter any more are forgotten. To be done before any
+    /// document is delivered: one that is refused has its letter a little later.
     ///
     /// # Errors
     /// See [`Halt`].
     pub async fn recall(
         &self,
         letters: &DeadLetters,
+        places: &Places,
         stop: &CancellationToken,
     ) -> Result<(), Halt> {
         let prefix = keys::all_awaiting(&self.name);
@@ -605,9 +666,8 @@ impl Spots {
                     _ => writes.push(removal::<SpotRecord>(key)),
                 }
             }
-            // Before it is asked whose they are: who gives one up from now on finds it here.
             self.state().awaited.extend(&spots);
-            let owners = self.owners(&spots, stop).await?;
+            let owners = self.holders(&spots, places, stop).await?;
             let free = spots.into_iter().zip(owners).filter(|(_, owner)| owner.is_none());
             self.state().freed.extend(free.map(|(spot, _)| spot));
             self.is_freed.notify_one();
@@ -623,14 +683,24 @@ struct Owners {
     taken: HashMap<Spot, Subject>,
     /// Nobody else takes them before it is durable whose they are.
     reserved: HashSet<Spot>,
+    /// Being given up, or looked at by others: they do not pass to another key of their document now.
+    busy: HashSet<Spot>,
 }
 
 impl Owners {
+    /// Whether a document may not be put there, nor taken away from there.
+    fn keep_out(&self, spot: Spot, subject: &Subject) -> bool {
+        self.of.get(&spot).is_some_and(|holder| {
+            holder != subject && (self.busy.contains(&spot) || !holder.is_same_document(subject))
+        })
+    }
+
     /// Of the document that it is reserved for, unless one that gives it up has not done so yet.
     fn take_reserved(&mut self, state: &State, spot: Spot) {
         match (state.leaving.get(&spot), state.taking.get(&spot)) {
             (Some(other), taker) if taker != Some(other) => {
                 self.of.insert(spot, other.clone());
+                self.busy.insert(spot);
             }
             (_, Some(taker)) => {
                 self.of.insert(spot, taker.clone());

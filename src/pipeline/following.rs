@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use crate::{
     change::{
         Cause, Change, ClusterTime, DocumentKey, Hashing, Namespace, Phase, RuleIndex, State,
-        States, event::Op,
+        States, event::Op, key::KeyShape,
     },
     checkpoint::tracker::{Claim, Completion, Tracker},
     delivery::{
@@ -612,7 +612,7 @@ impl Answering {
 
     /// On a sharded collection a document whose shard key changed is deleted under its old document
     /// key and inserted under its new one, in either order. A key that is gone is therefore looked
-    /// for under its `_id` alone, and what is there is delivered behind the removal.
+    /// for under its `_id` alone, and what is there is delivered behind the removal, under its new key.
     async fn moved(
         &self,
         namespace: &Namespace,
@@ -644,10 +644,31 @@ impl Answering {
                 );
             }
             if !found.is_empty() {
-                moved.push((at, (id, found)));
+                let key = self.key_now(namespace, key, &id, after).await?.unwrap_or(id);
+                moved.push((at, (key, found)));
             }
         }
         Ok(moved)
+    }
+
+    /// The document key of a document whose shard key has changed: `id` is its `_id`, and `before` the
+    /// document key that it had.
+    async fn key_now(
+        &self,
+        namespace: &Namespace,
+        before: &DocumentKey,
+        id: &DocumentKey,
+        after: ClusterTime,
+    ) -> Result<Option<DocumentKey>, Halt> {
+        let names = before.raw().iter_elements().flatten();
+        let shape = KeyShape::sharded(names.map(|field| field.key().as_str().to_owned()));
+        let read = Read::keys(shape.paths());
+        let one = std::slice::from_ref(id);
+        let answer = self.reading.fetch(namespace, &read, one, after, &self.budget).await?;
+        Ok(match answer.fetched.into_iter().next() {
+            Some(Fetched::Present(document)) => shape.key_of(&document).ok(),
+            _ => None,
+        })
     }
 
     async fn states(

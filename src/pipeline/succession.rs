@@ -37,8 +37,7 @@ impl Succession {
     }
 
     async fn work(self: Arc<Self>, stop: &CancellationToken) -> Result<(), Halt> {
-        let Context { spots, dead_letters, .. } = &*self.context;
-        spots.recall(dead_letters, stop).await?;
+        let spots = &self.context.spots;
         let mut under_way: JoinSet<Result<(), Halt>> = JoinSet::new();
         loop {
             tokio::select! {
@@ -58,15 +57,15 @@ impl Succession {
     }
 
     async fn give_on(&self, spot: Spot, stop: &CancellationToken) -> Result<(), Halt> {
-        let spots = &self.context.spots;
+        let Context { spots, places, .. } = &*self.context;
         let mut after = None;
         while let Some((key, subject)) = spots.awaiting(spot, after.as_ref(), stop).await? {
             if let Some(Subject { namespace, key }) = &subject {
                 self.deliver(namespace, key.clone(), stop).await?;
             }
-            match (spots.owner(spot, stop).await?, subject) {
+            match (spots.owner(spot, places, stop).await?, subject) {
                 // It has lost it again, and waits on.
-                (Some(owner), Some(subject)) if owner != subject => return Ok(()),
+                (Some(owner), Some(subject)) if !owner.is_same_document(&subject) => return Ok(()),
                 (Some(_), _) => return spots.forget(key, stop).await,
                 (None, _) => spots.forget(key.clone(), stop).await?,
             }

@@ -691,6 +691,7 @@ impl TargetPipeline {
         let (contested, holders) = Contested::new();
         let (spots, met) = self.spots(target);
         let context = self.context(&begun, &dead_letters, Grouping::Any, contested, spots);
+        context.spots.recall(&dead_letters, &context.places, read).await?;
         let mut writers = JoinSet::new();
         for (number, lane) in shared.lanes.iter().enumerate() {
             writers.spawn(Writer::new(number, lane.clone(), context.clone()).run());
@@ -1070,7 +1071,9 @@ impl HolderRequests {
             stop.run_until_cancelled(holders.recv()).await
         {
             if !self.by_place || self.is_known(&subject.namespace) {
-                let asked = Asked { key: subject.key, time: ClusterTime::ZERO, deleted: false };
+                // What was put in its place meanwhile is not to be newer than it.
+                let time = self.context.spots.newest();
+                let asked = Asked { key: subject.key, time, deleted: false };
                 let asked = lanes.ask(&subject.namespace, [asked], &delivered);
                 if stop.run_until_cancelled(asked).await.is_none() {
                     break;

@@ -97,7 +97,12 @@ impl Shelf {
     }
 
     async fn owner(&self, at: &str) -> Option<Subject> {
-        self.bench.context.spots.owner(self.spot(at), &self.stop).await.expect("in memory")
+        self.bench
+            .context
+            .spots
+            .owner(self.spot(at), &self.bench.context.places, &self.stop)
+            .await
+            .expect("in memory")
     }
 
     async fn places(&self, id: i64) -> Vec<RulePlace> {
@@ -190,14 +195,14 @@ async fn a_place_that_becomes_free_is_that_of_the_refused() {
         delivered(holder);
         shelf.answer(pending, 2, Some(("a", 2)));
         soon(second.done()).await;
-        let Context { dead_letters, target, .. } = &*shelf.bench.context;
+        let Context { dead_letters, places, target, .. } = &*shelf.bench.context;
         shelf.deliver(&[(1, Some(("c", 3)))]).await;
         assert_eq!(shelf.owner("a").await, None);
         let rules = BTreeSet::from(["products".to_owned()]);
         let again = Spots::new(shelf.bench.store.clone(), "search", target.clone(), rules).0;
         let spots = match restarted {
             true => {
-                again.recall(dead_letters, &shelf.stop).await.expect("in memory");
+                again.recall(dead_letters, places, &shelf.stop).await.expect("in memory");
                 &again
             }
             false => &shelf.bench.context.spots,
@@ -211,7 +216,7 @@ async fn a_place_that_becomes_free_is_that_of_the_refused() {
         assert_eq!(shelf.held(), [("a".to_owned(), 2), ("c".to_owned(), 3)]);
         assert!(shelf.bench.letters().await.is_empty());
         // Whoever has no letter any more waits for nothing in the next run.
-        again.recall(dead_letters, &shelf.stop).await.expect("in memory");
+        again.recall(dead_letters, places, &shelf.stop).await.expect("in memory");
         let left = spots.awaiting(freed, None, &shelf.stop).await.expect("in memory");
         assert!(left.is_none(), "{key:?}");
         shelf.nothing_is_left();
@@ -307,5 +312,85 @@ async fn who_comes_too_late_for_a_place_is_looked_up_once_more() {
     shelf.look_up(1, Some(("a", 2))).await;
     soon(done.done()).await;
     assert_eq!(shelf.held(), [("a".to_owned(), 2)]);
+    shelf.nothing_is_left();
+}
+
+fn in_region(region: &str, id: i64) -> DocumentKey {
+    let key = bson::rawdoc! { "region": region, "_id": id };
+    DocumentKey::from_document_key(&key).expect("a key")
+}
+
+/// One document under both its keys, the old and the new, in either order.
+#[tokio::test(start_paused = true)]
+async fn a_document_whose_shard_key_changes_does_not_meet_itself() {
+    let shelf = Shelf::new().await;
+    let (eu, us) = (in_region("eu", 1), in_region("us", 1));
+    let put = |changes: &[(&DocumentKey, Option<(&str, i64)>)]| {
+        let done = Completion::new();
+        let change = |(key, lies): &(&DocumentKey, Option<(&str, i64)>)| {
+            let state = lies.map_or(State::Gone, |(at, v)| lying(at, v));
+            Change { key: (*key).clone(), ..change(1, state, [done.claim()]) }
+        };
+        shelf.bench.lane.append(changes.iter().map(change).collect());
+        done.close();
+        done
+    };
+    let of = |key: &DocumentKey| Some(Subject { namespace: namespace(), key: key.clone() });
+    soon(put(&[(&eu, Some(("a", 1)))]).done()).await;
+    assert_eq!(shelf.owner("a").await, of(&eu));
+    // The new one comes first.
+    soon(put(&[(&us, Some(("a", 2)))]).done()).await;
+    assert_eq!((shelf.owner("a").await, shelf.held()), (of(&us), vec![("a".to_owned(), 2)]));
+    soon(put(&[(&eu, None), (&us, Some(("a", 3)))]).done()).await;
+    assert_eq!((shelf.owner("a").await, shelf.held()), (of(&us), vec![("a".to_owned(), 3)]));
+    // The old one is gone first.
+    soon(put(&[(&us, None), (&eu, Some(("a", 4)))]).done()).await;
+    assert_eq!((shelf.owner("a").await, shelf.held()), (of(&eu), vec![("a".to_owned(), 4)]));
+    // The place passes on while the removal is under way.
+    let gate = Arc::new(Notify::new());
+    let before = shelf.bench.target.sent().len();
+    shelf.bench.target.answers([Answer::Gate(gate.clone())]);
+    let gone = put(&[(&eu, None)]);
+    while shelf.bench.target.sent().len() == before {
+        tokio::task::yield_now().await;
+    }
+    let there = put(&[(&us, Some(("a", 5)))]);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    gate.notify_one();
+    soon(async { tokio::join!(gone.done(), there.done()) }).await;
+    assert_eq!((shelf.owner("a").await, shelf.held()), (of(&us), vec![("a".to_owned(), 5)]));
+    assert!(shelf.met().is_none() && shelf.bench.letters().await.is_empty());
+    // Once it is gone, the place is free.
+    soon(put(&[(&us, None)]).done()).await;
+    let owners = shelf.bench.context.spots.owners(&[shelf.spot("a")], &shelf.stop).await;
+    assert_eq!(owners.expect("in memory"), [None]);
+    assert!(shelf.held().is_empty());
+    // It is not another document that it takes the place of.
+    let other = Subject { namespace: namespace(), key: in_region("us", 2) };
+    assert!(!other.is_same_document(&of(&us).expect("one")));
+    shelf.nothing_is_left();
+}
+
+/// The process was killed when the new places were durable, and that the old one is given up was not.
+#[tokio::test(start_paused = true)]
+async fn what_its_owner_has_left_is_free_after_a_restart() {
+    let shelf = Shelf::new().await;
+    shelf.deliver(&[(1, Some(("a", 1)))]).await;
+    let second = shelf.put(&[(2, Some(("a", 2)))]);
+    let (pending, holder) = shelf.until_met(2, ("a", 2)).await;
+    delivered(holder);
+    shelf.answer(pending, 2, Some(("a", 2)));
+    soon(second.done()).await;
+    shelf.deliver(&[(1, Some(("c", 3)))]).await;
+    let at_a = put(keys::spot("search", &shelf.spot("a").0), &record(&subject_of(1)));
+    shelf.bench.store.write(vec![at_a]).await.expect("in memory");
+    let Context { dead_letters, places, target, .. } = &*shelf.bench.context;
+    let rules = BTreeSet::from(["products".to_owned()]);
+    let again = Spots::new(shelf.bench.store.clone(), "search", target.clone(), rules).0;
+    again.recall(dead_letters, places, &shelf.stop).await.expect("in memory");
+    assert_eq!(soon(again.freed()).await, shelf.spot("a"));
+    assert_eq!(again.owner(shelf.spot("a"), places, &shelf.stop).await.expect("in memory"), None);
     shelf.nothing_is_left();
 }
