@@ -4,19 +4,23 @@
 //! Nothing in the product knows of these points. The servers in between decide: a request is held
 //! there, and then the process is killed.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use anyhow::{Result, ensure};
 use mongodb::bson::{Document, doc};
+use tokio::time::{Instant, interval};
 
 use crate::{
     load::fill,
     support::{
         World,
-        checker::{body, compare, compare_shaped, hits},
+        checker::{Differences, body, compare, compare_shaped, hits},
         documents::Documents,
         endpoint::{Endpoint, Play},
         fault::{Fault, Gate, Moment},
@@ -26,6 +30,9 @@ use crate::{
         writers::stir,
     },
 };
+
+/// How long something may take that comes behind a position.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How a process ends here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -67,6 +74,29 @@ impl Stage {
         let gate = Gate::closed();
         let fault = Fault::Hold(moment, gate.clone());
         self.store.play(move |command| chosen(command).then(|| fault.clone()));
+        gate
+    }
+
+    /// From now on the bulk request or the write to the store that comes after so many others waits at the
+    /// gate that is returned; renewals of the lease and positions, which come at any time, are none of them.
+    fn hold_writes(&self, moment: Moment, others: usize) -> Arc<Gate> {
+        let writes = Arc::new(AtomicUsize::new(0));
+        let is_chosen = {
+            let writes = writes.clone();
+            move || writes.fetch_add(1, Ordering::AcqRel) == others
+        };
+        let gate = self.hold_store(moment, {
+            let is_chosen = is_chosen.clone();
+            move |command| {
+                let kept = ["places", "dead_letters"];
+                kept.iter().any(|kept| command.writes_to(kept)) && is_chosen()
+            }
+        });
+        let fault = Fault::Hold(moment, gate.clone());
+        self.endpoint.play(move |asked| match asked.is_bulk() && is_chosen() {
+            true => Play::Struck(fault.clone()),
+            false => Play::Pass,
+        });
         gate
     }
 
@@ -249,6 +279,73 @@ async fn an_end_while_documents_move() -> Result<()> {
         }
     }
     assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// A document leaves its place, and the one that was refused for that is asked for: no position waits for
+/// it. The process is killed at the first write to the store or the target that comes of this, then at the
+/// second, until one gets to its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_while_a_place_is_given_on() -> Result<()> {
+    for (moment, name, database) in [
+        (Moment::Before, "kill -9 before each write while a place is given on", "given_before"),
+        (Moment::After, "kill -9 after each write while a place is given on", "given_after"),
+    ] {
+        let mut case = situation(name);
+        let stage = Stage::new().await?;
+        let items = stage.world.collection(&format!("{database}.items"));
+        let rule = format!(
+            "  - namespace: {database}.items\n    \
+             to: [{{ target: search, index: '{database}', id: '{{at}}' }}]"
+        );
+        let file = stage.file(&rule)?;
+        let given_on = async || -> Result<Differences> {
+            let mut look = interval(Duration::from_millis(50));
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                look.tick().await;
+                let shape = |document: &Document| {
+                    let at = document.get_str("at").expect("a text").to_owned();
+                    Some((at, body(document)))
+                };
+                let found = compare_shaped(&items, &stage.world.engine, database, shape).await?;
+                let is_right = found.none().is_ok() && file.dead_letters().await?.is_empty();
+                if is_right || Instant::now() > deadline {
+                    return Ok(found);
+                }
+            }
+        };
+        let mut run = file.run(&[])?;
+        run.copied().await?;
+        let mut kills: i32 = 0;
+        loop {
+            let at = format!("p{kills}");
+            for id in [2 * kills, 2 * kills + 1] {
+                items.insert_one(doc! { "_id": id, "at": &at }).await?;
+                run.caught_up(&stage.world.client).await?;
+            }
+            assert_eq!(file.dead_letters().await?.len(), 1);
+            let gate = stage.hold_writes(moment, usize::try_from(kills)?);
+            items.delete_one(doc! { "_id": 2 * kills }).await?;
+            let found = tokio::select! {
+                found = given_on() => Some(found?),
+                () = gate.met(1) => None,
+            };
+            if let Some(found) = found {
+                gate.open();
+                case.compared(&found)?;
+                break;
+            }
+            stage.end(run, End::Kill, &gate).await?;
+            run = file.run(&[])?;
+            case.compared(&given_on().await?)?;
+            assert!(file.dead_letters().await?.is_empty(), "{kills}");
+            kills += 1;
+        }
+        println!("{name}: {kills} kills");
+        ensure!(kills >= 6, "{kills} writes");
+        assert!(run.terminate().await?.success());
+    }
     Ok(())
 }
 

@@ -5,7 +5,8 @@
 //! once the document has been taken away from there. The document that finds another's gives up its own
 //! old places, so that two that swap theirs do not wait for one another, stands aside, and has the other
 //! one delivered as it is in the source. Where that has come to pass and the place is still held, it is
-//! refused; once the place is free it is asked for, after a restart too.
+//! refused; once the place is free it is asked for, after a restart too. No position waits for that, so
+//! what the store says of it goes only once it has been delivered.
 //!
 //! Only one process writes, and one task a document: what is found free is noted in memory until it is
 //! durable whose it is, and so is what is being given up. What says whose a spot is may have outlived
@@ -306,8 +307,7 @@ impl Spots {
         let mut awaiting = HashMap::with_capacity(looked.refused.len());
         for Withheld { spot, origin, .. } in &looked.refused {
             let subject = of(origin);
-            let key = keys::awaiting(&self.name, &spot.0).with(subject.namespace.as_str());
-            awaiting.insert(key.with(subject.key.canonical()), subject);
+            awaiting.insert(self.awaiting_key(*spot, &subject), subject);
         }
         let awaiting = awaiting.into_iter().map(|(key, subject)| put(key, &record(&subject)));
         looked.writes.extend(awaiting);
@@ -628,6 +628,28 @@ impl Spots {
         Ok(found.into_iter().next().map(|(key, record)| (key, subject(&record))))
     }
 
+    /// Who has a spot that it was refused for before. It was given that by an earlier run, if not by this
+    /// one, which may have ended before it put the document there.
+    ///
+    /// # Errors
+    /// See [`Halt`].
+    pub async fn given(
+        &self,
+        spot: Spot,
+        places: &Places,
+        stop: &CancellationToken,
+    ) -> Result<Option<(RecordKey, Subject)>, Halt> {
+        let Some(owner) = self.owner(spot, places, stop).await? else { return Ok(None) };
+        let key = self.awaiting_key(spot, &owner);
+        let found = insist(stop, || self.store.get(Table::Places, &key)).await?;
+        Ok(found.map(|_| (key, owner)))
+    }
+
+    fn awaiting_key(&self, spot: Spot, subject: &Subject) -> RecordKey {
+        let of_namespace = keys::awaiting(&self.name, &spot.0).with(subject.namespace.as_str());
+        of_namespace.with(subject.key.canonical())
+    }
+
     /// Forgets that a document was refused for a spot.
     ///
     /// # Errors
@@ -636,9 +658,10 @@ impl Spots {
         insist_on_writing(&*self.store, vec![removal::<SpotRecord>(awaiting)], stop).await
     }
 
-    /// Reads which documents earlier runs have refused for spots of others. What has become free since is
-    /// told by [`Self::freed`]; those that have no letter any more are forgotten. To be done before any
-    /// document is delivered: one that is refused has its letter a little later.
+    /// Reads which documents earlier runs have refused for spots of others. What has become free since, or
+    /// has been given to one of them, is told by [`Self::freed`]; those that have no letter any more are
+    /// forgotten. To be done before any document is delivered: one that is refused has its letter a little
+    /// later.
     ///
     /// # Errors
     /// See [`Halt`].
@@ -657,19 +680,35 @@ impl Spots {
             let Some((last, _)) = found.last() else { return Ok(()) };
             after = Some(last.clone());
             let mut spots = Vec::with_capacity(found.len());
+            let mut refused = Vec::with_capacity(found.len());
             let mut writes = Vec::new();
             for (key, record) in found {
                 let spot = key.0.get(3).and_then(|spot| <[u8; 16]>::try_from(&**spot).ok());
-                let has_letter = |it: Subject| self.rules.iter().any(|rule| letters.has(rule, &it));
-                match (spot, subject(&record).is_some_and(has_letter)) {
-                    (Some(spot), true) => spots.push(Spot(spot)),
+                let has_letter = |it: &Subject| self.rules.iter().any(|rule| letters.has(rule, it));
+                match (spot, subject(&record).filter(has_letter)) {
+                    (Some(spot), Some(subject)) => {
+                        spots.push(Spot(spot));
+                        refused.push(subject);
+                    }
                     _ => writes.push(removal::<SpotRecord>(key)),
                 }
             }
             self.state().awaited.extend(&spots);
             let owners = self.holders(&spots, places, stop).await?;
-            let free = spots.into_iter().zip(owners).filter(|(_, owner)| owner.is_none());
-            self.state().freed.extend(free.map(|(spot, _)| spot));
+            let is_free = |owner: &Option<Subject>, refused: &Subject| {
+                owner.as_ref().is_none_or(|owner| owner == refused)
+            };
+            let found = spots.into_iter().zip(owners.iter().zip(&refused));
+            let free = found.filter(|(_, (owner, refused))| is_free(owner, refused));
+            {
+                let freed = &mut self.state().freed;
+                for (spot, _) in free {
+                    // All who were refused for a spot stand one behind the other.
+                    if freed.back() != Some(&spot) {
+                        freed.push_back(spot);
+                    }
+                }
+            }
             self.is_freed.notify_one();
             insist_on_writing(&*self.store, writes, stop).await?;
         }

@@ -58,6 +58,15 @@ impl Succession {
 
     async fn give_on(&self, spot: Spot, stop: &CancellationToken) -> Result<(), Halt> {
         let Context { spots, places, .. } = &*self.context;
+        // It may have the place since a run that was killed before it put it there, or before it took
+        // back the letter.
+        if let Some((key, Subject { namespace, key: given })) =
+            spots.given(spot, places, stop).await?
+        {
+            self.deliver(&namespace, given, stop).await?;
+            // Should it have left the place by now, that is told once more.
+            return spots.forget(key, stop).await;
+        }
         let mut after = None;
         while let Some((key, subject)) = spots.awaiting(spot, after.as_ref(), stop).await? {
             if let Some(Subject { namespace, key }) = &subject {

@@ -223,6 +223,39 @@ async fn a_place_that_becomes_free_is_that_of_the_refused() {
     }
 }
 
+/// The process was killed when it was durable whose the place is, and nothing had been put there.
+#[tokio::test(start_paused = true)]
+async fn who_was_given_a_place_by_a_run_that_ended_is_told_to_the_next() {
+    let shelf = Shelf::new().await;
+    shelf.deliver(&[(1, Some(("a", 1)))]).await;
+    for id in [2, 3] {
+        let done = shelf.put(&[(id, Some(("a", id)))]);
+        let (pending, holder) = shelf.until_met(id, ("a", id)).await;
+        delivered(holder);
+        shelf.answer(pending, id, Some(("a", id)));
+        soon(done.done()).await;
+    }
+    shelf.deliver(&[(1, None)]).await;
+    let at_a = put(keys::spot("search", &shelf.spot("a").0), &record(&subject_of(2)));
+    shelf.bench.store.write(vec![at_a]).await.expect("in memory");
+    shelf.lay(2, "a").await;
+    let Context { dead_letters, places, target, .. } = &*shelf.bench.context;
+    let rules = BTreeSet::from(["products".to_owned()]);
+    let again = Spots::new(shelf.bench.store.clone(), "search", target.clone(), rules).0;
+    again.recall(dead_letters, places, &shelf.stop).await.expect("in memory");
+    let freed = soon(again.freed()).await;
+    assert_eq!(freed, shelf.spot("a"));
+    let given = again.given(freed, places, &shelf.stop).await.expect("in memory");
+    let (key, subject) = given.expect("one has it");
+    assert_eq!(subject, subject_of(2));
+    again.forget(key, &shelf.stop).await.expect("in memory");
+    // To one alone, and once.
+    let given = again.given(freed, places, &shelf.stop).await.expect("in memory");
+    assert_eq!(given.map(|(_, subject)| subject), None);
+    assert!(again.state().freed.is_empty());
+    shelf.nothing_is_left();
+}
+
 /// Two lie in one place by a store that an older version wrote.
 #[tokio::test(start_paused = true)]
 async fn what_has_no_owner_is_of_the_first_that_is_delivered() {

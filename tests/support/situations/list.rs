@@ -368,6 +368,16 @@ const POINTS: &[Row] = &[
         "an_end_while_documents_move",
     ),
     row(
+        "kill -9 before each write while a place is given on",
+        "a document leaves the place that another was refused for: killed at the first write that comes of it, then at the second, to the last",
+        "an_end_while_a_place_is_given_on",
+    ),
+    row(
+        "kill -9 after each write while a place is given on",
+        "the same, the write done and not answered",
+        "an_end_while_a_place_is_given_on",
+    ),
+    row(
         "kill -9 while dead letters are written, and taken away",
         "before and after each",
         "an_end_while_a_dead_letter_is_written",
