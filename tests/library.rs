@@ -29,17 +29,16 @@ use crate::{
     support::mongo,
 };
 
-// A program of its own begins with its `main`, which a test does not.
-#[allow(dead_code)]
+#[expect(dead_code, reason = "its `main` is that of a program of its own")]
 #[path = "../examples/closure.rs"]
 mod closure;
-#[allow(dead_code)]
+#[expect(dead_code, reason = "its `main` is that of a program of its own")]
 #[path = "../examples/control/main.rs"]
 mod control;
-#[allow(dead_code)]
+#[expect(dead_code, reason = "its `main` is that of a program of its own")]
 #[path = "../examples/own_target.rs"]
 mod own_target;
-#[allow(dead_code)]
+#[expect(dead_code, reason = "its `main` is that of a program of its own")]
 #[path = "../examples/typed.rs"]
 mod typed;
 

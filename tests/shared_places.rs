@@ -135,7 +135,25 @@ impl Sharing {
         if !extra.is_empty() {
             return Ok(Some(format!("extra: {extra:?}")));
         }
-        Ok((refused != expected).then(|| format!("letters {refused:?}, and not {expected:?}")))
+        if refused == expected {
+            return Ok(None);
+        }
+        let mut words = format!("letters of {refused:?}, and not of {expected:?}");
+        for key in refused.symmetric_difference(&expected) {
+            let document = all.iter().find(|it| it.get_i32("_id") == Ok(*key));
+            let letter = letters.iter().find(|it| it["key_text"] == key.to_string());
+            let kept: Vec<Document> = self
+                .world
+                .client
+                .database("mongosync")
+                .collection::<Document>("places")
+                .find(doc! { "v.key._id": key })
+                .await?
+                .try_collect()
+                .await?;
+            words.push_str(&format!("\n{key}: {document:?}, {letter:?}, {kept:?}"));
+        }
+        Ok(Some(words))
     }
 
     /// Waits until all is as it should be. Who takes a place that has become free comes behind the change

@@ -87,6 +87,19 @@ pub async fn load<R: Record>(store: &dyn Store, key: &RecordKey) -> Result<Optio
     stored.map(|stored| R::decode(&stored, store.place())).transpose()
 }
 
+/// Reads records, in the order of their keys here; `None` for what is not there.
+///
+/// # Errors
+/// As the store and [`Record::decode`] say.
+pub async fn load_many<R: Record>(
+    store: &dyn Store,
+    keys: &[RecordKey],
+) -> Result<Vec<Option<R>>, StoreError> {
+    let stored = store.get_many(R::TABLE, keys).await?;
+    let decode = |stored: RawDocumentBuf| R::decode(&stored, store.place());
+    stored.into_iter().map(|stored| stored.map(decode).transpose()).collect()
+}
+
 /// Reads up to `limit` records under a prefix, after a key, in key order.
 ///
 /// # Errors

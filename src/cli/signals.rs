@@ -72,6 +72,7 @@ mod tests {
     async fn the_first_signal_stops() {
         let (stop, end) = (CancellationToken::new(), CancellationToken::new());
         let signals = Signals::listen().unwrap();
+        // Awaited at the end.
         let task = tokio::spawn(signals.watch(stop.clone(), end.clone(), Console::hidden()));
         let me = std::process::id().to_string();
         let sent = tokio::process::Command::new("kill").args(["-INT", &me]).status().await.unwrap();

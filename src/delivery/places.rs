@@ -16,7 +16,7 @@ use crate::{
     change::{DocumentKey, Namespace},
     checkpoint::{
         keys,
-        records::{PlacesRecord, Record, StoredPlace},
+        records::{PlacesRecord, Record, StoredPlace, load_many},
         store::{RecordKey, Store, Table, Write},
     },
     target::PlaceKey,
@@ -141,24 +141,14 @@ impl Places {
             return Ok(Vec::new());
         }
         let keys: Vec<_> = subjects.iter().map(|subject| self.key(subject)).collect();
-        let found = insist(stop, || self.store.get_many(Table::Places, &keys)).await?;
-        found
-            .into_iter()
-            .map(|record| {
-                let Some(record) = record else { return Ok(Vec::new()) };
-                let record =
-                    PlacesRecord::decode(&record, self.store.place()).map_err(Halt::Store)?;
-                Ok(record
-                    .places
-                    .into_iter()
-                    .map(|stored| RulePlace {
-                        rule: stored.rule.into(),
-                        place: PlaceKey(stored.place.bytes.into()),
-                        owed: stored.owed,
-                    })
-                    .collect())
-            })
-            .collect()
+        let found = insist(stop, || load_many::<PlacesRecord>(&*self.store, &keys)).await?;
+        let place = |stored: StoredPlace| RulePlace {
+            rule: stored.rule.into(),
+            place: PlaceKey(stored.place.bytes.into()),
+            owed: stored.owed,
+        };
+        let places = |record: PlacesRecord| record.places.into_iter().map(place).collect();
+        Ok(found.into_iter().map(|record| record.map(places).unwrap_or_default()).collect())
     }
 
     /// Writes, durably, that each document may be in any of its places, before it is sent there, and what

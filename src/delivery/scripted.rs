@@ -101,6 +101,13 @@ impl Scripted {
         self.script.lock().unwrap().extend(answers);
     }
 
+    /// The request behind those that are scripted waits until this is notified, and is applied then.
+    pub fn gate(&self) -> Arc<Notify> {
+        let gate = Arc::new(Notify::new());
+        self.answers([Answer::Gate(gate.clone())]);
+        gate
+    }
+
     /// From now on everything is applied.
     pub fn answers_no_more(&self) {
         self.script.lock().unwrap().clear();
@@ -362,7 +369,7 @@ impl Bench {
         Self { target, lane, store, context, drain, met: Mutex::new(met), _keeping: keeping }
     }
 
-    /// Starts the writer.
+    /// Starts the writer. It ends once the bench is drained, or with the test's runtime.
     pub fn write(&self) -> JoinHandle<Result<(), Halt>> {
         tokio::spawn(Writer::new(0, self.lane.clone(), self.context.clone()).run())
     }

@@ -35,7 +35,7 @@ use crate::{
     change::{ClusterTime, DocumentKey, Namespace},
     checkpoint::{
         keys,
-        records::{Record, SpotRecord, page, put, removal},
+        records::{SpotRecord, load_many, page, put, removal},
         store::{RecordKey, Store, Table, Write},
         tracker::Completion,
     },
@@ -194,13 +194,9 @@ impl Spots {
             return Ok(Vec::new());
         }
         let keys: Vec<_> = spots.iter().map(|spot| self.key(*spot)).collect();
-        let found = insist(stop, || self.store.get_many(Table::Places, &keys)).await?;
-        let place = self.store.place();
-        let read = |record: bson::RawDocumentBuf| {
-            SpotRecord::decode(&record, place).map_err(Halt::Store).map(|record| subject(&record))
-        };
-        // One that can't be read as a document is nobody's.
-        found.into_iter().map(|record| Ok(record.map(read).transpose()?.flatten())).collect()
+        let found = insist(stop, || load_many::<SpotRecord>(&*self.store, &keys)).await?;
+        // One that names no document is nobody's.
+        Ok(found.into_iter().map(|record| record.as_ref().and_then(subject)).collect())
     }
 
     /// Whose spots are: only where the owner's own places say so too.

@@ -9,7 +9,7 @@ use crate::{
     change::{DocumentKey, Namespace},
     checkpoint::{
         keys,
-        records::{DeadLetterRecord, Record},
+        records::{DeadLetterRecord, load_many},
         store::{RecordKey, Store, Table},
         tracker::Completion,
     },
@@ -138,12 +138,11 @@ impl Letters {
         found.retain(|key| wanted.is_empty() || wanted.contains(&keys::letter_id(key)));
         let mut letters = Vec::with_capacity(found.len());
         for keys in found.chunks(READ_AT_ONCE) {
-            let read = insist(&self.stop, || self.store.get_many(Table::DeadLetters, keys)).await?;
-            for (key, record) in keys.iter().zip(read) {
+            let read =
+                insist(&self.stop, || load_many::<DeadLetterRecord>(&*self.store, keys)).await?;
+            for (key, letter) in keys.iter().zip(read) {
                 // One that is gone by now was settled.
-                let Some(record) = record else { continue };
-                let mut letter =
-                    DeadLetterRecord::decode(&record, self.store.place()).map_err(Halt::Store)?;
+                let Some(mut letter) = letter else { continue };
                 // It is the document's present state that is delivered.
                 letter.event = None;
                 letters.push((key.clone(), letter));

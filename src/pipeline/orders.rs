@@ -348,6 +348,7 @@ mod tests {
         target: String,
         orders: mpsc::Receiver<Ordered>,
         until: Until,
+        /// Ends with `until`, or with the test's runtime.
         attending: JoinHandle<()>,
     }
 

@@ -246,6 +246,7 @@ async fn receive(State(shared): State<Arc<Shared>>, request: Request<Body>) -> R
     };
     let script = lock(&shared.script).clone();
     let reply = script(&received);
+    // It plays a receiver that takes its time, as the test says.
     if !reply.after.is_zero() {
         tokio::time::sleep(reply.after).await;
     }
@@ -269,9 +270,9 @@ async fn receive(State(shared): State<Arc<Shared>>, request: Request<Body>) -> R
             Body::from_stream(futures_util::stream::unfold(Some(body), move |body| async move {
                 match body {
                     Some(body) => Some((Ok(body), None)),
-                    // What was sent before is on its way by then.
+                    // What was given before is sent while this waits.
                     None if end == End::Cut => {
-                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        tokio::task::yield_now().await;
                         Some((Err(std::io::Error::other("cut by the test")), None))
                     }
                     None => std::future::pending().await,

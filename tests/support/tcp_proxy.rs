@@ -204,6 +204,7 @@ async fn pump(
             return;
         };
         match now {
+            // It plays a slow network, as the test says.
             Flow::Delay(late) => tokio::time::sleep(late).await,
             Flow::Pace(rate) => {
                 let seconds = count as f64 / rate.max(1) as f64;

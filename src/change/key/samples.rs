@@ -88,12 +88,12 @@ fn binary(subtype: BinarySubtype, bytes: &[u8]) -> Bson {
 
 fn fixed() -> Vec<Bson> {
     let uuid: Vec<u8> = (0..16).map(|index| index * 17).collect();
-    let id = ObjectId::parse_str("64b000000000000000000001").unwrap();
-    let zero = ObjectId::parse_str("000000000000000000000001").unwrap();
+    let id = ObjectId::parse_str("64b000000000000000000001").expect("24 digits");
+    let zero = ObjectId::parse_str("000000000000000000000001").expect("24 digits");
     let regex = |pattern: &str, options: &str| {
         Bson::RegularExpression(Regex {
-            pattern: pattern.try_into().unwrap(),
-            options: options.try_into().unwrap(),
+            pattern: pattern.try_into().expect("no zero byte"),
+            options: options.try_into().expect("no zero byte"),
         })
     };
     let pointer =
@@ -126,7 +126,7 @@ fn fixed() -> Vec<Bson> {
         JavaScriptCodeWithScope { code: "a".into(), scope: doc! {} }.into(),
         JavaScriptCodeWithScope { code: "a".into(), scope: doc! { "x": 1 } }.into(),
         JavaScriptCodeWithScope { code: "a".into(), scope: doc! { "x": 1.0 } }.into(),
-        serde_json::from_str(pointer).unwrap(),
+        serde_json::from_str(pointer).expect("extended JSON"),
     ]
 }
 
@@ -141,7 +141,7 @@ pub fn number() -> impl Strategy<Value = Bson> {
         select(&INTS[..]).prop_map(Bson::Int64),
         (-2i32..3).prop_map(Bson::Int32),
         select(&DOUBLES[..]).prop_map(Bson::Double),
-        select(&DECIMALS[..]).prop_map(|text| Bson::Decimal128(text.parse().unwrap())),
+        select(&DECIMALS[..]).prop_map(|text| Bson::Decimal128(text.parse().expect("a decimal"))),
         any::<f64>().prop_map(Bson::Double),
         any::<[u8; 16]>().prop_map(|bytes| Bson::Decimal128(Decimal128::from_bytes(bytes))),
     ]
@@ -172,8 +172,8 @@ pub fn value() -> impl Strategy<Value = Bson> {
 /// The key of an `_id`.
 pub fn key(id: &Bson) -> DocumentKey {
     let mut raw = RawDocumentBuf::new();
-    raw.append(cstr!("_id"), RawBson::try_from(id.clone()).unwrap());
-    DocumentKey::from_document_key(&raw).unwrap()
+    raw.append(cstr!("_id"), RawBson::try_from(id.clone()).expect("a value of BSON"));
+    DocumentKey::from_document_key(&raw).expect("an _id")
 }
 
 /// Whether MongoDB calls two values equal.
@@ -223,7 +223,7 @@ fn number_by_value(value: &Bson) -> Option<(bool, String, i32)> {
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let all = format!("{whole}{fraction}");
     let digits = all.trim_end_matches('0');
-    let exponent = exponent.parse::<i32>().unwrap() - fraction.len() as i32
+    let exponent = exponent.parse::<i32>().expect("a small exponent") - fraction.len() as i32
         + (all.len() - digits.len()) as i32;
     match digits.trim_start_matches('0') {
         "" => Some((false, String::new(), 0)),

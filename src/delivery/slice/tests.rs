@@ -9,7 +9,7 @@ use crate::{
     change::{ClusterTime, Document},
     delivery::{
         Halt,
-        scripted::{Answer, Bench, Where, settings, value},
+        scripted::{Bench, Where, settings, value},
     },
     transform::{Lookup, Query, Unanswered},
 };
@@ -89,8 +89,7 @@ async fn a_source_that_is_away_is_waited_for_and_holds_up_nobody() {
 async fn a_stop_finishes_what_is_under_way_and_leaves_what_waits() {
     let away = Away::new();
     let bench = bench(&away).await;
-    let gate = Arc::new(Notify::new());
-    bench.target.answers([Answer::Gate(gate.clone())]);
+    let gate = bench.target.gate();
     let first = bench.put([(1, value(1))]);
     let writer = bench.write();
     soon(async {

@@ -1,8 +1,8 @@
 //! Documents of one lane that meet in one place, against a store in memory.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use tokio::{sync::Notify, task::JoinHandle, time::timeout};
+use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -86,6 +86,15 @@ impl Shelf {
                 None => self.answer(pending, id, Some(lies)),
             }
         }
+    }
+
+    /// A document is refused, since another has its place and stays there.
+    async fn refuse(&self, id: i64, lies: (&str, i64)) {
+        let done = self.put(&[(id, Some(lies))]);
+        let (pending, holder) = self.until_met(id, lies).await;
+        delivered(holder);
+        self.answer(pending, id, Some(lies));
+        soon(done.done()).await;
     }
 
     fn held(&self) -> Vec<(String, i64)> {
@@ -190,11 +199,7 @@ async fn a_place_that_becomes_free_is_that_of_the_refused() {
     for restarted in [false, true] {
         let shelf = Shelf::new().await;
         shelf.deliver(&[(1, Some(("a", 1)))]).await;
-        let second = shelf.put(&[(2, Some(("a", 2)))]);
-        let (pending, holder) = shelf.until_met(2, ("a", 2)).await;
-        delivered(holder);
-        shelf.answer(pending, 2, Some(("a", 2)));
-        soon(second.done()).await;
+        shelf.refuse(2, ("a", 2)).await;
         let Context { dead_letters, places, target, .. } = &*shelf.bench.context;
         shelf.deliver(&[(1, Some(("c", 3)))]).await;
         assert_eq!(shelf.owner("a").await, None);
@@ -229,11 +234,7 @@ async fn who_was_given_a_place_by_a_run_that_ended_is_told_to_the_next() {
     let shelf = Shelf::new().await;
     shelf.deliver(&[(1, Some(("a", 1)))]).await;
     for id in [2, 3] {
-        let done = shelf.put(&[(id, Some(("a", id)))]);
-        let (pending, holder) = shelf.until_met(id, ("a", id)).await;
-        delivered(holder);
-        shelf.answer(pending, id, Some(("a", id)));
-        soon(done.done()).await;
+        shelf.refuse(id, ("a", id)).await;
     }
     shelf.deliver(&[(1, None)]).await;
     let at_a = put(keys::spot("search", &shelf.spot("a").0), &record(&subject_of(2)));
@@ -309,8 +310,7 @@ async fn who_is_refused_and_gone_at_once_has_no_letter() {
     let second = shelf.put(&[(2, Some(("a", 2)))]);
     let (pending, holder) = shelf.until_met(2, ("a", 2)).await;
     delivered(holder);
-    let gate = Arc::new(Notify::new());
-    shelf.bench.target.answers([Answer::Gate(gate.clone())]);
+    let gate = shelf.bench.target.gate();
     let under_way = shelf.put(&[(3, Some(("c", 3)))]);
     while shelf.bench.target.sent().len() < 2 {
         tokio::task::yield_now().await;
@@ -380,9 +380,8 @@ async fn a_document_whose_shard_key_changes_does_not_meet_itself() {
     soon(put(&[(&us, None), (&eu, Some(("a", 4)))]).done()).await;
     assert_eq!((shelf.owner("a").await, shelf.held()), (of(&eu), vec![("a".to_owned(), 4)]));
     // The place passes on while the removal is under way.
-    let gate = Arc::new(Notify::new());
+    let gate = shelf.bench.target.gate();
     let before = shelf.bench.target.sent().len();
-    shelf.bench.target.answers([Answer::Gate(gate.clone())]);
     let gone = put(&[(&eu, None)]);
     while shelf.bench.target.sent().len() == before {
         tokio::task::yield_now().await;
@@ -411,11 +410,7 @@ async fn a_document_whose_shard_key_changes_does_not_meet_itself() {
 async fn what_its_owner_has_left_is_free_after_a_restart() {
     let shelf = Shelf::new().await;
     shelf.deliver(&[(1, Some(("a", 1)))]).await;
-    let second = shelf.put(&[(2, Some(("a", 2)))]);
-    let (pending, holder) = shelf.until_met(2, ("a", 2)).await;
-    delivered(holder);
-    shelf.answer(pending, 2, Some(("a", 2)));
-    soon(second.done()).await;
+    shelf.refuse(2, ("a", 2)).await;
     shelf.deliver(&[(1, Some(("c", 3)))]).await;
     let at_a = put(keys::spot("search", &shelf.spot("a").0), &record(&subject_of(1)));
     shelf.bench.store.write(vec![at_a]).await.expect("in memory");

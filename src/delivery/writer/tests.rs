@@ -1,13 +1,10 @@
 //! One lane's writer with a target that answers by script, and time that stands still until
 //! everything waits.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use rstest::rstest;
-use tokio::{
-    sync::Notify,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::super::{
     Halt,
@@ -579,8 +576,7 @@ async fn too_many_refusals_end_the_lane_with_nothing_settled() {
 #[tokio::test(start_paused = true)]
 async fn a_drain_finishes_what_is_under_way_and_nothing_else() {
     let bench = bench().await;
-    let gate = Arc::new(Notify::new());
-    bench.target.answers([Answer::Gate(gate.clone())]);
+    let gate = bench.target.gate();
     let writer = bench.write();
     let first = bench.put([(1, value(1))]);
     sleep(Duration::from_millis(10)).await;
@@ -613,8 +609,7 @@ async fn a_drain_ends_the_tries() {
 #[tokio::test(start_paused = true)]
 async fn an_idle_lane_sends_at_once_and_gathers_behind_a_request() {
     let bench = bench().await;
-    let gate = Arc::new(Notify::new());
-    bench.target.answers([Answer::Gate(gate.clone())]);
+    let gate = bench.target.gate();
     let writer = bench.write();
     bench.put([(1, value(1))]);
     sleep(Duration::from_millis(10)).await;
@@ -635,8 +630,7 @@ async fn an_idle_lane_sends_at_once_and_gathers_behind_a_request() {
 #[tokio::test(start_paused = true)]
 async fn behind_the_end_of_a_copy_nothing_is_waited_for() {
     let bench = bench().await;
-    let gate = Arc::new(Notify::new());
-    bench.target.answers([Answer::Gate(gate.clone())]);
+    let gate = bench.target.gate();
     let writer = bench.write();
     bench.put([(1, value(1))]);
     sleep(Duration::from_millis(10)).await;
@@ -648,8 +642,7 @@ async fn behind_the_end_of_a_copy_nothing_is_waited_for() {
     sleep(Duration::from_millis(10)).await;
     assert_sent_at(&bench, &[0, 20]);
     // The next ones are gathered again.
-    let gate = Arc::new(Notify::new());
-    bench.target.answers([Answer::Gate(gate.clone())]);
+    let gate = bench.target.gate();
     bench.put([(3, value(3))]);
     sleep(Duration::from_millis(10)).await;
     bench.put([(4, value(4))]);
@@ -662,8 +655,7 @@ async fn behind_the_end_of_a_copy_nothing_is_waited_for() {
 #[tokio::test(start_paused = true)]
 async fn a_full_batch_waits_for_no_delay() {
     let bench = with(DeliverySettings { max_actions: 2, ..settings() }).await;
-    let gate = Arc::new(Notify::new());
-    bench.target.answers([Answer::Gate(gate.clone())]);
+    let gate = bench.target.gate();
     let writer = bench.write();
     bench.put([(1, value(1))]);
     sleep(Duration::from_millis(10)).await;
@@ -713,8 +705,7 @@ async fn a_document_that_comes_back_while_its_removal_is_under_way_can_still_mov
     let bench = moving().await;
     let writer = bench.write();
     settled(&bench.put([(1, lying("a", 1))])).await;
-    let gate = Arc::new(Notify::new());
-    bench.target.answers([Answer::Gate(gate.clone())]);
+    let gate = bench.target.gate();
     let removed = bench.put([(1, State::Gone)]);
     sleep(Duration::from_millis(10)).await;
     let back = bench.put([(1, lying("a", 2))]);
@@ -769,8 +760,8 @@ async fn a_document_that_comes_back_leaves_first_and_lies_there_then() {
 #[tokio::test(start_paused = true)]
 async fn a_batch_in_parts_is_finished_when_it_is_to_end() {
     let bench = with(DeliverySettings { max_actions: 4, ..settings() }).await;
-    let gate = Arc::new(Notify::new());
-    bench.target.answers([Answer::All(retry(Pressure::Split)), Answer::Gate(gate.clone())]);
+    bench.target.answers([Answer::All(retry(Pressure::Split))]);
+    let gate = bench.target.gate();
     let completion = bench.put((1..=4).map(|id| (id, value(id))));
     let writer = bench.write();
     sleep(Duration::from_millis(10)).await;

@@ -84,6 +84,7 @@ struct Bench {
     target: Arc<Told>,
     copying: watch::Receiver<bool>,
     drained: CancellationToken,
+    /// Ends with `drained`, or with the test's runtime.
     running: JoinHandle<Result<(), Halt>>,
 }
 

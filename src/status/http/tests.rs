@@ -24,6 +24,7 @@ struct Running {
     address: SocketAddr,
     status: Arc<Status>,
     stop: CancellationToken,
+    /// Ends with `stop`, or with the test's runtime.
     task: tokio::task::JoinHandle<io::Result<()>>,
 }
 

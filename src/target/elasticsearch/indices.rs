@@ -339,14 +339,8 @@ impl Indices {
         }
         let mut renamed: Option<Vec<u8>> = None;
         let mut looked: HashSet<&str> = HashSet::new();
-        let mut last: &[u8] = &[];
-        for item in &request.items {
-            let index = EnginePlaceKey::index_bytes(&item.place).unwrap_or_default();
-            if index == last {
-                continue;
-            }
-            last = index;
-            let known = str::from_utf8(index).ok().and_then(|name| swapped.get_key_value(name));
+        for index in EnginePlaceKey::indices(&request.items) {
+            let known = swapped.get_key_value(index);
             let Some((name, aliases)) = known.filter(|(name, _)| looked.insert(name)) else {
                 continue;
             };

@@ -111,14 +111,7 @@ impl EngineTarget {
         let Some(origins) = self.origins.as_deref().filter(|_| self.indices.forgets()) else {
             return Ok(());
         };
-        let mut last: &[u8] = &[];
-        for item in &request.items {
-            let index = EnginePlaceKey::index_bytes(&item.place).unwrap_or_default();
-            if index == last {
-                continue;
-            }
-            last = index;
-            let Ok(name) = str::from_utf8(index) else { continue };
+        for name in EnginePlaceKey::indices(&request.items) {
             if let Some(namespace) = self.indices.unkept(name) {
                 origins.keep_name(name, &namespace).await?;
                 self.indices.hold(name, &namespace);

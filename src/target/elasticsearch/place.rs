@@ -6,7 +6,7 @@ use std::fmt;
 
 use smallvec::SmallVec;
 
-use crate::target::PlaceKey;
+use crate::target::{Item, PlaceKey};
 
 /// Bytes that most places have at the most.
 const ORDINARY: usize = 128;
@@ -63,6 +63,17 @@ impl<'a> EnginePlaceKey<'a> {
             return Err(PlaceError);
         }
         Ok(Self { index, id, routing: Some(routing).filter(|routing| !routing.is_empty()) })
+    }
+
+    /// The indices of items, each once for all that stand one behind the other. What can't be read has
+    /// none.
+    pub(super) fn indices(items: &[Item]) -> impl Iterator<Item = &str> {
+        let mut last: &[u8] = &[];
+        items.iter().filter_map(move |item| {
+            let index = Self::index_bytes(&item.place).ok().filter(|index| *index != last)?;
+            last = index;
+            str::from_utf8(index).ok()
+        })
     }
 
     /// The bytes of the index alone, for telling whether two places share it without reading the

@@ -166,6 +166,7 @@ async fn the_name_of_a_filled_index_stays_while_a_request_may_go_by_it() {
     let before = request(&target);
     target.send(&before).await.unwrap();
     let late = target.indices.begin().await;
+    // Awaited at the end: beside it the others go on.
     let swapping = tokio::spawn({
         let target = target.clone();
         async move { target.swap("products").await }
