@@ -140,7 +140,7 @@ impl Sharing {
         }
         let mut words = format!("letters of {refused:?}, and not of {expected:?}");
         for key in refused.symmetric_difference(&expected) {
-            let document = all.iter().find(|it| it.get_i32("_id") == Ok(*key));
+            let document = all.iter().find(|it| it.get_i32("_id").is_ok_and(|it| it == *key));
             let letter = letters.iter().find(|it| it["key_text"] == key.to_string());
             let kept: Vec<Document> = self
                 .world
