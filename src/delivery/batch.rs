@@ -70,8 +70,8 @@ pub struct Batch {
     entries: Vec<Option<Entry>>,
     /// Where the others stand.
     by_place: KeyMap<PlaceKey, usize>,
-    /// Whose letters there are.
-    lettered: HashSet<Lettered>,
+    /// Whose letters there are, and who waits.
+    open: HashSet<Lettered>,
     /// Refused before they were sent; stored before anything of the batch is settled.
     pub letters: Vec<Letter>,
     /// Documents that the target is not to hold and does not: nothing is sent for them.
@@ -187,23 +187,31 @@ impl Batch {
     }
 
     /// Drops the letters of documents that a later change of the same batch delivers after all: once
-    /// stored they would stay, since what settles a letter is a success after it.
-    pub fn outdate_letters<'a>(&mut self, later: impl Iterator<Item = &'a Origin>) {
-        if self.lettered.is_empty() {
+    /// stored they would stay, since what settles a letter is a success after it. Nor does it matter then
+    /// that they waited: whoever has come back meanwhile does not come back once more.
+    pub fn outdate<'a>(&mut self, later: impl Iterator<Item = &'a Origin>) {
+        if self.open.is_empty() {
             return;
         }
         for later in later {
             let subject = lettered(later);
-            if self.lettered.remove(&subject) {
+            if self.open.remove(&subject) {
                 self.letters.retain(|letter| lettered(letter.origin()) != subject);
+                self.waiting.retain(|waiting| lettered(waiting) != subject);
             }
         }
     }
 
     /// Takes letters of documents that were refused before they were sent.
     pub fn refuse(&mut self, letters: Vec<Letter>) {
-        self.lettered.extend(letters.iter().map(|letter| lettered(letter.origin())));
+        self.open.extend(letters.iter().map(|letter| lettered(letter.origin())));
         self.letters.extend(letters);
+    }
+
+    /// Takes documents that come back, since a place is still another's.
+    pub fn wait(&mut self, waiting: Vec<Arc<Origin>>) {
+        self.open.extend(waiting.iter().map(|waiting| lettered(waiting)));
+        self.waiting.extend(waiting);
     }
 
     /// Ends the gathering: the request, and the entries in the request's order. `None` where there

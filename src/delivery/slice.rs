@@ -12,6 +12,7 @@ use crate::{
 
 use super::{
     Halt,
+    batch::Origin,
     lane::Subject,
     places::{Move, RulePlace, union},
     shape::{Shaped, Shaper},
@@ -41,6 +42,8 @@ pub(super) struct Settling {
     pub moved: Option<Box<Move>>,
     /// Places that it has not been put to before, for all that is known.
     pub fresh: Vec<PlaceKey>,
+    /// Of its document where that comes back, since a place is still another's.
+    pub waiting: Vec<Arc<Origin>>,
 }
 
 impl Slice {
@@ -104,6 +107,7 @@ impl Slice {
                 read: change.read,
                 moved,
                 fresh: Vec::new(),
+                waiting: Vec::new(),
             });
         }
         Ok(slice)

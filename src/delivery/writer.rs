@@ -362,16 +362,17 @@ impl Writer {
         }
         for (at, origin) in waits {
             self.wait(&origin, &changes[at].claims);
-            self.batch.waiting.push(origin);
+            changes[at].waiting.push(origin);
         }
-        for Settling { shaped, phase, claims, fresh, .. } in changes {
+        for Settling { shaped, phase, claims, fresh, waiting, .. } in changes {
             for rule in shaped.skipped {
                 context.rules[usize::from(rule.0)].count(phase, Settled::Skipped, 1);
             }
             // What is gone needs no letter either, with nothing to be removed.
             let later = shaped.operations.iter().map(|(_, origin)| origin).chain(&shaped.gone);
-            self.batch.outdate_letters(later.map(|origin| &**origin));
+            self.batch.outdate(later.map(|origin| &**origin));
             self.batch.refuse(shaped.letters);
+            self.batch.wait(waiting);
             self.batch.gone.extend(shaped.gone);
             for (operation, origin) in shaped.operations {
                 let once = shaped.once.contains(&operation.place);

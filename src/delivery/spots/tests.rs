@@ -326,6 +326,32 @@ async fn who_is_refused_and_gone_at_once_has_no_letter() {
     shelf.nothing_is_left();
 }
 
+/// It waits for the place once more, and is gone when it comes back, all behind one request that is under
+/// way.
+#[tokio::test(start_paused = true)]
+async fn who_was_refused_waits_again_and_is_gone_has_no_letter() {
+    for stays in [None, Some(("b", 3))] {
+        let shelf = Shelf::new().await;
+        shelf.deliver(&[(1, Some(("a", 1)))]).await;
+        shelf.refuse(2, ("a", 2)).await;
+        assert_eq!(shelf.bench.letters().await.len(), 1);
+        let gate = shelf.bench.target.gate();
+        let under_way = shelf.put(&[(3, Some(("c", 3)))]);
+        while shelf.bench.target.sent().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        let again = shelf.put(&[(2, Some(("a", 3)))]);
+        shelf.look_up(2, stays).await;
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        gate.notify_one();
+        soon(async { tokio::join!(under_way.done(), again.done()) }).await;
+        assert!(shelf.bench.letters().await.is_empty(), "{stays:?}");
+        shelf.nothing_is_left();
+    }
+}
+
 /// What the other one left there is newer than what the source showed of this one.
 #[tokio::test(start_paused = true)]
 async fn who_comes_too_late_for_a_place_is_looked_up_once_more() {
