@@ -281,6 +281,8 @@ pub struct Change {
     /// The server's clock at the oldest event that this answers, for the time a delivery took;
     /// `None` in the copy.
     pub since: Option<bson::DateTime>,
+    /// Whether an event said that it is no more.
+    pub deleted: bool,
     /// Copy or changes.
     pub phase: Phase,
     /// One entry a rule that was asked, in the order of the rules.

@@ -156,6 +156,7 @@ fn change(test: &Test) -> Result<Change, Error> {
         cause: Cause::Event(TIME),
         read: TIME,
         since: Some(bson::DateTime::from_millis(i64::from(TIME.seconds()) * 1000)),
+        deleted: false,
         phase,
         states: smallvec![(RuleIndex(0), state)],
         claims: Default::default(),

@@ -32,7 +32,7 @@ pub struct Origin {
     pub time: ClusterTime,
     /// The server's clock at the oldest event that it answers.
     pub since: Option<bson::DateTime>,
-    /// Whether the document is no more.
+    /// Whether an event said that the document is no more.
     pub deleted: bool,
     /// The event itself, in `events` delivery.
     pub event: Option<Arc<Happened>>,
@@ -149,6 +149,7 @@ impl Batch {
             return;
         }
         let last = self.entries.len();
+        let mut fresh = false;
         match self.by_place.entry(operation.place.clone()) {
             hash_map::Entry::Occupied(mut index) => {
                 let known = &mut self.entries[*index.get()];
@@ -156,7 +157,11 @@ impl Batch {
                     self.body.truncate(start);
                     return;
                 }
-                *known = None;
+                // What was not sent has put nothing there.
+                let same = |known: &Entry| {
+                    known.origin.key == origin.key && known.origin.namespace == origin.namespace
+                };
+                fresh = known.take().is_some_and(|known| known.fresh && same(&known));
                 index.insert(last);
             }
             hash_map::Entry::Vacant(place) => {
@@ -164,7 +169,7 @@ impl Batch {
             }
         }
         let (range, place) = (start..self.body.len(), operation.place);
-        self.entries.push(Some(Entry { range, place, removes, once, fresh: false, origin }));
+        self.entries.push(Some(Entry { range, place, removes, once, fresh, origin }));
     }
 
     /// The document of the last operation has not been put in this place before, for all that is known.

@@ -173,6 +173,11 @@ impl DeadLetters {
         known.contains(&self.hasher.hash_one(key))
     }
 
+    /// Whether there is a letter of this document, of any rule of the run, as far as hashes tell.
+    pub fn has_any(&self, document: &Subject) -> bool {
+        self.rules.iter().any(|rule| self.has(rule, document))
+    }
+
     /// From now on these are asked for, or no more.
     pub fn ask_for(&self, letters: &[RecordKey], asked: bool) {
         let mut asked_for = self.asked_for.lock().unwrap_or_else(PoisonError::into_inner);

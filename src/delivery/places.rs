@@ -16,7 +16,7 @@ use crate::{
     change::{DocumentKey, Namespace},
     checkpoint::{
         keys,
-        records::{PlacesRecord, Record, StoredPlace, load_many},
+        records::{PlacesRecord, Record, SpotRecord, StoredPlace, load_many, removal},
         store::{RecordKey, Store, Table, Write},
     },
     target::PlaceKey,
@@ -63,9 +63,17 @@ pub struct Trim {
     old: Vec<RulePlace>,
     places: Vec<RulePlace>,
     spots: Vec<(Spot, PlaceKey)>,
+    awaits_no_more: Vec<Spot>,
 }
 
 impl Trim {
+    /// Leaves what is stored of the spots that these documents awaited: they have not been delivered.
+    pub fn still_awaits<'a>(&mut self, mut of: impl Iterator<Item = &'a Subject>) {
+        if !self.awaits_no_more.is_empty() && of.any(|subject| *subject == self.subject) {
+            self.awaits_no_more.clear();
+        }
+    }
+
     /// Leaves a place in the record after all, as one that is owed: the target did not clear it, and
     /// a dead letter says so.
     pub fn owe(&mut self, namespace: &Namespace, key: &DocumentKey, place: &PlaceKey) {
@@ -118,6 +126,13 @@ pub struct Places {
     widened: Mutex<HashMap<Subject, u64>>,
 }
 
+impl Move {
+    /// One of which nobody has looked yet whose the spots are.
+    pub fn new(subject: Subject, old: Vec<RulePlace>, new: Vec<RulePlace>) -> Self {
+        Self { subject, old, new, spots: Vec::new(), awaits_no_more: Vec::new() }
+    }
+}
+
 impl Places {
     /// Those of one target.
     pub fn new(store: Arc<dyn Store>, target: &str) -> Self {
@@ -164,19 +179,25 @@ impl Places {
     ) -> Result<Vec<Trim>, Halt> {
         let mut writes = HashMap::new();
         let mut trims = Vec::with_capacity(moves.len());
-        for Move { subject, old, new, spots } in moves {
+        for Move { subject, old, new, spots, awaits_no_more } in moves {
             let union = union(&old, &new);
-            if union != old {
+            // Also where it says nothing new, and something is to be trimmed: a process that was shut out
+            // since may still trim what it has left.
+            if union != old || union.len() != new.len() {
                 // A later change of the same document knows the earlier one's places.
                 writes.insert(subject.clone(), self.write(&subject, &union));
             }
             let mut widened = self.widened.lock().unwrap_or_else(PoisonError::into_inner);
             // Where nothing is to be trimmed, an older batch's trim must not be carried out either:
             // it would take away what this one puts back.
-            if union.len() != new.len() || widened.contains_key(&subject) {
+            if union.len() != new.len()
+                || !awaits_no_more.is_empty()
+                || widened.contains_key(&subject)
+            {
                 let generation = widened.entry(subject.clone()).or_default();
                 *generation += 1;
-                trims.push(Trim { generation: *generation, subject, old, places: new, spots });
+                let (generation, places) = (*generation, new);
+                trims.push(Trim { generation, subject, old, places, spots, awaits_no_more });
             }
         }
         let writes = writes.into_values().chain(beside).collect();
@@ -203,6 +224,9 @@ impl Places {
                 if widened.get(&trim.subject) == Some(&trim.generation) {
                     widened.remove(&trim.subject);
                     writes.push(self.write(&trim.subject, &trim.places));
+                    let over = trim.awaits_no_more.iter();
+                    let over = over.map(|spot| spots.awaiting_key(*spot, &trim.subject));
+                    writes.extend(over.map(removal::<SpotRecord>));
                     let given_up = trim.given_up();
                     if !given_up.is_empty() {
                         let given_up = spots.leave(&trim.subject, given_up);
@@ -252,6 +276,8 @@ pub struct Move {
     pub new: Vec<RulePlace>,
     /// Of both, which spots are this document's.
     pub spots: Vec<(Spot, PlaceKey)>,
+    /// Which others it has waited for until now.
+    pub awaits_no_more: Vec<Spot>,
 }
 
 #[cfg(test)]

@@ -214,6 +214,9 @@ pub async fn deliver(
     given_up.extend(waiting.chain(held.iter().map(|(it, _)| it)).map(|it| lettered(it)));
     given_up.extend(refused.iter().map(|letter| lettered(letter.origin())));
     settled.retain(|origin| given_up.is_empty() || !given_up.contains(&lettered(origin)));
+    for trim in &mut batch.places {
+        trim.still_awaits(given_up.iter().map(|(_, subject, _)| subject));
+    }
     context.dead_letters.settle(settled.iter().map(|origin| &**origin), &context.stop).await?;
     bury(&context, refused).await?;
     if !behind.is_empty() {

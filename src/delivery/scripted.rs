@@ -419,6 +419,7 @@ pub fn change(id: i64, state: State, claims: impl IntoIterator<Item = Claim>) ->
         cause: Cause::Event(ClusterTime(7)),
         read: ClusterTime(9),
         since: None,
+        deleted: false,
         phase: Phase::Changes,
         states: smallvec![(RuleIndex(0), state)],
         claims: claims.into_iter().collect(),

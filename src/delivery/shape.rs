@@ -227,7 +227,7 @@ impl Shaper {
                 phase: change.phase,
                 time: change.time,
                 since: change.since,
-                deleted: matches!(state, State::Gone),
+                deleted: change.deleted,
                 event: None,
             });
             let mine = old.iter().filter(|place| place.rule == rule.name);

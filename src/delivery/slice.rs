@@ -97,7 +97,7 @@ impl Slice {
             let moved = moving.map(|subject| {
                 // A second change of the document in this slice finds what the first one leaves.
                 self.places.insert(subject.clone(), union(&old, &shaped.places));
-                Box::new(Move { subject, old, new: shaped.places.clone(), spots: Vec::new() })
+                Box::new(Move::new(subject, old, shaped.places.clone()))
             });
             slice.push(Settling {
                 shaped,

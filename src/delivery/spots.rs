@@ -5,8 +5,11 @@
 //! once the document has been taken away from there. The document that finds another's gives up its own
 //! old places, so that two that swap theirs do not wait for one another, stands aside, and has the other
 //! one delivered as it is in the source. Where that has come to pass and the place is still held, it is
-//! refused; once the place is free it is asked for, after a restart too. No position waits for that, so
-//! what the store says of it goes only once it has been delivered.
+//! refused; once the place is free it is asked for, after a restart too.
+//!
+//! No position need wait for a document that is asked for. So the store says who awaits a spot from
+//! before its old places are given up until it has been delivered, or has a letter that says so; the next
+//! run looks at all of those again.
 //!
 //! Only one process writes, and one task a document: what is found free is noted in memory until it is
 //! durable whose it is, and so is what is being given up. What says whose a spot is may have outlived
@@ -16,7 +19,7 @@
 //! key, and the old one, whose removal comes in either order, no more gives it up.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque, hash_map},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -46,7 +49,7 @@ use super::{
     Halt,
     batch::Origin,
     contested::{ASKED, Holder},
-    dead_letters::{DeadLetters, Letter, Stage},
+    dead_letters::{Letter, Stage},
     insist, insist_on_writing,
     lane::Subject,
     places::Places,
@@ -105,8 +108,10 @@ struct State {
     leaving: HashMap<Spot, Subject>,
     waiting: HashMap<Subject, Vec<Meeting>>,
     rounds: HashMap<Subject, Rounds>,
-    /// What documents have been refused for.
+    /// What documents wait for, or have been refused for.
     awaited: HashSet<Spot>,
+    /// Those of them for which that is not durable yet, each with of how many documents.
+    noting: HashMap<Spot, usize>,
     /// Those of them that have become free.
     freed: VecDeque<Spot>,
 }
@@ -136,6 +141,23 @@ struct Withheld {
     place: PlaceKey,
 }
 
+/// A document that has a spot.
+pub struct Holding {
+    /// Which.
+    pub subject: Subject,
+    /// Whether the store knows of other places of it too. One that moved as the last run ended may have
+    /// left this one.
+    pub has_others: bool,
+}
+
+/// Some of those who awaited spots when the last run ended.
+pub struct Recalled {
+    /// Each with where that is stored.
+    pub awaiting: Vec<(RecordKey, Subject)>,
+    /// Behind which the next ones are.
+    pub last: RecordKey,
+}
+
 /// What came of a slice.
 #[derive(Default)]
 pub(super) struct Looked {
@@ -145,6 +167,8 @@ pub(super) struct Looked {
     pub waits: Vec<(usize, Arc<Origin>)>,
     taken: Vec<Spot>,
     refused: Vec<Withheld>,
+    /// Who awaits which spot, as far as that is not stored.
+    awaiting: Vec<(Spot, Subject)>,
 }
 
 impl Spots {
@@ -205,17 +229,19 @@ impl Spots {
         spots: &[Spot],
         places: &Places,
         stop: &CancellationToken,
-    ) -> Result<Vec<Option<Subject>>, Halt> {
+    ) -> Result<Vec<Option<Holding>>, Halt> {
         let found = self.owners(spots, stop).await?;
         let said: Vec<Subject> = found.iter().flatten().cloned().collect();
         let mut lying = places.load(&said, stop).await?.into_iter();
         let holder = |(spot, owner): (&Spot, Option<Subject>)| {
-            let owner = owner?;
-            let mut held = lying.next().unwrap_or_default().into_iter();
-            let is_there = held.any(|place| {
-                self.rules.contains(&*place.rule) && Spot::of(&*self.target, &place.place) == *spot
-            });
-            is_there.then_some(owner)
+            let subject = owner?;
+            let lying = lying.next().unwrap_or_default().into_iter();
+            let held = lying.filter(|place| self.rules.contains(&*place.rule));
+            let (here, others): (Vec<Spot>, Vec<Spot>) = held
+                .map(|place| Spot::of(&*self.target, &place.place))
+                .partition(|held| held == spot);
+            let has_others = !others.is_empty();
+            (!here.is_empty()).then_some(Holding { subject, has_others })
         };
         Ok(spots.iter().zip(found).map(holder).collect())
     }
@@ -224,12 +250,12 @@ impl Spots {
     ///
     /// # Errors
     /// See [`Halt`].
-    pub async fn owner(
+    pub async fn holder(
         &self,
         spot: Spot,
         places: &Places,
         stop: &CancellationToken,
-    ) -> Result<Option<Subject>, Halt> {
+    ) -> Result<Option<Holding>, Halt> {
         Ok(self.holders(&[spot], places, stop).await?.remove(0))
     }
 
@@ -298,15 +324,23 @@ impl Spots {
                     }
                 }
             }
-            self.meet(&moved.subject, withheld, shaper, &mut looked);
+            moved.awaits_no_more = self.meet(&moved.subject, withheld, shaper, &mut looked);
+            // A process that was shut out since may still take away whose they are, with what it found
+            // there.
+            if moved.old.len() > moved.new.len() {
+                let stays = |at: &PlaceKey| moved.new.iter().any(|new| new.place == *at);
+                let kept = moved.spots.iter().filter(|(_, at)| stays(at));
+                let write = |(spot, _): &(Spot, _)| put(self.key(*spot), &record(&moved.subject));
+                looked.writes.extend(kept.map(write));
+            }
         }
-        let mut awaiting = HashMap::with_capacity(looked.refused.len());
-        for Withheld { spot, origin, .. } in &looked.refused {
-            let subject = of(origin);
-            awaiting.insert(self.awaiting_key(*spot, &subject), subject);
-        }
-        let awaiting = awaiting.into_iter().map(|(key, subject)| put(key, &record(&subject)));
-        looked.writes.extend(awaiting);
+        let awaiting: HashMap<RecordKey, &Subject> = looked
+            .awaiting
+            .iter()
+            .map(|(spot, subject)| (self.awaiting_key(*spot, subject), subject))
+            .collect();
+        let writes = awaiting.into_iter().map(|(key, subject)| put(key, &record(subject)));
+        looked.writes.extend(writes);
         Ok(looked)
     }
 
@@ -320,6 +354,7 @@ impl Spots {
     ) -> Result<Owners, Halt> {
         let mut owners = Owners::default();
         let mut blocked: HashMap<Spot, Subject> = HashMap::new();
+        let mut returning: HashSet<(Spot, &Subject)> = HashSet::new();
         // Each with whether it is to be put there.
         let mut wanted: Vec<(Spot, &Subject, bool)> = Vec::new();
         {
@@ -339,6 +374,7 @@ impl Spots {
                         }
                         Some(other) => {
                             blocked.insert(*spot, other.clone());
+                            returning.insert((*spot, &moved.subject));
                         }
                         None => {
                             state.taking.insert(*spot, moved.subject.clone());
@@ -358,6 +394,12 @@ impl Spots {
             let mut state = self.state();
             for (spot, subject, puts) in wanted {
                 match found.get(&spot).and_then(Option::as_ref) {
+                    // It had left the spot, which another is taking, and that was not stored.
+                    Some(owner) if owner == subject && returning.contains(&(spot, subject)) => {
+                        if let Some(other) = blocked.get(&spot) {
+                            owners.of.insert(spot, other.clone());
+                        }
+                    }
                     Some(owner) => {
                         owners.of.insert(spot, owner.clone());
                         if owner != subject && (puts || !owner.is_same_document(subject)) {
@@ -415,6 +457,7 @@ impl Spots {
         let state = self.state();
         for (spot, owner) in spots.into_iter().zip(found) {
             let taker = state.taking.get(&spot);
+            let owner = owner.map(|holding| holding.subject);
             match owner.filter(|owner| !taker.is_some_and(|it| it.is_same_document(owner))) {
                 Some(owner) => {
                     owners.of.insert(spot, owner);
@@ -426,25 +469,35 @@ impl Spots {
     }
 
     /// Has those delivered that hold what a document is withheld from. Who need not be waited for any
-    /// longer, or can't be, refuses it.
+    /// longer, or can't be, refuses it. Returns which spots the document waits for no more.
     fn meet(
         &self,
         subject: &Subject,
         withheld: Vec<Withheld>,
         shaper: &Shaper,
         looked: &mut Looked,
-    ) {
+    ) -> Vec<Spot> {
         let mut state = self.state();
         if withheld.is_empty() && state.waiting.is_empty() {
-            return;
+            return Vec::new();
         }
         let state = &mut *state;
         let before = state.waiting.remove(subject).unwrap_or_default();
         // One that nobody looks up again can only be refused.
         let has_room = withheld.iter().all(|it| shaper.follows(it.origin.rule))
             && (!before.is_empty() || state.waiting.len() < WAITING);
+        let stays = |spot: &Spot| withheld.iter().any(|met| met.spot == *spot);
+        let over = before.iter().map(|it| it.spot).filter(|spot| !stays(spot)).collect();
         let mut now: Vec<Meeting> = Vec::new();
         let mut waits = false;
+        for met in &withheld {
+            // Once is enough, unless it is forgotten with what became of the last meeting.
+            if !before.iter().any(|it| it.spot == met.spot) {
+                state.awaited.insert(met.spot);
+                *state.noting.entry(met.spot).or_default() += 1;
+                looked.awaiting.push((met.spot, subject.clone()));
+            }
+        }
         for met in withheld.iter().filter(|_| has_room) {
             let known = before.iter().find(|it| it.spot == met.spot && it.holder == met.holder);
             let (meeting, is_over) = self.waits(state, known, met);
@@ -456,7 +509,6 @@ impl Spots {
             looked.waits.extend(withheld.into_iter().map(|it| (it.at, it.origin)));
         } else {
             now.clear();
-            state.awaited.extend(withheld.iter().map(|it| it.spot));
             looked.refused.extend(withheld);
         }
         for meeting in &now {
@@ -473,6 +525,7 @@ impl Spots {
         if !now.is_empty() {
             state.waiting.insert(subject.clone(), now);
         }
+        over
     }
 
     /// Asks for the holder, and says whether that is over: it has been delivered since the two met, or waits
@@ -515,11 +568,19 @@ impl Spots {
         shaper: &Shaper,
         stop: &CancellationToken,
     ) -> Result<(Vec<(usize, Letter)>, Vec<(usize, Arc<Origin>)>), Halt> {
-        let Looked { mut waits, taken, refused, .. } = looked;
-        if !taken.is_empty() {
+        let Looked { mut waits, taken, refused, awaiting, .. } = looked;
+        if !taken.is_empty() || !awaiting.is_empty() {
             let mut state = self.state();
             for spot in &taken {
                 state.taking.remove(spot);
+            }
+            for (spot, _) in &awaiting {
+                if let hash_map::Entry::Occupied(mut noting) = state.noting.entry(*spot) {
+                    *noting.get_mut() -= 1;
+                    if *noting.get() == 0 {
+                        noting.remove();
+                    }
+                }
             }
         }
         let spots: Vec<Spot> = refused.iter().map(|refused| refused.spot).collect();
@@ -598,7 +659,7 @@ impl Spots {
         }
     }
 
-    /// Waits for a spot that was given up, and that refused documents may still want. Cancel safe.
+    /// Waits for a spot that was given up, and that documents may still await. Cancel safe.
     pub async fn freed(&self) -> Spot {
         loop {
             let freed = self.is_freed.notified();
@@ -609,7 +670,7 @@ impl Spots {
         }
     }
 
-    /// The next document that was refused for a spot.
+    /// The next document that awaits a spot.
     ///
     /// # Errors
     /// See [`Halt`].
@@ -624,29 +685,27 @@ impl Spots {
         Ok(found.into_iter().next().map(|(key, record)| (key, subject(&record))))
     }
 
-    /// Who has a spot that it was refused for before. It was given that by an earlier run, if not by this
-    /// one, which may have ended before it put the document there.
+    /// Where the store says that a document awaits a spot, if it does.
     ///
     /// # Errors
     /// See [`Halt`].
-    pub async fn given(
+    pub async fn awaits(
         &self,
         spot: Spot,
-        places: &Places,
+        subject: &Subject,
         stop: &CancellationToken,
-    ) -> Result<Option<(RecordKey, Subject)>, Halt> {
-        let Some(owner) = self.owner(spot, places, stop).await? else { return Ok(None) };
-        let key = self.awaiting_key(spot, &owner);
+    ) -> Result<Option<RecordKey>, Halt> {
+        let key = self.awaiting_key(spot, subject);
         let found = insist(stop, || self.store.get(Table::Places, &key)).await?;
-        Ok(found.map(|_| (key, owner)))
+        Ok(found.map(|_| key))
     }
 
-    fn awaiting_key(&self, spot: Spot, subject: &Subject) -> RecordKey {
+    pub(super) fn awaiting_key(&self, spot: Spot, subject: &Subject) -> RecordKey {
         let of_namespace = keys::awaiting(&self.name, &spot.0).with(subject.namespace.as_str());
         of_namespace.with(subject.key.canonical())
     }
 
-    /// Forgets that a document was refused for a spot.
+    /// Forgets that a document awaits a spot.
     ///
     /// # Errors
     /// See [`Halt`].
@@ -654,60 +713,74 @@ impl Spots {
         insist_on_writing(&*self.store, vec![removal::<SpotRecord>(awaiting)], stop).await
     }
 
-    /// Reads which documents earlier runs have refused for spots of others. What has become free since, or
-    /// has been given to one of them, is told by [`Self::freed`]; those that have no letter any more are
-    /// forgotten. To be done before any document is delivered: one that is refused has its letter a little
-    /// later.
+    /// Nobody was found who awaits a free spot: it is remembered no more, unless somebody does by now.
+    ///
+    /// # Errors
+    /// See [`Halt`].
+    pub async fn unawaited(&self, spot: Spot, stop: &CancellationToken) -> Result<(), Halt> {
+        {
+            let mut state = self.state();
+            if state.noting.contains_key(&spot) {
+                return Ok(());
+            }
+            state.awaited.remove(&spot);
+        }
+        // What was being noted then is durable by now.
+        if self.awaiting(spot, None, stop).await?.is_some() {
+            let mut state = self.state();
+            state.awaited.insert(spot);
+            state.freed.push_back(spot);
+            drop(state);
+            self.is_freed.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Reads who awaited spots when the last run ended, some at a time. Which of the spots are free by now,
+    /// or are those of documents that awaited them or may have left them, is told by [`Self::freed`].
     ///
     /// # Errors
     /// See [`Halt`].
     pub async fn recall(
         &self,
-        letters: &DeadLetters,
+        after: Option<&RecordKey>,
         places: &Places,
         stop: &CancellationToken,
-    ) -> Result<(), Halt> {
+    ) -> Result<Option<Recalled>, Halt> {
         let prefix = keys::all_awaiting(&self.name);
-        let mut after: Option<RecordKey> = None;
-        loop {
-            let found =
-                insist(stop, || page::<SpotRecord>(&*self.store, &prefix, after.as_ref(), PAGE))
-                    .await?;
-            let Some((last, _)) = found.last() else { return Ok(()) };
-            after = Some(last.clone());
-            let mut spots = Vec::with_capacity(found.len());
-            let mut refused = Vec::with_capacity(found.len());
-            let mut writes = Vec::new();
-            for (key, record) in found {
-                let spot = key.0.get(3).and_then(|spot| <[u8; 16]>::try_from(&**spot).ok());
-                let has_letter = |it: &Subject| self.rules.iter().any(|rule| letters.has(rule, it));
-                match (spot, subject(&record).filter(has_letter)) {
-                    (Some(spot), Some(subject)) => {
-                        spots.push(Spot(spot));
-                        refused.push(subject);
-                    }
-                    _ => writes.push(removal::<SpotRecord>(key)),
+        let found = insist(stop, || page::<SpotRecord>(&*self.store, &prefix, after, PAGE)).await?;
+        let Some((last, _)) = found.last() else { return Ok(None) };
+        let last = last.clone();
+        let mut spots = Vec::with_capacity(found.len());
+        let mut awaiting = Vec::with_capacity(found.len());
+        let mut broken = Vec::new();
+        for (key, record) in found {
+            let spot = key.0.get(3).and_then(|spot| <[u8; 16]>::try_from(&**spot).ok());
+            match (spot, subject(&record)) {
+                (Some(spot), Some(subject)) => {
+                    spots.push(Spot(spot));
+                    awaiting.push((key, subject));
                 }
+                _ => broken.push(removal::<SpotRecord>(key)),
             }
-            self.state().awaited.extend(&spots);
-            let owners = self.holders(&spots, places, stop).await?;
-            let is_free = |owner: &Option<Subject>, refused: &Subject| {
-                owner.as_ref().is_none_or(|owner| owner == refused)
-            };
-            let found = spots.into_iter().zip(owners.iter().zip(&refused));
-            let free = found.filter(|(_, (owner, refused))| is_free(owner, refused));
-            {
-                let freed = &mut self.state().freed;
-                for (spot, _) in free {
-                    // All who were refused for a spot stand one behind the other.
-                    if freed.back() != Some(&spot) {
-                        freed.push_back(spot);
-                    }
-                }
-            }
-            self.is_freed.notify_one();
-            insist_on_writing(&*self.store, writes, stop).await?;
         }
+        // Before it is read whose they are: what is given up from now on is told.
+        self.state().awaited.extend(&spots);
+        let holders = self.holders(&spots, places, stop).await?;
+        {
+            let freed = &mut self.state().freed;
+            for ((spot, holder), (_, subject)) in spots.iter().zip(holders).zip(&awaiting) {
+                let may_be_given =
+                    holder.is_none_or(|holder| holder.has_others || holder.subject == *subject);
+                // All who await a spot stand one behind the other.
+                if may_be_given && freed.back() != Some(spot) {
+                    freed.push_back(*spot);
+                }
+            }
+        }
+        self.is_freed.notify_one();
+        insist_on_writing(&*self.store, broken, stop).await?;
+        Ok(Some(Recalled { awaiting, last }))
     }
 }
 
@@ -744,10 +817,6 @@ impl Owners {
             (_, None) => {}
         }
     }
-}
-
-fn of(origin: &Origin) -> Subject {
-    Subject { namespace: origin.namespace.clone(), key: origin.key.clone() }
 }
 
 fn record(subject: &Subject) -> SpotRecord {

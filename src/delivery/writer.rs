@@ -406,7 +406,7 @@ fn noted(origin: &Origin, claim: Claim) -> Noted {
         subject: Subject { namespace: origin.namespace.clone(), key: origin.key.clone() },
         time: origin.time,
         since: origin.since,
-        deleted: false,
+        deleted: origin.deleted,
         claim,
     }
 }

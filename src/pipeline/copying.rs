@@ -354,6 +354,7 @@ impl Copying {
                 cause: Cause::Copy(copy.plan.id),
                 read,
                 since: None,
+                deleted: false,
                 phase: Phase::Copy,
                 states: smallvec![(copy.rule, state)],
                 claims: smallvec![page.of_lane(lane).claim()],

@@ -594,6 +594,7 @@ impl Answering {
                     cause: Cause::Event(pending.time),
                     read: as_of,
                     since: pending.since,
+                    deleted: pending.deleted,
                     phase: Phase::Changes,
                     states,
                     claims,

@@ -230,6 +230,7 @@ impl<'a> Sampling<'a> {
             cause: Cause::Event(time),
             read: time,
             since: None,
+            deleted: false,
             phase: Phase::Copy,
             states: smallvec![(RuleIndex(0), State::Present(document))],
             claims: Claims::new(),

@@ -1,15 +1,20 @@
-//! Documents that were refused since their places were others': once such a place is free, they are
-//! asked for, one after the other, until one takes it.
+//! Documents that await the places of others: once such a place is free, they are asked for, one after the
+//! other, until one takes it; and all of them once more when a run begins.
 
 use std::sync::Arc;
 
+use futures_util::{TryStreamExt, stream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    change::{DocumentKey, Namespace},
-    checkpoint::tracker::Completion,
-    delivery::{Halt, lane::Subject, spots::Spot, writer::Context},
+    checkpoint::{store::RecordKey, tracker::Completion},
+    delivery::{
+        Halt,
+        lane::Subject,
+        spots::{Recalled, Spot},
+        writer::Context,
+    },
 };
 
 use super::{
@@ -25,6 +30,8 @@ const AT_ONCE: usize = 64;
 pub(super) struct Succession {
     pub lanes: Arc<Lanes>,
     pub context: Arc<Context>,
+    /// Whether the run leaves no rule out that writes to the target.
+    pub is_whole: bool,
 }
 
 impl Succession {
@@ -39,6 +46,10 @@ impl Succession {
     async fn work(self: Arc<Self>, stop: &CancellationToken) -> Result<(), Halt> {
         let spots = &self.context.spots;
         let mut under_way: JoinSet<Result<(), Halt>> = JoinSet::new();
+        under_way.spawn({
+            let (own, stop) = (self.clone(), stop.clone());
+            async move { own.recall(&stop).await }
+        });
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
@@ -56,45 +67,84 @@ impl Succession {
         }
     }
 
-    async fn give_on(&self, spot: Spot, stop: &CancellationToken) -> Result<(), Halt> {
+    /// Looks at those who awaited places when the last run ended, and have no letter: they waited, or were
+    /// about to be refused.
+    async fn recall(&self, stop: &CancellationToken) -> Result<(), Halt> {
         let Context { spots, places, .. } = &*self.context;
-        // It may have the place since a run that was killed before it put it there, or before it took
-        // back the letter.
-        if let Some((key, Subject { namespace, key: given })) =
-            spots.given(spot, places, stop).await?
-        {
-            self.deliver(&namespace, given, stop).await?;
-            // Should it have left the place by now, that is told once more.
-            return spots.forget(key, stop).await;
-        }
         let mut after = None;
-        while let Some((key, subject)) = spots.awaiting(spot, after.as_ref(), stop).await? {
-            if let Some(Subject { namespace, key }) = &subject {
-                self.deliver(namespace, key.clone(), stop).await?;
-            }
-            match (spots.owner(spot, places, stop).await?, subject) {
-                // It has lost it again, and waits on.
-                (Some(owner), Some(subject)) if !owner.is_same_document(&subject) => return Ok(()),
-                (Some(_), _) => return spots.forget(key, stop).await,
-                (None, _) => spots.forget(key.clone(), stop).await?,
-            }
-            after = Some(key);
+        while let Some(Recalled { awaiting, last }) =
+            spots.recall(after.as_ref(), places, stop).await?
+        {
+            let open = awaiting.into_iter().filter(|(_, subject)| !self.is_refused(subject));
+            stream::iter(open.map(Ok))
+                .try_for_each_concurrent(AT_ONCE, |(key, subject)| async move {
+                    self.deliver(key, &subject, stop).await.map(drop)
+                })
+                .await?;
+            after = Some(last);
         }
         Ok(())
     }
 
-    /// Has a document delivered as it is in the source.
+    async fn give_on(&self, spot: Spot, stop: &CancellationToken) -> Result<(), Halt> {
+        let Context { spots, places, .. } = &*self.context;
+        if let Some(holder) = spots.holder(spot, places, stop).await? {
+            // It may have the place since a run that was killed before it put it there, or before it took
+            // back the letter; or not have it any more, since one that was killed before it said so. Should
+            // it leave the place now, that is told once more.
+            return match spots.awaits(spot, &holder.subject, stop).await? {
+                Some(key) => self.deliver(key, &holder.subject, stop).await.map(drop),
+                None if holder.has_others => self.ask(&holder.subject, stop).await,
+                None => Ok(()),
+            };
+        }
+        let (mut after, mut is_awaited) = (None, false);
+        while let Some((key, subject)) = spots.awaiting(spot, after.as_ref(), stop).await? {
+            match subject {
+                Some(subject) => is_awaited |= !self.deliver(key.clone(), &subject, stop).await?,
+                None => spots.forget(key.clone(), stop).await?,
+            }
+            if spots.holder(spot, places, stop).await?.is_some() {
+                return Ok(());
+            }
+            after = Some(key);
+        }
+        match is_awaited {
+            true => Ok(()),
+            false => spots.unawaited(spot, stop).await,
+        }
+    }
+
+    fn is_refused(&self, subject: &Subject) -> bool {
+        self.context.dead_letters.has_any(subject)
+    }
+
+    /// Has a document delivered that awaits a place, and forgets that it does unless it is refused. One that
+    /// may be of rules that the run leaves out is left as it is. Whether it was forgotten.
     async fn deliver(
         &self,
-        namespace: &Namespace,
-        key: DocumentKey,
+        awaiting: RecordKey,
+        subject: &Subject,
         stop: &CancellationToken,
-    ) -> Result<(), Halt> {
+    ) -> Result<bool, Halt> {
+        if !self.is_whole && !self.is_refused(subject) {
+            return Ok(false);
+        }
+        self.ask(subject, stop).await?;
+        let is_refused = self.is_refused(subject);
+        if !is_refused {
+            self.context.spots.forget(awaiting, stop).await?;
+        }
+        Ok(!is_refused)
+    }
+
+    /// Has a document delivered as it is in the source.
+    async fn ask(&self, subject: &Subject, stop: &CancellationToken) -> Result<(), Halt> {
         let asked = Completion::new();
-        let time = self.context.spots.newest();
+        let (key, time) = (subject.key.clone(), self.context.spots.newest());
         let wanted = [Asked { key, time, deleted: false }];
         let done = async {
-            self.lanes.ask(namespace, wanted, &asked).await;
+            self.lanes.ask(&subject.namespace, wanted, &asked).await;
             asked.close();
             asked.done().await;
         };

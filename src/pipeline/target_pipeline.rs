@@ -626,7 +626,7 @@ impl TargetPipeline {
         let mut chosen = rules.filter(|rule| {
             rule.events.is_none() && (moves(rule) || !target.place_is_fixed(&rule.name))
         });
-        if self.rules.iter().count() < self.rule_names().len() {
+        if !self.is_whole() {
             // The target knows nothing of those that this run leaves out.
             return true;
         }
@@ -691,7 +691,6 @@ impl TargetPipeline {
         let (contested, holders) = Contested::new();
         let (spots, met) = self.spots(target);
         let context = self.context(&begun, &dead_letters, Grouping::Any, contested, spots);
-        context.spots.recall(&dead_letters, &context.places, read).await?;
         let mut writers = JoinSet::new();
         for (number, lane) in shared.lanes.iter().enumerate() {
             writers.spawn(Writer::new(number, lane.clone(), context.clone()).run());
@@ -725,7 +724,8 @@ impl TargetPipeline {
             let asking = HolderRequests { rules, context, by_place };
             sources.spawn(asking.run(lanes.clone(), holders, read.clone()));
         }
-        let succession = Succession { lanes: lanes.clone(), context: context.clone() };
+        let (own, is_whole) = (context.clone(), self.is_whole());
+        let succession = Succession { lanes: lanes.clone(), context: own, is_whole };
         sources.spawn(succession.run(read.clone()));
         sources.spawn(self.look_for_faults(target.clone(), read.clone()));
         let (read, drain, drained, now) =
@@ -768,7 +768,12 @@ impl TargetPipeline {
     fn aligns(&self) -> bool {
         self.options.dry_run.is_none()
             && self.rules.iter().any(|(_, rule)| rule.rule().ddl)
-            && self.rules.iter().count() == self.rule_names().len()
+            && self.is_whole()
+    }
+
+    /// Whether the run leaves no rule out that writes to the target.
+    fn is_whole(&self) -> bool {
+        self.rules.iter().count() == self.rule_names().len()
     }
 
     pub(super) async fn dead_letters(

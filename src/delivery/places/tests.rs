@@ -41,7 +41,7 @@ impl Shelf {
     async fn begin(&self, new: &[&str]) -> Vec<Trim> {
         let old = self.stored().await.iter().map(|at| lies(at)).collect();
         let new = new.iter().map(|at| lies(at)).collect();
-        let moves = vec![Move { subject: subject(), old, new, spots: Vec::new() }];
+        let moves = vec![Move::new(subject(), old, new)];
         self.places.widen(moves, Vec::new(), &self.stop).await.expect("in memory")
     }
 
@@ -84,12 +84,7 @@ async fn what_could_not_be_removed_is_stored_as_owed() {
     assert_eq!(shelf.stored().await, ["b", "a"]);
     assert_eq!(owed(load().await), [false, true]);
     // Before anything is sent.
-    let moves = vec![Move {
-        subject: subject(),
-        old: load().await,
-        new: vec![lies("a")],
-        spots: Vec::new(),
-    }];
+    let moves = vec![Move::new(subject(), load().await, vec![lies("a")])];
     let trims = shelf.places.widen(moves, Vec::new(), &shelf.stop).await.expect("in memory");
     assert_eq!(owed(load().await), [false, false]);
     shelf.end(trims).await;

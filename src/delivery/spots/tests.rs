@@ -106,12 +106,37 @@ impl Shelf {
     }
 
     async fn owner(&self, at: &str) -> Option<Subject> {
-        self.bench
-            .context
-            .spots
-            .owner(self.spot(at), &self.bench.context.places, &self.stop)
-            .await
-            .expect("in memory")
+        let Context { spots, places, .. } = &*self.bench.context;
+        let holder = spots.holder(self.spot(at), places, &self.stop).await.expect("in memory");
+        holder.map(|holder| holder.subject)
+    }
+
+    /// Who awaits a spot, as the store says.
+    async fn awaiting(&self, at: &str) -> Vec<Subject> {
+        let (mut all, mut after) = (Vec::new(), None);
+        let next = async |after: &Option<RecordKey>| {
+            let spots = &self.bench.context.spots;
+            spots.awaiting(self.spot(at), after.as_ref(), &self.stop).await.expect("in memory")
+        };
+        while let Some((key, subject)) = next(&after).await {
+            all.extend(subject);
+            after = Some(key);
+        }
+        all
+    }
+
+    /// The spots of the next run.
+    fn again(&self) -> Spots {
+        let rules = BTreeSet::from(["products".to_owned()]);
+        let (store, target) = (self.bench.store.clone(), self.bench.context.target.clone());
+        Spots::new(store, "search", target, rules).0
+    }
+
+    /// What they are told of who awaits what.
+    async fn recall(&self, again: &Spots) -> Vec<Subject> {
+        let recalled = again.recall(None, &self.bench.context.places, &self.stop).await;
+        let all = recalled.expect("in memory").map(|recalled| recalled.awaiting);
+        all.into_iter().flatten().map(|(_, subject)| subject).collect()
     }
 
     async fn places(&self, id: i64) -> Vec<RulePlace> {
@@ -122,7 +147,7 @@ impl Shelf {
     /// Writes places as an older version did, which kept no record of whose they are.
     async fn lay(&self, id: i64, at: &str) {
         let (old, new) = (self.places(id).await, vec![lies(at)]);
-        let moves = vec![Move { subject: subject_of(id), old, new, spots: Vec::new() }];
+        let moves = vec![Move::new(subject_of(id), old, new)];
         self.bench.context.places.widen(moves, Vec::new(), &self.stop).await.expect("in memory");
     }
 
@@ -200,14 +225,12 @@ async fn a_place_that_becomes_free_is_that_of_the_refused() {
         let shelf = Shelf::new().await;
         shelf.deliver(&[(1, Some(("a", 1)))]).await;
         shelf.refuse(2, ("a", 2)).await;
-        let Context { dead_letters, places, target, .. } = &*shelf.bench.context;
         shelf.deliver(&[(1, Some(("c", 3)))]).await;
         assert_eq!(shelf.owner("a").await, None);
-        let rules = BTreeSet::from(["products".to_owned()]);
-        let again = Spots::new(shelf.bench.store.clone(), "search", target.clone(), rules).0;
+        let again = shelf.again();
         let spots = match restarted {
             true => {
-                again.recall(dead_letters, places, &shelf.stop).await.expect("in memory");
+                assert_eq!(shelf.recall(&again).await, [subject_of(2)]);
                 &again
             }
             false => &shelf.bench.context.spots,
@@ -220,10 +243,11 @@ async fn a_place_that_becomes_free_is_that_of_the_refused() {
         shelf.deliver(&[(2, Some(("a", 2)))]).await;
         assert_eq!(shelf.held(), [("a".to_owned(), 2), ("c".to_owned(), 3)]);
         assert!(shelf.bench.letters().await.is_empty());
-        // Whoever has no letter any more waits for nothing in the next run.
-        again.recall(dead_letters, places, &shelf.stop).await.expect("in memory");
-        let left = spots.awaiting(freed, None, &shelf.stop).await.expect("in memory");
-        assert!(left.is_none(), "{key:?}");
+        // Until that is forgotten, the next run has it delivered once more.
+        assert_eq!(shelf.recall(&shelf.again()).await, [subject_of(2)]);
+        spots.forget(key, &shelf.stop).await.expect("in memory");
+        spots.unawaited(freed, &shelf.stop).await.expect("in memory");
+        assert!(spots.state().awaited.is_empty());
         shelf.nothing_is_left();
     }
 }
@@ -240,19 +264,10 @@ async fn who_was_given_a_place_by_a_run_that_ended_is_told_to_the_next() {
     let at_a = put(keys::spot("search", &shelf.spot("a").0), &record(&subject_of(2)));
     shelf.bench.store.write(vec![at_a]).await.expect("in memory");
     shelf.lay(2, "a").await;
-    let Context { dead_letters, places, target, .. } = &*shelf.bench.context;
-    let rules = BTreeSet::from(["products".to_owned()]);
-    let again = Spots::new(shelf.bench.store.clone(), "search", target.clone(), rules).0;
-    again.recall(dead_letters, places, &shelf.stop).await.expect("in memory");
-    let freed = soon(again.freed()).await;
-    assert_eq!(freed, shelf.spot("a"));
-    let given = again.given(freed, places, &shelf.stop).await.expect("in memory");
-    let (key, subject) = given.expect("one has it");
-    assert_eq!(subject, subject_of(2));
-    again.forget(key, &shelf.stop).await.expect("in memory");
-    // To one alone, and once.
-    let given = again.given(freed, places, &shelf.stop).await.expect("in memory");
-    assert_eq!(given.map(|(_, subject)| subject), None);
+    let again = shelf.again();
+    assert_eq!(shelf.recall(&again).await, [subject_of(2), subject_of(3)]);
+    assert_eq!(soon(again.freed()).await, shelf.spot("a"));
+    // Once for both.
     assert!(again.state().freed.is_empty());
     shelf.nothing_is_left();
 }
@@ -293,8 +308,7 @@ async fn whose_a_place_is_counts_only_with_its_own_places() {
     assert_eq!(shelf.held(), [("a".to_owned(), 2)]);
     // By a rule that is in the file no more.
     let moved = RulePlace { rule: "former".into(), ..lies("b") };
-    let moves =
-        vec![Move { subject: subject_of(3), old: Vec::new(), new: vec![moved], spots: Vec::new() }];
+    let moves = vec![Move::new(subject_of(3), Vec::new(), vec![moved])];
     let beside = vec![put(keys::spot("search", &shelf.spot("b").0), &record(&subject_of(3)))];
     shelf.bench.context.places.widen(moves, beside, &shelf.stop).await.expect("in memory");
     shelf.deliver(&[(4, Some(("b", 4)))]).await;
@@ -440,11 +454,93 @@ async fn what_its_owner_has_left_is_free_after_a_restart() {
     shelf.deliver(&[(1, Some(("c", 3)))]).await;
     let at_a = put(keys::spot("search", &shelf.spot("a").0), &record(&subject_of(1)));
     shelf.bench.store.write(vec![at_a]).await.expect("in memory");
-    let Context { dead_letters, places, target, .. } = &*shelf.bench.context;
-    let rules = BTreeSet::from(["products".to_owned()]);
-    let again = Spots::new(shelf.bench.store.clone(), "search", target.clone(), rules).0;
-    again.recall(dead_letters, places, &shelf.stop).await.expect("in memory");
+    let again = shelf.again();
+    assert_eq!(shelf.recall(&again).await, [subject_of(2)]);
     assert_eq!(soon(again.freed()).await, shelf.spot("a"));
-    assert_eq!(again.owner(shelf.spot("a"), places, &shelf.stop).await.expect("in memory"), None);
+    assert_eq!(shelf.owner("a").await, None);
+    shelf.nothing_is_left();
+}
+
+/// It was asked for, so that no position waits for it: what it was taken away from is durable.
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_place_is_told_to_the_next_run() {
+    let shelf = Shelf::new().await;
+    shelf.deliver(&[(1, Some(("a", 1))), (2, Some(("b", 2)))]).await;
+    let moving = shelf.put(&[(2, Some(("a", 3)))]);
+    let (pending, holder) = shelf.until_met(2, ("a", 3)).await;
+    assert_eq!((shelf.owner("b").await, shelf.held()), (None, vec![("a".to_owned(), 1)]));
+    let again = shelf.again();
+    assert_eq!(shelf.recall(&again).await, [subject_of(2)]);
+    assert!(again.state().freed.is_empty(), "it is still the other's");
+    // Once it has been delivered there is nothing to tell.
+    shelf.deliver(&[(1, Some(("c", 4)))]).await;
+    delivered(holder);
+    shelf.answer(pending, 2, Some(("a", 3)));
+    soon(moving.done()).await;
+    assert_eq!(shelf.held(), [("a".to_owned(), 3), ("c".to_owned(), 4)]);
+    assert_eq!(shelf.awaiting("a").await, []);
+    shelf.nothing_is_left();
+}
+
+/// The one who holds a place may have left it as the last run ended: its own places were not trimmed.
+#[tokio::test(start_paused = true)]
+async fn whose_holder_may_have_left_is_told_to_the_next_run() {
+    let shelf = Shelf::new().await;
+    shelf.deliver(&[(1, Some(("a", 1)))]).await;
+    shelf.refuse(2, ("a", 2)).await;
+    let again = shelf.again();
+    shelf.recall(&again).await;
+    assert!(again.state().freed.is_empty());
+    let moves = vec![Move::new(subject_of(1), vec![lies("a")], vec![lies("c")])];
+    let widened = shelf.bench.context.places.widen(moves, Vec::new(), &shelf.stop).await;
+    widened.expect("in memory");
+    let again = shelf.again();
+    shelf.recall(&again).await;
+    assert_eq!(soon(again.freed()).await, shelf.spot("a"));
+    shelf.nothing_is_left();
+}
+
+/// Two changes of one document in a batch, the first of which was never sent.
+#[tokio::test(start_paused = true)]
+async fn what_was_never_sent_has_put_nothing_there() {
+    for between in [None, Some(State::Gone)] {
+        let shelf = Shelf::new().await;
+        // The changes are this run's.
+        shelf.bench.context.spots.begun.store(1, Ordering::Release);
+        let gate = shelf.bench.target.gate();
+        let under_way = shelf.put(&[(3, Some(("c", 3)))]);
+        while shelf.bench.target.sent().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        shelf.bench.target.answers([Answer::Items(vec![("a=2", Outcome::Superseded)])]);
+        let states = [lying("a", 1)].into_iter().chain(between).chain([lying("a", 2)]);
+        let done = shelf.bench.put(states.map(|state| (1, state)));
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        gate.notify_one();
+        shelf.look_up(1, Some(("a", 2))).await;
+        soon(async { tokio::join!(under_way.done(), done.done()) }).await;
+        assert_eq!(shelf.held(), [("a".to_owned(), 2), ("c".to_owned(), 3)]);
+        shelf.nothing_is_left();
+    }
+}
+
+/// The process was killed between what it wrote of a document that had left: whose the place was is stored,
+/// and that it had left its own record.
+#[tokio::test(start_paused = true)]
+async fn who_comes_back_to_a_place_that_another_is_taking_waits() {
+    let shelf = Shelf::new().await;
+    let at_a = put(keys::spot("search", &shelf.spot("a").0), &record(&subject_of(1)));
+    shelf.bench.store.write(vec![at_a]).await.expect("in memory");
+    shelf.bench.context.spots.state().taking.insert(shelf.spot("a"), subject_of(2));
+    let back = shelf.put(&[(1, Some(("a", 1)))]);
+    let pending = shelf.next().await;
+    assert!(shelf.bench.target.sent().is_empty());
+    assert_eq!(shelf.awaiting("a").await, [subject_of(1)]);
+    shelf.bench.context.spots.state().taking.clear();
+    shelf.answer(pending, 1, Some(("a", 1)));
+    soon(back.done()).await;
+    assert_eq!(shelf.held(), [("a".to_owned(), 1)]);
     shelf.nothing_is_left();
 }

@@ -347,6 +347,7 @@ impl EventFollowing {
             // What it brings may have been looked up behind the event.
             read: read.max(time),
             since: wall_time,
+            deleted: false,
             phase: Phase::Changes,
             states: smallvec![(RULE, State::Happened(Arc::new(event)))],
             claims: smallvec![claim],

@@ -129,6 +129,7 @@ fn change(seen: Seen, told: &Completion) -> Change {
         read: time,
         // How long it took says nothing any more; when it happened does.
         since: wall_time,
+        deleted: false,
         phase: if event.copy { Phase::Copy } else { Phase::Changes },
         states: smallvec![(RULE, State::Happened(Arc::new(event)))],
         claims: smallvec![told.claim()],

@@ -81,6 +81,7 @@ impl Verifying<'_> {
                     cause: Cause::Event(page.read),
                     read: page.read,
                     since: None,
+                    deleted: false,
                     phase,
                     states: smallvec![(rule, state)],
                     claims: Claims::new(),

@@ -94,6 +94,7 @@ fn make(seen: Seen, time: ClusterTime, claims: Claims) -> Change {
         cause: Cause::Event(time),
         read: time,
         since: None,
+        deleted: false,
         phase: seen.phase,
         states: smallvec![(RuleIndex(0), State::Present(document))],
         claims,
