@@ -239,6 +239,65 @@ async fn of_two_documents_of_one_mongodb_id_one_is_refused_and_follows_later() -
     one_by_one(Sharing::new(Kind::MongoDb, "sharing_one").await?).await
 }
 
+/// A run that leaves the rule of a refused document out has nothing to do with it, and does not forget it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_outlasts_a_run_without_its_rule() -> Result<()> {
+    let world = World::new().await?;
+    let [one, two] = ["one", "two"].map(|name| world.collection(&format!("parted.{name}")));
+    let rule = |name: &str| {
+        format!(
+            "  - {{ name: {name}, namespace: parted.{name}, \
+             to: [{{ target: search, index: parted, id: '{{at}}' }}] }}\n"
+        )
+    };
+    let file = world.rule_file(&[rule("one"), rule("two")].concat())?;
+    let held = async || -> Result<Vec<(String, Option<i64>)>> {
+        let hits = hits(&world.engine, "parted").await?.into_iter();
+        Ok(hits.map(|hit| (hit.id, hit.source["key"].as_i64())).collect())
+    };
+    let wait_for = async |expected: &[(&str, i64)]| -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut look = interval(Duration::from_millis(100));
+        let expected: Vec<_> =
+            expected.iter().map(|(at, n)| ((*at).to_owned(), Some(*n))).collect();
+        loop {
+            look.tick().await;
+            let held = held().await?;
+            if held == expected && file.dead_letters().await?.is_empty() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{held:?}, and not {expected:?}");
+        }
+    };
+    for (n, leaves_meanwhile) in [(1, false), (2, true)] {
+        one.insert_one(item(n, "a", n)).await?;
+        let mut run = file.run(&[])?;
+        run.copied().await?;
+        run.caught_up(&world.client).await?;
+        two.insert_one(item(n + 10, "a", n)).await?;
+        run.caught_up(&world.client).await?;
+        assert_eq!(file.dead_letters().await?.len(), 1);
+        assert!(run.terminate().await?.success());
+        let mut run = file.run(&["--rule", "one"])?;
+        run.caught_up(&world.client).await?;
+        if leaves_meanwhile {
+            one.delete_one(doc! { "_id": n }).await?;
+            run.caught_up(&world.client).await?;
+            assert_eq!(held().await?, []);
+        }
+        assert!(run.terminate().await?.success());
+        assert_eq!(file.dead_letters().await?.len(), 1, "it is none of that run's");
+        let mut run = file.run(&[])?;
+        run.caught_up(&world.client).await?;
+        one.delete_one(doc! { "_id": n }).await?;
+        wait_for(&[("a", i64::from(n) + 10)]).await?;
+        two.delete_one(doc! { "_id": n + 10 }).await?;
+        wait_for(&[]).await?;
+        assert!(run.terminate().await?.success());
+    }
+    Ok(())
+}
+
 /// Each has its place in the end.
 async fn swapped(sharing: Sharing) -> Result<()> {
     const PAIRS: i32 = 60;

@@ -122,7 +122,8 @@ pub struct Delivered {
     /// Documents that are to be looked up again behind all that their lane holds.
     pub behind: Vec<Arc<Origin>>,
     /// Documents that came too late for a place that was another's before: what was removed there was
-    /// newer. They are to be looked up once more, as of now.
+    /// newer. Or for one that they are to leave: what an earlier run has put there, when it was asked for
+    /// them, was newer. They are to be looked up once more, as of now.
     pub late: Vec<Arc<Origin>>,
     /// Documents that stand aside, each with why; only where there was room for them.
     pub held: Vec<(Arc<Origin>, Retry)>,
@@ -178,12 +179,14 @@ pub async fn deliver(
             letters,
             given_up: buried,
             behind: waiting,
-            late: again,
+            late: come_late,
             held: aside,
         } = fates;
         refused.extend(letters);
-        (behind, late) = (waiting, again);
-        let stands_aside: HashSet<usize> = aside.iter().map(|(index, _)| *index).collect();
+        behind = waiting;
+        late.extend(come_late.iter().map(|&index| entries[index].origin.clone()));
+        let comes_back: HashSet<usize> =
+            aside.iter().map(|(index, _)| *index).chain(come_late).collect();
         let origin = |(index, retry): (usize, Retry)| (entries[index].origin.clone(), retry);
         held = aside.into_iter().map(origin).collect();
         settled.extend(through.iter().map(|&index| entries[index].origin.clone()));
@@ -194,8 +197,8 @@ pub async fn deliver(
             }
             let Origin { namespace, key, .. } = &*entry.origin;
             let trims = batch.places.iter_mut();
-            // What stands aside has no letter, and comes back to be removed.
-            if stands_aside.contains(&index) {
+            // What stands aside, or came too late, has no letter, and comes back to be removed.
+            if comes_back.contains(&index) {
                 trims.for_each(|trim| trim.keep(namespace, key, &entry.place));
             } else {
                 trims.for_each(|trim| trim.owe(namespace, key, &entry.place));
@@ -275,8 +278,8 @@ struct Fates {
     given_up: Vec<usize>,
     /// Of those that wait for other documents.
     behind: Vec<Arc<Origin>>,
-    /// Of those that came too late for a place that was another's.
-    late: Vec<Arc<Origin>>,
+    /// Those that came too late, see [`Delivered::late`].
+    late: Vec<usize>,
     /// Those that stand aside.
     held: Vec<(usize, Retry)>,
 }
@@ -323,7 +326,7 @@ async fn send_all(
                             progress = true;
                         }
                         Conclusion::Late => {
-                            fates.late.push(entry.origin.clone());
+                            fates.late.push(index);
                             progress = true;
                         }
                         Conclusion::Held(retry) if !entry.once && cost(&entry.origin) <= *aside => {
@@ -525,13 +528,7 @@ fn conclude(
             }
             Conclusion::Through
         }
-        // By what another document left there, for all that anybody knows: nothing newer of this one was
-        // ever sent there.
-        Outcome::Superseded
-            if entry.fresh && !entry.removes && context.shaper.follows(origin.rule) =>
-        {
-            Conclusion::Late
-        }
+        Outcome::Superseded if is_late(context, entry) => Conclusion::Late,
         Outcome::Superseded => {
             counted.add(origin, Settled::Superseded);
             Conclusion::Through
@@ -552,6 +549,18 @@ fn conclude(
         Outcome::Held(retry) if context.shaper.follows(origin.rule) => Conclusion::Held(retry),
         Outcome::Retry(retry) | Outcome::Held(retry) => Conclusion::Again(retry),
     }
+}
+
+/// Whether an operation was superseded by something else than a newer one of its document that did the same.
+/// A document is put in a place by what another left there, for all that anybody knows: nothing newer of
+/// this one was ever sent there. It is removed by what an earlier run put there of it.
+fn is_late(context: &Context, entry: &Entry) -> bool {
+    let Origin { rule, time, .. } = *entry.origin;
+    let is_late = match entry.removes {
+        true => !context.shaper.is_fixed(rule) && context.spots.is_earlier(time),
+        false => entry.fresh,
+    };
+    is_late && context.shaper.follows(rule)
 }
 
 /// Has the document that holds what an item claims delivered as it is in the source, and says whether

@@ -348,6 +348,7 @@ impl Bench {
         let drain = CancellationToken::new();
         let all = names.iter().map(|name| name.to_string()).collect();
         let (spots, met) = Spots::new(store.clone(), "search", target.clone(), all);
+        spots.begin(ClusterTime(9));
         let context = Context {
             grouping: events.unwrap_or(Grouping::Any),
             target: target.clone(),

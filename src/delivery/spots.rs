@@ -128,7 +128,7 @@ pub struct Spots {
     is_freed: Notify,
     holders: mpsc::Sender<Holder>,
     newest: AtomicU64,
-    /// What this run saw of the source first: an earlier one has sent nothing newer.
+    /// The source's time when this run began: an earlier one has sent nothing newer.
     begun: AtomicU64,
 }
 
@@ -198,6 +198,22 @@ impl Spots {
     fn state(&self) -> MutexGuard<'_, State> {
         // Every method leaves the state whole at each point where it could panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether two documents can meet here at all.
+    pub fn are_watched(&self) -> bool {
+        !self.rules.is_empty()
+    }
+
+    /// A run begins, at this time of the source. To be called before anything is delivered.
+    pub fn begin(&self, now: ClusterTime) {
+        self.begun.store(now.0, Ordering::Release);
+        self.newest.fetch_max(now.0, Ordering::AcqRel);
+    }
+
+    /// Whether an earlier run may have sent something newer.
+    pub(super) fn is_earlier(&self, time: ClusterTime) -> bool {
+        time.0 < self.begun.load(Ordering::Acquire)
     }
 
     /// A time of the source that nothing which was put in a place or removed from there is newer than.
@@ -278,8 +294,6 @@ impl Spots {
             if let Some(moved) = &change.moved {
                 let seen = change.read.max(change.time).0;
                 self.newest.fetch_max(seen, Ordering::AcqRel);
-                // Whoever is second does not change it.
-                let _ = self.begun.compare_exchange(0, seen, Ordering::AcqRel, Ordering::Acquire);
                 for place in moved.new.iter().chain(&moved.old) {
                     if !own.iter().any(|(_, known)| *known == place.place) {
                         own.push((Spot::of(&*self.target, &place.place), place.place.clone()));
@@ -313,7 +327,7 @@ impl Spots {
                     }
                     holder => {
                         // An earlier run may have meant to put it there, and not done so.
-                        let earlier = change.time.0 < self.begun.load(Ordering::Acquire);
+                        let earlier = self.is_earlier(change.time);
                         if earlier || !moved.old.iter().any(|old| old.place == place) {
                             change.fresh.push(place.clone());
                         }

@@ -57,7 +57,7 @@ use super::{
     newcomers::Newcomers,
     orders::{Order, Ordered, Outcome},
     origins::FileOrigins,
-    plan::{Plan, Planning},
+    plan::{Plan, Planning, asked},
     reading::Reading,
     rule_set::{RuleSet, TargetRule},
     settling::{RuleCopies, Settling},
@@ -690,6 +690,10 @@ impl TargetPipeline {
         };
         let (contested, holders) = Contested::new();
         let (spots, met) = self.spots(target);
+        if spots.are_watched() {
+            let now = || reading.source.now();
+            spots.begin(asked(reading, "reading the time", now).await?);
+        }
         let context = self.context(&begun, &dead_letters, Grouping::Any, contested, spots);
         let mut writers = JoinSet::new();
         for (number, lane) in shared.lanes.iter().enumerate() {

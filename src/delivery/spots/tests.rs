@@ -388,6 +388,25 @@ async fn who_comes_too_late_for_a_place_is_looked_up_once_more() {
     shelf.nothing_is_left();
 }
 
+/// An earlier run was asked for it and put it there with a newer time than the change that shows it elsewhere.
+#[tokio::test(start_paused = true)]
+async fn who_comes_too_late_to_leave_a_place_is_looked_up_once_more() {
+    let shelf = Shelf::new().await;
+    shelf.deliver(&[(1, Some(("a", 1)))]).await;
+    let newer = || Answer::Items(vec![("a-", Outcome::Superseded)]);
+    shelf.bench.target.answers([newer(), newer()]);
+    let done = shelf.put(&[(1, Some(("b", 2)))]);
+    let pending = shelf.next().await;
+    assert_eq!(pending.time, ClusterTime(9), "that of the run");
+    assert_eq!(shelf.places(1).await, [lies("b"), lies("a")]);
+    shelf.answer(pending, 1, Some(("b", 2)));
+    // Once: nothing of it is newer then.
+    soon(done.done()).await;
+    assert_eq!(shelf.bench.target.sent()[1..], [["a-", "b=2"], ["a-", "b=2"]]);
+    assert_eq!(shelf.places(1).await, [lies("b")]);
+    shelf.nothing_is_left();
+}
+
 fn in_region(region: &str, id: i64) -> DocumentKey {
     let key = bson::rawdoc! { "region": region, "_id": id };
     DocumentKey::from_document_key(&key).expect("a key")

@@ -464,6 +464,24 @@ async fn what_is_held_where_it_lies_lets_others_go_by() {
     writer.abort();
 }
 
+/// What stands aside is looked up again as what it was: a rule that keeps what is dropped removes only
+/// what was deleted.
+#[rstest]
+#[case::a_deletion(true)]
+#[case::nothing_but_that_it_is_gone(false)]
+#[tokio::test(start_paused = true)]
+async fn what_stands_aside_comes_back_as_it_was(#[case] deleted: bool) {
+    let bench = bench().await;
+    bench.target.answers([Answer::Items(vec![("p1", Outcome::Held(retry(Pressure::Same)))])]);
+    let writer = bench.write();
+    let completion = Completion::new();
+    bench.lane.append(vec![Change { deleted, ..change(1, State::Gone, [completion.claim()]) }]);
+    completion.close();
+    let taken = bench.lane.take(10).await;
+    assert_eq!(taken.iter().map(|pending| pending.deleted).collect::<Vec<_>>(), [deleted]);
+    writer.abort();
+}
+
 /// A removal that stands aside has no letter that could be forgotten: it comes back to be made.
 #[tokio::test(start_paused = true)]
 async fn a_removal_that_stands_aside_is_made_once_it_can_be() {
