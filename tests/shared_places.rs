@@ -246,8 +246,8 @@ async fn who_is_refused_outlasts_a_run_without_its_rule() -> Result<()> {
     let [one, two] = ["one", "two"].map(|name| world.collection(&format!("parted.{name}")));
     let rule = |name: &str| {
         format!(
-            "  - {{ name: {name}, namespace: parted.{name}, \
-             to: [{{ target: search, index: parted, id: '{{at}}' }}] }}\n"
+            "  - {{ name: {name}, namespace: parted.{name}, transform: 'meta.index = \"parted\";', \
+             to: [{{ target: search, id: '{{at}}' }}] }}\n"
         )
     };
     let file = world.rule_file(&[rule("one"), rule("two")].concat())?;
