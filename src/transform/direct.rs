@@ -289,7 +289,10 @@ fn removal(expression: &Expr) -> Option<Action> {
     };
     match call.args.as_slice() {
         [Expr::StringConstant(name, _)]
-            if variable.1 == "doc" && is_plain(call) && call.name == "remove" =>
+            if variable.1 == "doc"
+                && variable.2.is_empty()
+                && is_plain(call)
+                && call.name == "remove" =>
         {
             (!name.contains('.')).then(|| Action::Remove(name.clone()))
         }
@@ -409,6 +412,10 @@ impl Value {
             Self::Text(items) => {
                 let mut text = String::new();
                 for item in items {
+                    // The engine looks after each piece, and holds no more than one over it either.
+                    if text.len() > given.limits.string {
+                        return None;
+                    }
                     match item.get(given)?.scalar()? {
                         Scalar::Text(more) => text.push_str(more.as_str()),
                         Scalar::Int(number) => {
@@ -458,8 +465,11 @@ impl<'a> Given<'a> {
             };
         }
         // The engine looks at how long a text is that it is given.
-        let is_too_long = matches!(got, Got::Stored(kind::STRING, _, (start, end))
-            if end - start > self.limits.string);
+        let is_too_long = match &got {
+            Got::Stored(kind::STRING, _, (start, end)) => end - start > self.limits.string,
+            Got::Held(value) => is_sized(value, self.limits),
+            _ => false,
+        };
         (!is_too_long).then_some(got)
     }
 }

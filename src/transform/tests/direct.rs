@@ -114,6 +114,20 @@ fn both_ways_come_to_the_same() {
 }
 
 #[test]
+fn what_a_closure_shares_is_left_to_the_engine() {
+    let input = raw(&doc! { "_id": 1, "a": 1 });
+    for text in [
+        "let x = 1; let f = || x; doc.a = x; x += 1; doc.b = f.call(); doc.c = x",
+        "let f = || doc.a; doc.a = 2; doc.b = f.call()",
+        "let x = \"t\"; let f = || { x += \"u\"; x }; doc.b = f.call(); doc.c = `${x}`",
+        "global::doc.remove(\"a\")",
+    ] {
+        let [ours, engines] = both(text, Limits::default(), &input);
+        assert_eq!(ours, engines, "{text}");
+    }
+}
+
+#[test]
 fn limits_hold_without_the_engine() {
     let input = raw(&doc! { "_id": 1, "a": "12345678", "b": "12345678", "c": 1 });
     let small = Limits { string: 10, map: 2, ..Limits::default() };
@@ -125,6 +139,15 @@ fn limits_hold_without_the_engine() {
     ] {
         let [ours, engines] = both(text, small, &input);
         assert_eq!(ours, engines, "{text}");
+    }
+    // A text that the script was given by other ways than its field.
+    let long = raw(&doc! { "_id": 1, "a": "12345678901" });
+    for used in ["doc.c == \"x\"", "doc.c + 1", "`${doc.c}`", "doc.c"] {
+        let text =
+            format!("for f in doc {{ if f.name == \"a\" {{ doc.c = f.value }} }} doc.b = {used}");
+        let [ours, engines] = both(&text, small, &long);
+        assert_eq!(ours, engines, "{text}");
+        assert!(ours.is_err(), "{text}");
     }
     let tiny = Limits { string: 4, ..Limits::default() };
     for text in ["doc.d = doc.a", "doc.d = doc.a == doc.b", "doc.d = doc.c"] {
