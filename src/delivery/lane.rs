@@ -92,6 +92,8 @@ pub struct Pending {
     pub since: Option<bson::DateTime>,
     /// Whether the newest event says that the document is no more.
     pub deleted: bool,
+    /// Whether the stream has shown it, rather than that it was asked for alone.
+    pub shown: bool,
     /// Of all events that this one read answers.
     pub claims: Claims,
 }
@@ -108,7 +110,8 @@ pub struct Overflow;
 struct Window {
     id: WindowId,
     namespace: Namespace,
-    seen: KeySet<DocumentKey>,
+    /// Each with whether the stream has shown it, rather than that it was asked for alone.
+    seen: KeyMap<DocumentKey, bool>,
     bytes: usize,
     overflow: bool,
 }
@@ -123,8 +126,9 @@ struct Front {
     pending: KeyMap<Subject, Waiting>,
     order: VecDeque<Subject>,
     pending_bytes: usize,
-    /// What is being read, with the claims of copied documents that what is read stands for too.
-    in_flight: KeyMap<Subject, Claims>,
+    /// What is being read, with the claims of copied documents that what is read stands for too, and
+    /// whether the stream has shown it.
+    in_flight: KeyMap<Subject, (Claims, bool)>,
     windows: Vec<Window>,
     output: VecDeque<Change>,
     /// Whether nothing more is to be waited for behind it.
@@ -138,6 +142,8 @@ struct Waiting {
     time: ClusterTime,
     since: Option<bson::DateTime>,
     deleted: bool,
+    /// Whether the stream has shown it, rather than that it was asked for alone.
+    shown: bool,
     claims: Claims,
 }
 
@@ -181,7 +187,7 @@ impl Lane {
         let mut front = self.front();
         for event in events {
             front.newest_event = front.newest_event.max(event.time);
-            front.note(event, self.window_bytes);
+            front.note(event, true, self.window_bytes);
         }
         drop(front);
         self.pending_added.notify_one();
@@ -196,7 +202,7 @@ impl Lane {
             front.newest_event = front.newest_event.max(event.time);
             front.newest = front.newest.max(event.time);
             let subject = Subject { namespace: event.namespace.clone(), key: event.key.clone() };
-            front.mark(&subject, self.window_bytes);
+            front.mark(&subject, true, self.window_bytes);
             front.put_out(event);
         }
         self.output_added.notify_one();
@@ -215,7 +221,7 @@ impl Lane {
                 Some(waiting) if waiting.time > noted.time => waiting.deleted,
                 _ => noted.deleted,
             };
-            front.note(Noted { time, deleted, ..noted }, self.window_bytes);
+            front.note(Noted { time, deleted, ..noted }, false, self.window_bytes);
         }
         drop(front);
         self.pending_added.notify_one();
@@ -254,7 +260,7 @@ impl Lane {
         front.windows.push(Window {
             id,
             namespace,
-            seen: KeySet::default(),
+            seen: KeyMap::default(),
             bytes: 0,
             overflow: false,
         });
@@ -269,7 +275,8 @@ impl Lane {
     /// Takes copied documents of the window's namespace into the output, in order, and drops those
     /// whose key has changed since the window was opened or waits for its read: their change brings
     /// a state that is as new. It takes their claims too, so that the copy is not over before it is
-    /// delivered: what was asked for, rather than shown by the stream, holds back nothing else.
+    /// delivered: what was asked for, rather than shown by the stream, holds back nothing else. Where that
+    /// has been read already, it may still wait for something: it is asked for once more, for the copy.
     ///
     /// The caller has waited until [`Lane::frontier`] passed the time of the read. Returns how many
     /// were dropped.
@@ -290,6 +297,7 @@ impl Lane {
             return Err(Overflow);
         }
         let mut dropped = 0;
+        let mut again = Vec::new();
         // Where nothing changes meanwhile, no copied document has to be looked for.
         let none_to_come = front.pending.is_empty() && front.in_flight.is_empty();
         for mut change in changes {
@@ -298,7 +306,7 @@ impl Lane {
                     Subject { namespace: change.namespace.clone(), key: change.key.clone() };
                 let to_come = match front.pending.get_mut(&subject) {
                     Some(waiting) => Some(&mut waiting.claims),
-                    None => front.in_flight.get_mut(&subject),
+                    None => front.in_flight.get_mut(&subject).map(|(claims, _)| claims),
                 };
                 if let Some(claims) = to_come {
                     change.claims.into_iter().for_each(|claim| claim.join(claims));
@@ -306,15 +314,33 @@ impl Lane {
                     continue;
                 }
             }
-            if window.seen.contains(&change.key) {
+            match window.seen.get(&change.key) {
                 // Its change is ahead in the output, or was.
-                change.states.clear();
-                dropped += 1;
+                Some(true) => {
+                    change.states.clear();
+                    dropped += 1;
+                }
+                Some(false) => {
+                    dropped += 1;
+                    again.push(change);
+                    continue;
+                }
+                None => {}
             }
             front.output_changes += usize::from(change.phase == Phase::Changes);
             front.output.push_back(change);
         }
         self.output_added.notify_one();
+        for Change { namespace, key, time, claims, .. } in again {
+            let subject = Subject { namespace, key };
+            let time = time.max(front.newest_event);
+            for claim in claims {
+                let (subject, since, deleted) = (subject.clone(), None, false);
+                let noted = Noted { subject, time, since, deleted, claim };
+                front.note(noted, false, self.window_bytes);
+            }
+            self.pending_added.notify_one();
+        }
         Ok(dropped)
     }
 
@@ -359,8 +385,8 @@ impl Lane {
         let front = &mut *front;
         front.newest = front.newest.max(as_of);
         let mut of_copied: KeyMap<Subject, Claims> = KeyMap::default();
-        for (subject, claims) in std::mem::take(&mut front.in_flight) {
-            front.mark(&subject, self.window_bytes);
+        for (subject, (claims, shown)) in std::mem::take(&mut front.in_flight) {
+            front.mark(&subject, shown, self.window_bytes);
             if !claims.is_empty() {
                 of_copied.insert(subject, claims);
             }
@@ -493,26 +519,30 @@ impl Lane {
 }
 
 impl Front {
-    /// Has the open windows of the key's namespace remember it.
-    fn mark(&mut self, subject: &Subject, window_bytes: usize) {
+    /// Has the open windows of the key's namespace remember it, and whether the stream has shown it.
+    fn mark(&mut self, subject: &Subject, shown: bool, window_bytes: usize) {
         for window in &mut self.windows {
             if window.namespace != subject.namespace || window.overflow {
                 continue;
             }
             if window.bytes >= window_bytes {
                 window.overflow = true;
-                window.seen = KeySet::default();
-            } else if window.seen.insert(subject.key.clone()) {
+                window.seen = KeyMap::default();
+            } else if let Some(known) = window.seen.get_mut(&subject.key) {
+                *known |= shown;
+            } else {
+                window.seen.insert(subject.key.clone(), shown);
                 window.bytes += subject.key.size() + BESIDE_SEEN;
             }
         }
     }
 
-    fn note(&mut self, event: Noted, window_bytes: usize) {
+    fn note(&mut self, event: Noted, shown: bool, window_bytes: usize) {
         let Noted { subject, time, since, deleted, claim } = event;
         self.newest = self.newest.max(time);
-        self.mark(&subject, window_bytes);
+        self.mark(&subject, shown, window_bytes);
         if let Some(waiting) = self.pending.get_mut(&subject) {
+            waiting.shown |= shown;
             if time >= waiting.time {
                 (waiting.time, waiting.deleted) = (time, deleted);
             }
@@ -521,7 +551,8 @@ impl Front {
         }
         self.pending_bytes += cost(&subject);
         self.order.push_back(subject.clone());
-        self.pending.insert(subject, Waiting { time, since, deleted, claims: smallvec![claim] });
+        let claims = smallvec![claim];
+        self.pending.insert(subject, Waiting { time, since, deleted, shown, claims });
     }
 
     fn put_out(&mut self, change: Change) {
@@ -531,11 +562,12 @@ impl Front {
 
     /// The opposite of `take`, for one key.
     fn put_back(&mut self, pending: Pending) {
-        let Pending { subject, time, since, deleted, claims } = pending;
+        let Pending { subject, time, since, deleted, shown, claims } = pending;
         if let Some(waiting) = self.pending.get_mut(&subject) {
             // What was noted since was noted later.
             waiting.time = waiting.time.max(time);
             waiting.since = since.or(waiting.since);
+            waiting.shown |= shown;
             for claim in claims {
                 claim.join(&mut waiting.claims);
             }
@@ -543,7 +575,7 @@ impl Front {
         }
         self.pending_bytes += cost(&subject);
         self.order.push_front(subject.clone());
-        self.pending.insert(subject, Waiting { time, since, deleted, claims });
+        self.pending.insert(subject, Waiting { time, since, deleted, shown, claims });
     }
 
     fn take(&mut self, most: usize) -> Vec<Pending> {
@@ -551,11 +583,11 @@ impl Front {
         let count = self.order.len().min(most);
         let mut taken = Vec::with_capacity(count);
         for subject in self.order.drain(..count) {
-            let Waiting { time, since, deleted, claims } =
+            let Waiting { time, since, deleted, shown, claims } =
                 self.pending.remove(&subject).expect("what is in order is pending");
             self.pending_bytes -= cost(&subject);
-            self.in_flight.insert(subject.clone(), Claims::new());
-            taken.push(Pending { subject, time, since, deleted, claims });
+            self.in_flight.insert(subject.clone(), (Claims::new(), shown));
+            taken.push(Pending { subject, time, since, deleted, shown, claims });
         }
         taken
     }
