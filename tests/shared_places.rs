@@ -141,7 +141,8 @@ impl Sharing {
         let mut words = format!("letters of {refused:?}, and not of {expected:?}");
         for key in refused.symmetric_difference(&expected) {
             let document = all.iter().find(|it| it.get_i32("_id").is_ok_and(|it| it == *key));
-            let letter = letters.iter().find(|it| it["key_text"] == key.to_string());
+            let text = key.to_string();
+            let letter = letters.iter().find(|it| it["key_text"] == text);
             let kept: Vec<Document> = self
                 .world
                 .client

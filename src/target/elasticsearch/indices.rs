@@ -825,7 +825,8 @@ mod tests {
         let (body, items) = (bytes::Bytes::new(), Vec::new());
         let request = Request { body, items, lane: 0, right: None, standing: None };
         // It waits for a swap that takes what it waits for away.
-        let swapping = indices.turn().clone().write_owned().await;
+        let turn = indices.turn().clone();
+        let swapping = turn.write_owned().await;
         let begin = indices.begin(&request);
         tokio::pin!(begin);
         assert!((&mut begin).now_or_never().is_none());
