@@ -141,7 +141,8 @@ impl Sharing {
         let mut words = format!("letters of {refused:?}, and not of {expected:?}");
         for key in refused.symmetric_difference(&expected) {
             let document = all.iter().find(|it| it.get_i32("_id").is_ok_and(|it| it == *key));
-            let letter = letters.iter().find(|it| it["key_text"] == key.to_string());
+            let text = key.to_string();
+            let letter = letters.iter().find(|it| it["key_text"] == text);
             let kept: Vec<Document> = self
                 .world
                 .client
@@ -171,6 +172,14 @@ impl Sharing {
         }
     }
 
+    /// What is said to a person who asks for something to be done with all letters.
+    async fn all_letters(&self, action: &str) -> Result<String> {
+        let output = self.file.command("dead-letters", &[action, "--all"]).await?;
+        let problem = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{action}: {problem}");
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
     async fn set(&self, id: i32, at: &str, n: i32) -> Result<()> {
         let by_id = doc! { "_id": id };
         self.items.replace_one(by_id, item(id, at, n)).upsert(true).await?;
@@ -198,9 +207,19 @@ async fn one_by_one(sharing: Sharing) -> Result<()> {
     let other = format!("another document, 1 of {}.items", sharing.name);
     ensure!(words.contains(&other) && words.contains("takes its place by itself"), "{words}");
     ensure!(letters[0]["place"].as_str().is_some_and(|place| place.contains('a')), "{letters:?}");
-    // What becomes of it is nothing to the first.
+    // Who has it tried again while the first is there is told so.
+    let said = sharing.all_letters("retry").await?;
+    assert_eq!(said, "target search: 1 delivered again, 1 of them refused again\n");
+    let again = sharing.file.dead_letters().await?;
+    ensure!(again[0]["attempts"].as_u64() > letters[0]["attempts"].as_u64(), "{again:?}");
+    assert_eq!((again.len(), &again[0]["words"]), (1, &letters[0]["words"]));
+    assert_eq!(sharing.right(&mut run).await?, held);
+    // What becomes of it is nothing to the first. Forgotten, it is refused again when it changes.
+    assert_eq!(sharing.all_letters("purge").await?, "target search: 1 forgotten\n");
+    assert_eq!(sharing.file.dead_letters().await?, Vec::<serde_json::Value>::new());
     sharing.set(2, "a", 2).await?;
     assert_eq!(sharing.right(&mut run).await?, held);
+    assert_eq!(sharing.file.dead_letters().await?[0]["attempts"], 1);
     sharing.remove(2).await?;
     assert_eq!(sharing.right(&mut run).await?, held);
     // It had a place of its own before, where it is no more.
@@ -225,6 +244,17 @@ async fn one_by_one(sharing: Sharing) -> Result<()> {
     let mut run = sharing.file.run(&[])?;
     sharing.right(&mut run).await?;
     assert_eq!(sharing.file.dead_letters().await?, Vec::<serde_json::Value>::new());
+    // Who is forgotten takes the place that is free with its next change.
+    sharing.set(9, "a", 1).await?;
+    sharing.right(&mut run).await?;
+    let (at_a, _) = sharing.held().await?["a"];
+    sharing.all_letters("purge").await?;
+    assert!(run.terminate().await?.success());
+    let mut run = sharing.file.run(&[])?;
+    sharing.remove(at_a).await?;
+    run.caught_up(&sharing.world.client).await?;
+    sharing.set(9, "a", 2).await?;
+    assert_eq!(sharing.right(&mut run).await?["a"], (9, 2));
     assert!(run.terminate().await?.success());
     Ok(())
 }

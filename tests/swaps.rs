@@ -1,27 +1,33 @@
 //! A rule behind an alias that is copied again fills another index, which is swapped in once it is
 //! whole: searches go on in the old one meanwhile, and nothing is lost on the way.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use mongodb::bson::doc;
 use rstest::rstest;
 use serde_json::json;
+use tokio::time::{Instant, interval};
 
 use crate::{
     load::fill,
     support::{
         World,
-        checker::{compare, hits},
+        checker::{Hit, compare, hits},
         endpoint::{Endpoint, Play},
         fault::{Fault, Gate, Moment},
         mongo_proxy::MongoProxy,
         run::{Run, Settings},
     },
 };
+
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Small requests, so that a copy takes several.
 fn settings(mut settings: Settings) -> Settings {
@@ -406,19 +412,19 @@ async fn what_is_on_its_way_at_a_swap_arrives() -> Result<()> {
     run.says("index swapped in").await?;
     // What comes now goes on meanwhile, by the other name.
     items.insert_many((41..61).map(|id| doc! { "_id": id, "n": id })).await?;
-    let mut look = tokio::time::interval(std::time::Duration::from_millis(50));
-    while !hits(&world.engine, "swap-way")
-        .await?
-        .iter()
-        .any(|hit| hit.source["n"].as_i64() > Some(40))
-    {
+    let mut look = interval(Duration::from_millis(50));
+    let deadline = Instant::now() + PATIENCE;
+    let is_new = |hit: &Hit| hit.source["n"].as_i64() > Some(40);
+    while !hits(&world.engine, "swap-way").await?.iter().any(is_new) {
         look.tick().await;
+        ensure!(Instant::now() < deadline, "nothing new arrives\n{}", run.log());
     }
     assert_eq!(removed.load(Ordering::Acquire), 0);
     late.open();
+    let deadline = Instant::now() + PATIENCE;
     while !behind(&world, "swap-way-filling-*").await?.is_empty() {
         look.tick().await;
-        run.status().await.context("it runs")?;
+        ensure!(Instant::now() < deadline, "the other name stays\n{}", run.log());
     }
     at_rest(&mut run, &world).await?;
     assert_eq!(removed.load(Ordering::Acquire), 1);

@@ -263,7 +263,8 @@ mod tests {
         for wrong in [-1_i32, 0, 4, 13, 200, i32::MAX] {
             bytes[length..length + 4].copy_from_slice(&wrong.to_le_bytes());
             let broken = RawDocument::from_bytes(&bytes).expect("its own length is right");
-            let _ = read(broken.get_array("a").expect("an array"));
+            let read = read(broken.get_array("a").expect("an array"));
+            assert!(read.is_err(), "{wrong}: {read:?}");
         }
     }
 

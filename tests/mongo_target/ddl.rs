@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
 use mongodb::{
-    Collection, Database,
+    Client, Collection, Database,
     bson::{Bson, Document, doc},
 };
 use mongosync_servers::MongoDb;
@@ -490,6 +490,104 @@ async fn what_was_made_before_a_kill_is_known_again() -> Result<()> {
         assert!(run.terminate().await?.success());
         items.drop().await?;
     }
+    Ok(())
+}
+
+/// Whether something is remembered as about to be made.
+async fn is_in_the_making(held: &Client, namespace: &str) -> Result<bool> {
+    let markers = held.database("mongosync").collection::<Document>("mirrored");
+    let making = doc! { "namespace": namespace, "maker": { "$exists": true } };
+    Ok(markers.find_one(making).await?.is_some())
+}
+
+/// What is made by a try that does not come to the end is remembered by the next one, and is not about to
+/// be made any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_made_in_two_tries_is_remembered_once() -> Result<()> {
+    let worlds = Worlds::new().await?;
+    let mirror = MongoDb::start().await?;
+    let held = mirror.client();
+    let from = worlds.from.database("ddl_tries");
+    let target = format!("{}&appName=ddl_tries", mirror.uri());
+    let file = RuleFile::written(worlds.folder.path(), &worlds.text(&target, &rules("ddl_tries")))?;
+    let mut run = file.run(&[])?;
+    worlds.at_rest(&mut run).await?;
+    let data = doc! { "failCommands": ["find"], "errorCode": 91, "namespace": "ddl_tries.items" };
+    let asked = FailCommand::own(&held, 3, "ddl_tries", data).await?;
+    let items: Collection<Document> = from.collection("items");
+    items.insert_one(document(1, 1)).await?;
+    worlds.at_rest(&mut run).await?;
+    asked.end().await?;
+    same(&from, &held.database("ddl_tries"), "made").await?;
+    ensure!(!is_in_the_making(&held, "ddl_tries.items").await?);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// A start that may not look at what the last run was about to make leaves it to the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_not_be_looked_at_is_known_again_later() -> Result<()> {
+    let worlds = Worlds::new().await?;
+    let mirror = MongoDb::start().await?;
+    let held = mirror.client();
+    let (from, to) = (worlds.from.database("ddl_unseen"), held.database("ddl_unseen"));
+    let target = format!("{}&appName=ddl_unseen", mirror.uri());
+    let file =
+        RuleFile::written(worlds.folder.path(), &worlds.text(&target, &rules("ddl_unseen")))?;
+    let unseen = |code: i32| doc! { "failCommands": ["find"], "errorCode": code, "namespace": "ddl_unseen.items" };
+    let mut run = file.run(&[])?;
+    worlds.at_rest(&mut run).await?;
+    let asked = FailCommand::own(&held, 1_000_000, "ddl_unseen", unseen(91)).await?;
+    let items: Collection<Document> = from.collection("items");
+    items.insert_one(document(1, 1)).await?;
+    run.waiting().await?;
+    assert_eq!(names(&to).await?, ["items"]);
+    run.kill().await?;
+    items.drop().await?;
+    asked.end().await?;
+    let asked = FailCommand::own(&held, 1_000_000, "ddl_unseen", unseen(13)).await?;
+    let mut run = file.run(&[])?;
+    run.says("what it is in the source can't be followed").await?;
+    worlds.at_rest(&mut run).await?;
+    assert!(run.terminate().await?.success());
+    asked.end().await?;
+    ensure!(is_in_the_making(&held, "ddl_unseen.items").await?);
+    let mut run = file.run(&[])?;
+    worlds.at_rest(&mut run).await?;
+    same(&from, &to, "gone").await.map_err(|error| error.context(run.log()))?;
+    ensure!(!is_in_the_making(&held, "ddl_unseen.items").await?);
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// What the last run was about to make of one collection is to hold another one's documents.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_to_be_made_of_another_source_is_this_ones() -> Result<()> {
+    let worlds = Worlds::new().await?;
+    let mirror = MongoDb::start().await?;
+    let held = mirror.client();
+    let from = worlds.from.database("ddl_turned");
+    let target = format!("{}&appName=ddl_turned", mirror.uri());
+    let rule = "  - { name: all, namespace: ddl_turned.one, ddl: true, on_drop: keep, to: [{ target: search, \
+                namespace: ddl_turned.items }] }";
+    let file = RuleFile::written(worlds.folder.path(), &worlds.text(&target, rule))?;
+    let mut run = file.run(&[])?;
+    worlds.at_rest(&mut run).await?;
+    let data = doc! { "failCommands": ["find"], "errorCode": 91, "namespace": "ddl_turned.items" };
+    let asked = FailCommand::own(&held, 1_000_000, "ddl_turned", data).await?;
+    from.collection("one").insert_one(document(1, 1)).await?;
+    run.waiting().await?;
+    run.kill().await?;
+    asked.end().await?;
+    from.collection("other").insert_one(document(2, 2)).await?;
+    file.rewrite(|text| text.replace("ddl_turned.one", "ddl_turned.other"))?;
+    let mut run = file.run(&[])?;
+    worlds.at_rest(&mut run).await?;
+    let there = held.database("ddl_turned").collection::<Document>("items");
+    let found = there.find_one(doc! {}).await?.context("a document")?;
+    assert_eq!(found.get_i32("_id").ok(), Some(2), "{}", run.log());
+    ensure!(!is_in_the_making(&held, "ddl_turned.items").await?);
+    assert!(run.terminate().await?.success());
     Ok(())
 }
 

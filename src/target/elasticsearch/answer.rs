@@ -42,6 +42,12 @@ impl Answer {
         (200..300).contains(&self.status)
     }
 
+    /// Whether it comes from a proxy whose node is away, or waits no longer for it, or from a node that is
+    /// not part of its cluster.
+    pub fn is_of_proxy(&self) -> bool {
+        (502..=504).contains(&self.status)
+    }
+
     /// The engine's own error, where the body is one.
     pub fn error(&self) -> Option<EngineError> {
         #[derive(Deserialize)]

@@ -49,36 +49,49 @@ pub(super) fn write_lines(
     written
 }
 
-/// A request in which nothing goes to the index `from` any more, and to `to` instead; `None` where nothing
-/// did.
-pub(super) fn renamed(body: &[u8], from: &str, to: &str) -> Option<Vec<u8>> {
+/// A request in which nothing goes to indices any more whose names begin with `prefix` and go on with what
+/// `is_gone`, and to `to` instead; `None` where nothing did.
+pub(super) fn renamed(
+    body: &[u8],
+    prefix: &str,
+    is_gone: impl Fn(&str) -> bool,
+    to: &str,
+) -> Option<Vec<u8>> {
     let named = |index: &str| {
         let mut named = b"{\"_index\":".to_vec();
         write_text(index, &mut named);
-        named.push(b',');
         named
     };
-    let (from, to) = (named(from), named(to));
+    let (mut from, to) = (named(prefix), named(to));
+    // What follows belongs to the name.
+    from.pop();
     memmem::find(body, &from)?;
+    let names_gone = |line: &[u8]| {
+        let rest = line.strip_prefix(from.as_slice())?;
+        let end = rest.iter().position(|byte| *byte == b'"')?;
+        str::from_utf8(&rest[..end]).is_ok_and(&is_gone).then_some(from.len() + end + 1)
+    };
     let mut lines = body.split_inclusive(|byte| *byte == b'\n');
-    let mut written = Vec::with_capacity(body.len());
-    let mut found = false;
+    let mut written = Vec::new();
+    let mut kept = 0;
+    let mut at = 0;
     while let Some(line) = lines.next() {
         let action = line.iter().position(|byte| *byte == b':').map_or(line, |end| &line[..=end]);
-        match line[action.len()..].strip_prefix(from.as_slice()) {
-            Some(rest) => {
-                found = true;
-                written.extend_from_slice(action);
-                written.extend_from_slice(&to);
-                written.extend_from_slice(rest);
-            }
-            None => written.extend_from_slice(line),
+        if let Some(length) = names_gone(&line[action.len()..]) {
+            let start = at + action.len();
+            written.extend_from_slice(&body[kept..start]);
+            written.extend_from_slice(&to);
+            kept = start + length;
         }
+        at += line.len();
         if action != b"{\"delete\":" {
-            written.extend_from_slice(lines.next().unwrap_or_default());
+            at += lines.next().unwrap_or_default().len();
         }
     }
-    found.then_some(written)
+    (kept > 0).then(|| {
+        written.extend_from_slice(&body[kept..]);
+        written
+    })
 }
 
 fn try_write_lines(
@@ -211,23 +224,31 @@ mod tests {
     #[test]
     fn a_request_is_renamed_in_its_action_lines_alone() {
         let none = Bytes::new();
-        let action = rawdoc! { "index": { "_index": "filled", "_id": "1" } };
+        let action = rawdoc! { "index": { "_index": "filled-a", "_id": "1" } };
         let written = |index: &str| {
             let mut body = Vec::new();
             for (index, action) in [
                 (index, Action::Remove),
                 (index, Action::Put(Document::from(action.clone()))),
-                ("filled-2", Action::Put(Document::from(action.clone()))),
-                ("filled-2", Action::Remove),
+                ("filled-ab", Action::Put(Document::from(action.clone()))),
+                ("filled-", Action::Remove),
+                ("filled", Action::Remove),
                 (index, put()),
+                ("filled-ab", put()),
             ] {
                 write_lines(&line(index, "1", &none), &action, Mode::Plain, &mut body).unwrap();
             }
             String::from_utf8(body).unwrap()
         };
-        let renamed = renamed(written("filled").as_bytes(), "filled", "read").unwrap();
-        assert_eq!(String::from_utf8(renamed).unwrap(), written("read"));
-        assert_eq!(super::renamed(written("read").as_bytes(), "filled", "read"), None);
+        for gone in ["filled-a", "filled-b"] {
+            let is_gone = |rest: &str| ["a", "b"].contains(&rest);
+            let renamed = renamed(written(gone).as_bytes(), "filled-", is_gone, "read").unwrap();
+            assert_eq!(String::from_utf8(renamed).unwrap(), written("read"));
+        }
+        for (body, gone) in [("filled-a", "b"), ("read", "a"), ("read-a", "a")] {
+            let body = written(body);
+            assert_eq!(renamed(body.as_bytes(), "filled-", |rest| rest == gone, "read"), None);
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, RwLock, RwLockWriteGuard,
+        Arc, Mutex, MutexGuard, RwLock, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -81,7 +81,7 @@ impl Trouble {
 }
 
 /// Held by requests for as long as they are under way.
-type UnderWay = Arc<tokio::sync::RwLock<()>>;
+type Turn = Arc<tokio::sync::RwLock<()>>;
 
 /// What is known about the indices of one engine.
 pub(super) struct Indices {
@@ -90,11 +90,12 @@ pub(super) struct Indices {
     known: RwLock<KeyMap<Arc<str>, Known>>,
     /// How often `known` was changed.
     changed: AtomicU64,
-    /// What was filled by other names and has been swapped in, each with those. None is forgotten: how long a
-    /// batch is kept that was encoded before is not known here.
-    swapped: RwLock<KeyMap<Arc<str>, Vec<Arc<str>>>>,
+    /// What was filled by other names and has been swapped in, each with what tells those apart. None is
+    /// forgotten: how long a batch is kept that was encoded before is not known here. There is one for each
+    /// whole copy, and a request is searched once for all.
+    swapped: RwLock<KeyMap<Arc<str>, HashSet<Box<str>>>>,
     /// Held by each request that is under way, until the next swap has another one held.
-    under_way: Mutex<UnderWay>,
+    turn: Mutex<Turn>,
     /// Names of which it is not remembered yet whose they are.
     unkept: AtomicUsize,
     /// What each thread has seen of it: every document asks, and would wait for others at the lock.
@@ -121,9 +122,9 @@ struct Known {
     plans: Vec<Arc<IndexPlan>>,
     /// Another index that is filled in its stead.
     replacement: Option<Arc<Replacement>>,
-    /// Held by what may still go by the name by which it was filled, once it is swapped in: that name stays
-    /// for as long.
-    leaving: Option<UnderWay>,
+    /// What was filled, once it is swapped in, for as long as something may still go by the name by which it
+    /// was: that stays for as long.
+    leaving: Option<Leaving>,
     /// Set once the index is there. Lanes that meet a new name together wait for one of them.
     there: Arc<OnceCell<()>>,
 }
@@ -136,6 +137,46 @@ struct Replacement {
     alias: Arc<str>,
     /// Whether it has been written to: it is there then, or lost.
     begun: AtomicBool,
+    /// Whether there was no answer to a request that may have gone by that name: it may still arrive.
+    adrift: AtomicBool,
+}
+
+/// An index that has been swapped in.
+#[derive(Clone)]
+struct Leaving {
+    index: Arc<Replacement>,
+    /// Held by what was under way then.
+    turn: Turn,
+}
+
+/// A request that is under way. One that ends without an answer may still arrive, whoever gave it up.
+pub(super) struct UnderWay<'a> {
+    indices: &'a Indices,
+    request: &'a Request,
+    answered: bool,
+    _turn: OwnedRwLockReadGuard<()>,
+}
+
+impl UnderWay<'_> {
+    /// The engine has answered.
+    pub fn answered(mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if self.answered {
+            return;
+        }
+        let all = self.indices.read();
+        for known in EnginePlaceKey::indices(&self.request.items).filter_map(|name| all.get(name)) {
+            let leaving = known.leaving.as_ref().map(|leaving| &leaving.index);
+            for index in known.replacement.iter().chain(leaving) {
+                index.adrift.store(true, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 /// How documents for an index are written.
@@ -153,7 +194,7 @@ impl Indices {
             known: RwLock::default(),
             changed: AtomicU64::new(0),
             swapped: RwLock::default(),
-            under_way: Mutex::default(),
+            turn: Mutex::default(),
             unkept: AtomicUsize::new(0),
             seen: ThreadLocal::new(),
             fresh: Mutex::default(),
@@ -279,6 +320,7 @@ impl Indices {
             id: id.to_string(),
             alias: replacement::filling_alias(name, &id.to_string()).into(),
             begun: begun.into(),
+            adrift: AtomicBool::new(false),
         };
         self.write(name, |known| {
             known.replacement = Some(Arc::new(new));
@@ -300,10 +342,9 @@ impl Indices {
                     .expect("nothing panics while it holds the names")
                     .entry(name.into())
                     .or_default()
-                    .push(new.alias.clone());
-                let mut present = self.under_way.lock().expect("nothing panics at it");
-                let leaving = std::mem::take(&mut *present);
-                drop(present);
+                    .insert(replacement::mark_of(&new.id).into());
+                let turn = std::mem::take(&mut *self.turn());
+                let leaving = Leaving { index: new, turn };
                 self.write(name, |known| {
                     known.replacement = None;
                     known.leaving = Some(leaving.clone());
@@ -313,21 +354,42 @@ impl Indices {
             (None, Some(leaving)) => leaving,
             (None, None) => return Ok(()),
         };
-        // A removal by a name that is gone would pass for one of what is not there.
-        drop(leaving.write().await);
+        // A removal by a name that is gone would pass for one of what is not there, or make an index of that
+        // name.
+        drop(leaving.turn.write().await);
+        let adrift = leaving.index.adrift.load(Ordering::Relaxed);
         self.write(name, |known| {
-            known.leaving = None;
+            if !adrift {
+                known.leaving = None;
+            }
             known.there = Arc::default();
         });
+        if adrift {
+            let alias = &*leaving.index.alias;
+            info!(
+                alias,
+                "kept until the next start: not every request that went by it was answered"
+            );
+        }
         // Looks at what lies there, and takes the alias away by which it was filled.
         self.ensure(nodes, name).await.map_err(Trouble::into_retry)
     }
 
     /// To be held while a request is under way. What [`Self::by_present_names`] says after this holds for as
     /// long.
-    pub async fn begin(&self) -> OwnedRwLockReadGuard<()> {
-        let present = self.under_way.lock().expect("nothing panics at it").clone();
-        present.read_owned().await
+    pub async fn begin<'a>(&'a self, request: &'a Request) -> UnderWay<'a> {
+        loop {
+            let turn = self.turn().clone();
+            let held = turn.clone().read_owned().await;
+            // A swap that took it away meanwhile has perhaps done its waiting.
+            if Arc::ptr_eq(&turn, &self.turn()) {
+                return UnderWay { indices: self, request, answered: false, _turn: held };
+            }
+        }
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().expect("nothing panics while it holds it")
     }
 
     /// A request as it reads now, where it was encoded while an index was filled by another name that has
@@ -341,13 +403,12 @@ impl Indices {
         let mut looked: HashSet<&str> = HashSet::new();
         for index in EnginePlaceKey::indices(&request.items) {
             let known = swapped.get_key_value(index);
-            let Some((name, aliases)) = known.filter(|(name, _)| looked.insert(name)) else {
+            let Some((name, gone)) = known.filter(|(name, _)| looked.insert(name)) else {
                 continue;
             };
-            for alias in aliases {
-                let body = renamed.as_deref().unwrap_or(&request.body);
-                renamed = encode::renamed(body, alias, name).or(renamed);
-            }
+            let body = renamed.as_deref().unwrap_or(&request.body);
+            let prefix = replacement::filling_prefix(name);
+            renamed = encode::renamed(body, &prefix, |mark| gone.contains(mark), name).or(renamed);
         }
         renamed
     }
@@ -703,6 +764,7 @@ fn chunks(names: &[Arc<str>]) -> Vec<Vec<&str>> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use rstest::rstest;
 
     use super::*;
@@ -755,6 +817,26 @@ mod tests {
         assert_eq!(groups.iter().map(Vec::len).sum::<usize>(), 100);
         assert!(groups.iter().all(|group| group.join(",").len() <= MAX_NAMES_BYTES));
         assert!(chunks(&[]).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_request_holds_up_the_swap_that_comes_next() {
+        let indices = Indices::new("shop");
+        let (body, items) = (bytes::Bytes::new(), Vec::new());
+        let request = Request { body, items, lane: 0, right: None, standing: None };
+        // It waits for a swap that takes what it waits for away.
+        let turn = indices.turn().clone();
+        let swapping = turn.write_owned().await;
+        let begin = indices.begin(&request);
+        tokio::pin!(begin);
+        assert!((&mut begin).now_or_never().is_none());
+        std::mem::take(&mut *indices.turn());
+        drop(swapping);
+        let under_way = begin.await;
+        let next = indices.turn().clone();
+        assert!(next.try_write().is_err(), "the next swap waits for it");
+        drop(under_way);
+        assert!(next.try_write().is_ok());
     }
 
     #[test]

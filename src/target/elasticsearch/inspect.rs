@@ -79,7 +79,7 @@ impl Inspection<'_> {
         let mut refused = BTreeSet::new();
         for (address, answer) in answers {
             let answer = match answer {
-                Ok(answer) if !matches!(answer.status, 502..=504) => answer,
+                Ok(answer) if !answer.is_of_proxy() => answer,
                 Ok(answer) => {
                     away.push((address, refusal(&answer)));
                     continue;

@@ -131,11 +131,15 @@ impl EngineTarget {
 
     async fn bulk(&self, request: &Request) -> Result<Vec<Outcome>, Retry> {
         // Before it is looked by which names it goes: none is taken away until this is answered.
-        let _under_way = self.indices.begin().await;
+        let under_way = self.indices.begin(request).await;
         let renamed = self.indices.by_present_names(request);
         let body = renamed.map_or_else(|| request.body.clone(), Bytes::from);
         let body = if self.gzip { compressed(body).await? } else { body };
         let answer = self.nodes.bulk(body, self.gzip).await?;
+        // What a proxy says that waits no longer is no answer of the engine.
+        if !answer.is_of_proxy() {
+            under_way.answered();
+        }
         let outcomes = answer::outcomes(&answer, request.items.len())?;
         let mut last: &[u8] = &[];
         for (item, outcome) in request.items.iter().zip(&outcomes) {

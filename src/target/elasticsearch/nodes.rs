@@ -143,14 +143,10 @@ impl Nodes {
         (turn, &self.nodes[turn.node])
     }
 
-    /// Notes what a turn says about its node. A 502, 503 or 504 comes from a proxy whose node is
-    /// away, or from a node that is not part of its cluster.
+    /// Notes what a turn says about its node.
     fn settle(&self, turn: Turn, answer: Result<Answer, Retry>) -> Result<Answer, Retry> {
         let address = &self.nodes[turn.node].address;
-        let away = match &answer {
-            Ok(answer) => matches!(answer.status, 502..=504),
-            Err(_) => true,
-        };
+        let away = answer.as_ref().map_or(true, Answer::is_of_proxy);
         if away {
             self.health().failed(turn, Instant::now());
         } else {

@@ -3,9 +3,9 @@
 //!
 //! While it is filled, an alias of its own leads to it, `NAME-filling-ID`: its name does not have to be
 //! known to whoever encodes a request, and what one try has left on its way never reaches another's
-//! index. That alias goes with the swap; a process that dies in between leaves it to the next start. Which
-//! index it is stands in the index itself (`_meta.mongosync.replacement` in its mappings), so a crash at any
-//! point leaves enough behind.
+//! index. That alias goes with the swap; a process that dies in between leaves it to the next start, and so
+//! does one that has had no answer to a request which may go by it. Which index it is stands in the index
+//! itself (`_meta.mongosync.replacement` in its mappings), so a crash at any point leaves enough behind.
 //!
 //! What changes while it is filled is told to it alone. So it is never given up; what has to stay and
 //! was not copied is taken over from the old index before the swap, with its versions, and the new
@@ -44,7 +44,12 @@ const GC_DELETES: &str = "index.gc_deletes";
 
 /// The alias by which an index is filled beside the one that `name` leads to.
 pub(super) fn filling_alias(name: &str, id: &str) -> String {
-    format!("{}{}", filling_prefix(name), &id[..id.len().min(8)])
+    format!("{}{}", filling_prefix(name), mark_of(id))
+}
+
+/// What tells the aliases of one name apart.
+pub(super) fn mark_of(id: &str) -> &str {
+    &id[..id.len().min(8)]
 }
 
 /// Whether the names that go with a replacement are not too long for an engine.
@@ -52,7 +57,8 @@ pub(super) fn has_room(name: &str) -> bool {
     filling_alias(name, "01234567").len() <= MAX_INDEX
 }
 
-fn filling_prefix(name: &str) -> String {
+/// With what the names of all these begin.
+pub(super) fn filling_prefix(name: &str) -> String {
     format!("{name}-filling-")
 }
 

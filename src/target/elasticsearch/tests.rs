@@ -142,38 +142,81 @@ fn filling(request: &Received, id: &str, swapped: &AtomicBool) -> String {
     http("200 OK", "", &answer.to_string())
 }
 
+/// A target that fills an index for the alias `products`.
+struct Filled {
+    node: PlayedNode,
+    target: Arc<EngineTarget>,
+    id: bson::Uuid,
+    swapped: Arc<AtomicBool>,
+}
+
+impl Filled {
+    /// `bulk` answers the requests with documents, where it does.
+    async fn start(bulk: impl Fn() -> Option<&'static str> + Clone + Send + 'static) -> Self {
+        let (id, swapped) = (bson::Uuid::new(), Arc::new(AtomicBool::new(false)));
+        let (text, is_swapped) = (id.to_string(), swapped.clone());
+        let node = PlayedNode::start(move |request| {
+            let is_bulk = request.head.starts_with("POST /_bulk");
+            let answer = is_bulk.then(&bulk).flatten();
+            answer.map_or_else(|| filling(request, &text, &is_swapped), str::to_owned)
+        })
+        .await;
+        let target = Self::target(&node);
+        Self { node, target, id, swapped }
+    }
+
+    /// As one that starts.
+    fn target(node: &PlayedNode) -> Arc<EngineTarget> {
+        let target = target(&settings(&[&node.url]));
+        let plan = IndexPlan {
+            rule: "products".to_owned(),
+            alias: true,
+            appends: false,
+            settings: None,
+            mappings: None,
+        };
+        target.declare_index("products", &Arc::new(plan));
+        Arc::new(target)
+    }
+
+    fn fill(&self) {
+        self.target.indices.replace("products", self.id, true);
+    }
+
+    /// How often it was said that the name by which it is filled is to go.
+    fn removals(&self) -> usize {
+        let all = self.node.received();
+        let says = |it: &&Received| String::from_utf8_lossy(&it.body).contains("{\"remove\":");
+        all.iter().filter(says).count()
+    }
+}
+
+/// Waits until it is so; fails with the words where it never is.
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let look = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), look).await.expect(what);
+}
+
 /// A removal by a name that is gone would pass for one of what is not there.
 #[tokio::test]
 async fn the_name_of_a_filled_index_stays_while_a_request_may_go_by_it() {
-    let (id, swapped) = (bson::Uuid::new(), Arc::new(AtomicBool::new(false)));
-    let (text, is_swapped) = (id.to_string(), swapped.clone());
-    let node = PlayedNode::start(move |request| filling(request, &text, &is_swapped)).await;
-    let target = Arc::new(target(&settings(&[&node.url])));
-    let plan = IndexPlan {
-        rule: "products".to_owned(),
-        alias: true,
-        appends: false,
-        settings: None,
-        mappings: None,
-    };
-    target.declare_index("products", &Arc::new(plan));
-    target.indices.replace("products", id, true);
-    let removals = || {
-        let all = node.received();
-        let says = |it: &&Received| String::from_utf8_lossy(&it.body).contains("{\"remove\":");
-        all.iter().filter(says).count()
-    };
-    let before = request(&target);
+    let filled = Filled::start(|| None).await;
+    filled.fill();
+    let Filled { node, target, id, swapped } = &filled;
+    let removals = || filled.removals();
+    let before = request(target);
     target.send(&before).await.unwrap();
-    let late = target.indices.begin().await;
+    let late = target.indices.begin(&before).await;
     // Awaited at the end: beside it the others go on.
     let swapping = tokio::spawn({
         let target = target.clone();
         async move { target.swap("products").await }
     });
-    while target.indices.replacement("products").is_some() {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until("the swap", || target.indices.replacement("products").is_none()).await;
     assert!(swapped.load(Ordering::Acquire));
     // Other lanes go on meanwhile, also those that look for it anew.
     target.send(&before).await.unwrap();
@@ -186,7 +229,7 @@ async fn the_name_of_a_filled_index_stays_while_a_request_may_go_by_it() {
     let swap = target.swap("products");
     tokio::pin!(swap);
     assert!((&mut swap).now_or_never().is_none() && removals() == 0);
-    drop(late);
+    late.answered();
     swap.await.unwrap();
     assert_eq!(removals(), 1);
 
@@ -201,7 +244,46 @@ async fn the_name_of_a_filled_index_stays_while_a_request_may_go_by_it() {
     let renamed = sent[0].replace(&filled, "\"products\"");
     assert_eq!(sent[1..], [renamed.as_str(), renamed.as_str()]);
     assert!(target.indices.by_present_names(&before).is_some());
-    assert!(target.indices.by_present_names(&request(&target)).is_none());
+    assert!(target.indices.by_present_names(&request(target)).is_none());
+}
+
+/// It may still arrive, whoever has given it up, and would make an index of that name where it were gone.
+#[rstest]
+#[case::given_up("", true)]
+#[case::broken_off(
+    "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 99\r\n\r\n{\"err",
+    true
+)]
+#[case::told_by_a_proxy("HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\n\r\n", true)]
+#[case::before_it_was_filled("HTTP/1.1 504 Gateway Timeout\r\ncontent-length: 0\r\n\r\n", false)]
+#[tokio::test]
+async fn the_name_of_a_filled_index_stays_where_a_request_was_not_answered(
+    #[case] answer: &'static str,
+    #[case] goes_by_it: bool,
+) {
+    let filled = Filled::start(move || Some(answer)).await;
+    let target = &filled.target;
+    if goes_by_it {
+        filled.fill();
+    }
+    let request = request(target);
+    let sent = || filled.node.received().iter().any(|it| it.head.starts_with("POST /_bulk"));
+    tokio::select! {
+        answer = target.send(&request) => assert!(answer.is_err(), "{answer:?}"),
+        () = until("the request", sent), if answer.is_empty() => {}
+    }
+    if !goes_by_it {
+        filled.fill();
+    }
+    target.swap("products").await.unwrap();
+    target.swap("products").await.unwrap();
+    target.prepare().await.unwrap();
+    assert_eq!(filled.removals(), usize::from(!goes_by_it));
+    // The next start takes it away.
+    if goes_by_it {
+        Filled::target(&filled.node).prepare().await.unwrap();
+        assert_eq!(filled.removals(), 1);
+    }
 }
 
 #[tokio::test]

@@ -134,6 +134,7 @@ impl MongoTarget {
         }
         let all = self.all(origins, asked.namespace, (connection, &makings)).await?;
         let mut waits = None;
+        let mut passed_over = HashSet::new();
         if first || asked.namespace.is_some() {
             let drops = first && asked.namespace.is_none();
             for (container, wanted) in &all {
@@ -143,6 +144,7 @@ impl MongoTarget {
                     Ok(()) => {}
                     // What is wrong with one holds up no other.
                     Err(retry) if lies_in_the_way(&retry) => {
+                        passed_over.insert(container.as_str());
                         error!(
                             namespace = container,
                             reason = retry.message,
@@ -155,7 +157,9 @@ impl MongoTarget {
             if let Some(retry) = waits {
                 return Err(retry);
             }
-            for making in &makings {
+            // What was passed over is still to be known again, at the next start.
+            let seen = |making: &&Making| !passed_over.contains(making.namespace.as_str());
+            for making in makings.iter().filter(seen) {
                 if let Some(namespace) = Namespace::parse(&making.namespace) {
                     markers.made(&namespace, &self.owner).await?;
                 }
@@ -277,6 +281,8 @@ impl Seeing<'_> {
         let mut known = self.known(&namespace, there.as_ref()).await?;
         if let (Some(made), Some(found)) = (self.made, &there)
             && let (Some(uuid), Some(from)) = (&found.uuid, Namespace::parse(&made.from))
+            // Since then it may have become that of another source.
+            && wanted.is_none_or(|(_, defined)| defined.namespace == from)
             && found.kind != name(Kind::View)
             && known.as_ref().is_none_or(|known| !known.ours)
             && self.is_empty(&namespace).await?

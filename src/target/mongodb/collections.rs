@@ -293,7 +293,8 @@ impl Collections {
                 let markers = Markers::new(&asking.connection.client);
                 let from = if events { marker::EVENTS } else { from.as_str() };
                 let whose = markers.claim(asked, from, empty, of).await?;
-                if made && asking.routes.follows(name) {
+                // Also where it was made by a try that did not come so far.
+                if !events && asking.routes.follows(name) {
                     markers.made(&namespace, asking.owner).await?;
                 }
                 match whose {

@@ -426,7 +426,8 @@ impl Markers {
             Some(known) if known.uuid == *asked.uuid => known.clone(),
             _ => {
                 if of.is_none() && empty && from != EVENTS {
-                    of = self.making(asked).await?.and_then(|making| making.of);
+                    let making = self.making(asked).await?.filter(|making| making.from == from);
+                    of = making.and_then(|making| making.of);
                 }
                 Marker {
                     namespace: asked.namespace.as_str().to_owned(),
