@@ -123,6 +123,8 @@ struct Front {
     newest_event: ClusterTime,
     /// No event that was noted and no lookup that has ended is newer.
     newest: ClusterTime,
+    /// The newest time with which something was asked for.
+    asked: ClusterTime,
     pending: KeyMap<Subject, Waiting>,
     order: VecDeque<Subject>,
     pending_bytes: usize,
@@ -215,6 +217,7 @@ impl Lane {
         let mut front = self.front();
         for noted in asked {
             let time = noted.time.max(front.newest_event);
+            front.asked = front.asked.max(time);
             let waiting = front.pending.get(&noted.subject);
             // What an event that waits says of it is newer than what is asked for.
             let deleted = match waiting {
@@ -334,6 +337,7 @@ impl Lane {
         for Change { namespace, key, time, claims, .. } in again {
             let subject = Subject { namespace, key };
             let time = time.max(front.newest_event);
+            front.asked = front.asked.max(time);
             for claim in claims {
                 let (subject, since, deleted) = (subject.clone(), None, false);
                 let noted = Noted { subject, time, since, deleted, claim };
@@ -510,6 +514,13 @@ impl Lane {
     /// returns less than an earlier one did, whichever member answers.
     pub fn newest(&self) -> ClusterTime {
         self.front().newest
+    }
+
+    /// The newest time with which something was asked for; no later than [`Lane::newest`] from now on.
+    /// That may be ahead of the stream, and what was put somewhere bears it. What later events take away
+    /// from there is to bear no older one.
+    pub fn asked_for(&self) -> ClusterTime {
+        self.front().asked
     }
 
     /// Bytes of the keys that wait for their read.

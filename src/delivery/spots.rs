@@ -41,8 +41,8 @@ use crate::{
     change::{ClusterTime, DocumentKey, Namespace},
     checkpoint::{
         keys,
-        records::{SpotRecord, load_many, page, put, removal},
-        store::{RecordKey, Store, Table, Write},
+        records::{SpotRecord, load_many, put, removal},
+        store::{RecordKey, Store, Write},
         tracker::Completion,
     },
     target::{Action, PlaceKey, Target},
@@ -53,7 +53,7 @@ use super::{
     batch::Origin,
     contested::{ASKED, Holder},
     dead_letters::{Letter, Stage},
-    insist, insist_on_writing,
+    insist,
     lane::Subject,
     places::Places,
     shape::Shaper,
@@ -191,11 +191,6 @@ impl Spots {
     fn state(&self) -> MutexGuard<'_, State> {
         // Every method leaves the state whole at each point where it could panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether two documents can meet here at all.
-    pub fn are_watched(&self) -> bool {
-        !self.rules.is_empty()
     }
 
     /// A run begins, at this time of the source. To be called before anything is delivered.
@@ -497,19 +492,19 @@ impl Spots {
         let over = before.iter().map(|it| it.spot).filter(|spot| !stays(spot)).collect();
         let mut now: Vec<Meeting> = Vec::new();
         let mut waits = false;
-        for met in &withheld {
-            // Once is enough, unless it is forgotten with what became of the last meeting.
-            if !before.iter().any(|it| it.spot == met.spot) {
-                state.awaited.insert(met.spot);
-                *state.noting.entry(met.spot).or_default() += 1;
-                looked.awaiting.push((met.spot, subject.clone()));
-            }
-        }
         for met in withheld.iter().filter(|_| has_room) {
             let known = before.iter().find(|it| it.spot == met.spot && it.holder == met.holder);
             let (meeting, is_over) = self.waits(state, known, met);
             now.push(meeting);
             waits |= !is_over;
+        }
+        for met in &withheld {
+            // While it waits, once is enough.
+            if !waits || !before.iter().any(|it| it.spot == met.spot) {
+                state.awaited.insert(met.spot);
+                *state.noting.entry(met.spot).or_default() += 1;
+                looked.awaiting.push((met.spot, subject.clone()));
+            }
         }
         // Of several places all are waited for, or none.
         if waits {

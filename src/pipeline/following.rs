@@ -552,6 +552,7 @@ impl Answering {
         namespace: Namespace,
         group: Vec<(usize, Pending)>,
     ) -> Result<(Vec<(usize, Answered)>, ClusterTime), Halt> {
+        let least = self.lane.asked_for().max(self.floor);
         // Not before what the lane has put out: a member that lags would take a document back.
         let newest = group.iter().map(|(_, pending)| pending.time).max();
         let after = self.lane.newest().max(newest.unwrap_or_default());
@@ -589,8 +590,8 @@ impl Answering {
                 Answered::Change(Change {
                     namespace: namespace.clone(),
                     key,
-                    time: pending.time.max(self.floor),
-                    // A copy that was planned since raises the floor, and not this.
+                    time: pending.time.max(least),
+                    // A copy that was planned since raises the least, and not this.
                     cause: Cause::Event(pending.time),
                     read: as_of,
                     since: pending.since,

@@ -21,6 +21,7 @@ use super::{
     Error,
     demand::Demand,
     following::{Asked, Lanes},
+    rule_set::RuleSet,
 };
 
 /// Places that are given on at once.
@@ -29,6 +30,7 @@ const AT_ONCE: usize = 64;
 /// Gives on what has become free of one target's places.
 pub(super) struct Succession {
     pub lanes: Arc<Lanes>,
+    pub rules: Arc<RuleSet>,
     pub context: Arc<Context>,
     /// Whether the run leaves no rule out that writes to the target.
     pub is_whole: bool,
@@ -75,7 +77,7 @@ impl Succession {
         while let Some(Recalled { awaiting, last }) =
             spots.recall(after.as_ref(), places, stop).await?
         {
-            let open = awaiting.into_iter().filter(|(_, subject)| !self.is_refused(subject));
+            let open = awaiting.into_iter().filter(|(_, subject)| !self.is_known_of(subject));
             stream::iter(open.map(Ok))
                 .try_for_each_concurrent(AT_ONCE, |(key, subject)| async move {
                     self.deliver(key, &subject, stop).await.map(drop)
@@ -115,6 +117,14 @@ impl Succession {
         }
     }
 
+    /// Whether each rule that chooses places says in a letter what has become of a document.
+    fn is_known_of(&self, subject: &Subject) -> bool {
+        let Context { shaper, dead_letters, .. } = &*self.context;
+        let rules = self.rules.following(&subject.namespace);
+        let mut choosing = rules.iter().filter(|rule| !shaper.is_fixed(**rule));
+        choosing.all(|rule| dead_letters.has(dead_letters.rule(*rule), subject))
+    }
+
     fn is_refused(&self, subject: &Subject) -> bool {
         self.context.dead_letters.has_any(subject)
     }
@@ -127,13 +137,16 @@ impl Succession {
         subject: &Subject,
         stop: &CancellationToken,
     ) -> Result<bool, Halt> {
-        if !self.is_whole && !self.is_refused(subject) {
+        if !self.is_whole {
+            if self.is_refused(subject) {
+                self.ask(subject, stop).await?;
+            }
             return Ok(false);
         }
         self.ask(subject, stop).await?;
         let is_refused = self.is_refused(subject);
         if !is_refused {
-            self.context.spots.forget(awaiting, stop).await?;
+            self.context.spots.awaits_no_more(awaiting, subject, stop).await?;
         }
         Ok(!is_refused)
     }

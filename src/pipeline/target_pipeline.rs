@@ -649,6 +649,8 @@ impl TargetPipeline {
     ) -> Result<Running, Error> {
         let begun = self.begin(target, stop).await?;
         let Begun { target, reading, status, read, drain, drained, now } = &begun;
+        // Before it is planned from when on something is copied.
+        let now_there = asked(reading, "reading the time", || reading.source.now()).await?;
         let plan = Planning {
             reading,
             store: &self.store,
@@ -690,10 +692,7 @@ impl TargetPipeline {
         };
         let (contested, holders) = Contested::new();
         let (spots, met) = self.spots(target);
-        if spots.are_watched() {
-            let now = || reading.source.now();
-            spots.begin(asked(reading, "reading the time", now).await?);
-        }
+        spots.begin(now_there);
         let context = self.context(&begun, &dead_letters, Grouping::Any, contested, spots);
         let mut writers = JoinSet::new();
         for (number, lane) in shared.lanes.iter().enumerate() {
@@ -729,7 +728,8 @@ impl TargetPipeline {
             sources.spawn(asking.run(lanes.clone(), holders, read.clone()));
         }
         let (own, is_whole) = (context.clone(), self.is_whole());
-        let succession = Succession { lanes: lanes.clone(), context: own, is_whole };
+        let (own_lanes, rules) = (lanes.clone(), self.rules.clone());
+        let succession = Succession { lanes: own_lanes, rules, context: own, is_whole };
         sources.spawn(succession.run(read.clone()));
         sources.spawn(self.look_for_faults(target.clone(), read.clone()));
         let (read, drain, drained, now) =

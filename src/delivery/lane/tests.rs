@@ -158,6 +158,19 @@ fn a_chunk_is_not_done_before_what_stands_for_its_documents_is() {
 }
 
 #[test]
+fn what_is_asked_for_is_never_newer_than_reads_are() {
+    let (lane, tracker) = (Lane::new(1 << 20), Tracker::new());
+    assert_eq!(lane.asked_for(), ClusterTime::ZERO);
+    lane.asked([noted(&tracker, 1, 7)]);
+    assert_eq!((lane.asked_for(), lane.newest()), (ClusterTime(7), ClusterTime(7)));
+    // The stream is behind, and then ahead again.
+    lane.changed([noted(&tracker, 1, 5), noted(&tracker, 2, 9)]);
+    assert_eq!((lane.asked_for(), lane.newest()), (ClusterTime(7), ClusterTime(9)));
+    lane.asked([noted(&tracker, 3, 8)]);
+    assert_eq!(lane.asked_for(), ClusterTime(9));
+}
+
+#[test]
 fn a_key_that_waits_or_is_being_read_is_not_copied() {
     for taken_before_offer in [false, true] {
         let (lane, tracker) = (Lane::new(1 << 20), Tracker::new());

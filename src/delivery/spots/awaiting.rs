@@ -4,13 +4,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::{
     keys,
-    records::{SpotRecord, page, removal},
+    records::{SpotRecord, page, put, removal},
     store::{RecordKey, Table},
 };
 
 use super::{
     super::{Halt, insist, insist_on_writing, lane::Subject, places::Places},
-    Spot, Spots, subject,
+    Spot, Spots, record, subject,
 };
 
 /// Documents that are read at once.
@@ -66,17 +66,45 @@ impl Spots {
         Ok(found.map(|_| key))
     }
 
-    pub(super) fn awaiting_key(&self, spot: Spot, subject: &Subject) -> RecordKey {
+    pub(in super::super) fn awaiting_key(&self, spot: Spot, subject: &Subject) -> RecordKey {
         let of_namespace = keys::awaiting(&self.name, &spot.0).with(subject.namespace.as_str());
         of_namespace.with(subject.key.canonical())
     }
 
-    /// Forgets that a document awaits a spot.
+    /// Forgets what can't be read.
     ///
     /// # Errors
     /// See [`Halt`].
     pub async fn forget(&self, awaiting: RecordKey, stop: &CancellationToken) -> Result<(), Halt> {
         insist_on_writing(&*self.store, vec![removal::<SpotRecord>(awaiting)], stop).await
+    }
+
+    /// Forgets that a document awaited a spot, unless it has met the holder once more by now.
+    ///
+    /// # Errors
+    /// See [`Halt`].
+    pub async fn awaits_no_more(
+        &self,
+        awaiting: RecordKey,
+        subject: &Subject,
+        stop: &CancellationToken,
+    ) -> Result<(), Halt> {
+        if self.waits_for(&awaiting, subject) {
+            return Ok(());
+        }
+        self.forget(awaiting.clone(), stop).await?;
+        // It may have been written anew before that.
+        if self.waits_for(&awaiting, subject) {
+            let anew = put(awaiting, &record(subject));
+            insist_on_writing(&*self.store, vec![anew], stop).await?;
+        }
+        Ok(())
+    }
+
+    fn waits_for(&self, awaiting: &RecordKey, subject: &Subject) -> bool {
+        let state = self.state();
+        let met = state.waiting.get(subject).into_iter().flatten();
+        met.map(|meeting| self.awaiting_key(meeting.spot, subject)).any(|key| key == *awaiting)
     }
 
     /// Nobody was found who awaits a free spot: it is remembered no more, unless somebody does by now.

@@ -501,6 +501,31 @@ async fn who_waits_for_a_place_is_told_to_the_next_run() {
     shelf.nothing_is_left();
 }
 
+/// It was asked for, and meets the holder once more before what it was asked for is over.
+#[tokio::test(start_paused = true)]
+async fn who_waits_once_more_is_not_forgotten() {
+    let shelf = Shelf::new().await;
+    shelf.deliver(&[(1, Some(("a", 1)))]).await;
+    let spots = &shelf.bench.context.spots;
+    let key = spots.awaiting_key(shelf.spot("a"), &subject_of(2));
+    let forget = async || {
+        spots.awaits_no_more(key.clone(), &subject_of(2), &shelf.stop).await.expect("in memory");
+    };
+    let second = shelf.put(&[(2, Some(("a", 2)))]);
+    let (pending, holder) = shelf.until_met(2, ("a", 2)).await;
+    forget().await;
+    assert_eq!(shelf.awaiting("a").await, [subject_of(2)]);
+    // Refused, it is stored anew, whatever has become of that.
+    spots.forget(key.clone(), &shelf.stop).await.expect("in memory");
+    delivered(holder);
+    shelf.answer(pending, 2, Some(("a", 2)));
+    soon(second.done()).await;
+    assert_eq!((shelf.bench.letters().await.len(), shelf.awaiting("a").await.len()), (1, 1));
+    forget().await;
+    assert_eq!(shelf.awaiting("a").await, []);
+    shelf.nothing_is_left();
+}
+
 /// The one who holds a place may have left it as the last run ended: its own places were not trimmed.
 #[tokio::test(start_paused = true)]
 async fn whose_holder_may_have_left_is_told_to_the_next_run() {
