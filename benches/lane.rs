@@ -61,6 +61,7 @@ fn change(namespace: Namespace, key: DocumentKey, phase: Phase, claims: Claims) 
         cause: Cause::Event(ClusterTime(1)),
         read: ClusterTime(1),
         since: None,
+        deleted: false,
         phase,
         states: smallvec![(RuleIndex(0), State::Gone)],
         claims,
