@@ -650,7 +650,7 @@ impl TargetPipeline {
         let begun = self.begin(target, stop).await?;
         let Begun { target, reading, status, read, drain, drained, now } = &begun;
         // Before it is planned from when on something is copied.
-        let now_there = asked(reading, "reading the time", || reading.source.now()).await?;
+        let source_time = asked(reading, "reading the time", || reading.source.now()).await?;
         let plan = Planning {
             reading,
             store: &self.store,
@@ -692,7 +692,7 @@ impl TargetPipeline {
         };
         let (contested, holders) = Contested::new();
         let (spots, met) = self.spots(target);
-        spots.begin(now_there);
+        spots.begin(source_time);
         let context = self.context(&begun, &dead_letters, Grouping::Any, contested, spots);
         let mut writers = JoinSet::new();
         for (number, lane) in shared.lanes.iter().enumerate() {
@@ -727,9 +727,12 @@ impl TargetPipeline {
             let asking = HolderRequests { rules, context, by_place };
             sources.spawn(asking.run(lanes.clone(), holders, read.clone()));
         }
-        let (own, is_whole) = (context.clone(), self.is_whole());
-        let (own_lanes, rules) = (lanes.clone(), self.rules.clone());
-        let succession = Succession { lanes: own_lanes, rules, context: own, is_whole };
+        let succession = Succession {
+            lanes: lanes.clone(),
+            rules: self.rules.clone(),
+            context: context.clone(),
+            is_whole: self.is_whole(),
+        };
         sources.spawn(succession.run(read.clone()));
         sources.spawn(self.look_for_faults(target.clone(), read.clone()));
         let (read, drain, drained, now) =
