@@ -181,9 +181,9 @@ impl Places {
         let mut trims = Vec::with_capacity(moves.len());
         for Move { subject, old, new, spots, awaits_no_more } in moves {
             let union = union(&old, &new);
-            // Also where it says nothing new, and something is to be trimmed: a process that was shut out
-            // since may still trim what it has left.
-            if union != old || union.len() != new.len() {
+            // Also where it says nothing new, and only some of it is to be trimmed: a process that was shut
+            // out since may still trim what it has left. One that goes from everywhere costs no such write.
+            if union != old || (union.len() != new.len() && !new.is_empty()) {
                 // A later change of the same document knows the earlier one's places.
                 writes.insert(subject.clone(), self.write(&subject, &union));
             }

@@ -31,7 +31,8 @@
 //! leaves behind is a place that is cleaned although nothing was put there, or a dead letter of a
 //! document that has since gone through and is settled by its next success; a late removal is of
 //! something that the same process had seen settled in the target. Records that the new holder has
-//! written are guarded by their epoch there too.
+//! written are guarded by their epoch there too: whose places are that a document keeps, and that the
+//! last process may have been about to trim, is written again before it is relied on.
 //!
 //! Transactions would do with less, but one that a killed process leaves open holds its records
 //! for a minute, and the next holder has ten seconds.
