@@ -70,15 +70,24 @@ impl Rows {
         };
         let bodies = self.world.bodies().await?;
         let world = &self.world;
-        let product = Product::new(world.mongo.uri(), &world.endpoint.url, NAMESPACE, script)?;
+        let (source, url) = (world.mongo.uri(), &world.endpoint.url);
+        let product = Product::new(source, url, NAMESPACE, script)?;
+        // What a first run takes that has next to nothing to copy.
+        let single = world.collection.client().database("numbers").collection("single");
+        single.drop().await?;
+        single.insert_one(doc! { "_id": 1 }).await?;
+        let starting = Product::new(source, url, "numbers.single", "")?;
+        let mut start = Samples::default();
         let (mut cursor, mut sent) = (Samples::default(), Samples::default());
         let (mut least, mut costs) = (Samples::default(), Costs::default());
         // The first round warms the caches up.
         for round in 0..=self.rounds {
             let read = floors::cursor(&world.collection, world.documents).await?;
             let written = floors::bodies(&world.endpoint.url, &bodies).await?;
-            let url = &world.endpoint.url;
-            let alone = floors::least(&world.collection, url, world.documents).await?;
+            let all = world.documents;
+            let alone = floors::least(&world.collection, url, all, transform).await?;
+            world.forget().await?;
+            let empty = starting.measure(&["--copy-only"]).await?;
             let before = world.endpoint.arrived().items;
             world.forget().await?;
             let cost = product.measure(&["--copy-only"]).await?;
@@ -88,14 +97,19 @@ impl Rows {
                 cursor.push(read.as_secs_f64());
                 sent.push(written.as_secs_f64());
                 least.push(alone.as_secs_f64());
+                start.push(empty.wall);
                 costs.push(cost);
             }
         }
         let documents = world.documents;
-        eprintln!("  the least program that copies: {least} s");
+        eprintln!(
+            "  the least program that copies: {least} s; a run that copies one document: {start} s"
+        );
         self.report.add(Line {
             row: name.to_owned(),
-            floors: format!("cursor {cursor} s, bodies {sent} s; least program {least} s"),
+            floors: format!(
+                "cursor {cursor} s, bodies {sent} s; least program {least} s; start {start} s"
+            ),
             ours: format!("{} s", costs.wall),
             reached: costs.wall.median() / cursor.median().max(sent.median()),
             goal,

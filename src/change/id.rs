@@ -214,6 +214,10 @@ pub fn text<'a>(key: &'a DocumentKey, known: &IdTypes) -> Cow<'a, str> {
     let id = key.id();
     let id_type = IdType::of(id);
     if known.is_empty() || known.contains(id_type) {
+        // It reads like nothing else.
+        if let RawBsonRef::ObjectId(id) = id {
+            return Cow::Owned(utf8(object_id_hex(id.bytes()).to_vec()));
+        }
         let strings_alone = known.iter().eq([IdType::String]);
         if let Some(plain) = plain(id)
             && let Some(reading) = reads_as(&plain)

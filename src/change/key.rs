@@ -20,6 +20,7 @@ use std::{
 
 use bson::{
     RawBsonRef, RawDocument, RawDocumentBuf,
+    oid::ObjectId,
     raw::{CStr, cstr},
 };
 
@@ -129,6 +130,14 @@ impl DocumentKey {
 
     /// The `_id` as it was read. All of it has been read once, so walking it does not fail.
     pub fn id(&self) -> RawBsonRef<'_> {
+        const OBJECT_ID: u8 = 0x07;
+        // What most keys are: length, kind, name, value, end.
+        if let [_, _, _, _, OBJECT_ID, b'_', b'i', b'd', 0, value @ .., 0] =
+            &self.bytes[..self.split()]
+            && let Ok(value) = <[u8; 12]>::try_from(value)
+        {
+            return RawBsonRef::ObjectId(ObjectId::from_bytes(value));
+        }
         self.raw()
             .get("_id")
             .expect("the key was read when it was made")

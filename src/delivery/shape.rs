@@ -115,6 +115,10 @@ impl Puts {
     /// Its place is not taken.
     fn push(&mut self, operation: Operation, origin: Arc<Origin>) {
         let at = self.operations.len();
+        if at == 0 {
+            // Nearly always it stays the only one.
+            self.operations.reserve_exact(1);
+        }
         if at == FEW {
             let places = self.operations.iter().map(|(operation, _)| operation.place.clone());
             self.by_place = places.zip(0..).collect();

@@ -4,6 +4,9 @@
 //! it does to the document's bytes, and costs a fraction of what the interpreter takes for it: fields are
 //! read where they lie, without making the engine's values of them.
 //!
+//! The document is in this one's hands until a statement comes that needs the engine, which then has it in
+//! its scope.
+//!
 //! Nothing is decided here that the engine would decide otherwise. What a statement meets that is not
 //! known here, be it a type, a number that does not fit or a field of nothing, is left to the engine,
 //! which then runs that one statement on the same state: nothing is written before all that the statement
@@ -24,13 +27,51 @@ use super::{
     outcome::Ended,
     raw::{self, kind},
     value,
-    view::{Found, View},
+    view::{Found, Held, Name, Tag, View},
 };
+
+/// What the document is called.
+const DOC: &str = "doc";
 
 type Ran = Result<(), Box<EvalAltResult>>;
 
 /// What one run does, in order.
-pub(super) struct Steps(Vec<Step>);
+pub(super) struct Steps {
+    steps: Vec<Step>,
+    /// Whether several fields are looked for, for all that is known.
+    many: bool,
+}
+
+/// What one run works on.
+pub(super) struct Hands<'s> {
+    /// With what the engine knows.
+    pub scope: &'s mut Scope<'static>,
+    /// The document, while the engine does not have it.
+    pub view: Option<View>,
+}
+
+impl Hands<'_> {
+    /// The document. `None` where that is no document any more, or the script shares it.
+    fn view(&mut self) -> Option<&mut View> {
+        if self.view.is_none() {
+            let doc = self.scope.get_mut(DOC).filter(|doc| doc.is::<View>() && !doc.is_shared())?;
+            self.view = std::mem::take(doc).try_cast::<View>();
+        }
+        self.view.as_mut()
+    }
+
+    /// Gives the document to the engine.
+    pub fn hand_over(&mut self) {
+        let Some(view) = self.view.take() else { return };
+        let view = Dynamic::from(view);
+        match self.scope.get_mut(DOC) {
+            Some(doc) => *doc = view,
+            None => {
+                self.scope.push_dynamic(DOC, view);
+            }
+        }
+    }
+}
 
 enum Step {
     Direct(Direct),
@@ -47,9 +88,9 @@ struct Direct {
 
 enum Action {
     /// `doc.name = value`
-    Set(ImmutableString, Value),
+    Set(Name, Value),
     /// `doc.remove("name")`
-    Remove(ImmutableString),
+    Remove(ImmutableString, Name),
     /// `if condition { … } else { … }`
     If(Value, Vec<Direct>, Vec<Direct>),
     /// `remove()` or `skip()`
@@ -59,8 +100,8 @@ enum Action {
 /// An expression.
 enum Value {
     Constant(Constant),
-    /// `doc.a.b`
-    Field(Vec<ImmutableString>),
+    /// `doc.a.b`: `a`, and what comes behind it.
+    Field((ImmutableString, Tag), Vec<ImmutableString>),
     /// A variable that the script has made.
     Variable(ImmutableString),
     Binary(Operator, Box<[Value; 2]>),
@@ -133,28 +174,40 @@ impl Steps {
         });
         match nodes > limits.operations {
             true => Self::none(ast),
-            false => Self(steps),
+            false => {
+                let many = !matches!(&*steps, [Step::Direct(direct)] if direct.looks_once());
+                Self { steps, many }
+            }
         }
     }
 
     /// Leaves all of it to the engine.
     pub fn none(ast: &AST) -> Self {
-        Self(vec![Step::Interpreted(0..ast.statements().len())])
+        let steps = vec![Step::Interpreted(0..ast.statements().len())];
+        Self { steps, many: false }
+    }
+
+    /// Whether several fields of the document are looked for, for all that is known.
+    pub fn look_for_many(&self) -> bool {
+        self.many
     }
 
     /// Carries them out. `interpret` runs statements in the engine, each time going on from the state
     /// that the last time has left.
     pub fn run<'a>(
         &'a self,
-        scope: &mut Scope<'_>,
+        hands: &mut Hands<'_>,
         all: &'a [Stmt],
         limits: &Limits,
-        interpret: &mut dyn FnMut(&mut Scope<'_>, &[Stmt]) -> Ran,
+        interpret: &mut dyn FnMut(&mut Scope<'static>, &[Stmt]) -> Ran,
     ) -> Ran {
-        for step in &self.0 {
+        for step in &self.steps {
             match step {
-                Step::Direct(direct) => direct.run(scope, limits, interpret)?,
-                Step::Interpreted(range) => interpret(scope, &all[range.clone()])?,
+                Step::Direct(direct) => direct.run(hands, limits, interpret)?,
+                Step::Interpreted(range) => {
+                    hands.hand_over();
+                    interpret(hands.scope, &all[range.clone()])?;
+                }
             }
         }
         Ok(())
@@ -167,7 +220,7 @@ impl Steps {
             Step::Direct(_) => 0,
             Step::Interpreted(range) => range.len(),
         };
-        self.0.iter().map(count).sum()
+        self.steps.iter().map(count).sum()
     }
 }
 
@@ -197,7 +250,7 @@ impl Direct {
             Stmt::Assignment(assignment) if !assignment.0.is_op_assignment() => {
                 let mut path = field(&assignment.1.lhs)?;
                 let name = path.pop().filter(|_| path.is_empty())?;
-                Action::Set(name, Value::of(&assignment.1.rhs)?)
+                Action::Set(Name::of(&name), Value::of(&assignment.1.rhs)?)
             }
             Stmt::Expr(expression) => removal(expression)?,
             Stmt::FnCall(call, _) if is_plain(call) && call.args.is_empty() => {
@@ -223,62 +276,67 @@ impl Direct {
 
     fn run(
         &self,
-        scope: &mut Scope<'_>,
+        hands: &mut Hands<'_>,
         limits: &Limits,
-        interpret: &mut dyn FnMut(&mut Scope<'_>, &[Stmt]) -> Ran,
+        interpret: &mut dyn FnMut(&mut Scope<'static>, &[Stmt]) -> Ran,
     ) -> Ran {
         match &self.action {
             Action::Set(name, value) => {
-                if set(scope, limits, name, value).is_some() {
+                if set(hands, limits, name, value).is_some() {
                     return Ok(());
                 }
             }
-            Action::Remove(name) => {
-                let done = with_doc(scope, |view| match is_small(view.find(name).ok()?, limits) {
-                    true => view.discard(name).ok(),
-                    false => None,
-                });
-                if done.is_some() {
+            Action::Remove(text, name) => {
+                if remove(hands, limits, text, name).is_some() {
                     return Ok(());
                 }
             }
             Action::If(condition, then, otherwise) => {
-                if let Some(met) = value_of(scope, limits, condition, |value| value.truth()) {
+                if let Some(met) = with_given(hands, limits, |given| condition.truth(given)) {
                     let branch = if met { then } else { otherwise };
                     return branch
                         .iter()
-                        .try_for_each(|direct| direct.run(scope, limits, interpret));
+                        .try_for_each(|direct| direct.run(hands, limits, interpret));
                 }
             }
             Action::End(ended) => return Err(ended.clone().error()),
         }
-        interpret(scope, std::slice::from_ref(&self.statement))
+        hands.hand_over();
+        interpret(hands.scope, std::slice::from_ref(&self.statement))
+    }
+
+    /// Whether it looks for one field of the document at the most.
+    fn looks_once(&self) -> bool {
+        match &self.action {
+            Action::Set(_, value) => matches!(value, Value::Constant(_)),
+            Action::Remove(..) | Action::End(_) => true,
+            Action::If(condition, then, otherwise) => {
+                condition.fields() <= 1
+                    && then.iter().chain(otherwise).all(|it| matches!(it.action, Action::End(_)))
+            }
+        }
     }
 }
 
-fn set(
-    scope: &mut Scope<'_>,
-    limits: &Limits,
-    name: &ImmutableString,
-    value: &Value,
-) -> Option<()> {
-    let value = value_of(scope, limits, value, |value| value.into_dynamic(limits))?;
-    with_doc(scope, |view| view.set(name, value).ok())
+fn set(hands: &mut Hands<'_>, limits: &Limits, name: &Name, value: &Value) -> Option<()> {
+    let (held, depth) = with_given(hands, limits, |given| value.get(given)?.held(limits))?;
+    hands.view()?.put(name, held, depth).ok()
 }
 
-fn with_doc<T>(scope: &mut Scope<'_>, work: impl FnOnce(&mut View) -> Option<T>) -> Option<T> {
-    let mut view = scope.get_mut("doc")?.write_lock::<View>()?;
-    work(&mut view)
+fn remove(hands: &mut Hands<'_>, limits: &Limits, text: &str, name: &Name) -> Option<()> {
+    let view = hands.view()?;
+    let is_small = is_small(view.find(text, name.tag()).ok()?, limits);
+    is_small.then(|| view.discard(name).ok()).flatten()
 }
 
-fn value_of<T>(
-    scope: &Scope<'_>,
+fn with_given<T>(
+    hands: &mut Hands<'_>,
     limits: &Limits,
-    value: &Value,
-    work: impl FnOnce(Got<'_>) -> Option<T>,
+    work: impl FnOnce(&Given<'_>) -> Option<T>,
 ) -> Option<T> {
-    let view = scope.get("doc")?.read_lock::<View>()?;
-    work(value.get(&Given { view: &view, scope, limits })?)
+    hands.view()?;
+    let Hands { scope, view } = hands;
+    work(&Given { view: view.as_ref()?, scope, limits })
 }
 
 /// `doc.remove("name")`, of a field of the document itself.
@@ -294,7 +352,7 @@ fn removal(expression: &Expr) -> Option<Action> {
                 && is_plain(call)
                 && call.name == "remove" =>
         {
-            (!name.contains('.')).then(|| Action::Remove(name.clone()))
+            (!name.contains('.')).then(|| Action::Remove(name.clone(), Name::of(name)))
         }
         _ => None,
     }
@@ -364,7 +422,12 @@ impl Value {
             Expr::Variable(variable, ..) if variable.2.is_empty() => {
                 Self::Variable(variable.1.clone())
             }
-            Expr::Dot(..) => Self::Field(field(expression)?),
+            Expr::Dot(..) => {
+                let mut path = field(expression)?;
+                let first = path.remove(0);
+                let tag = Tag::of(first.as_bytes());
+                Self::Field((first, tag), path)
+            }
             Expr::And(items, _) => Self::All(all(items)?),
             Expr::Or(items, _) => Self::Any(all(items)?),
             Expr::Coalesce(items, _) => Self::First(all(items)?),
@@ -383,22 +446,28 @@ impl Value {
         })
     }
 
+    /// How many fields of the document it looks for, at the most.
+    fn fields(&self) -> usize {
+        match self {
+            Self::Constant(_) | Self::Variable(_) => 0,
+            Self::Field(..) => 1,
+            Self::Binary(_, sides) => sides.iter().map(Self::fields).sum(),
+            Self::Not(value) => value.fields(),
+            Self::All(items) | Self::Any(items) | Self::First(items) | Self::Text(items) => {
+                items.iter().map(Self::fields).sum()
+            }
+        }
+    }
+
     /// What it comes to; `None` where that is left to the engine.
     fn get<'a>(&'a self, given: &Given<'a>) -> Option<Got<'a>> {
         match self {
-            Self::Constant(constant) => Some(Got::Plain(constant.get())),
             Self::Variable(name) => {
-                let value = given.scope.get(name)?;
+                // The document as a whole is not in the scope now.
+                let value = given.scope.get(name).filter(|_| name != DOC)?;
                 (!value.is_shared()).then_some(Got::Held(Cow::Borrowed(value)))
             }
-            Self::Field(path) => given.field(path),
-            Self::Binary(operator, sides) => {
-                let (left, right) = (sides[0].get(given)?, sides[1].get(given)?);
-                operator.apply(&left.scalar()?, &right.scalar()?, given.limits).map(Got::Plain)
-            }
-            Self::All(items) => Self::until(items, false, given),
-            Self::Any(items) => Self::until(items, true, given),
-            Self::Not(value) => value.get(given)?.truth().map(|it| Got::Plain(Scalar::Bool(!it))),
+            Self::Field(first, rest) => given.field(first, rest),
             Self::First(items) => {
                 let mut last = Got::Plain(Scalar::Unit);
                 for item in items {
@@ -409,6 +478,29 @@ impl Value {
                 }
                 Some(last)
             }
+            _ => self.scalar(given).map(Got::Plain),
+        }
+    }
+
+    fn truth(&self, given: &Given<'_>) -> Option<bool> {
+        match self.scalar(given)? {
+            Scalar::Bool(value) => Some(value),
+            _ => None,
+        }
+    }
+
+    /// The same of what operators know.
+    fn scalar<'a>(&'a self, given: &Given<'a>) -> Option<Scalar<'a>> {
+        match self {
+            Self::Constant(constant) => Some(constant.get()),
+            Self::Variable(_) | Self::Field(..) | Self::First(_) => self.get(given)?.scalar(),
+            Self::Binary(operator, sides) => {
+                let (left, right) = (sides[0].scalar(given)?, sides[1].scalar(given)?);
+                operator.apply(left, right, given.limits)
+            }
+            Self::All(items) => Self::until(items, false, given),
+            Self::Any(items) => Self::until(items, true, given),
+            Self::Not(value) => value.truth(given).map(|it| Scalar::Bool(!it)),
             Self::Text(items) => {
                 let mut text = String::new();
                 for item in items {
@@ -416,7 +508,7 @@ impl Value {
                     if text.len() > given.limits.string {
                         return None;
                     }
-                    match item.get(given)?.scalar()? {
+                    match item.scalar(given)? {
                         Scalar::Text(more) => text.push_str(more.as_str()),
                         Scalar::Int(number) => {
                             text.push_str(itoa::Buffer::new().format(number));
@@ -424,19 +516,19 @@ impl Value {
                         _ => return None,
                     }
                 }
-                fits(text, given.limits).map(Got::Plain)
+                fits(text, given.limits)
             }
         }
     }
 
     /// Goes through conditions up to the first that is `end`.
-    fn until<'a>(items: &'a [Self], end: bool, given: &Given<'a>) -> Option<Got<'a>> {
+    fn until<'a>(items: &'a [Self], end: bool, given: &Given<'a>) -> Option<Scalar<'a>> {
         for item in items {
-            if item.get(given)?.truth()? == end {
-                return Some(Got::Plain(Scalar::Bool(end)));
+            if item.truth(given)? == end {
+                return Some(Scalar::Bool(end));
             }
         }
-        Some(Got::Plain(Scalar::Bool(!end)))
+        Some(Scalar::Bool(!end))
     }
 }
 
@@ -448,9 +540,12 @@ struct Given<'a> {
 }
 
 impl<'a> Given<'a> {
-    fn field(&self, path: &[ImmutableString]) -> Option<Got<'a>> {
-        let (first, rest) = path.split_first()?;
-        let found = self.view.find(first).ok()?;
+    fn field(
+        &self,
+        (first, tag): &(ImmutableString, Tag),
+        rest: &[ImmutableString],
+    ) -> Option<Got<'a>> {
+        let found = self.view.find(first, *tag).ok()?;
         let mut got = match found {
             Found::Nothing => Got::Plain(Scalar::Unit),
             Found::Stored(kind, bytes, range) => Got::Stored(kind, bytes, range),
@@ -506,6 +601,25 @@ impl Text<'_> {
             Self::Made(text) => text,
         }
     }
+
+    /// With more behind it: what was made here grows, mostly within the room that it has.
+    fn and(self, more: &str) -> String {
+        /// What mostly follows: another text, and what stands between the two.
+        const ROOM: usize = 32;
+        match self {
+            Self::Made(mut text) => {
+                text.push_str(more);
+                text
+            }
+            Self::Stored(_) | Self::Held(_) => {
+                let text = self.as_str();
+                let mut all = String::with_capacity(text.len() + more.len() + ROOM);
+                all.push_str(text);
+                all.push_str(more);
+                all
+            }
+        }
+    }
 }
 
 impl<'a> Got<'a> {
@@ -537,13 +651,6 @@ impl<'a> Got<'a> {
         }
     }
 
-    fn truth(self) -> Option<bool> {
-        match self.scalar()? {
-            Scalar::Bool(value) => Some(value),
-            _ => None,
-        }
-    }
-
     fn is_unit(&self) -> bool {
         match self {
             Self::Stored(kind, ..) => matches!(*kind, kind::NULL | kind::UNDEFINED),
@@ -552,21 +659,34 @@ impl<'a> Got<'a> {
         }
     }
 
-    /// As the engine has it. Nothing whose size the engine would look into.
-    fn into_dynamic(self, limits: &Limits) -> Option<Dynamic> {
+    /// As a field holds it, and how deep that nests. Nothing whose size the engine would look into; texts
+    /// as they are written, since few of them are looked at again.
+    fn held(self, limits: &Limits) -> Option<(Held, usize)> {
         let value = match self {
             Self::Stored(kind::ARRAY, ..) => return None,
+            Self::Stored(kind::STRING, bytes, (start, end)) => {
+                let text = Bytes::copy_from_slice(&bytes[start..end]);
+                return Some((Held::Stored(kind::STRING, text), 1));
+            }
             Self::Stored(kind, bytes, range) => value::read(kind, bytes, range, limits.map).ok()?,
             Self::Held(value) => value.into_owned(),
             Self::Plain(Scalar::Unit) => Dynamic::UNIT,
             Self::Plain(Scalar::Bool(value)) => Dynamic::from_bool(value),
             Self::Plain(Scalar::Int(value)) => Dynamic::from_int(value),
             Self::Plain(Scalar::Float(value)) => Dynamic::from_float(value),
-            Self::Plain(Scalar::Text(Text::Stored(text))) => ImmutableString::from(text).into(),
             Self::Plain(Scalar::Text(Text::Held(text))) => text.into(),
-            Self::Plain(Scalar::Text(Text::Made(text))) => ImmutableString::from(text).into(),
+            Self::Plain(Scalar::Text(text)) => {
+                let text = text.as_str();
+                let mut stored = Vec::with_capacity(text.len() + 5);
+                value::write_text(text, &mut stored).ok()?;
+                return Some((Held::Stored(kind::STRING, stored.into()), 1));
+            }
         };
-        (!is_sized(&value, limits)).then_some(value)
+        if is_sized(&value, limits) {
+            return None;
+        }
+        let depth = 1 + value::depth(&value).ok()?;
+        Some((Held::Set(value), depth))
     }
 }
 
@@ -592,22 +712,17 @@ impl Operator {
         })
     }
 
-    fn apply<'a>(
-        self,
-        left: &Scalar<'_>,
-        right: &Scalar<'_>,
-        limits: &Limits,
-    ) -> Option<Scalar<'a>> {
+    fn apply<'a>(self, left: Scalar<'_>, right: Scalar<'_>, limits: &Limits) -> Option<Scalar<'a>> {
         match (left, right) {
-            (Scalar::Int(left), Scalar::Int(right)) => self.of_ints(*left, *right),
-            (Scalar::Float(left), Scalar::Float(right)) => Some(self.of_floats(*left, *right)),
-            (Scalar::Float(left), Scalar::Int(right)) => Some(self.of_floats(*left, *right as f64)),
-            (Scalar::Int(left), Scalar::Float(right)) => Some(self.of_floats(*left as f64, *right)),
+            (Scalar::Int(left), Scalar::Int(right)) => self.of_ints(left, right),
+            (Scalar::Float(left), Scalar::Float(right)) => Some(self.of_floats(left, right)),
+            (Scalar::Float(left), Scalar::Int(right)) => Some(self.of_floats(left, right as f64)),
+            (Scalar::Int(left), Scalar::Float(right)) => Some(self.of_floats(left as f64, right)),
             (Scalar::Text(left), Scalar::Text(right)) => match self {
-                Self::Add => fits([left.as_str(), right.as_str()].concat(), limits),
+                Self::Add => fits(left.and(right.as_str()), limits),
                 _ => self.of_ordered(left.as_str(), right.as_str()),
             },
-            (Scalar::Bool(left), Scalar::Bool(right)) => self.of_ordered(left, right),
+            (Scalar::Bool(left), Scalar::Bool(right)) => self.of_ordered(&left, &right),
             (Scalar::Unit, Scalar::Unit) => match self {
                 Self::Equal => Some(Scalar::Bool(true)),
                 _ => self.of_strangers(),

@@ -19,7 +19,7 @@ use rhai::{
 
 use super::{
     Input, Limits, Outcome, ScriptError, UnknownCall,
-    direct::Steps,
+    direct::{Hands, Steps},
     failure::refuse,
     functions, import, lookup, moves,
     outcome::{self, Ended},
@@ -88,15 +88,16 @@ impl Script {
         &self.mentioned.calls
     }
 
-    fn evaluate(&self, scope: &mut Scope<'_>) -> Result<(), Box<EvalAltResult>> {
+    fn evaluate(&self, hands: &mut Hands<'_>) -> Result<(), Box<EvalAltResult>> {
         if !self.imports.is_empty() {
             // What a run imports is its own, and so is what its calls mean.
-            return self.engine.run_ast_with_scope(scope, &self.ast);
+            hands.hand_over();
+            return self.engine.run_ast_with_scope(hands.scope, &self.ast);
         }
         let mut interpreter = Interpreter { script: self, state: None };
         let mut interpret =
-            |scope: &mut Scope<'_>, statements: &[Stmt]| interpreter.run(scope, statements);
-        self.steps.run(scope, self.ast.statements(), &self.limits, &mut interpret)
+            |scope: &mut Scope<'static>, statements: &[Stmt]| interpreter.run(scope, statements);
+        self.steps.run(hands, self.ast.statements(), &self.limits, &mut interpret)
     }
 
     /// How many calls are remembered.
@@ -351,10 +352,13 @@ fn register_names(engine: &mut Engine, names: BTreeSet<ImmutableString>) {
 pub(super) fn run(script: &Script, input: Input<'_>) -> Result<Outcome, ScriptError> {
     let limits = &script.limits;
     let mut scope = Scope::new();
-    let doc = input.document.map_or(Dynamic::UNIT, |document| {
-        Dynamic::from(View::of_document(document.bytes().clone(), limits.map))
-    });
-    scope.push_dynamic("doc", doc);
+    let many = script.steps.look_for_many();
+    let view = input
+        .document
+        .map(|document| View::of_document(document.bytes().clone(), limits.map, many));
+    if view.is_none() {
+        scope.push_dynamic("doc", Dynamic::UNIT);
+    }
     if script.mentioned.event {
         let event = EventValue::new(&input.event, limits.map)
             .map_err(|error| ScriptError::run(*error, limits, None))?;
@@ -363,7 +367,8 @@ pub(super) fn run(script: &Script, input: Input<'_>) -> Result<Outcome, ScriptEr
     if script.mentioned.meta {
         scope.push("meta", MetaValue::default());
     }
-    let mut run = || script.evaluate(&mut scope);
+    let mut hands = Hands { scope: &mut scope, view };
+    let mut run = || script.evaluate(&mut hands);
     let ran = match script.mentioned.lookup {
         true => lookup::with(input.reads.cloned(), &mut run),
         false => run(),
@@ -374,7 +379,7 @@ pub(super) fn run(script: &Script, input: Input<'_>) -> Result<Outcome, ScriptEr
             Err(error) => Err(ScriptError::run(error, limits, None)),
         };
     }
-    outcome::of(&scope, input.document, input.event.happened.is_some(), script.moves)
+    outcome::of(&hands, input.document, input.event.happened.is_some(), script.moves)
         .map_err(|error| ScriptError::run(*error, limits, None))
 }
 

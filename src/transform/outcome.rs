@@ -1,10 +1,11 @@
 //! What a script left behind, as an [`Outcome`].
 
 use bytes::Bytes;
-use rhai::{Dynamic, EvalAltResult, Map, Position, Scope};
+use rhai::{Dynamic, EvalAltResult, Map, Position};
 
 use super::{
     Meta, Outcome,
+    direct::Hands,
     failure::{Answer, refuse},
     raw,
     scope::MetaValue,
@@ -43,39 +44,23 @@ impl Ended {
 /// is refused, so that what was said of the script when it was compiled holds. What is told of an event
 /// has no place, and needs no `_id`.
 pub(super) fn of(
-    scope: &Scope<'_>,
+    hands: &Hands<'_>,
     input: Option<&Document>,
     event: bool,
     moves: bool,
 ) -> Answer<Outcome> {
-    let meta = match scope.get("meta") {
+    let meta = match hands.scope.get("meta") {
         None => Meta::default(),
         Some(meta) => meta
             .read_lock::<MetaValue>()
             .map(|meta| meta.0.clone())
             .ok_or_else(|| refuse("meta can't be replaced: set its fields"))?,
     };
-    let doc = scope.get("doc").ok_or_else(|| refuse("doc is gone"))?;
-    let outcome = if let Ok(items) = doc.as_array_ref() {
-        let documents = items.iter().enumerate().map(|(at, item)| {
-            document(item, !event)?.ok_or_else(|| {
-                let is = describe(item);
-                refuse(format!("item {at} of doc has to be a document, not {is}"))
-            })
-        });
-        Outcome::Documents(documents.collect::<Answer<_>>()?, meta)
-    } else {
-        match (document(doc, !event)?, input) {
-            (Some(document), Some(input)) if document == *input => Outcome::Unchanged(meta),
-            (Some(document), _) => Outcome::Document(document, meta),
-            (None, None) if doc.is_unit() => Outcome::Unchanged(meta),
-            (None, _) => {
-                let is = describe(doc);
-                return Err(refuse(format!(
-                    "doc has to be a document or an array of documents at the end, not {is}; \
-                     remove(), skip() and fail(text) deliver nothing"
-                )));
-            }
+    let outcome = match &hands.view {
+        Some(view) => one(viewed(view, !event)?, input, meta),
+        None => {
+            let doc = hands.scope.get("doc").ok_or_else(|| refuse("doc is gone"))?;
+            of_value(doc, input, event, meta)?
         }
     };
     if !moves && !event {
@@ -84,24 +69,56 @@ pub(super) fn of(
     Ok(outcome)
 }
 
+fn one(document: Document, input: Option<&Document>, meta: Meta) -> Outcome {
+    match input {
+        Some(input) if document == *input => Outcome::Unchanged(meta),
+        _ => Outcome::Document(document, meta),
+    }
+}
+
+fn of_value(doc: &Dynamic, input: Option<&Document>, event: bool, meta: Meta) -> Answer<Outcome> {
+    if let Ok(items) = doc.as_array_ref() {
+        let documents = items.iter().enumerate().map(|(at, item)| {
+            document(item, !event)?.ok_or_else(|| {
+                let is = describe(item);
+                refuse(format!("item {at} of doc has to be a document, not {is}"))
+            })
+        });
+        return Ok(Outcome::Documents(documents.collect::<Answer<_>>()?, meta));
+    }
+    match document(doc, !event)? {
+        Some(document) => Ok(one(document, input, meta)),
+        None if input.is_none() && doc.is_unit() => Ok(Outcome::Unchanged(meta)),
+        None => {
+            let is = describe(doc);
+            Err(refuse(format!(
+                "doc has to be a document or an array of documents at the end, not {is}; \
+                 remove(), skip() and fail(text) deliver nothing"
+            )))
+        }
+    }
+}
+
 fn describe(value: &Dynamic) -> String {
     if value.is_unit() { "()".to_owned() } else { format!("a value of type {}", value.type_name()) }
 }
 
 /// The document that a value is; `None` where it is none. `id` says whether it has to have an `_id`.
 fn document(value: &Dynamic, id: bool) -> Answer<Option<Document>> {
-    let bytes = if let Some(view) = value.read_lock::<View>() {
-        if view.is_untouched() {
-            // What the source gave needs no check, and what it gave is what is delivered.
-            return whole(view.base().clone(), id).map(Some);
-        }
-        view.to_bytes()?
-    } else if let Ok(map) = value.as_map_ref() {
+    if let Some(view) = value.read_lock::<View>() {
+        return viewed(&view, id).map(Some);
+    }
+    let bytes = if let Ok(map) = value.as_map_ref() {
         map_bytes(&map)?
     } else {
         return Ok(None);
     };
     whole(bytes, id).map(Some)
+}
+
+/// What the source gave needs no check, and what it gave is what is delivered.
+fn viewed(view: &View, id: bool) -> Answer<Document> {
+    whole(view.to_bytes()?, id)
 }
 
 fn map_bytes(map: &Map) -> Answer<Bytes> {

@@ -247,7 +247,8 @@ pub(super) fn write_element(
     Ok(())
 }
 
-fn write_text(text: &str, out: &mut Vec<u8>) -> Answer<u8> {
+/// Appends a text as it is stored, and gives its kind.
+pub(super) fn write_text(text: &str, out: &mut Vec<u8>) -> Answer<u8> {
     check_size(out.len() + text.len())?;
     let length = i32::try_from(text.len() + 1).expect("the size was checked");
     out.extend_from_slice(&length.to_le_bytes());

@@ -14,6 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use rhai::{Dynamic, Identifier, ImmutableString};
+use smallvec::SmallVec;
 
 use super::{
     failure::{Answer, refuse},
@@ -27,6 +28,8 @@ const ORDINARY: usize = 24;
 const MOST_KNOWN: usize = 1_000;
 /// From this many changes on, names are found through a hash map.
 const INDEXED: usize = 16;
+/// Changes that most scripts make at the most.
+const FEW: usize = 8;
 
 /// A document, or a document within one.
 #[derive(Clone, Debug)]
@@ -53,20 +56,90 @@ impl Clone for Index {
 }
 
 impl Index {
-    fn find(&self, document: &[u8], name: &[u8]) -> Result<Option<raw::Element>, Malformed> {
-        if !self.asked.swap(true, Ordering::Relaxed) {
+    fn find(
+        &self,
+        document: &[u8],
+        name: &[u8],
+        tag: Tag,
+    ) -> Result<Option<raw::Element>, Malformed> {
+        if !self.asked.load(Ordering::Relaxed) && !self.asked.swap(true, Ordering::Relaxed) {
             return raw::find(document, name);
         }
-        self.fields.get_or_init(|| Arc::new(Fields::of(document))).find(document, name)
+        self.fields.get_or_init(|| Arc::new(Fields::of(document))).find(document, name, tag)
     }
 }
 
 /// The first elements of a document.
 #[derive(Debug)]
 struct Fields {
-    known: Vec<Field>,
+    /// Of each what its name is known by.
+    tags: Tags,
+    known: SmallVec<[Field; ORDINARY]>,
     /// Where the others begin.
     rest: usize,
+}
+
+/// What a name is known by at a glance: equal for equal names, and nearly always different for others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Tag(u32);
+
+impl Tag {
+    /// Of both ends and the length.
+    #[inline]
+    pub fn of(name: &[u8]) -> Self {
+        const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
+        let long = name.first_chunk::<8>().zip(name.last_chunk::<8>());
+        let short = name.first_chunk::<4>().zip(name.last_chunk::<4>());
+        let ends = match (long, short) {
+            (Some((first, last)), _) => {
+                u64::from_le_bytes(*first) ^ u64::from_le_bytes(*last).rotate_left(29)
+            }
+            (None, Some((first, last))) => {
+                u64::from(u32::from_le_bytes(*first)) << 32 | u64::from(u32::from_le_bytes(*last))
+            }
+            (None, None) => name.iter().fold(0, |all, byte| all << 8 | u64::from(*byte)),
+        };
+        Self(((ends ^ name.len() as u64).wrapping_mul(SPREAD) >> 32) as u32)
+    }
+}
+
+/// The tags of names, in order.
+#[derive(Default, Debug)]
+struct Tags(SmallVec<[u32; ORDINARY]>);
+
+impl Tags {
+    /// The first place at or behind `from` where this one stands.
+    #[inline]
+    fn find(&self, tag: Tag, from: usize) -> Option<usize> {
+        // No early exit within a block, so that it is compared as one vector.
+        let holds = |block: &[u32; 8]| block.iter().fold(false, |found, it| found | (*it == tag.0));
+        let mut at = from;
+        for block in self.0.get(from..)?.as_chunks().0 {
+            if holds(block) {
+                break;
+            }
+            at += block.len();
+        }
+        Some(at + self.0[at..].iter().position(|it| *it == tag.0)?)
+    }
+}
+
+/// The name of a field that a script writes to.
+#[derive(Clone, Debug)]
+pub(super) struct Name {
+    /// In place where it is short: the script's own names are all threads'.
+    text: Identifier,
+    tag: Tag,
+}
+
+impl Name {
+    pub fn of(name: &str) -> Self {
+        Self { text: name.into(), tag: Tag::of(name.as_bytes()) }
+    }
+
+    pub fn tag(&self) -> Tag {
+        self.tag
+    }
 }
 
 /// An element, in a few bytes: a document has no more than 16 MiB.
@@ -93,22 +166,31 @@ impl Field {
 
 impl Fields {
     fn of(document: &[u8]) -> Self {
-        let mut fields = Self { known: Vec::with_capacity(ORDINARY), rest: 4 };
-        for element in raw::elements(document).take(MOST_KNOWN) {
-            let Some(field) = element.ok().as_ref().and_then(Field::of) else { break };
+        let mut fields = Self { tags: Tags::default(), known: SmallVec::new(), rest: 4 };
+        for element in raw::elements(document).take(MOST_KNOWN).map_while(Result::ok) {
+            let Some(field) = Field::of(&element) else { break };
+            fields.tags.0.push(Tag::of(element.name_in(document)).0);
             fields.known.push(field);
             fields.rest = field.end as usize;
         }
         fields
     }
 
-    fn find(&self, document: &[u8], name: &[u8]) -> Result<Option<raw::Element>, Malformed> {
-        let known = self.known.iter().map(|field| field.element());
-        let mut found = known.filter(|element| element.name_in(document) == name);
-        match found.next() {
-            Some(element) => Ok(Some(element)),
-            None => raw::find_from(document, self.rest, name),
+    fn find(
+        &self,
+        document: &[u8],
+        name: &[u8],
+        tag: Tag,
+    ) -> Result<Option<raw::Element>, Malformed> {
+        let mut from = 0;
+        while let Some(at) = self.tags.find(tag, from) {
+            let element = self.known[at].element();
+            if element.name_in(document) == name {
+                return Ok(Some(element));
+            }
+            from = at + 1;
         }
+        raw::find_from(document, self.rest, name)
     }
 }
 
@@ -122,8 +204,7 @@ struct Changes {
 
 #[derive(Clone, Debug)]
 struct Change {
-    /// In place where it is short: the script's own names are all threads'.
-    name: Identifier,
+    name: Name,
     /// Where the element lies that it stands for; `None` for a new field.
     place: Option<Place>,
     /// `None` where the field was removed.
@@ -149,22 +230,26 @@ pub(super) enum Found<'a> {
 
 /// The value of a change.
 #[derive(Clone, Debug)]
-enum Held {
-    /// Moved from elsewhere as it was stored.
+pub(super) enum Held {
+    /// As it is stored.
     Stored(u8, Bytes),
     /// Set by the script.
     Set(Dynamic),
 }
 
 impl Changes {
-    fn find(&self, name: &str) -> Option<usize> {
+    fn find(&self, name: &str, tag: Tag) -> Option<usize> {
         if self.list.len() > INDEXED {
             return self.index.get(name).copied();
         }
-        self.list.iter().position(|change| change.name == name && !change.is_dead())
+        let is = |it: &Change| it.name.tag == tag && it.name.text == name && !it.is_dead();
+        self.list.iter().position(is)
     }
 
     fn push(&mut self, change: Change) {
+        if self.list.capacity() == 0 {
+            self.list.reserve(FEW);
+        }
         self.list.push(change);
         let from = match self.list.len().cmp(&(INDEXED + 1)) {
             std::cmp::Ordering::Less => return,
@@ -173,7 +258,7 @@ impl Changes {
         };
         for (at, change) in self.list.iter().enumerate().skip(from) {
             if !change.is_dead() {
-                self.index.insert(change.name.clone(), at);
+                self.index.insert(change.name.text.clone(), at);
             }
         }
     }
@@ -193,15 +278,16 @@ impl View {
         Self { base, index: None, changes: None, most }
     }
 
-    /// The same of a whole document.
-    pub fn of_document(base: Bytes, most: usize) -> Self {
-        Self { index: Some(Index::default()), ..Self::new(base, most) }
+    /// The same of a whole document, of which `many` fields are looked for, or perhaps.
+    pub fn of_document(base: Bytes, most: usize, many: bool) -> Self {
+        let index = Index { asked: many.into(), ..Index::default() };
+        Self { index: Some(index), ..Self::new(base, most) }
     }
 
     /// Where a field of the stored document lies.
-    fn stored(&self, name: &str) -> Answer<Option<raw::Element>> {
+    fn stored(&self, name: &str, tag: Tag) -> Answer<Option<raw::Element>> {
         let found = match &self.index {
-            Some(index) => index.find(&self.base, name.as_bytes()),
+            Some(index) => index.find(&self.base, name.as_bytes(), tag),
             None => raw::find(&self.base, name.as_bytes()),
         };
         found.map_err(malformed)
@@ -217,38 +303,33 @@ impl View {
         self.changes.is_none()
     }
 
-    /// The bytes under the changes.
-    pub fn base(&self) -> &Bytes {
-        &self.base
-    }
-
     /// How deep documents and arrays nest in what was written to it.
     pub fn depth(&self) -> usize {
         self.changes.as_ref().map_or(1, |changes| changes.depth.max(1))
     }
 
-    fn change(&self, name: &str) -> Option<&Change> {
+    fn change(&self, name: &str, tag: Tag) -> Option<&Change> {
         let changes = self.changes.as_ref()?;
-        changes.find(name).map(|at| &changes.list[at])
+        changes.find(name, tag).map(|at| &changes.list[at])
     }
 
     /// What a field holds.
-    pub fn find(&self, name: &str) -> Answer<Found<'_>> {
-        if let Some(change) = self.change(name) {
+    pub fn find(&self, name: &str, tag: Tag) -> Answer<Found<'_>> {
+        if let Some(change) = self.change(name, tag) {
             return Ok(match &change.value {
                 None => Found::Nothing,
                 Some(Held::Set(value)) => Found::Set(value),
                 Some(Held::Stored(kind, bytes)) => Found::Stored(*kind, bytes, (0, bytes.len())),
             });
         }
-        Ok(self.stored(name)?.map_or(Found::Nothing, |element| {
+        Ok(self.stored(name, tag)?.map_or(Found::Nothing, |element| {
             Found::Stored(element.kind, &self.base, element.value)
         }))
     }
 
     /// The value of a field, `()` where it is not there.
     pub fn get(&self, name: &str) -> Answer<Dynamic> {
-        match self.find(name)? {
+        match self.find(name, Tag::of(name.as_bytes()))? {
             Found::Nothing => Ok(Dynamic::UNIT),
             Found::Set(value) => Ok(value.clone()),
             Found::Stored(kind, bytes, range) => value::read(kind, bytes, range, self.most),
@@ -257,9 +338,10 @@ impl View {
 
     /// Whether the field is there, null or not.
     pub fn contains(&self, name: &str) -> Answer<bool> {
-        match self.change(name) {
+        let tag = Tag::of(name.as_bytes());
+        match self.change(name, tag) {
             Some(change) => Ok(change.value.is_some()),
-            None => Ok(self.stored(name)?.is_some()),
+            None => Ok(self.stored(name, tag)?.is_some()),
         }
     }
 
@@ -271,29 +353,31 @@ impl View {
     /// Sets a field: in its place where it has one, else at the end.
     pub fn set(&mut self, name: &ImmutableString, value: Dynamic) -> Answer<()> {
         let depth = 1 + value::depth(&value)?;
-        self.put(name, Held::Set(value), depth)
+        self.put(&Name::of(name), Held::Set(value), depth)
     }
 
-    fn put(&mut self, name: &ImmutableString, held: Held, depth: usize) -> Answer<()> {
-        if name.as_bytes().contains(&0) {
+    /// The same, of a value that nests so deep.
+    pub fn put(&mut self, name: &Name, held: Held, depth: usize) -> Answer<()> {
+        let Name { text, tag } = name;
+        if text.as_bytes().contains(&0) {
             return Err(refuse("the name of a field can't hold a zero character"));
         }
         if depth > raw::MAX_DEPTH {
             return Err(value::too_deep());
         }
-        if let Some(at) = self.changes.as_ref().and_then(|changes| changes.find(name)) {
+        if let Some(at) = self.changes.as_ref().and_then(|changes| changes.find(text, *tag)) {
             let changes = Arc::make_mut(self.changes.as_mut().expect("it was found there"));
             changes.list[at].value = Some(held);
             changes.depth = changes.depth.max(depth);
             return Ok(());
         }
-        let place = self.stored(name)?.as_ref().map(Place::of);
+        let place = self.stored(text, *tag)?.as_ref().map(Place::of);
         if let (Held::Set(value), Some(place)) = (&held, &place)
             && self.is_own(value, place)
         {
             return Ok(());
         }
-        self.add(Change { name: name.as_str().into(), place, value: Some(held) }, depth)
+        self.add(Change { name: name.clone(), place, value: Some(held) }, depth)
     }
 
     fn add(&mut self, change: Change, depth: usize) -> Answer<()> {
@@ -321,33 +405,34 @@ impl View {
     /// Takes a field out and gives what it held.
     pub fn remove(&mut self, name: &str) -> Answer<Dynamic> {
         let value = self.get(name)?;
-        self.take(name)?;
+        self.take(&Name::of(name))?;
         Ok(value)
     }
 
     /// Takes a field out, whatever it held.
-    pub fn discard(&mut self, name: &str) -> Answer<()> {
-        if self.change(name).is_some() {
+    pub fn discard(&mut self, name: &Name) -> Answer<()> {
+        if self.change(&name.text, name.tag).is_some() {
             return self.take(name).map(drop);
         }
-        let Some(element) = self.stored(name)? else { return Ok(()) };
+        let Some(element) = self.stored(&name.text, name.tag)? else { return Ok(()) };
         let place = Some(Place::of(&element));
-        self.add(Change { name: name.into(), place, value: None }, 0)
+        self.add(Change { name: name.clone(), place, value: None }, 0)
     }
 
-    fn take(&mut self, name: &str) -> Answer<Option<Held>> {
-        if let Some(at) = self.changes.as_ref().and_then(|changes| changes.find(name)) {
+    fn take(&mut self, name: &Name) -> Answer<Option<Held>> {
+        let Name { text, tag } = name;
+        if let Some(at) = self.changes.as_ref().and_then(|changes| changes.find(text, *tag)) {
             let changes = Arc::make_mut(self.changes.as_mut().expect("it was found there"));
             let taken = changes.list[at].value.take();
             if changes.list[at].place.is_none() {
-                changes.index.remove(name);
+                changes.index.remove(text.as_str());
             }
             return Ok(taken);
         }
-        let Some(element) = self.stored(name)? else { return Ok(None) };
+        let Some(element) = self.stored(text, *tag)? else { return Ok(None) };
         let stored = Held::Stored(element.kind, self.base.slice(element.value.0..element.value.1));
         let place = Some(Place::of(&element));
-        self.add(Change { name: name.into(), place, value: None }, 0)?;
+        self.add(Change { name: name.clone(), place, value: None }, 0)?;
         Ok(Some(stored))
     }
 
@@ -357,9 +442,9 @@ impl View {
         if from == to.as_str() {
             return self.contains(from);
         }
-        let Some(held) = self.take(from)? else { return Ok(false) };
+        let Some(held) = self.take(&Name::of(from))? else { return Ok(false) };
         let depth = self.depth();
-        self.put(to, held, depth).map(|()| true)
+        self.put(&Name::of(to), held, depth).map(|()| true)
     }
 
     /// The names of the fields, in order.
@@ -368,7 +453,8 @@ impl View {
         for element in raw::elements(&self.base) {
             let element = element.map_err(malformed)?;
             let name = String::from_utf8_lossy(element.name_in(&self.base));
-            if self.change(&name).is_none_or(|change| change.value.is_some()) {
+            let change = self.change(&name, Tag::of(name.as_bytes()));
+            if change.is_none_or(|change| change.value.is_some()) {
                 names.push(name.as_ref().into());
             }
         }
@@ -376,7 +462,7 @@ impl View {
         names.extend(
             added
                 .filter(|change| change.place.is_none() && change.value.is_some())
-                .map(|change| change.name.as_str().into()),
+                .map(|change| change.name.text.as_str().into()),
         );
         Ok(names)
     }
@@ -403,7 +489,7 @@ impl View {
         };
         let start = out.len();
         out.extend_from_slice(&[0; 4]);
-        let mut placed: Vec<_> = changes
+        let mut placed: SmallVec<[_; FEW]> = changes
             .list
             .iter()
             .filter_map(|change| change.place.map(|place| (place, change)))
@@ -440,12 +526,12 @@ impl Change {
         match &self.value {
             None => Ok(()),
             Some(Held::Set(set)) => {
-                value::write_element(self.name.as_bytes(), set, over, out, depth)
+                value::write_element(self.name.text.as_bytes(), set, over, out, depth)
             }
             Some(Held::Stored(kind, bytes)) => {
                 value::check_size(out.len() + bytes.len())?;
                 out.push(*kind);
-                out.extend_from_slice(self.name.as_bytes());
+                out.extend_from_slice(self.name.text.as_bytes());
                 out.push(0);
                 out.extend_from_slice(bytes);
                 Ok(())

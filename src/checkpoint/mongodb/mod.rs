@@ -90,7 +90,7 @@ impl MongoStore {
     pub const FENCES: &str = "fences";
 
     /// The store of `name` in `database`. Waits for nothing and makes nothing; collections are made when
-    /// the lease is taken. The client's own read and write concerns, and its read preference,
+    /// the lease is taken for the first time. The client's own read and write concerns, and its read preference,
     /// are not used: writes are journaled by a majority, reads are majority reads of the primary.
     pub fn open(client: &Client, database: &str, name: &str) -> Self {
         Self {
@@ -231,7 +231,7 @@ impl MongoStore {
         let stamped = Table::ALL.into_iter().filter(|table| is_stamped(*table));
         let missing: Vec<_> = stamped
             .map(Table::as_str)
-            .chain([Self::FENCES])
+            .chain([Self::FENCES, Table::Leases.as_str()])
             .filter(|table| !known.iter().any(|known| known == table))
             .collect();
         let make =
@@ -377,6 +377,7 @@ impl Store for MongoStore {
                     .map(|done| done.matched_count == 1)
             }
             None => {
+                self.make_missing().await;
                 let texts = batch::texts(key);
                 let record = doc! { "_id": id, "name": &self.name, "key": texts, "v": value };
                 let record = RawDocumentBuf::try_from(&record).map_err(|e| self.damaged(&e))?;
@@ -394,7 +395,6 @@ impl Store for MongoStore {
 
     async fn fence(&self, epoch: u64) -> Result<(), StoreError> {
         let mine = signed(epoch);
-        self.make_missing().await;
         let fences = self.collection(Self::FENCES).clone_with_type::<Document>();
         let raised = failure::retry(|| {
             let own = doc! { "_id": &self.name, "epoch": { "$not": { "$gt": mine } } };

@@ -12,7 +12,7 @@ use crate::{
     change::ClusterTime,
     target::{
         Action,
-        json::{Mode, Options, write_document},
+        json::{Mode, Options, escape_into, write_document},
     },
 };
 
@@ -148,7 +148,9 @@ fn try_write_lines(
 }
 
 pub(super) fn write_text(text: &str, body: &mut Vec<u8>) {
-    serde_json::to_writer(body, text).expect("writing to memory does not fail");
+    body.push(b'"');
+    escape_into(text, body);
+    body.push(b'"');
 }
 
 fn refuse_id(id: &str) -> Result<(), String> {
@@ -163,6 +165,13 @@ fn refuse_id(id: &str) -> Result<(), String> {
 
 /// The engines' rules for names, which are the same for both.
 fn refuse_index(index: &str) -> Result<(), String> {
+    let plain = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_');
+    if (1..=MAX_INDEX).contains(&index.len())
+        && index.as_bytes()[0].is_ascii_alphanumeric()
+        && index.bytes().all(plain)
+    {
+        return Ok(());
+    }
     let forbidden = |character: char| {
         character.is_uppercase()
             || matches!(

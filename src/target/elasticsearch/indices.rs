@@ -6,7 +6,7 @@
 //! before every write could tell. Behind an alias it can't: such writes require the alias.
 
 use std::{
-    cell::RefCell,
+    cell::{RefCell, RefMut},
     collections::{HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, RwLock, RwLockWriteGuard,
@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     change::{KeyMap, Namespace},
+    rules::model::EngineIndex,
     target::{Outcome, Pressure, Request, Retry},
 };
 
@@ -110,6 +111,15 @@ pub(super) struct Indices {
 struct Seen {
     changed: u64,
     names: KeyMap<Arc<str>, Known>,
+    /// The last default index that documents were put into: the next ones mostly follow there.
+    last: Option<LastDefault>,
+}
+
+/// A default index that has been settled and declared.
+struct LastDefault {
+    of: Namespace,
+    plan: Arc<IndexPlan>,
+    name: Arc<str>,
 }
 
 #[derive(Clone, Default)]
@@ -187,6 +197,28 @@ pub(super) struct Way {
     pub alias: bool,
 }
 
+impl Seen {
+    fn look<T>(
+        &mut self,
+        name: &str,
+        indices: &Indices,
+        look: impl FnOnce(&Known) -> T,
+    ) -> Option<T> {
+        if let Some(known) = self.names.get(name) {
+            return Some(look(known));
+        }
+        let all = indices.read();
+        let (name, known) = all.get_key_value(name)?;
+        self.names.insert(name.clone(), known.clone());
+        Some(look(known))
+    }
+
+    fn last(&self, of: &Namespace, plan: &Arc<IndexPlan>) -> Option<Arc<str>> {
+        let last = self.last.as_ref()?;
+        (last.of == *of && Arc::ptr_eq(&last.plan, plan)).then(|| last.name.clone())
+    }
+}
+
 impl Indices {
     pub fn new(owner: &str) -> Self {
         Self {
@@ -223,6 +255,35 @@ impl Indices {
                 }
             });
         }
+    }
+
+    /// The index of a namespace's default name, which its documents lie in and which is made in this way.
+    ///
+    /// # Errors
+    /// As of [`Indices::settle`].
+    pub fn default_of(
+        &self,
+        namespace: &Namespace,
+        plan: &Arc<IndexPlan>,
+    ) -> Result<Arc<str>, String> {
+        if let Some(name) = self.seen().last(namespace, plan) {
+            return Ok(name);
+        }
+        let name: Arc<str> = EngineIndex::default_name(namespace).into();
+        self.settle(&name, namespace)?;
+        self.declare(&name, plan);
+        let mut seen = self.seen();
+        // It may have changed meanwhile.
+        let is = |known: &Known| {
+            known.of.as_ref() == Some(namespace)
+                && known.plans.iter().any(|other| Arc::ptr_eq(other, plan))
+        };
+        if seen.look(&name, self, is) == Some(true) {
+            // In memory of this thread's own, which counts its owners for each document.
+            let (of, name) = (namespace.apart(), (*name).into());
+            seen.last = Some(LastDefault { of, plan: plan.clone(), name });
+        }
+        Ok(name)
     }
 
     /// Has a namespace's documents lie in the index of its default name, which is that of other
@@ -299,19 +360,17 @@ impl Indices {
 
     /// What is known of a name, but for whether it is there; `None` where nothing is.
     fn look<T>(&self, name: &str, look: impl FnOnce(&Known) -> T) -> Option<T> {
+        self.seen().look(name, self, look)
+    }
+
+    fn seen(&self) -> RefMut<'_, Seen> {
         let mut seen = self.seen.get_or_default().borrow_mut();
         // Before what it stands for is read: what changes in between is read again the next time.
         let changed = self.changed.load(Ordering::Acquire);
         if seen.changed != changed || seen.names.len() > MAX_SEEN {
-            *seen = Seen { changed, names: KeyMap::default() };
+            *seen = Seen { changed, ..Seen::default() };
         }
-        if let Some(known) = seen.names.get(name) {
-            return Some(look(known));
-        }
-        let all = self.read();
-        let (name, known) = all.get_key_value(name)?;
-        seen.names.insert(name.clone(), known.clone());
-        Some(look(known))
+        seen
     }
 
     /// See `Target::replace`.

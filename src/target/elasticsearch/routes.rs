@@ -192,18 +192,26 @@ impl Routes {
             self.0.get(rule).ok_or_else(|| format!("rule {rule} does not write to this target"))?;
         let place = &route.rule.place;
         let meta = placing.meta;
+        let (declared, filled);
+        let mut is_declared = false;
         let index = match (&meta.index, &place.index.name) {
-            (Some(index), _) => index.clone(),
-            (None, Some(template)) => fill(template, rule, placing)?,
+            (Some(index), _) => index.as_str(),
+            (None, Some(template)) => {
+                filled = fill(template, rule, placing)?;
+                filled.as_str()
+            }
+            (None, None) if placing.event.is_none() && placing.document.is_some() => {
+                is_declared = true;
+                declared = indices.default_of(placing.namespace, &route.plan)?;
+                &*declared
+            }
             (None, None) => {
-                let name = EngineIndex::default_name(placing.namespace);
-                match (placing.event, placing.document) {
-                    // Each event has an id of its own, wherever it lies.
-                    (Some(_), _) => {}
-                    (None, Some(_)) => indices.settle(&name, placing.namespace)?,
-                    (None, None) => indices.may_hold(&name, placing.namespace)?,
+                filled = EngineIndex::default_name(placing.namespace);
+                // Each event has an id of its own, wherever it lies.
+                if placing.event.is_none() {
+                    indices.may_hold(&filled, placing.namespace)?;
                 }
-                name
+                filled.as_str()
             }
         };
         let filled_id;
@@ -233,11 +241,10 @@ impl Routes {
             (None, Some(template)) => fill(template, rule, placing)?,
             (None, None) => String::new(),
         };
-        indices.declare(&index, &route.plan);
-        Ok(Placed {
-            place: place_key(&index, id, routing.as_deref()),
-            extra: Bytes::from(pipeline),
-        })
+        if !is_declared {
+            indices.declare(index, &route.plan);
+        }
+        Ok(Placed { place: place_key(index, id, routing.as_deref()), extra: Bytes::from(pipeline) })
     }
 }
 

@@ -106,10 +106,40 @@ fn both_ways_come_to_the_same() {
         "doc.a = doc.stock; doc.b = doc.huge; doc._id = doc.stock",
         "for i in 0..3 { doc.a = i } doc.b = doc.a",
         "doc.a = tidy(doc.title); doc.b = doc.a; fn tidy(x) { x.to_upper() }",
+        // The document goes to the engine and comes back.
+        "doc.a = 1; let d = doc; d.a = 2; doc.b = doc.a; doc.c = d.a; doc.d = doc.title",
+        "doc.a = 1; doc = doc.supplier; doc.b = 1",
+        "doc.a = 1; doc = 5; doc.b = 1",
+        "doc.a = doc.title + \" \" + doc.sku + \".\"; let x = doc.a.len(); doc.b = doc.a + `${x}`; doc.a = doc.b",
+        "doc.sku = doc.sku; doc.title = doc.title",
         "throw doc.title",
     ] {
         let [ours, engines] = both(text, Limits::default(), &input);
         assert_eq!(ours, engines, "{text}");
+    }
+}
+
+/// Both ends of these names are the same, and so is their length.
+#[test]
+fn names_that_look_alike_are_told_apart() {
+    let name = |middle: char| format!("abcdefgh{middle}ijklmnop");
+    let mut document = doc! { "_id": 1 };
+    for (value, middle) in (0..).zip('a'..='z') {
+        document.insert(name(middle), value);
+    }
+    document.remove(name('k'));
+    let input = raw(&document);
+    for (to, from) in [('a', 'z'), ('z', 'm'), ('k', 'l'), ('l', 'k'), ('0', 'b')] {
+        let text = format!("doc.{} = doc.{}; doc.remove(\"{}\")", name(to), name(from), name('c'));
+        let [ours, engines] = both(&text, Limits::default(), &input);
+        assert_eq!(ours, engines, "{text}");
+        let Ok(Outcome::Document(made, _)) = ours else { panic!("{text}: {ours:?}") };
+        let of = |document: &Document, middle| {
+            document.raw().get(name(middle)).unwrap().map(|it| it.as_i32())
+        };
+        assert_eq!(of(&made, to), of(&input, from).or(Some(None)), "{text}");
+        assert_eq!(of(&made, 'c'), None);
+        assert_eq!(of(&made, 'd'), of(&input, 'd'));
     }
 }
 
