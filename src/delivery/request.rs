@@ -630,7 +630,8 @@ async fn hold_back(
         Pressure::TooLarge => {
             tracing::info!(
                 bytes = sent.body.len(),
-                message = retry.message,
+                target = context.status.name(),
+                error = retry.message,
                 "request too large for the target, sending less at once"
             );
             limits.too_large(sent);
@@ -648,8 +649,9 @@ async fn hold_back(
     // The first failure may be a blip; from the second on it is news.
     if backoff.tries() > 1 {
         tracing::warn!(
+            target = context.status.name(),
             reason = retry.reason,
-            message = retry.message,
+            error = retry.message,
             items = sent.items.len(),
             wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
             "target does not take the batch, trying again"

@@ -118,12 +118,16 @@ impl Aligning {
                 self.status.waiting(&retry.message);
             }
             let wait = backoff.next(retry.after);
-            tracing::warn!(
-                namespace = namespace.as_ref().map(Namespace::as_str),
-                message = retry.message,
-                wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-                "the target's collections are not what they are in the source yet, trying again"
-            );
+            // That it waits is told already.
+            if backoff.tries() > 1 || retry.reason == FOR_DOCUMENTS {
+                tracing::warn!(
+                    target = self.status.name(),
+                    namespace = namespace.as_ref().map(Namespace::as_str),
+                    error = retry.message,
+                    wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+                    "the target's collections are not what they are in the source yet, trying again"
+                );
+            }
             if !pause(wait, &self.stop).await {
                 return Done::Stopped;
             }

@@ -38,11 +38,15 @@ where
         let wait = backoff.next(retry.after);
         status.waiting(&retry.message);
         status.retry(retry.reason);
-        tracing::warn!(
-            message = retry.message,
-            wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-            "target does not take what it is asked, trying again"
-        );
+        // That it waits is told already.
+        if backoff.tries() > 1 {
+            tracing::warn!(
+                target = status.name(),
+                error = retry.message,
+                wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+                "target does not take what it is asked, trying again"
+            );
+        }
         if !pause(wait, stop).await {
             return None;
         }

@@ -247,6 +247,10 @@ impl Run {
             }
             ensure!(Instant::now() < deadline, "it does not say {text:?}\n{}", self.log());
         }
+        // Of two values of one name a reader takes one.
+        let log = self.log();
+        let twice = log.lines().find(|line| line.matches(r#""message":"#).count() > 1);
+        ensure!(twice.is_none(), "a line that says two things: {twice:?}");
         Ok(())
     }
 
