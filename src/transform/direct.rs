@@ -677,6 +677,9 @@ impl<'a> Got<'a> {
             Self::Plain(Scalar::Text(Text::Held(text))) => text.into(),
             Self::Plain(Scalar::Text(text)) => {
                 let text = text.as_str();
+                if text.len() > limits.string {
+                    return None;
+                }
                 let mut stored = Vec::with_capacity(text.len() + 5);
                 value::write_text(text, &mut stored).ok()?;
                 return Some((Held::Stored(kind::STRING, stored.into()), 1));
