@@ -11,6 +11,7 @@ mod engine_target;
 mod events;
 mod file_target;
 mod ids;
+mod inherited_places;
 mod init;
 mod kill;
 mod kill_points;

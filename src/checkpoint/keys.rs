@@ -112,6 +112,11 @@ pub fn spot(target: &str, spot: &[u8]) -> RecordKey {
     places(target, "").with("held").with(spot)
 }
 
+/// Behind all keys of a target's spots, and before the places of its documents.
+pub fn behind_spots(target: &str) -> RecordKey {
+    places(target, "").with([u8::MAX])
+}
+
 /// Which documents were refused for spots of a target: the spot, the namespace and the document's
 /// canonical bytes follow.
 pub fn all_awaiting(target: &str) -> RecordKey {
@@ -231,6 +236,11 @@ pub fn owner(target: &str) -> RecordKey {
     RecordKey::text(&["owner", target])
 }
 
+/// Whether a target's spots are kept, and since when.
+pub fn spots_known(target: &str) -> RecordKey {
+    RecordKey::text(&["spots_known", target])
+}
+
 /// What is remembered of all rules, for all targets: the target and the rule follow.
 pub fn all_rules() -> RecordKey {
     RecordKey::text(&["rule"])
@@ -300,6 +310,7 @@ mod tests {
                 event_rule("n", "r"),
                 replacement("n", "r"),
                 owner("n"),
+                spots_known("n"),
                 report(),
             ],
             vec![document_places("t", "n", b"k"), spot("t", b"s"), awaiting("t", b"s")],

@@ -390,6 +390,14 @@ pub struct SpotRecord {
     pub key: RawDocumentBuf,
 }
 
+/// Whose the spots of a target are is kept by each run since this was written.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SpotsKnownRecord {
+    /// Of what had been delivered before, it is known up to the places with this key; `None` where it is
+    /// known of all.
+    pub until: Option<Vec<Binary>>,
+}
+
 impl Record for PositionRecord {
     const TABLE: Table = Table::Positions;
     const KIND: &'static str = "a position";
@@ -452,6 +460,11 @@ impl Record for IdTypesRecord {
 impl Record for DeadLetterRecord {
     const TABLE: Table = Table::DeadLetters;
     const KIND: &'static str = "a dead letter";
+}
+
+impl Record for SpotsKnownRecord {
+    const TABLE: Table = Table::Facts;
+    const KIND: &'static str = "how far it is known whose places are";
 }
 
 impl Record for PlacesRecord {

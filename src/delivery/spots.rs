@@ -19,6 +19,7 @@
 //! key, and the old one, whose removal comes in either order, no more gives it up.
 
 mod awaiting;
+mod inherited;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque, hash_map},

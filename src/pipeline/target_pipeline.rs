@@ -694,6 +694,7 @@ impl TargetPipeline {
         let (spots, met) = self.spots(target);
         spots.begin(source_time);
         let context = self.context(&begun, &dead_letters, Grouping::Any, contested, spots);
+        context.spots.inherit(&context.places, read).await?;
         let mut writers = JoinSet::new();
         for (number, lane) in shared.lanes.iter().enumerate() {
             writers.spawn(Writer::new(number, lane.clone(), context.clone()).run());

@@ -55,6 +55,7 @@ fn rewrite(kind: &str, stored: &RawDocument) -> Result<RawDocumentBuf, StoreErro
         "dead_letter" => of::<DeadLetterRecord>(stored),
         "places" => of::<PlacesRecord>(stored),
         "spot" => of::<SpotRecord>(stored),
+        "spots_known" => of::<SpotsKnownRecord>(stored),
         "lease" => of::<LeaseRecord>(stored),
         "report" => of::<ReportRecord>(stored),
         other => panic!("{other} is no kind of record"),
@@ -78,6 +79,7 @@ fn samples() -> Map<String, Value> {
         place: Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: b"a\0b".to_vec() },
         owed: false,
     };
+    let known = SpotsKnownRecord { until: Some(vec![place.place.clone()]) };
     let letter = DeadLetterRecord {
         target: "search".into(),
         rule: "products".into(),
@@ -175,6 +177,7 @@ fn samples() -> Map<String, Value> {
             "spot",
             SpotRecord { namespace: "shop.products".into(), key: rawdoc! { "_id": 1 } }.encode(),
         ),
+        ("spots_known", known.encode()),
         ("lease", LeaseRecord::sample().encode()),
         (
             "report",

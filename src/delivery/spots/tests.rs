@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     change::{Change, Phase, State},
-    checkpoint::tracker::Claim,
+    checkpoint::{records::SpotsKnownRecord, store::Table, tracker::Claim},
     delivery::{
         lane::Pending,
         places::{Move, RulePlace},
@@ -272,7 +272,7 @@ async fn who_was_given_a_place_by_a_run_that_ended_is_told_to_the_next() {
     shelf.nothing_is_left();
 }
 
-/// Two lie in one place by a store that an older version wrote.
+/// Two lie in one place, and nothing says whose it is.
 #[tokio::test(start_paused = true)]
 async fn what_has_no_owner_is_of_the_first_that_is_delivered() {
     let shelf = Shelf::new().await;
@@ -293,6 +293,60 @@ async fn what_has_no_owner_is_of_the_first_that_is_delivered() {
     shelf.deliver(&[(3, None)]).await;
     assert_eq!(shelf.bench.target.sent().last().expect("a request"), &["c-"]);
     assert_eq!(shelf.owner("c").await, None);
+    shelf.nothing_is_left();
+}
+
+/// Whose places are was not kept for a while; then it is, from before anything is delivered.
+#[tokio::test(start_paused = true)]
+async fn what_has_no_owner_is_of_who_lies_there() {
+    let shelf = Shelf::new().await;
+    let Context { spots, places, .. } = &*shelf.bench.context;
+    let inherit =
+        async |spots: &Spots| spots.inherit(places, &shelf.stop).await.expect("in memory");
+    shelf.deliver(&[(9, Some(("z", 9)))]).await;
+    shelf.lay(1, "a").await;
+    shelf.lay(2, "a").await;
+    let former = RulePlace { rule: "former".into(), ..lies("b") };
+    let moves = vec![Move::new(subject_of(3), Vec::new(), vec![former])];
+    places.widen(moves, Vec::new(), &shelf.stop).await.expect("in memory");
+    inherit(spots).await;
+    let owner = shelf.owner("a").await.expect("one of them");
+    let (one, other) = (subject_of(1), subject_of(2));
+    let other = if owner == one { other } else { one };
+    assert_eq!(shelf.awaiting("a").await, [other.clone()]);
+    assert_eq!((shelf.owner("b").await, shelf.owner("z").await), (None, Some(subject_of(9))));
+    assert_eq!(shelf.recall(&shelf.again()).await, [other]);
+    shelf.refuse(4, ("a", 4)).await;
+    // Once.
+    shelf.lay(5, "e").await;
+    inherit(&shelf.again()).await;
+    assert_eq!(shelf.owner("e").await, None);
+    // A run that keeps nothing is made up for.
+    let (store, target) = (shelf.bench.store.clone(), shelf.bench.context.target.clone());
+    inherit(&Spots::new(store, "search", target, BTreeSet::new()).0).await;
+    inherit(&shelf.again()).await;
+    assert_eq!(shelf.owner("e").await, Some(subject_of(5)));
+    assert_eq!(shelf.owner("a").await, Some(owner));
+    shelf.nothing_is_left();
+}
+
+/// There are many, and it goes on behind those of which it is stored.
+#[tokio::test(start_paused = true)]
+async fn whose_places_are_is_read_on_from_where_it_was() {
+    let shelf = Shelf::new().await;
+    let Context { spots, places, .. } = &*shelf.bench.context;
+    let moves =
+        (1..=1_200).map(|id| Move::new(subject_of(id), Vec::new(), vec![lies(&format!("p{id}"))]));
+    places.widen(moves.collect(), Vec::new(), &shelf.stop).await.expect("in memory");
+    let all = keys::places("search", namespace().as_str());
+    let found = shelf.bench.store.scan(Table::Places, &all, None, 700).await.expect("in memory");
+    let until = found.last().map(|(key, _)| inherited::parts(key));
+    let known = put(keys::spots_known("search"), &SpotsKnownRecord { until });
+    shelf.bench.store.write(vec![known]).await.expect("in memory");
+    spots.inherit(places, &shelf.stop).await.expect("in memory");
+    let held = keys::places("search", "").with("held");
+    let held = shelf.bench.store.scan_keys(Table::Places, &held, None, 2_000).await;
+    assert_eq!(held.expect("in memory").len(), 500);
     shelf.nothing_is_left();
 }
 
