@@ -313,7 +313,7 @@ async fn what_has_no_owner_is_of_who_lies_there() {
     let owner = shelf.owner("a").await.expect("one of them");
     let (one, other) = (subject_of(1), subject_of(2));
     let other = if owner == one { other } else { one };
-    assert_eq!(shelf.awaiting("a").await, [other.clone()]);
+    assert_eq!(shelf.awaiting("a").await, std::slice::from_ref(&other));
     assert_eq!((shelf.owner("b").await, shelf.owner("z").await), (None, Some(subject_of(9))));
     assert_eq!(shelf.recall(&shelf.again()).await, [other]);
     shelf.refuse(4, ("a", 4)).await;
