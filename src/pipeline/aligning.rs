@@ -6,15 +6,20 @@
 //! whatever the options and indexes. Only what ends a collection waits: the pipeline winds down
 //! (`Demand`), and starts again with all collections being looked at before anything is written.
 //!
-//! The position does not pass an event before the target has been made so, or has refused it.
+//! The position does not pass an event before the target has been made so, or has refused it; and that by
+//! how things were a moment later, since a server shows what has come to be before it lists it.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -28,6 +33,10 @@ use crate::{
 
 /// Collections that are seen to at once.
 const AT_ONCE: usize = 4;
+/// How long behind a first look a second one follows. What the stream shows is committed, and may not be
+/// among what commands list yet: by some milliseconds where the server's processors are busy. The second
+/// look costs little, and nobody but the position waits for it.
+const MOMENT: Duration = Duration::from_millis(500);
 /// What waits for other documents, and is no trouble of the target's.
 const FOR_DOCUMENTS: &str = "duplicate";
 
@@ -60,33 +69,49 @@ impl Aligning {
     pub async fn run(self, mut defined: mpsc::Receiver<Defined>) {
         let mut under_way = FuturesUnordered::new();
         under_way.push(self.align(None));
-        let mut waiting: HashMap<Namespace, Vec<Claim>> = HashMap::new();
-        let mut busy: HashMap<Namespace, Vec<Claim>> = HashMap::new();
+        let mut waiting: HashMap<Namespace, Vec<Shown>> = HashMap::new();
+        let mut busy: HashMap<Namespace, Vec<Shown>> = HashMap::new();
+        // In the order in which they are due.
+        let mut later: VecDeque<(Instant, Namespace, Vec<Claim>)> = VecDeque::new();
         let mut open = true;
         loop {
             // What is shown while its collection is seen to may have come too late for that.
             let next = waiting.keys().find(|namespace| !busy.contains_key(*namespace)).cloned();
             if let Some(namespace) = next.filter(|_| busy.len() < AT_ONCE) {
-                let claims = waiting.remove(&namespace).unwrap_or_default();
+                let shown = waiting.remove(&namespace).unwrap_or_default();
                 under_way.push(self.align(Some(namespace.clone())));
-                busy.insert(namespace, claims);
+                busy.insert(namespace, shown);
                 continue;
             }
+            let due = later.front().map(|(due, ..)| *due);
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 shown = defined.recv(), if open => match shown {
                     Some(Defined { namespace, claim }) => {
-                        waiting.entry(namespace).or_default().push(claim);
+                        let shown = Shown { claim, is_again: false };
+                        waiting.entry(namespace).or_default().push(shown);
                     }
                     None => open = false,
                 },
                 Some(done) = under_way.next() => match done {
                     Done::All => {}
                     Done::One(namespace) => {
-                        Claim::settle_all(busy.remove(&namespace).unwrap_or_default());
+                        let shown = busy.remove(&namespace).unwrap_or_default().into_iter();
+                        let (over, first): (Vec<_>, Vec<_>) = shown.partition(|it| it.is_again);
+                        Claim::settle_all(over.into_iter().map(|it| it.claim));
+                        if !first.is_empty() {
+                            let first = first.into_iter().map(|it| it.claim).collect();
+                            later.push_back((Instant::now() + MOMENT, namespace, first));
+                        }
                     }
                     Done::Stopped => return,
                 },
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    if let Some((_, namespace, claims)) = later.pop_front() {
+                        let again = claims.into_iter().map(|claim| Shown { claim, is_again: true });
+                        waiting.entry(namespace).or_default().extend(again);
+                    }
+                }
                 else => return,
             }
         }
@@ -135,8 +160,148 @@ impl Aligning {
     }
 }
 
+/// What the stream has shown, until it is settled.
+struct Shown {
+    claim: Claim,
+    /// Whether it has been looked at before.
+    is_again: bool,
+}
+
 enum Done {
     All,
     One(Namespace),
     Stopped,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use async_trait::async_trait;
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::{
+        checkpoint::{
+            lease::{self, Identity},
+            memory::MemoryStore,
+            tracker::Completion,
+        },
+        rules::model::OnRejected,
+        status::{Status, fixture},
+        target::{Operation, Outcome, PlaceKey, Placed, Placing, Request, Retry},
+        transform::Meta,
+    };
+
+    /// Notes what it is to look at; each look at a namespace takes a while.
+    #[derive(Default)]
+    struct Looks(Mutex<Vec<(String, Instant)>>);
+
+    impl Looks {
+        fn at(&self, name: &str) -> Vec<Instant> {
+            let looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            looks.iter().filter(|(own, _)| own == name).map(|(_, at)| *at).collect()
+        }
+    }
+
+    #[async_trait]
+    impl Target for Looks {
+        fn place(&self, _: &str, _: &Placing<'_>) -> Result<Placed, String> {
+            unreachable!("nothing is delivered")
+        }
+
+        fn place_is_fixed(&self, _: &str) -> bool {
+            true
+        }
+
+        fn encode(&self, _: &Operation, _: &mut Vec<u8>) -> Result<(), String> {
+            unreachable!("nothing is delivered")
+        }
+
+        async fn send(&self, _: &Request) -> Result<Vec<Outcome>, Retry> {
+            unreachable!("nothing is delivered")
+        }
+
+        async fn prepare(&self) -> Result<(), Retry> {
+            Ok(())
+        }
+
+        async fn align(&self, asked: Align<'_>) -> Result<(), Retry> {
+            let Some(namespace) = asked.namespace else { return Ok(()) };
+            let look = (namespace.to_string(), Instant::now());
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(look);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            Ok(())
+        }
+
+        fn meta(&self, _: &Operation) -> Meta {
+            Meta::default()
+        }
+
+        fn describe(&self, _: &PlaceKey) -> String {
+            String::new()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_shown_is_looked_at_once_more_before_it_is_settled() {
+        let store = Arc::new(MemoryStore::new("shop"));
+        let stop = CancellationToken::new();
+        let me = Identity::of_this_process("shop", "shop.yaml".as_ref());
+        let held = lease::acquire(store, &me, |_| {}, &stop).await.expect("nobody else is there");
+        let validity = held.validity();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { held.keep(&CancellationToken::new()).await.expect("kept") });
+        let looks = Arc::new(Looks::default());
+        let aligning = Aligning {
+            target: looks.clone(),
+            settings: DeliverySettings {
+                max_bytes: 1,
+                max_actions: 1,
+                max_delay: MOMENT,
+                concurrency: 1,
+                timeout: MOMENT,
+                retry_initial: MOMENT,
+                retry_max: MOMENT,
+                give_up_after: None,
+                on_rejected: OnRejected::DeadLetter,
+            },
+            status: Status::new(&fixture::rules()).target("search"),
+            validity,
+            copying: BTreeSet::new(),
+            stop,
+        };
+        let (defined, shown) = mpsc::channel(100);
+        tasks.spawn(aligning.run(shown));
+        let began = Instant::now();
+        let show = async |name: &str| {
+            let over = Completion::new();
+            let namespace = Namespace::new("shop", name);
+            let shown = Defined { namespace, claim: over.claim() };
+            defined.send(shown).await.expect("it listens");
+            over.close();
+            over
+        };
+        let mut all = Vec::new();
+        for n in 0..40 {
+            all.push(show(&format!("c{n}")).await);
+        }
+        all[0].done().await;
+        let [first, again] = looks.at("shop.c0").try_into().expect("two looks");
+        assert!(again - first >= MOMENT);
+        // Nobody's first look waits for another's second one.
+        let last = all.len() - 1;
+        assert!(looks.at(&format!("shop.c{last}"))[0] - began < MOMENT);
+        // What is shown in between is looked at then, and once more.
+        let later = show("c0").await;
+        later.done().await;
+        let [_, _, third, fourth] = looks.at("shop.c0").try_into().expect("four looks");
+        assert!(fourth - third >= MOMENT);
+        for over in all {
+            over.done().await;
+        }
+        assert!(
+            (0..40).all(|n| looks.at(&format!("shop.c{n}")).len() == if n == 0 { 4 } else { 2 })
+        );
+    }
 }
