@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use futures_util::TryStreamExt;
 use mongodb::{
-    Collection,
+    Client, Collection,
     bson::{Document, doc},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -18,19 +18,22 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::support::{
     World,
     checker::hits,
-    mirror,
+    cluster, mirror,
+    router::Router,
     run::{RuleFile, Run, Settings},
 };
 
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Where the documents go.
+/// Where the documents come from, and where they go.
 #[derive(Clone, Copy)]
 enum Kind {
     /// By a template.
     Engine,
     /// By a script.
     MongoDb,
+    /// By a template, from a sharded collection in which most changes change the shard key too.
+    Sharded,
 }
 
 /// A collection whose documents are put where their field `at` says.
@@ -38,6 +41,8 @@ struct Sharing {
     world: World,
     kind: Kind,
     name: &'static str,
+    source: Client,
+    router: Option<Router>,
     items: Collection<Document>,
     file: RuleFile,
 }
@@ -46,20 +51,37 @@ struct Sharing {
 type Held = BTreeMap<String, (i32, i32)>;
 
 fn item(id: i32, at: &str, n: i32) -> Document {
-    doc! { "_id": id, "key": id, "at": at, "n": n }
+    doc! { "_id": id, "key": id, "at": at, "n": n, "region": region(n) }
+}
+
+/// By which a sharded collection is sharded.
+fn region(n: i32) -> i32 {
+    n % 3
 }
 
 impl Sharing {
     async fn new(kind: Kind, name: &'static str) -> Result<Self> {
         let world = World::new().await?;
-        let items = world.collection(&format!("{name}.items"));
+        let router = match kind {
+            Kind::Sharded => Some(Router::start(cluster().await?).await?),
+            Kind::Engine | Kind::MongoDb => None,
+        };
+        let source = match &router {
+            Some(router) => {
+                router.shard(&format!("{name}.items"), doc! { "region": 1 }).await?;
+                router.client().await?
+            }
+            None => world.client.clone(),
+        };
+        let items = source.database(name).collection("items");
         let small =
             "retry: { initial: 20ms, max: 100ms }, batch: { max_actions: 40, concurrency: 3 }";
         let (mut text, engine) = (String::new(), format!(", {small}"));
-        let settings =
-            Settings { top: "checkpoint: { every: 100ms }".into(), engine, ..Settings::default() };
+        let top = "checkpoint: { every: 100ms }".into();
+        let mongo = router.as_ref().map(Router::uri);
+        let settings = Settings { top, engine, mongo, ..Settings::default() };
         match kind {
-            Kind::Engine => {
+            Kind::Engine | Kind::Sharded => {
                 let rule = format!(
                     "  - namespace: {name}.items\n    \
                      to: [{{ target: search, index: '{name}', id: '{{at}}' }}]"
@@ -80,7 +102,7 @@ impl Sharing {
             }
         }
         let file = RuleFile::written(world.folder.path(), &text)?;
-        Ok(Self { world, kind, name, items, file })
+        Ok(Self { world, kind, name, source, router, items, file })
     }
 
     async fn held(&self) -> Result<Held> {
@@ -88,7 +110,7 @@ impl Sharing {
             |value: Option<i64>| i32::try_from(value.context("a number")?).context("small");
         let mut held = Held::new();
         match self.kind {
-            Kind::Engine => {
+            Kind::Engine | Kind::Sharded => {
                 for hit in hits(&self.world.engine, self.name).await? {
                     let [key, n] = ["key", "n"].map(|field| number(hit.source[field].as_i64()));
                     held.insert(hit.id, (key?, n?));
@@ -117,9 +139,8 @@ impl Sharing {
         }
         let held = self.held().await?;
         let letters = self.file.dead_letters().await?;
-        let refused = letters
-            .iter()
-            .map(|letter| Ok(letter["key_text"].as_str().context("a key")?.parse()?));
+        let of = |letter: &serde_json::Value| letter["key"]["_id"].as_i64();
+        let refused = letters.iter().map(|letter| Ok(of(letter).context("a key")?.try_into()?));
         let refused: BTreeSet<i32> = refused.collect::<Result<_>>()?;
         let mut expected: BTreeSet<i32> = BTreeSet::new();
         for (place, own) in &wanted {
@@ -135,17 +156,16 @@ impl Sharing {
         if !extra.is_empty() {
             return Ok(Some(format!("extra: {extra:?}")));
         }
-        if refused == expected {
+        // Of a document whose shard key has changed there is one too.
+        if refused == expected && refused.len() == letters.len() {
             return Ok(None);
         }
         let mut words = format!("letters of {refused:?}, and not of {expected:?}");
         for key in refused.symmetric_difference(&expected) {
             let document = all.iter().find(|it| it.get_i32("_id").is_ok_and(|it| it == *key));
-            let text = key.to_string();
-            let letter = letters.iter().find(|it| it["key_text"] == text);
+            let letter = letters.iter().find(|it| of(it) == Some((*key).into()));
             let kept: Vec<Document> = self
-                .world
-                .client
+                .source
                 .database("mongosync")
                 .collection::<Document>("places")
                 .find(doc! { "v.key._id": key })
@@ -161,7 +181,7 @@ impl Sharing {
     /// that freed it, and no position waits for that.
     async fn right(&self, run: &mut Run) -> Result<Held> {
         run.copied().await?;
-        run.caught_up(&self.world.client).await?;
+        run.caught_up(&self.source).await?;
         let deadline = Instant::now() + PATIENCE;
         let mut look = interval(Duration::from_millis(200));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -169,6 +189,23 @@ impl Sharing {
             look.tick().await;
             let Some(wrong) = self.wrong().await? else { return self.held().await };
             ensure!(Instant::now() < deadline, "{wrong}\n{}", run.log());
+        }
+    }
+
+    /// Waits until the store says nothing of any place.
+    async fn nothing_is_kept(&self) -> Result<()> {
+        let name = self.file.path.file_stem().and_then(|name| name.to_str()).context("a name")?;
+        let places: Collection<Document> = self.source.database("mongosync").collection("places");
+        let deadline = Instant::now() + PATIENCE;
+        let mut look = interval(Duration::from_millis(100));
+        loop {
+            look.tick().await;
+            let kept: Vec<Document> =
+                places.find(doc! { "name": name }).await?.try_collect().await?;
+            if kept.is_empty() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{kept:?}");
         }
     }
 
@@ -181,9 +218,26 @@ impl Sharing {
     }
 
     async fn set(&self, id: i32, at: &str, n: i32) -> Result<()> {
-        let by_id = doc! { "_id": id };
-        self.items.replace_one(by_id, item(id, at, n)).upsert(true).await?;
-        Ok(())
+        let (by_id, item) = (doc! { "_id": id }, item(id, at, n));
+        if self.router.is_none() {
+            self.items.replace_one(by_id, item).upsert(true).await?;
+            return Ok(());
+        }
+        let Some(before) = self.items.find_one(by_id).await? else {
+            self.items.insert_one(item).await?;
+            return Ok(());
+        };
+        let by_key = doc! { "_id": id, "region": before.get_i32("region")? };
+        if n % 2 == 0 {
+            self.items.replace_one(by_key, item).await?;
+            return Ok(());
+        }
+        // As from one shard to another.
+        let mut session = self.source.start_session().await?;
+        session.start_transaction().await?;
+        self.items.delete_one(by_key).session(&mut session).await?;
+        self.items.insert_one(item).session(&mut session).await?;
+        Ok(session.commit_transaction().await?)
     }
 
     async fn remove(&self, id: i32) -> Result<()> {
@@ -204,7 +258,8 @@ async fn one_by_one(sharing: Sharing) -> Result<()> {
     let letters = sharing.file.dead_letters().await?;
     assert_eq!(letters[0]["reason"], "place");
     let words = letters[0]["words"].as_str().context("words")?;
-    let other = format!("another document, 1 of {}.items", sharing.name);
+    let one = sharing.router.as_ref().map_or("1", |_| r#"{"region":1,"_id":1}"#);
+    let other = format!("another document, {one} of {}.items", sharing.name);
     ensure!(words.contains(&other) && words.contains("takes its place by itself"), "{words}");
     ensure!(letters[0]["place"].as_str().is_some_and(|place| place.contains('a')), "{letters:?}");
     // Who has it tried again while the first is there is told so.
@@ -265,6 +320,59 @@ async fn of_two_documents_of_one_id_one_is_refused_and_follows_later() -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_documents_of_one_mongodb_id_one_is_refused_and_follows_later() -> Result<()> {
     one_by_one(Sharing::new(Kind::MongoDb, "sharing_one").await?).await
+}
+
+/// The same in a sharded collection, of which a document has another key once its shard key has changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_sharded_documents_of_one_id_one_is_refused_and_follows_later() -> Result<()> {
+    one_by_one(Sharing::new(Kind::Sharded, "sharing-sharded").await?).await
+}
+
+/// Who has a place keeps it under each new key, and who is refused follows under its own newest.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_is_that_of_a_document_whose_shard_key_changes() -> Result<()> {
+    let sharing = Sharing::new(Kind::Sharded, "sharing-keys").await?;
+    let at_a = |id: i32, n: i32| Held::from([("a".to_owned(), (id, n))]);
+    // Were the place ever free, the other one would be asked first: its `_id` is less.
+    sharing.set(5, "a", 1).await?;
+    let mut run = sharing.file.run(&[])?;
+    sharing.right(&mut run).await?;
+    sharing.set(2, "a", 1).await?;
+    assert_eq!(sharing.right(&mut run).await?, at_a(5, 1));
+    for n in 2..6 {
+        sharing.set(5, "a", n).await?;
+        assert_eq!(sharing.right(&mut run).await?, at_a(5, n));
+    }
+    for n in 2..6 {
+        sharing.set(2, "a", n).await?;
+        assert_eq!(sharing.right(&mut run).await?, at_a(5, 5));
+    }
+    // The same between two runs: of both keys are changed several times, and nothing says in between.
+    assert!(run.terminate().await?.success());
+    for n in 6..9 {
+        sharing.set(5, "a", n).await?;
+        sharing.set(2, "a", n).await?;
+    }
+    let mut run = sharing.file.run(&[])?;
+    assert_eq!(sharing.right(&mut run).await?, at_a(5, 8));
+    // It goes under another key than the one that it came by.
+    sharing.remove(5).await?;
+    assert_eq!(sharing.right(&mut run).await?, at_a(2, 8));
+    assert_eq!(sharing.file.dead_letters().await?, Vec::<serde_json::Value>::new());
+    // So it does as it goes, and with the run that knew the other one.
+    sharing.set(3, "a", 1).await?;
+    assert_eq!(sharing.right(&mut run).await?, at_a(2, 8));
+    run.kill().await?;
+    sharing.set(2, "a", 9).await?;
+    sharing.set(3, "a", 2).await?;
+    sharing.remove(2).await?;
+    let mut run = sharing.file.run(&[])?;
+    assert_eq!(sharing.right(&mut run).await?, at_a(3, 2));
+    sharing.remove(3).await?;
+    assert_eq!(sharing.right(&mut run).await?, Held::new());
+    sharing.nothing_is_kept().await?;
+    assert!(run.terminate().await?.success());
+    Ok(())
 }
 
 /// A run that leaves the rule of a refused document out has nothing to do with it, and does not forget it.
@@ -363,6 +471,11 @@ async fn two_that_swap_their_mongodb_ids_both_arrive() -> Result<()> {
     swapped(Sharing::new(Kind::MongoDb, "sharing_swap").await?).await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_swap_their_ids_and_shard_keys_both_arrive() -> Result<()> {
+    swapped(Sharing::new(Kind::Sharded, "sharing-resharded").await?).await
+}
+
 /// A copy in which each place is that of several, by several lanes at once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_in_which_thousands_share_places_ends() -> Result<()> {
@@ -425,6 +538,10 @@ async fn kills(sharing: Sharing, seed: u64) -> Result<()> {
     sharing.items.delete_many(doc! {}).await?;
     assert_eq!(sharing.right(&mut run).await?, Held::new());
     assert!(run.terminate().await?.success());
+    // Who was refused, and went elsewhere before, is looked at by the next run.
+    let run = sharing.file.run(&[])?;
+    sharing.nothing_is_kept().await?;
+    assert!(run.terminate().await?.success());
     Ok(())
 }
 
@@ -436,4 +553,9 @@ async fn who_shares_ids_is_told_apart_across_kills() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_shares_mongodb_ids_is_told_apart_across_kills() -> Result<()> {
     kills(Sharing::new(Kind::MongoDb, "sharing_kills").await?, 2).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_shares_ids_and_changes_its_shard_key_is_told_apart_across_kills() -> Result<()> {
+    kills(Sharing::new(Kind::Sharded, "sharing-sharded-kills").await?, 3).await
 }

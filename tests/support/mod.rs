@@ -13,6 +13,7 @@ pub mod oplog;
 pub mod page;
 pub mod receiver;
 pub mod pipe;
+pub mod router;
 pub mod run;
 pub mod situations;
 pub mod sourced;
@@ -27,7 +28,7 @@ use std::sync::{
 
 use anyhow::{Context, Result};
 use mongodb::{Client, Collection, bson::Document};
-use mongosync_servers::{Engine, EngineBuilder, MongoDb, MongoDbBuilder};
+use mongosync_servers::{Cluster, Engine, EngineBuilder, MongoDb, MongoDbBuilder};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
@@ -37,6 +38,7 @@ use run::{RuleFile, Settings};
 /// Started once for all tests of the process; their watchers end them with it.
 static MONGO: OnceCell<Arc<MongoDb>> = OnceCell::const_new();
 static MIRROR: OnceCell<Arc<MongoDb>> = OnceCell::const_new();
+static CLUSTER: OnceCell<Arc<Cluster>> = OnceCell::const_new();
 static ENGINE: OnceCell<Arc<Engine>> = OnceCell::const_new();
 
 /// A MongoDB and an engine, and a folder of one's own. The servers are everybody's: a test keeps to
@@ -138,6 +140,12 @@ pub async fn mongo() -> Result<Arc<MongoDb>> {
 pub async fn mirror() -> Result<Arc<MongoDb>> {
     let start = || async { Ok::<_, anyhow::Error>(Arc::new(MongoDb::start().await?)) };
     Ok(MIRROR.get_or_try_init(start).await?.clone())
+}
+
+/// The shared cluster, of which `router` makes a sharded source: a test keeps to a database of its own name.
+pub async fn cluster() -> Result<Arc<Cluster>> {
+    let start = || async { Ok::<_, anyhow::Error>(Arc::new(Cluster::start().await?)) };
+    Ok(CLUSTER.get_or_try_init(start).await?.clone())
 }
 
 /// The shared engine alone: a test keeps to indices of its own.

@@ -7,6 +7,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
+    ops::Range,
     sync::{Arc, Mutex},
 };
 
@@ -24,9 +25,9 @@ use tokio::{
 use super::fault::{Fault, Moment};
 
 /// Length, request id, id of the request that is answered, kind of message.
-const HEADER: usize = 16;
+pub(super) const HEADER: usize = 16;
 /// The kind of message that all commands have but the first one of a connection.
-const OP_MSG: i32 = 2013;
+pub(super) const OP_MSG: i32 = 2013;
 
 /// A command as it goes by.
 pub struct Command {
@@ -154,7 +155,7 @@ async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, due: &Due) -> 
     }
 }
 
-async fn message(from: &mut OwnedReadHalf) -> Result<Vec<u8>> {
+pub(super) async fn message(from: &mut OwnedReadHalf) -> Result<Vec<u8>> {
     let mut message = vec![0; HEADER];
     from.read_exact(&mut message).await?;
     let length = usize::try_from(int(&message, 0)?)?;
@@ -164,7 +165,7 @@ async fn message(from: &mut OwnedReadHalf) -> Result<Vec<u8>> {
     Ok(message)
 }
 
-fn int(message: &[u8], at: usize) -> Result<i32> {
+pub(super) fn int(message: &[u8], at: usize) -> Result<i32> {
     let bytes = message.get(at..at + 4).context("a message that is cut off")?;
     Ok(i32::from_le_bytes(bytes.try_into()?))
 }
@@ -174,14 +175,19 @@ fn command(message: &[u8]) -> Result<Option<Command>> {
     if int(message, 12)? != OP_MSG {
         return Ok(None);
     }
-    // Behind the flags come sections: one of kind 0, the command, and lists of documents (kind 1).
+    let body = message.get(body(message)?).context("a body that is cut off")?;
+    parsed(RawDocument::from_bytes(body)?).map(Some)
+}
+
+/// Where the command stands in a message of kind [`OP_MSG`]: behind the flags come sections, one of kind
+/// 0, the command, and lists of documents (kind 1).
+pub(super) fn body(message: &[u8]) -> Result<Range<usize>> {
     let mut at = HEADER + 4;
     loop {
         let kind = *message.get(at).context("a command without a body")?;
         let length = usize::try_from(int(message, at + 1)?)?;
         if kind == 0 {
-            let body = message.get(at + 1..at + 1 + length).context("a body that is cut off")?;
-            return parsed(RawDocument::from_bytes(body)?).map(Some);
+            return Ok(at + 1..at + 1 + length);
         }
         at += 1 + length;
     }

@@ -37,6 +37,7 @@
 //! ```
 
 mod child;
+mod cluster;
 mod downloads;
 mod engine;
 mod http;
@@ -44,6 +45,7 @@ mod node;
 mod ports;
 mod replica_set;
 
+pub use cluster::Cluster;
 pub use engine::{Engine, EngineBuilder};
 pub use http::Response;
 pub use ports::free_port;

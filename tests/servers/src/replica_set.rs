@@ -18,7 +18,26 @@ use crate::{
     node::{Node, READY_WITHIN, Role, role},
 };
 
-const SET_NAME: &str = "rs0";
+/// What a replica set is in a sharded cluster. There no two sets have one name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Part {
+    /// It is in none.
+    Alone,
+    /// The config server.
+    Config,
+    /// A shard.
+    Shard,
+}
+
+impl Part {
+    fn set_name(self) -> &'static str {
+        match self {
+            Self::Alone => "rs0",
+            Self::Config => "config",
+            Self::Shard => "shard",
+        }
+    }
+}
 
 /// A running replica set `rs0` on 127.0.0.1, without a login unless [`MongoDbBuilder::login`] asks for
 /// one. Dropping it kills its nodes and removes their data.
@@ -27,6 +46,7 @@ pub struct MongoDb {
     nodes: Vec<Node>,
     uri: String,
     options: ClientOptions,
+    part: Part,
     _folder: TempDir,
 }
 
@@ -42,6 +62,7 @@ pub struct MongoDbBuilder {
     parameters: Vec<(String, String)>,
     login: Option<(String, String)>,
     alone: bool,
+    part: Part,
 }
 
 impl MongoDbBuilder {
@@ -98,6 +119,12 @@ impl MongoDbBuilder {
         self
     }
 
+    /// A part of a sharded cluster.
+    pub(crate) fn part(mut self, part: Part) -> Self {
+        self.part = part;
+        self
+    }
+
     /// Starts the nodes, initiates the set and returns when it has a primary that takes writes and
     /// all its other nodes are secondaries.
     ///
@@ -132,10 +159,10 @@ impl MongoDbBuilder {
         let hosts: Vec<String> = nodes.iter().map(Node::host).collect();
         let uri = match self.alone {
             true => format!("mongodb://{}/?directConnection=true", hosts.join(",")),
-            false => format!("mongodb://{}/?replicaSet={SET_NAME}", hosts.join(",")),
+            false => format!("mongodb://{}/?replicaSet={}", hosts.join(","), self.part.set_name()),
         };
         let options = ClientOptions::parse(&uri).await?;
-        let mut set = MongoDb { nodes, uri, options, _folder: folder };
+        let mut set = MongoDb { nodes, uri, options, part: self.part, _folder: folder };
         if self.alone {
             return Ok(set);
         }
@@ -161,7 +188,12 @@ impl MongoDbBuilder {
             format!("--wiredTigerCacheSizeGB={}", self.cache_gb),
         ];
         if !self.alone {
-            arguments.push(format!("--replSet={SET_NAME}"));
+            arguments.push(format!("--replSet={}", self.part.set_name()));
+        }
+        match self.part {
+            Part::Alone => {}
+            Part::Config => arguments.push("--configsvr".into()),
+            Part::Shard => arguments.push("--shardsvr".into()),
         }
         let ours = [
             ("enableTestCommands", "1"),
@@ -197,6 +229,7 @@ impl MongoDb {
             parameters: Vec::new(),
             login: None,
             alone: false,
+            part: Part::Alone,
         }
     }
 
@@ -209,7 +242,13 @@ impl MongoDb {
     pub fn uri_of(&self, user: &str, password: &str) -> String {
         let hosts: Vec<String> = self.nodes.iter().map(Node::host).collect();
         let hosts = hosts.join(",");
-        format!("mongodb://{user}:{password}@{hosts}/?replicaSet={SET_NAME}&authSource=admin")
+        let set = self.part.set_name();
+        format!("mongodb://{user}:{password}@{hosts}/?replicaSet={set}&authSource=admin")
+    }
+
+    /// `127.0.0.1:PORT` of a node.
+    pub fn host(&self, node: usize) -> String {
+        self.nodes[node].host()
     }
 
     /// The connection string of one node alone, whatever its state is.
@@ -326,14 +365,17 @@ impl MongoDb {
         let members: Vec<Document> =
             (0i32..).zip(hosts).map(|(id, host)| doc! { "_id": id, "host": host }).collect();
         let timeout = i32::try_from(election_timeout.as_millis())?;
-        let config = doc! {
-            "_id": SET_NAME,
+        let mut config = doc! {
+            "_id": self.part.set_name(),
             "members": members,
             "settings": {
                 "electionTimeoutMillis": timeout,
                 "heartbeatIntervalMillis": (timeout / 4).max(1),
             },
         };
+        if self.part == Part::Config {
+            config.insert("configsvr", true);
+        }
         let admin = self.node_client(0).database("admin");
         admin
             .run_command(doc! { "replSetInitiate": config })
