@@ -61,6 +61,11 @@ fn region(n: i32) -> i32 {
 
 impl Sharing {
     async fn new(kind: Kind, name: &'static str) -> Result<Self> {
+        Self::with(kind, name, "").await
+    }
+
+    /// Under a rule with more keys.
+    async fn with(kind: Kind, name: &'static str, keys: &str) -> Result<Self> {
         let world = World::new().await?;
         let router = match kind {
             Kind::Sharded => Some(Router::start(cluster().await?).await?),
@@ -83,7 +88,7 @@ impl Sharing {
         match kind {
             Kind::Engine | Kind::Sharded => {
                 let rule = format!(
-                    "  - namespace: {name}.items\n    \
+                    "  - namespace: {name}.items\n{keys}    \
                      to: [{{ target: search, index: '{name}', id: '{{at}}' }}]"
                 );
                 text.push_str(&settings.text(world.mongo.uri(), &world.engine.url(), &rule));
@@ -94,7 +99,7 @@ impl Sharing {
                     "source: {}\nhttp: {{ listen: \"127.0.0.1:${{STATUS_PORT}}\" }}\n\
                      checkpoint: {{ every: 100ms }}\n\
                      targets:\n  search: {{ mongodb: {{ uri: \"{}\", {small} }} }}\n\
-                     rules:\n  - namespace: {name}.items\n    transform: doc._id = doc.at;\n    \
+                     rules:\n  - namespace: {name}.items\n{keys}    transform: doc._id = doc.at;\n    \
                      to: [{{ target: search, namespace: {name}_to.items }}]\n",
                     world.mongo.uri(),
                     mirror.uri()
@@ -189,6 +194,26 @@ impl Sharing {
             look.tick().await;
             let Some(wrong) = self.wrong().await? else { return self.held().await };
             ensure!(Instant::now() < deadline, "{wrong}\n{}", run.log());
+        }
+    }
+
+    /// Waits until this is what lies there, and has letters.
+    async fn is(&self, run: &mut Run, held: &[(&str, i32, i32)], refused: &[i64]) -> Result<()> {
+        run.caught_up(&self.source).await?;
+        let held: Held = held.iter().map(|(at, id, n)| ((*at).to_owned(), (*id, *n))).collect();
+        let deadline = Instant::now() + PATIENCE;
+        let mut look = interval(Duration::from_millis(200));
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            let letters = self.file.dead_letters().await?;
+            let of: Option<Vec<_>> =
+                letters.iter().map(|letter| letter["key"]["_id"].as_i64()).collect();
+            let lies = self.held().await?;
+            if lies == held && of.as_deref() == Some(refused) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "{lies:?}, {letters:?}\n{}", run.log());
         }
     }
 
@@ -432,6 +457,90 @@ async fn who_is_refused_outlasts_a_run_without_its_rule() -> Result<()> {
         assert!(run.terminate().await?.success());
     }
     Ok(())
+}
+
+/// What is kept in the target after its deletion keeps its place.
+async fn kept(sharing: Sharing) -> Result<()> {
+    let is = async |run: &mut Run, held: &[(&str, i32, i32)], refused: &[i64]| {
+        sharing.is(run, held, refused).await
+    };
+    // Behind this nothing is on its way to the place any more.
+    let again = "target search: 1 delivered again, 1 of them refused again\n";
+    sharing.set(1, "a", 1).await?;
+    let mut run = sharing.file.run(&[])?;
+    run.copied().await?;
+    sharing.set(2, "a", 1).await?;
+    is(&mut run, &[("a", 1, 1)], &[2]).await?;
+    sharing.remove(1).await?;
+    is(&mut run, &[("a", 1, 1)], &[2]).await?;
+    assert_eq!(sharing.all_letters("retry").await?, again);
+    sharing.set(2, "a", 2).await?;
+    is(&mut run, &[("a", 1, 1)], &[2]).await?;
+    assert!(run.terminate().await?.success());
+    let mut run = sharing.file.run(&[])?;
+    is(&mut run, &[("a", 1, 1)], &[2]).await?;
+    assert_eq!(sharing.all_letters("retry").await?, again);
+    is(&mut run, &[("a", 1, 1)], &[2]).await?;
+    // Who comes again has his place, and may leave it.
+    sharing.set(1, "a", 3).await?;
+    is(&mut run, &[("a", 1, 3)], &[2]).await?;
+    sharing.set(1, "c", 4).await?;
+    is(&mut run, &[("a", 2, 2), ("c", 1, 4)], &[]).await?;
+    // Who leaves the filter is not kept.
+    sharing.set(3, "a", 1).await?;
+    is(&mut run, &[("a", 2, 2), ("c", 1, 4)], &[3]).await?;
+    sharing.set(2, "a", -1).await?;
+    is(&mut run, &[("a", 3, 1), ("c", 1, 4)], &[]).await?;
+    // Of who was refused, and is deleted, there is nothing to keep.
+    sharing.set(4, "a", 1).await?;
+    is(&mut run, &[("a", 3, 1), ("c", 1, 4)], &[4]).await?;
+    sharing.remove(4).await?;
+    is(&mut run, &[("a", 3, 1), ("c", 1, 4)], &[]).await?;
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+const KEEPS: &str = "    on_delete: keep\n    filter: { n: { $gte: 0 } }\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_after_its_deletion_keeps_its_id() -> Result<()> {
+    kept(Sharing::with(Kind::Engine, "sharing-kept", KEEPS).await?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_after_its_deletion_keeps_its_mongodb_id() -> Result<()> {
+    kept(Sharing::with(Kind::MongoDb, "sharing_kept", KEEPS).await?).await
+}
+
+/// What is kept of a collection that is no more stands in nobody's way.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_after_a_drop_is_nobodys() -> Result<()> {
+    let sharing = Sharing::with(Kind::Engine, "sharing-dropped", "    on_drop: keep\n").await?;
+    for id in 1..4 {
+        sharing.set(id, &format!("p{id}"), 1).await?;
+    }
+    sharing.set(4, "p3", 1).await?;
+    let mut run = sharing.file.run(&[])?;
+    sharing.right(&mut run).await?;
+    let third = if sharing.held().await?["p3"] == (3, 1) { 3 } else { 4 };
+    sharing.items.drop().await?;
+    let lie = [("p1", 1, 1), ("p2", 2, 1), ("p3", third, 1)];
+    sharing.is(&mut run, &lie, &[i64::from(7 - third)]).await?;
+    // Of the collection that is made again one has its place, as ever.
+    sharing.set(5, "p1", 1).await?;
+    sharing.is(&mut run, &[("p1", 5, 1), lie[1], lie[2]], &[i64::from(7 - third)]).await?;
+    sharing.set(1, "p1", 2).await?;
+    sharing.set(6, "p3", 2).await?;
+    let refused = [1, i64::from(7 - third)];
+    sharing.is(&mut run, &[("p1", 5, 1), lie[1], ("p3", 6, 2)], &refused).await?;
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// Who has another shard key is not deleted.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_after_its_deletion_is_not_what_has_another_shard_key() -> Result<()> {
+    kept(Sharing::with(Kind::Sharded, "sharing-kept-sharded", KEEPS).await?).await
 }
 
 /// Each has its place in the end.

@@ -236,6 +236,7 @@ impl Shaper {
             });
             let mine = old.iter().filter(|place| place.rule == rule.name);
             let given = Given { change, id: &id, types, reads: reads.as_ref() };
+            let is_over = matches!(state, State::Gone | State::Dropped);
             let verdict = self.verdict(rule, &given, state, &origin, &mut shaped)?;
             // A copy asks one rule alone, which can't know whether another put its document in this
             // place. What one rule takes back after a change is decided with all of them.
@@ -246,6 +247,10 @@ impl Shaper {
             };
             match verdict {
                 Verdict::Leave => {
+                    // What was never put anywhere is not kept either.
+                    if is_over && !rule.fixed && mine.clone().next().is_none() {
+                        shaped.gone.push(origin.clone());
+                    }
                     shaped.places.extend(mine.clone().cloned());
                     left.extend(mine.map(|place| place.place.clone()));
                     if rule.fixed {

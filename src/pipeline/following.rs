@@ -701,7 +701,8 @@ impl Answering {
     }
 
     /// A document that the rule's read did not return was deleted, or no longer matches; where the
-    /// rule treats the two differently, a read by key alone tells which.
+    /// rule treats the two differently, a read by `_id` alone tells which: one whose shard key has changed
+    /// is still there.
     async fn tell_apart(
         &self,
         namespace: &Namespace,
@@ -711,7 +712,8 @@ impl Answering {
     ) -> Result<ClusterTime, Halt> {
         let gone: Vec<usize> =
             (0..keys.len()).filter(|&index| matches!(states[index], Some(State::Gone))).collect();
-        let missing: Vec<DocumentKey> = gone.iter().map(|&index| keys[index].clone()).collect();
+        let by_id = |key: &DocumentKey| DocumentKey::from_id(key.id()).unwrap_or(key.clone());
+        let missing: Vec<DocumentKey> = gone.iter().map(|&index| by_id(&keys[index])).collect();
         let read = Read::existence();
         let answer = self.reading.fetch(namespace, &read, &missing, after, &self.budget).await?;
         for (index, fetched) in gone.into_iter().zip(answer.fetched) {
