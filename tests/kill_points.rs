@@ -340,6 +340,132 @@ async fn an_end_while_a_place_is_given_on() -> Result<()> {
     Ok(())
 }
 
+/// Waits until this is what lies in an index, of which document each, and has letters.
+async fn lie(
+    stage: &Stage,
+    file: &RuleFile,
+    index: &str,
+    held: &[(&str, i64)],
+    refused: &[i64],
+) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut look = interval(Duration::from_millis(100));
+    loop {
+        look.tick().await;
+        let hits = hits(&stage.world.engine, index).await?;
+        let lies: Vec<_> = hits
+            .iter()
+            .filter_map(|hit| Some((hit.id.as_str(), hit.source["of"].as_i64()?)))
+            .collect();
+        let letters = file.dead_letters().await?;
+        let of: Vec<_> = letters.iter().filter_map(|it| it["key"]["_id"].as_i64()).collect();
+        if lies == held && of == refused {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{lies:?}, {letters:?}");
+    }
+}
+
+/// A process is frozen as it takes away whose a place is, since its document has left it. By the time
+/// that is carried out the document is there again, by the process that has taken over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_process_takes_away_no_place() -> Result<()> {
+    let stage = Stage::new().await?;
+    let items = stage.world.collection("frozen_place.items");
+    let file = stage.file(
+        "  - namespace: frozen_place.items\n    \
+         to: [{ target: search, index: 'frozen_place', id: '{at}' }]",
+    )?;
+    let at = |at: &str| doc! { "$set": { "at": at } };
+    items.insert_one(doc! { "_id": 1, "of": 1, "at": "a" }).await?;
+    let mut first = file.run(&[])?;
+    first.copied().await?;
+    let mut second = file.run(&[])?;
+    second.until("standing by", |status| status["state"] == "standby").await?;
+    let bulk = stage.hold_bulks(Moment::After);
+    items.update_one(doc! { "_id": 1 }, at("b")).await?;
+    first.meets("the bulk that moves it", &bulk, 1).await?;
+    let gate = stage.hold_store(Moment::Before, |command| {
+        command.name == "delete" && command.collection == "places"
+    });
+    stage.endpoint.pass_on();
+    bulk.open();
+    first.meets("what takes its old place away", &gate, 1).await?;
+    first.signal("STOP").await?;
+    stage.store.pass_on();
+    items.update_one(doc! { "_id": 1 }, at("a")).await?;
+    second.until("taking over", |status| status["state"] == "active").await?;
+    second.caught_up(&stage.world.client).await?;
+    lie(&stage, &file, "frozen_place", &[("a", 1)], &[]).await?;
+    gate.open();
+    first.signal("CONT").await?;
+    assert_eq!(first.ended().await?.code(), Some(1));
+    items.insert_one(doc! { "_id": 2, "of": 2, "at": "a" }).await?;
+    lie(&stage, &file, "frozen_place", &[("a", 1)], &[2]).await?;
+    items.delete_one(doc! { "_id": 1 }).await?;
+    lie(&stage, &file, "frozen_place", &[("a", 2)], &[]).await?;
+    assert!(second.terminate().await?.success());
+    Ok(())
+}
+
+/// A process is lost at one of the first writes of those that give a place on, and another one, which
+/// stands by, goes on with it. What the frozen one still had on its way comes behind that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_is_given_on_by_who_takes_over() -> Result<()> {
+    let stage = Stage::new().await?;
+    let items = stage.world.collection("taken_over.items");
+    let file = stage.file(
+        "  - namespace: taken_over.items\n    \
+         to: [{ target: search, index: 'taken_over', id: '{at}' }]",
+    )?;
+    let (mut owner, mut next) = (1, 2);
+    items.insert_one(doc! { "_id": owner, "of": owner, "at": "a" }).await?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    for (write, is_frozen) in [(0, false), (1, true), (2, false), (2, true), (3, true), (4, true)] {
+        let mut other = file.run(&[])?;
+        other.until("standing by", |status| status["state"] == "standby").await?;
+        lie(&stage, &file, "taken_over", &[("a", owner)], &[]).await?;
+        items.insert_one(doc! { "_id": next, "of": next, "at": "a" }).await?;
+        lie(&stage, &file, "taken_over", &[("a", owner)], &[next]).await?;
+        run.caught_up(&stage.world.client).await?;
+        let gate = stage.hold_writes(Moment::Before, write);
+        items.delete_one(doc! { "_id": owner }).await?;
+        run.meets("a write", &gate, 1).await?;
+        let frozen = match is_frozen {
+            true => {
+                run.signal("STOP").await?;
+                Some(run)
+            }
+            false => {
+                run.kill().await?;
+                gate.discard();
+                None
+            }
+        };
+        stage.store.pass_on();
+        stage.endpoint.pass_on();
+        // One more that is to be refused, and to follow later.
+        items.insert_one(doc! { "_id": next + 1, "of": next + 1, "at": "b" }).await?;
+        other.until("taking over", |status| status["state"] == "active").await?;
+        other.caught_up(&stage.world.client).await?;
+        lie(&stage, &file, "taken_over", &[("a", next), ("b", next + 1)], &[]).await?;
+        items.update_one(doc! { "_id": next + 1 }, doc! { "$set": { "at": "a" } }).await?;
+        lie(&stage, &file, "taken_over", &[("a", next)], &[next + 1]).await?;
+        if let Some(frozen) = frozen {
+            gate.open();
+            frozen.signal("CONT").await?;
+            assert_eq!(frozen.ended().await?.code(), Some(1), "{write}");
+            lie(&stage, &file, "taken_over", &[("a", next)], &[next + 1]).await?;
+        }
+        items.delete_one(doc! { "_id": next }).await?;
+        lie(&stage, &file, "taken_over", &[("a", next + 1)], &[]).await?;
+        (owner, next, run) = (next + 1, next + 2, other);
+    }
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
 /// A dead letter is stored before the position may pass its document.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_while_a_dead_letter_is_written() -> Result<()> {

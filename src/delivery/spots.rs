@@ -56,7 +56,7 @@ use super::{
     dead_letters::{Letter, Stage},
     insist,
     lane::Subject,
-    places::Places,
+    places::{Places, RulePlace},
     shape::Shaper,
     slice::Settling,
 };
@@ -329,13 +329,15 @@ impl Spots {
             }
             moved.awaits_no_more = self.meet(&moved.subject, withheld, shaper, &mut looked);
             // A process that was shut out since may still take away whose they are, with what it found
-            // there.
-            if moved.old.len() > moved.new.len() {
-                let stays = |at: &PlaceKey| moved.new.iter().any(|new| new.place == *at);
-                let kept = moved.spots.iter().filter(|(_, at)| stays(at));
-                let write = |(spot, _): &(Spot, _)| put(self.key(*spot), &record(&moved.subject));
-                looked.writes.extend(kept.map(write));
-            }
+            // there: a place that the document has left in the meantime and comes back to, too.
+            let leaves = moved.old.len() > moved.new.len();
+            let has = |places: &[RulePlace], at: &PlaceKey| places.iter().any(|it| it.place == *at);
+            let kept = moved.spots.iter().filter(|(spot, at)| {
+                let again = leaves || !has(&moved.old, at);
+                again && has(&moved.new, at) && !owners.taken.contains_key(spot)
+            });
+            let write = |(spot, _): &(Spot, _)| put(self.key(*spot), &record(&moved.subject));
+            looked.writes.extend(kept.map(write));
         }
         let awaiting: HashMap<RecordKey, &Subject> = looked
             .awaiting
