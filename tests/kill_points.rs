@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use mongodb::bson::{Document, doc};
 use tokio::time::{Instant, interval};
 
@@ -342,7 +342,7 @@ async fn an_end_while_a_place_is_given_on() -> Result<()> {
 
 /// Waits until this is what lies in an index, of which document each, and has letters.
 async fn lie(
-    stage: &Stage,
+    world: &World,
     file: &RuleFile,
     index: &str,
     held: &[(&str, i64)],
@@ -352,7 +352,7 @@ async fn lie(
     let mut look = interval(Duration::from_millis(100));
     loop {
         look.tick().await;
-        let hits = hits(&stage.world.engine, index).await?;
+        let hits = hits(&world.engine, index).await?;
         let lies: Vec<_> = hits
             .iter()
             .filter_map(|hit| Some((hit.id.as_str(), hit.source["of"].as_i64()?)))
@@ -396,14 +396,14 @@ async fn a_frozen_process_takes_away_no_place() -> Result<()> {
     items.update_one(doc! { "_id": 1 }, at("a")).await?;
     second.until("taking over", |status| status["state"] == "active").await?;
     second.caught_up(&stage.world.client).await?;
-    lie(&stage, &file, "frozen_place", &[("a", 1)], &[]).await?;
+    lie(&stage.world, &file, "frozen_place", &[("a", 1)], &[]).await?;
     gate.open();
     first.signal("CONT").await?;
     assert_eq!(first.ended().await?.code(), Some(1));
     items.insert_one(doc! { "_id": 2, "of": 2, "at": "a" }).await?;
-    lie(&stage, &file, "frozen_place", &[("a", 1)], &[2]).await?;
+    lie(&stage.world, &file, "frozen_place", &[("a", 1)], &[2]).await?;
     items.delete_one(doc! { "_id": 1 }).await?;
-    lie(&stage, &file, "frozen_place", &[("a", 2)], &[]).await?;
+    lie(&stage.world, &file, "frozen_place", &[("a", 2)], &[]).await?;
     assert!(second.terminate().await?.success());
     Ok(())
 }
@@ -425,9 +425,9 @@ async fn a_place_is_given_on_by_who_takes_over() -> Result<()> {
     for (write, is_frozen) in [(0, false), (1, true), (2, false), (2, true), (3, true), (4, true)] {
         let mut other = file.run(&[])?;
         other.until("standing by", |status| status["state"] == "standby").await?;
-        lie(&stage, &file, "taken_over", &[("a", owner)], &[]).await?;
+        lie(&stage.world, &file, "taken_over", &[("a", owner)], &[]).await?;
         items.insert_one(doc! { "_id": next, "of": next, "at": "a" }).await?;
-        lie(&stage, &file, "taken_over", &[("a", owner)], &[next]).await?;
+        lie(&stage.world, &file, "taken_over", &[("a", owner)], &[next]).await?;
         run.caught_up(&stage.world.client).await?;
         let gate = stage.hold_writes(Moment::Before, write);
         items.delete_one(doc! { "_id": owner }).await?;
@@ -449,19 +449,90 @@ async fn a_place_is_given_on_by_who_takes_over() -> Result<()> {
         items.insert_one(doc! { "_id": next + 1, "of": next + 1, "at": "b" }).await?;
         other.until("taking over", |status| status["state"] == "active").await?;
         other.caught_up(&stage.world.client).await?;
-        lie(&stage, &file, "taken_over", &[("a", next), ("b", next + 1)], &[]).await?;
+        lie(&stage.world, &file, "taken_over", &[("a", next), ("b", next + 1)], &[]).await?;
         items.update_one(doc! { "_id": next + 1 }, doc! { "$set": { "at": "a" } }).await?;
-        lie(&stage, &file, "taken_over", &[("a", next)], &[next + 1]).await?;
+        lie(&stage.world, &file, "taken_over", &[("a", next)], &[next + 1]).await?;
         if let Some(frozen) = frozen {
             gate.open();
             frozen.signal("CONT").await?;
             assert_eq!(frozen.ended().await?.code(), Some(1), "{write}");
-            lie(&stage, &file, "taken_over", &[("a", next)], &[next + 1]).await?;
+            lie(&stage.world, &file, "taken_over", &[("a", next)], &[next + 1]).await?;
         }
         items.delete_one(doc! { "_id": next }).await?;
-        lie(&stage, &file, "taken_over", &[("a", next + 1)], &[]).await?;
+        lie(&stage.world, &file, "taken_over", &[("a", next + 1)], &[]).await?;
         (owner, next, run) = (next + 1, next + 2, other);
     }
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// A document that was asked for lies in the target with a time that the stream has not reached. What the
+/// stream shows then of what it was before is taken away all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_asked_for_is_taken_away_by_a_stream_that_lags() -> Result<()> {
+    let world = World::new().await?;
+    let source = MongoProxy::start(&world.mongo_address()?).await?;
+    let store =
+        format!("checkpoint: {{ every: 50ms, mongodb: {{ uri: \"{}\" }} }}", world.mongo.uri());
+    let rules = "  - namespace: lagging.items\n    \
+                 to: [{ target: search, index: 'lagging', id: '{at}' }]";
+    let settings = Settings { top: store, mongo: Some(source.uri()), ..Settings::default() };
+    let file = world.rule_file_with(&settings, rules)?;
+    // An answer of the stream comes when something happens, and never for itself.
+    let uri = format!("source: {}", source.uri());
+    let patient = format!("source: {{ uri: \"{}\", max_await: 60s }}", source.uri());
+    file.rewrite(|text| text.replace(&uri, &patient))?;
+    let items = world.collection("lagging.items");
+    let here = async |held: &[(&str, i64)], refused: &[i64]| {
+        lie(&world, &file, "lagging", held, refused).await
+    };
+    let to = async |id: i32, at: &str| -> Result<()> {
+        items.update_one(doc! { "_id": id }, doc! { "$set": { "at": at } }).await?;
+        Ok(())
+    };
+    let retried = async || -> Result<()> {
+        let retried = file.command("dead-letters", &["retry", "--all"]).await?;
+        ensure!(retried.status.success(), "{}", String::from_utf8_lossy(&retried.stderr));
+        Ok(())
+    };
+    items.insert_one(doc! { "_id": 1, "of": 1, "at": "a" }).await?;
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    for id in [2, 3] {
+        items.insert_one(doc! { "_id": id, "of": id, "at": "a" }).await?;
+    }
+    here(&[("a", 1)], &[2, 3]).await?;
+    let gate = Gate::closed();
+    let fault = Fault::Hold(Moment::After, gate.clone());
+    source.play(move |command| (command.name == "getMore").then(|| fault.clone()));
+    // The question that is open already is answered by this.
+    items.insert_one(doc! { "_id": 9, "of": 9, "at": "z" }).await?;
+    here(&[("a", 1), ("z", 9)], &[2, 3]).await?;
+    to(2, "b").await?;
+    run.meets("the answer that tells of it", &gate, 1).await?;
+    retried().await?;
+    here(&[("a", 1), ("b", 2), ("z", 9)], &[3]).await?;
+    // It is asked for once more, since another is to lie there.
+    to(3, "b").await?;
+    retried().await?;
+    here(&[("a", 1), ("b", 2), ("z", 9)], &[3]).await?;
+    to(3, "c").await?;
+    items.delete_one(doc! { "_id": 2 }).await?;
+    let seen = |status: &serde_json::Value| {
+        let rule = &status["targets"]["search"]["rules"]["lagging.items"];
+        let count = |what: &str| rule[what].as_u64().unwrap_or_default();
+        count("removed") + count("superseded")
+    };
+    let before = seen(&run.status().await.context("a status")?);
+    // What tells that it was deleted comes behind all that came of the first answer.
+    let next = Gate::closed();
+    let fault = Fault::Hold(Moment::Before, next.clone());
+    source.play(move |command| (command.name == "getMore").then(|| fault.clone()));
+    gate.open();
+    run.until("what comes of the answer", |status| seen(status) > before).await?;
+    source.pass_on();
+    next.open();
+    here(&[("a", 1), ("c", 3), ("z", 9)], &[]).await?;
     assert!(run.terminate().await?.success());
     Ok(())
 }
