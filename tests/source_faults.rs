@@ -143,6 +143,48 @@ async fn a_reply_that_never_comes_is_not_waited_for() -> Result<()> {
     Ok(())
 }
 
+/// A server shows in its stream what it lists a moment later. A plan that took it for gone would leave it out for
+/// ever: what the stream shows of it is from before the plan.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_listed_yet_is_not_gone() -> Result<()> {
+    let world = World::new().await?;
+    let proxy = MongoProxy::start(&world.mongo_address()?).await?;
+    let settings = Settings {
+        top: format!("checkpoint: {{ mongodb: {{ uri: \"{}\" }} }}", world.mongo.uri()),
+        mongo: Some(proxy.uri()),
+        ..Settings::default()
+    };
+    // The plan looks behind so many others.
+    for (database, named, looks) in [("unlisted", "items", 3), ("unlisted_all", "*", 2)] {
+        let items = world.collection(&format!("{database}.items"));
+        let staged = world.collection(&format!("{database}.staged"));
+        fill(&items, 1, 30).await?;
+        fill(&staged, 2, 40).await?;
+        let file = world.rule_file_with(
+            &settings,
+            &format!("  - {{ name: {database}, namespace: '{database}.{named}', to: search }}"),
+        )?;
+        let index = format!("{database}-items");
+        // A first plan.
+        proxy.leave_out("items", looks);
+        let mut run = file.run(&[])?;
+        run.copied().await?;
+        run.caught_up(&world.client).await?;
+        assert_eq!(proxy.to_leave_out(), 0);
+        assert_eq!(compare(&items, &world.engine, &index).await?.none()?, 30);
+        // One that follows what the stream has shown.
+        proxy.leave_out("items", 1);
+        let out = doc! { "$out": "items" };
+        staged.aggregate([doc! { "$match": { "_id": { "$gte": 20 } } }, out]).await?;
+        run.caught_up(&world.client).await?;
+        run.copied().await?;
+        assert_eq!(proxy.to_leave_out(), 0);
+        assert_eq!(compare(&items, &world.engine, &index).await?.none()?, 20);
+        assert!(run.terminate().await?.success());
+    }
+    Ok(())
+}
+
 /// What the network between does to the source's connections.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_network_to_the_source_that_fails() -> Result<()> {

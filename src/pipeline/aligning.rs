@@ -27,16 +27,16 @@ use crate::{
     checkpoint::{lease::Validity, tracker::Claim},
     delivery::retry::{Backoff, pause},
     rules::model::DeliverySettings,
+    source::namespaces::LISTED_WITHIN,
     status::TargetStatus,
     target::{Align, Right, Target},
 };
 
 /// Collections that are seen to at once.
 const AT_ONCE: usize = 4;
-/// How long behind a first look a second one follows. What the stream shows is committed, and may not be
-/// among what commands list yet: by some milliseconds where the server's processors are busy. The second
-/// look costs little, and nobody but the position waits for it.
-const MOMENT: Duration = Duration::from_millis(500);
+/// How long behind a first look a second one follows. It costs little, and nobody but the position waits for
+/// it.
+const MOMENT: Duration = LISTED_WITHIN;
 /// What waits for other documents, and is no trouble of the target's.
 const FOR_DOCUMENTS: &str = "duplicate";
 

@@ -36,7 +36,7 @@ use crate::{
     source::{
         chunks,
         error::Error as SourceError,
-        namespaces::{Found, Kind},
+        namespaces::{Found, Kind, LISTED_WITHIN},
         selection,
     },
     status::RuleStatus,
@@ -570,6 +570,21 @@ pub async fn namespaces(
         }
         None => Ok(selected.read),
     }
+}
+
+/// Whether these are all that a rule reads, for all that a list can say: where it names one collection, and
+/// that is there. What has come to be a moment ago may not be listed yet.
+pub fn are_all(rule: &Rule, found: bool) -> bool {
+    found && rule.namespaces.exact().is_some()
+}
+
+/// Waits until what has come to be before is listed.
+///
+/// # Errors
+/// Where it is stopped.
+pub async fn until_listed(stop: &CancellationToken) -> Result<(), Error> {
+    let moment = tokio::time::sleep(LISTED_WITHIN);
+    stop.run_until_cancelled(moment).await.ok_or(Error::Stopped)
 }
 
 /// Refuses a rule that is to begin in the future: until then nothing would be delivered.

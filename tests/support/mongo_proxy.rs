@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use mongodb::bson::{RawDocument, RawDocumentBuf};
+use mongodb::bson::{Document, RawDocument, RawDocumentBuf};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{
@@ -57,12 +57,31 @@ pub struct MongoProxy {
 struct Shared {
     server: String,
     script: Mutex<Option<Arc<Script>>>,
+    /// A collection that so many listings leave out.
+    unlisted: Mutex<(String, usize)>,
+}
+
+impl Shared {
+    /// What the answer to this command leaves out.
+    fn leaves_out(&self, command: &Command) -> Option<String> {
+        let mut unlisted = self.unlisted.lock().expect("no panic");
+        let (name, left) = &mut *unlisted;
+        let is_it = command.name == "listCollections" && *left > 0;
+        is_it.then(|| {
+            *left -= 1;
+            name.clone()
+        })
+    }
 }
 
 impl MongoProxy {
     /// In front of the node at `HOST:PORT`; everything passes.
     pub async fn start(server: &str) -> Result<Self> {
-        let shared = Arc::new(Shared { server: server.to_owned(), script: Mutex::new(None) });
+        let shared = Arc::new(Shared {
+            server: server.to_owned(),
+            script: Mutex::default(),
+            unlisted: Mutex::default(),
+        });
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let accepting = shared.clone();
@@ -86,6 +105,17 @@ impl MongoProxy {
         *self.shared.script.lock().expect("no panic") = Some(Arc::new(script));
     }
 
+    /// The next so many lists of collections leave this one out, as a server does that has committed it a
+    /// moment ago.
+    pub fn leave_out(&self, collection: &str, lists: usize) {
+        *self.shared.unlisted.lock().expect("no panic") = (collection.to_owned(), lists);
+    }
+
+    /// How many of those are still to come.
+    pub fn to_leave_out(&self) -> usize {
+        self.shared.unlisted.lock().expect("no panic").1
+    }
+
     /// From now on everything passes.
     pub fn pass_on(&self) {
         *self.shared.script.lock().expect("no panic") = None;
@@ -98,8 +128,12 @@ impl Drop for MongoProxy {
     }
 }
 
-/// Faults that wait for the answer to a request, by its id.
-type Due = Mutex<HashMap<i32, Fault>>;
+/// What waits for the answer to a request, by its id: a fault, or what it leaves out.
+#[derive(Default)]
+struct Due {
+    faults: Mutex<HashMap<i32, Fault>>,
+    unlisted: Mutex<HashMap<i32, String>>,
+}
 
 async fn connection(client: TcpStream, shared: Arc<Shared>) {
     let Ok(server) = TcpStream::connect(&shared.server).await else { return };
@@ -124,6 +158,9 @@ async fn requests(
         let message = message(&mut from).await?;
         let script = shared.script.lock().expect("no panic").clone();
         let command = command(&message)?;
+        if let Some(name) = command.as_ref().and_then(|command| shared.leaves_out(command)) {
+            due.unlisted.lock().expect("no panic").insert(int(&message, 4)?, name);
+        }
         match script.zip(command).and_then(|(script, command)| script(&command)) {
             None => {}
             Some(Fault::Cut(Moment::Before)) => return Ok(()),
@@ -132,7 +169,7 @@ async fn requests(
                 false => return Ok(()),
             },
             Some(fault) => {
-                due.lock().expect("no panic").insert(int(&message, 4)?, fault);
+                due.faults.lock().expect("no panic").insert(int(&message, 4)?, fault);
             }
         }
         to.write_all(&message).await?;
@@ -141,8 +178,13 @@ async fn requests(
 
 async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, due: &Due) -> Result<()> {
     loop {
-        let message = message(&mut from).await?;
-        let fault = due.lock().expect("no panic").remove(&int(&message, 8)?);
+        let mut message = message(&mut from).await?;
+        let answered = int(&message, 8)?;
+        let unlisted = due.unlisted.lock().expect("no panic").remove(&answered);
+        if let Some(name) = unlisted {
+            message = without(&message, &name)?;
+        }
+        let fault = due.faults.lock().expect("no panic").remove(&answered);
         match fault {
             None => {}
             Some(Fault::Cut(_)) => return Ok(()),
@@ -191,6 +233,21 @@ pub(super) fn body(message: &[u8]) -> Result<Range<usize>> {
         }
         at += 1 + length;
     }
+}
+
+/// A list of collections without one of them.
+fn without(message: &[u8], name: &str) -> Result<Vec<u8>> {
+    let mut answer = Document::from_reader(&message[body(message)?])?;
+    let cursor = answer.get_document_mut("cursor")?;
+    let listed = cursor.get_array_mut("firstBatch")?;
+    listed.retain(|it| it.as_document().and_then(|it| it.get_str("name").ok()) != Some(name));
+    // Flags of which none is set, then the answer alone.
+    let mut made = message[..HEADER].to_vec();
+    made.extend([0; 5]);
+    made.extend(RawDocumentBuf::try_from(&answer)?.as_bytes());
+    let length = i32::try_from(made.len())?.to_le_bytes();
+    made[..4].copy_from_slice(&length);
+    Ok(made)
 }
 
 fn parsed(body: &RawDocument) -> Result<Command> {

@@ -69,6 +69,8 @@ use super::{
 /// How long the server may take to make a write durable, within the time that [`failure::retry`]
 /// gives the call as a whole.
 const DURABLE_WITHIN: std::time::Duration = std::time::Duration::from_secs(8);
+/// What is not made within this comes with its first record: who takes the lease waits no longer.
+const MADE_WITHIN: std::time::Duration = std::time::Duration::from_secs(1);
 /// Records in collections of one MongoDB database.
 pub struct MongoStore {
     database: Database,
@@ -236,7 +238,8 @@ impl MongoStore {
             .collect();
         let make =
             |table| failure::retry(move || self.database.create_collection(table).into_future());
-        join_all(missing.into_iter().map(make)).await;
+        let all = join_all(missing.into_iter().map(make));
+        let _ = tokio::time::timeout(MADE_WITHIN, all).await;
     }
 
     /// Has the valid records of a table bear an epoch, and removes the others.

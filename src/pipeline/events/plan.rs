@@ -30,7 +30,10 @@ use super::{
         Error, Options,
         copying::Copy,
         demand::Demand,
-        plan::{Planned, asked, copy, cut, identity, namespaces, not_to_come, reaches},
+        plan::{
+            Planned, are_all, asked, copy, cut, identity, namespaces, not_to_come, reaches,
+            until_listed,
+        },
         reading::Reading,
         rule_set::RuleSet,
         settling::Place,
@@ -113,7 +116,14 @@ impl EventPlanning<'_> {
         let position = self.position(stored.as_ref(), now).await?;
         // What comes into being after this is in the stream; what was there is among those that are
         // looked for now. Behind `now`, since images may take long to be switched on.
-        let found = namespaces(self.reading, self.rules, self.rule()).await?;
+        let mut found = namespaces(self.reading, self.rules, self.rule()).await?;
+        let copies_at_all = self.rule().copy.is_some();
+        let again = self.demand.rules.contains(&self.rule().name);
+        let copies_now = copies_at_all && !self.options.changes_only && (fresh || again);
+        if copies_now && !are_all(self.rule(), !found.is_empty()) {
+            until_listed(self.stop).await?;
+            found = namespaces(self.reading, self.rules, self.rule()).await?;
+        }
         self.keep_images(&found).await?;
         if !self.demand.is_nothing() {
             self.write(vec![put(stream.demand(), &self.demand.record())]).await?;
@@ -127,10 +137,8 @@ impl EventPlanning<'_> {
             stored_at: DateTime::now(),
         };
         self.write(vec![put(stream.position(), &record)]).await?;
-        let copies_at_all = self.rule().copy.is_some();
-        let again = self.demand.rules.contains(&self.rule().name);
         let mut planned = self.stored_copies().await?;
-        if copies_at_all && !self.options.changes_only && (fresh || again) {
+        if copies_now {
             self.forget(planned.keys()).await?;
             planned.clear();
             for found in found {

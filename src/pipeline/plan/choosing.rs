@@ -18,6 +18,7 @@ use crate::{
 use super::{
     Copies, PartId, Planning,
     again::{Part, Wanted, choose},
+    are_all, until_listed,
 };
 
 /// What is planned now, beside every part that there is or has been.
@@ -71,7 +72,8 @@ impl Planning<'_> {
         if self.demand.is_empty() && !fresh.iter().any(copies_now) {
             return Ok(Default::default());
         }
-        let (mut all, found) = self.parts(copies).await?;
+        let new: Vec<RuleIndex> = fresh.iter().copied().filter(copies_now).collect();
+        let (mut all, found) = self.parts_as_listed(&new, copies).await?;
         let ids = self.collection_ids(&all).await?;
         // Another source has other ids, and that says nothing.
         let known_here = if same { ids.clone() } else { HashMap::new() };
@@ -111,7 +113,7 @@ impl Planning<'_> {
             };
             wanted.insert(part.id.clone(), why);
         }
-        for index in fresh.iter().filter(|index| copies_now(index)) {
+        for index in &new {
             if !all.iter().any(|part| part.id.0 == *index && found.contains_key(&part.id.1)) {
                 tracing::warn!(
                     target = self.name,
@@ -199,6 +201,28 @@ impl Planning<'_> {
     }
 
     /// Every part that there is or has been, and which namespaces there are now.
+    /// Every part that there is or has been, and what is there. Where something is not that may be, it is
+    /// looked for once more, a moment later: a plan that leaves out what has just been made does so for ever,
+    /// and nothing of the stream shows it again.
+    async fn parts_as_listed(
+        &self,
+        new: &[RuleIndex],
+        copies: &Copies,
+    ) -> Result<(Vec<Part>, HashMap<Namespace, Kind>), Error> {
+        let (parts, found) = self.parts(copies).await?;
+        let is_there = |part: &&Part| found.contains_key(&part.id.1);
+        let has_all = |index: &RuleIndex| {
+            let has_some = parts.iter().filter(is_there).any(|part| part.id.0 == *index);
+            are_all(self.rules.get(*index).rule(), has_some)
+        };
+        let mut demanded = self.demand.parts.keys();
+        if new.iter().all(has_all) && demanded.all(|(_, it)| found.contains_key(it)) {
+            return Ok((parts, found));
+        }
+        until_listed(self.stop).await?;
+        self.parts(copies).await
+    }
+
     async fn parts(&self, copies: &Copies) -> Result<(Vec<Part>, HashMap<Namespace, Kind>), Error> {
         // Namespaces that came after a rule was copied have no plan; an id of theirs was written.
         let prefix = keys::all_id_types();
