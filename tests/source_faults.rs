@@ -98,21 +98,26 @@ async fn each_error_of_the_source_is_got_over() -> Result<()> {
     Ok(())
 }
 
+/// Only the source is behind the proxy.
+fn behind(proxy: &MongoProxy, world: &World) -> Settings {
+    Settings {
+        top: format!("checkpoint: {{ mongodb: {{ uri: \"{}\" }} }}", world.mongo.uri()),
+        mongo: Some(proxy.uri()),
+        ..Settings::default()
+    }
+}
+
 /// Requests that are swallowed on connections that stay open: nothing ever comes back. Of the stream
 /// and of the copy at one time, then of the lookup of a change.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_that_never_comes_is_not_waited_for() -> Result<()> {
     let world = World::new().await?;
     let proxy = MongoProxy::start(&world.mongo_address()?).await?;
-    let settings = Settings {
-        top: format!("checkpoint: {{ mongodb: {{ uri: \"{}\" }} }}", world.mongo.uri()),
-        mongo: Some(proxy.uri()),
-        ..Settings::default()
-    };
+    let settings = behind(&proxy, &world);
     let items = world.collection("swallowed.items");
     fill(&items, 3, 500).await?;
     let mut case = situation("replies of the source that never come");
-    // Only the source is behind the proxy. The plan tries the rule's read with one find.
+    // The plan tries the rule's read with one find.
     let swallow = |name: &'static str, which: usize, gate: &Arc<Gate>| {
         let (seen, fault) = (AtomicUsize::new(0), Fault::Hold(Moment::Before, gate.clone()));
         move |command: &Command| {
@@ -149,11 +154,7 @@ async fn a_reply_that_never_comes_is_not_waited_for() -> Result<()> {
 async fn what_is_not_listed_yet_is_not_gone() -> Result<()> {
     let world = World::new().await?;
     let proxy = MongoProxy::start(&world.mongo_address()?).await?;
-    let settings = Settings {
-        top: format!("checkpoint: {{ mongodb: {{ uri: \"{}\" }} }}", world.mongo.uri()),
-        mongo: Some(proxy.uri()),
-        ..Settings::default()
-    };
+    let settings = behind(&proxy, &world);
     // The plan looks behind so many others.
     for (database, named, looks) in [("unlisted", "items", 3), ("unlisted_all", "*", 2)] {
         let items = world.collection(&format!("{database}.items"));

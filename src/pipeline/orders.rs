@@ -362,6 +362,7 @@ mod tests {
             let pipelines = Pipelines::from([(target.clone(), pipelines)]);
             let (stopping, ended) = (CancellationToken::new(), CancellationToken::new());
             let until = Until { stopping, ended };
+            // Awaited by `end`, or over with the test's runtime.
             let attending = tokio::spawn(attend(rules, store.clone(), pipelines, until.clone()));
             Self { store, target, orders, until, attending }
         }

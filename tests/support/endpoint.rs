@@ -252,6 +252,7 @@ impl Shared {
             *busy = (*busy).max(Instant::now()) + takes;
             *busy
         };
+        // It plays an engine that takes its time, as the test says.
         tokio::time::sleep_until(until).await;
     }
 }

@@ -85,13 +85,7 @@ impl MongoProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let accepting = shared.clone();
-        let acceptor = tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(connection(client, accepting.clone()));
-                while connections.try_join_next().is_some() {}
-            }
-        });
+        let acceptor = accepted(listener, move |client| connection(client, accepting.clone()));
         Ok(Self { address, shared, acceptor })
     }
 
@@ -126,6 +120,24 @@ impl Drop for MongoProxy {
     fn drop(&mut self) {
         self.acceptor.abort();
     }
+}
+
+/// Serves connections until it is aborted, which ends them too. Whatever ends one ends that alone.
+pub(super) fn accepted<F>(
+    listener: TcpListener,
+    serve: impl Fn(TcpStream) -> F + Send + 'static,
+) -> JoinHandle<()>
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    // Whoever holds the handle aborts it once it is dropped.
+    tokio::spawn(async move {
+        let mut connections = JoinSet::new();
+        while let Ok((client, _)) = listener.accept().await {
+            connections.spawn(serve(client));
+            while connections.try_join_next().is_some() {}
+        }
+    })
 }
 
 /// What waits for the answer to a request, by its id: a fault, or what it leaves out.

@@ -21,10 +21,10 @@ use mongosync_servers::Cluster;
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
-    task::{JoinHandle, JoinSet},
+    task::JoinHandle,
 };
 
-use super::mongo_proxy::{HEADER, OP_MSG, body, int, message};
+use super::mongo_proxy::{HEADER, OP_MSG, accepted, body, int, message};
 
 /// Of the answer to the handshake, which is of another kind: flags, a cursor, where it begins, how many
 /// documents.
@@ -71,13 +71,7 @@ impl Router {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let accepting = shared.clone();
-        let acceptor = tokio::spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(connection(client, accepting.clone()));
-                while connections.try_join_next().is_some() {}
-            }
-        });
+        let acceptor = accepted(listener, move |client| connection(client, accepting.clone()));
         Ok(Self { cluster, address, shared, acceptor })
     }
 

@@ -200,7 +200,6 @@ impl Planning<'_> {
         self.rules.iter().count() == self.all_rules.len()
     }
 
-    /// Every part that there is or has been, and which namespaces there are now.
     /// Every part that there is or has been, and what is there. Where something is not that may be, it is
     /// looked for once more, a moment later: a plan that leaves out what has just been made does so for ever,
     /// and nothing of the stream shows it again.
@@ -223,6 +222,7 @@ impl Planning<'_> {
         self.parts(copies).await
     }
 
+    /// Every part that there is or has been, and which namespaces there are now.
     async fn parts(&self, copies: &Copies) -> Result<(Vec<Part>, HashMap<Namespace, Kind>), Error> {
         // Namespaces that came after a rule was copied have no plan; an id of theirs was written.
         let prefix = keys::all_id_types();

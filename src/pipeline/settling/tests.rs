@@ -115,6 +115,7 @@ impl Bench {
             copying,
             ends: Arc::default(),
         };
+        // Awaited at the end, or over with the test's runtime.
         let running = tokio::spawn(settling.run(drained.clone(), CancellationToken::new()));
         Self { store, tracker, status, target, copying: copies_run, drained, running }
     }

@@ -35,6 +35,7 @@ impl Running {
         let server = server.with_commands(Arc::new(Echo));
         let stop = CancellationToken::new();
         let address = server.address();
+        // Awaited at the end, or over with the test's runtime.
         let task = tokio::spawn(server.serve(status.clone(), stop.clone()));
         Self { address, status, stop, task }
     }
