@@ -17,7 +17,10 @@ use mongodb::{
     bson::{Binary, Bson, Document, doc, spec::BinarySubtype},
     options::{Acknowledgment, WriteConcern},
 };
-use mongosync::{change::Namespace, source::Source};
+use mongosync::{
+    change::{Namespace, id::IdType},
+    source::Source,
+};
 use mongosync_servers::MongoDb;
 
 use crate::{
@@ -491,6 +494,7 @@ async fn the_types_of_ids_are_found_without_a_walk_through_them() -> Result<()> 
         },
     ];
     let source = source(mongo.uri()).await?;
+    let profile = database.collection::<Document>("system.profile");
     for (number, make) in ids.into_iter().enumerate() {
         let name = format!("ids{number}");
         let collection = database.collection::<Document>(&name);
@@ -498,13 +502,27 @@ async fn the_types_of_ids_are_found_without_a_walk_through_them() -> Result<()> 
         let found = source.id_types(&Namespace::new("typed", &name)).await?;
         ensure!(!found.is_empty(), "{name}");
         let ours = doc! { "op": "query", "ns": format!("typed.{name}") };
-        let profile = database.collection::<Document>("system.profile");
         let looks: Vec<Document> = profile.find(ours).await?.try_collect().await?;
-        ensure!(looks.len() > 5, "{looks:?}");
+        assert_eq!(looks.len(), 2, "{looks:?}");
         for look in looks {
             ensure!(look.get_i32("keysExamined")? <= 2, "{look:?}");
         }
     }
+    let mixed = database.collection::<Document>("mixed");
+    let all = ids.iter().flat_map(|make| (0..500).map(|id| doc! { "_id": make(id) }));
+    mixed.insert_many(all).await?;
+    let found = source.id_types(&Namespace::new("typed", "mixed")).await?;
+    assert_eq!(
+        found,
+        [IdType::Number, IdType::String, IdType::Uuid, IdType::Binary].into_iter().collect()
+    );
+    let ours = doc! { "op": "query", "ns": "typed.mixed" };
+    let looks: Vec<Document> = profile.find(ours).await?.try_collect().await?;
+    assert_eq!(looks.len(), 2 + 12, "{looks:?}");
+    for look in looks {
+        ensure!(look.get_i32("keysExamined")? <= 2, "{look:?}");
+    }
+    assert!(source.id_types(&Namespace::new("typed", "none")).await?.is_empty());
     Ok(())
 }
 

@@ -200,9 +200,7 @@ impl Looking<'_> {
         };
         for rule in &self.rules.rules {
             for resource in read_by(rule) {
-                let actions: &[_] =
-                    if rule.copy.is_some() { &["find", "collStats"] } else { &["find"] };
-                let missing = held.missing(actions, &resource);
+                let missing = held.missing(&["find"], &resource);
                 if missing.is_empty() {
                     continue;
                 }

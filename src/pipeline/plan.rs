@@ -36,7 +36,7 @@ use crate::{
     source::{
         chunks,
         error::Error as SourceError,
-        namespaces::{Found, Kind, LISTED_WITHIN},
+        namespaces::{Found, Kind, LISTED_WITHIN, Size},
         selection,
     },
     status::RuleStatus,
@@ -114,6 +114,8 @@ pub struct Planned {
     pub plan: CopyPlanRecord,
     /// How far it is.
     pub progress: Option<CopyProgressRecord>,
+    /// What was read of its size to cut it up, where that was now.
+    pub size: Option<Size>,
 }
 
 impl Planned {
@@ -380,7 +382,7 @@ impl Planning<'_> {
             .iter()
             .map(|((index, namespace), chosen)| async {
                 match chosen.kind {
-                    None => Ok((Vec::new(), 0)),
+                    None => Ok((Vec::new(), Size::default())),
                     Some(kind) => {
                         cut(self.reading, self.rules.get(*index).rule(), namespace, kind).await
                     }
@@ -389,7 +391,7 @@ impl Planning<'_> {
             .collect();
         let cuts: Vec<_> = stream::iter(cuts).buffered(AT_ONCE).try_collect().await?;
         let mut plans = Vec::with_capacity(chosen.len());
-        for (((index, namespace), chosen), (bounds, expected)) in chosen.iter().zip(cuts) {
+        for (((index, namespace), chosen), (bounds, size)) in chosen.iter().zip(cuts) {
             let rule = self.rules.get(*index).rule();
             let known = copies.entry(*index).or_default();
             let before = known.get(namespace).and_then(|known| known.plan.container.as_deref());
@@ -409,7 +411,7 @@ impl Planning<'_> {
                 started: now,
                 collection: chosen.collection,
                 bounds,
-                expected,
+                expected: size.documents,
                 sweep: chosen.sweep,
                 container: chosen.container.clone(),
                 asked: chosen.asked,
@@ -418,7 +420,8 @@ impl Planning<'_> {
             };
             plans.push(put(keys::copy_plan(self.name, &rule.name, namespace.as_str()), &plan));
             let namespace = namespace.clone();
-            known.insert(namespace.clone(), Planned { namespace, plan, progress: None });
+            let planned = Planned { namespace, plan, progress: None, size: Some(size) };
+            known.insert(planned.namespace.clone(), planned);
         }
         plans.extend(self.passed_over(chosen, copies));
         // Plans of an earlier try are written over; its progress is void by the plan's id.
@@ -663,26 +666,26 @@ pub async fn identity(
     Ok((Some(own), demand))
 }
 
-/// The bounds of a collection's chunks, and how many documents there are.
+/// The bounds of a collection's chunks, and about how large it is.
 pub async fn cut(
     reading: &Reading,
     rule: &Rule,
     namespace: &Namespace,
     kind: Kind,
-) -> Result<(Vec<bson::Bson>, u64), Error> {
+) -> Result<(Vec<bson::Bson>, Size), Error> {
     let settings = rule.copy.unwrap_or(CopySettings::DEFAULT);
     let source = &reading.source;
     let size =
         asked(reading, "reading the size of a collection", || source.size(namespace)).await?;
     if kind == Kind::View {
-        return Ok((Vec::new(), size.documents));
+        return Ok((Vec::new(), size));
     }
     let chunks = chunks::count(size, settings);
     let bounds = asked(reading, "cutting a collection into chunks", || {
         source.split_points(namespace, chunks, settings.allow_disk_use)
     })
     .await?;
-    Ok((bounds, size.documents))
+    Ok((bounds, size))
 }
 
 /// A copy as the store or a fresh plan has it, to be carried out.
@@ -693,7 +696,7 @@ pub async fn copy(
     planned: Planned,
 ) -> Result<Copy, Error> {
     let idle = planned.is_complete() || planned.plan.ended;
-    let Planned { namespace, plan, progress } = planned;
+    let Planned { namespace, plan, progress, size } = planned;
     let source = &reading.source;
     let target_rule = rules.get(rule);
     // Only a rule that follows no changes can have a view.
@@ -707,10 +710,12 @@ pub async fn copy(
     let (size, shape) = if idle {
         Default::default()
     } else {
-        (
-            asked(reading, "reading the size of a collection", || source.size(&namespace)).await?,
-            asked(reading, "reading a shard key", || source.key_shape(&namespace)).await?,
-        )
+        let read = || source.size(&namespace);
+        let size = match size {
+            Some(size) => size,
+            None => asked(reading, "reading the size of a collection", read).await?,
+        };
+        (size, asked(reading, "reading a shard key", || source.key_shape(&namespace)).await?)
     };
     Ok(Copy::new(rule, namespace, view, plan, progress, shape, size.average()))
 }

@@ -313,9 +313,9 @@ impl Source {
         };
         // Another privilege than that to read it.
         let stats = self.all(&self.client.database("local"), command).await.unwrap_or_default();
-        let size = stats
-            .first()
-            .map(|stats| (namespaces::number(stats, "size"), namespaces::number(stats, "maxSize")));
+        let size = stats.first().and_then(|stats| stats.get_document("storageStats").ok());
+        let size =
+            size.map(|it| (namespaces::number(it, "size"), namespaces::number(it, "maxSize")));
         Ok(Some(Oplog { first, last, size }))
     }
 

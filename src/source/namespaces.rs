@@ -201,9 +201,30 @@ impl Source {
 
     /// About how large a collection is; zeros for a view and for what does not exist.
     ///
+    /// `dataSize` with `estimate` answers from what the server counts along; a collection's statistics,
+    /// which hold the same two figures, take it milliseconds of work to gather.
+    ///
     /// # Errors
     /// Whatever the driver returns, but for those two.
     pub async fn size(&self, namespace: &Namespace) -> Result<Size, Error> {
+        let database = self.client.database(namespace.database());
+        let command = doc! { "dataSize": namespace.as_str(), "estimate": true };
+        match self.command(&database, command).await {
+            Ok(counted) => Ok(Size {
+                documents: number(&counted, "numObjects"),
+                bytes: number(&counted, "size"),
+            }),
+            // CommandNotSupportedOnView
+            Err(Error::Driver(error)) if code(&error) == Some(166) => Ok(Size::default()),
+            // What is sold as a MongoDB need not know every command.
+            Err(Error::Driver(error)) if code(&error).is_some() => {
+                self.stored_size(namespace).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn stored_size(&self, namespace: &Namespace) -> Result<Size, Error> {
         let database = self.client.database(namespace.database());
         let command = rawdoc! {
             "aggregate": namespace.collection(),
@@ -219,7 +240,8 @@ impl Source {
             Err(Error::Driver(error)) if matches!(code(&error), Some(26 | 166)) => Vec::new(),
             Err(error) => return Err(error),
         };
-        let sum = |field: &str| shards.iter().map(|shard| number(shard, field)).sum::<u64>();
+        let stats = || shards.iter().filter_map(|shard| shard.get_document("storageStats").ok());
+        let sum = |field: &str| stats().map(|stats| number(stats, field)).sum::<u64>();
         Ok(Size { documents: sum("count"), bytes: sum("size") })
     }
 
@@ -239,14 +261,32 @@ impl Source {
         Ok(key.map_or_else(KeyShape::default, |key| KeyShape::sharded(key.keys().cloned())))
     }
 
-    /// Which types occur among the `_id`s of a collection: one look into the index for each of its
-    /// brackets. All numbers are in one, and strings with symbols: a look for one of them alone would
-    /// go through all the others.
+    /// Which types occur among the `_id`s of a collection. An index orders values by the brackets of
+    /// their types: where both its ends are of one, all are. Otherwise there is one look for each. All
+    /// numbers are in one bracket, and strings with symbols: a look for one of them alone would go
+    /// through all the others.
     ///
     /// # Errors
     /// Whatever the driver returns.
     pub async fn id_types(&self, namespace: &Namespace) -> Result<IdTypes, Error> {
         let database = self.client.database(namespace.database());
+        let ends = [1, -1].map(async |direction| {
+            let command = rawdoc! {
+                "find": namespace.collection(), "sort": { "_id": direction },
+                "projection": { "_id": 1 }, "limit": 1, "singleBatch": true,
+                "readConcern": { "level": "majority" },
+            };
+            let _turn = self.together.acquire().await.expect("nobody closes it");
+            let found = self.all(&database, command).await?;
+            Ok::<_, Error>(found.first().map(|found| bracket(found.get("_id"))))
+        });
+        match try_join_all(ends).await?[..] {
+            [None, None] => return Ok(IdTypes::default()),
+            [Some(Some(first)), Some(Some(last))] if first == last => {
+                return Ok(first.1.iter().copied().collect());
+            }
+            _ => {}
+        }
         let probes = PROBES.iter().map(async |(aliases, types)| {
             let all: RawArrayBuf = aliases.iter().copied().collect();
             let command = rawdoc! {
@@ -271,8 +311,11 @@ fn kind(name: &str) -> Kind {
     }
 }
 
-/// The server's names of the types of each bracket that can hold an `_id`, and what they are here.
-const PROBES: &[(&[&str], &[IdType])] = &[
+/// A bracket of types: the server's names of them, and what they are here.
+type Bracket = (&'static [&'static str], &'static [IdType]);
+
+/// Those that can hold an `_id`.
+const PROBES: &[Bracket] = &[
     (&["objectId"], &[IdType::ObjectId]),
     (&["string", "symbol"], &[IdType::String]),
     (&["number"], &[IdType::Number]),
@@ -287,6 +330,26 @@ const PROBES: &[(&[&str], &[IdType])] = &[
     (&["maxKey"], &[IdType::MaxKey]),
 ];
 
+/// The bracket of a value; `None` of one that a view makes up, or leaves out.
+fn bracket(id: Option<&Bson>) -> Option<Bracket> {
+    let name = match id? {
+        Bson::ObjectId(_) => "objectId",
+        Bson::String(_) | Bson::Symbol(_) => "string",
+        Bson::Double(_) | Bson::Int32(_) | Bson::Int64(_) | Bson::Decimal128(_) => "number",
+        Bson::Binary(_) => "binData",
+        Bson::DateTime(_) => "date",
+        Bson::Boolean(_) => "bool",
+        Bson::Null => "null",
+        Bson::Document(_) => "object",
+        Bson::Timestamp(_) => "timestamp",
+        Bson::JavaScriptCode(_) => "javascript",
+        Bson::MinKey => "minKey",
+        Bson::MaxKey => "maxKey",
+        _ => return None,
+    };
+    PROBES.iter().find(|(names, _)| names[0] == name).copied()
+}
+
 /// The server's code, where it was a command that failed.
 pub(super) fn code(error: &mongodb::error::Error) -> Option<i32> {
     match error.kind.as_ref() {
@@ -295,10 +358,9 @@ pub(super) fn code(error: &mongodb::error::Error) -> Option<i32> {
     }
 }
 
-/// A figure of `storageStats`.
-pub(super) fn number(shard: &Document, field: &str) -> u64 {
-    let value = shard.get_document("storageStats").ok().and_then(|stats| stats.get(field));
-    match value {
+/// A figure of a server's statistics.
+pub(super) fn number(stats: &Document, field: &str) -> u64 {
+    match stats.get(field) {
         Some(bson::Bson::Int32(value)) => u64::try_from(*value).unwrap_or(0),
         Some(bson::Bson::Int64(value)) => u64::try_from(*value).unwrap_or(0),
         // Past 2^53 bytes the server's own figure is a float; a size needs no more digits.

@@ -143,13 +143,13 @@ impl EventPlanning<'_> {
             planned.clear();
             for found in found {
                 let (namespace, kind) = (found.namespace, found.kind);
-                let (bounds, expected) = cut(self.reading, self.rule(), &namespace, kind).await?;
+                let (bounds, size) = cut(self.reading, self.rule(), &namespace, kind).await?;
                 let plan = CopyPlanRecord {
                     id: Uuid::new(),
                     started: now,
                     collection: None,
                     bounds,
-                    expected,
+                    expected: size.documents,
                     sweep: false,
                     container: None,
                     asked: again,
@@ -159,7 +159,8 @@ impl EventPlanning<'_> {
                 let rule = &self.rule().name;
                 let key = keys::event_copy_plan(self.name, rule, namespace.as_str());
                 self.write(vec![put(key, &plan)]).await?;
-                planned.insert(namespace.clone(), Planned { namespace, plan, progress: None });
+                let own = Planned { namespace, plan, progress: None, size: Some(size) };
+                planned.insert(own.namespace.clone(), own);
             }
         }
         if copies_at_all && !fresh && !again && planned.is_empty() {
@@ -283,7 +284,7 @@ impl EventPlanning<'_> {
             .into_iter()
             .map(|(namespace, plan)| {
                 let progress = progress.remove(&namespace);
-                (namespace.clone(), Planned { namespace, plan, progress })
+                (namespace.clone(), Planned { namespace, plan, progress, size: None })
             })
             .collect())
     }

@@ -65,7 +65,7 @@ impl Planning<'_> {
             let (Some(namespace), Some(plan)) = (Namespace::parse(namespace), plan) else {
                 continue;
             };
-            let planned = Planned { namespace: namespace.clone(), plan, progress };
+            let planned = Planned { namespace: namespace.clone(), plan, progress, size: None };
             copies.entry(rule).or_default().insert(namespace, planned);
         }
         Ok(copies)
