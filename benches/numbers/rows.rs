@@ -157,7 +157,9 @@ impl Rows {
             goal: 1.1,
             unit: "",
         });
-        eprintln!("  each run by its floor: {reached}; by that until a search finds them: {until_found}");
+        eprintln!(
+            "  each run by its floor: {reached}; by that until a search finds them: {until_found}"
+        );
         self.note(&costs, documents);
         Ok(())
     }

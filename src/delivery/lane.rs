@@ -42,6 +42,8 @@ use crate::{
 /// Bytes of keys that a window remembers, at the most; a chunk that meets more is read anew from
 /// where it is.
 const WINDOW_BYTES: usize = 4 << 20;
+/// The same for all open windows of a lane together.
+const WINDOWS_BYTES: usize = 32 << 20;
 /// What a remembered key costs beside its own bytes.
 const BESIDE_SEEN: usize = 32;
 /// What a pending key costs beside its own bytes.
@@ -106,6 +108,15 @@ pub struct WindowId(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Overflow;
 
+/// What windows may remember, in bytes of keys.
+#[derive(Clone, Copy, Debug)]
+struct Remembered {
+    /// One of them.
+    each: usize,
+    /// All that are open.
+    all: usize,
+}
+
 #[derive(Debug)]
 struct Window {
     id: WindowId,
@@ -132,6 +143,8 @@ struct Front {
     /// whether the stream has shown it.
     in_flight: KeyMap<Subject, (Claims, bool)>,
     windows: Vec<Window>,
+    /// Of the keys that all of them remember.
+    windows_bytes: usize,
     output: VecDeque<Change>,
     /// Whether nothing more is to be waited for behind it.
     hurried: bool,
@@ -155,7 +168,7 @@ pub struct Lane {
     front: Mutex<Front>,
     pending_limit: usize,
     output_limit: usize,
-    window_bytes: usize,
+    remembered: Remembered,
     pending_added: Notify,
     pending_taken: Notify,
     output_added: Notify,
@@ -170,7 +183,7 @@ impl Lane {
             front: Mutex::default(),
             pending_limit,
             output_limit: (pending_limit / BESIDE).max(1),
-            window_bytes: WINDOW_BYTES,
+            remembered: Remembered { each: WINDOW_BYTES, all: WINDOWS_BYTES },
             pending_added: Notify::new(),
             pending_taken: Notify::new(),
             output_added: Notify::new(),
@@ -189,7 +202,7 @@ impl Lane {
         let mut front = self.front();
         for event in events {
             front.newest_event = front.newest_event.max(event.time);
-            front.note(event, true, self.window_bytes);
+            front.note(event, true, self.remembered);
         }
         drop(front);
         self.pending_added.notify_one();
@@ -204,7 +217,7 @@ impl Lane {
             front.newest_event = front.newest_event.max(event.time);
             front.newest = front.newest.max(event.time);
             let subject = Subject { namespace: event.namespace.clone(), key: event.key.clone() };
-            front.mark(&subject, true, self.window_bytes);
+            front.mark(&subject, true, self.remembered);
             front.put_out(event);
         }
         self.output_added.notify_one();
@@ -224,7 +237,7 @@ impl Lane {
                 Some(waiting) if waiting.time > noted.time => waiting.deleted,
                 _ => noted.deleted,
             };
-            front.note(Noted { time, deleted, ..noted }, false, self.window_bytes);
+            front.note(Noted { time, deleted, ..noted }, false, self.remembered);
         }
         drop(front);
         self.pending_added.notify_one();
@@ -272,7 +285,10 @@ impl Lane {
 
     /// Forgets a window.
     pub fn close_window(&self, id: WindowId) {
-        self.front().windows.retain(|window| window.id != id);
+        let mut front = self.front();
+        let closed: usize =
+            front.windows.extract_if(.., |window| window.id == id).map(|it| it.bytes).sum();
+        front.windows_bytes -= closed;
     }
 
     /// Takes copied documents of the window's namespace into the output, in order, and drops those
@@ -341,7 +357,7 @@ impl Lane {
             for claim in claims {
                 let (subject, since, deleted) = (subject.clone(), None, false);
                 let noted = Noted { subject, time, since, deleted, claim };
-                front.note(noted, false, self.window_bytes);
+                front.note(noted, false, self.remembered);
             }
             self.pending_added.notify_one();
         }
@@ -390,7 +406,7 @@ impl Lane {
         front.newest = front.newest.max(as_of);
         let mut of_copied: KeyMap<Subject, Claims> = KeyMap::default();
         for (subject, (claims, shown)) in std::mem::take(&mut front.in_flight) {
-            front.mark(&subject, shown, self.window_bytes);
+            front.mark(&subject, shown, self.remembered);
             if !claims.is_empty() {
                 of_copied.insert(subject, claims);
             }
@@ -531,27 +547,30 @@ impl Lane {
 
 impl Front {
     /// Has the open windows of the key's namespace remember it, and whether the stream has shown it.
-    fn mark(&mut self, subject: &Subject, shown: bool, window_bytes: usize) {
+    fn mark(&mut self, subject: &Subject, shown: bool, limits: Remembered) {
         for window in &mut self.windows {
             if window.namespace != subject.namespace || window.overflow {
                 continue;
             }
-            if window.bytes >= window_bytes {
+            if window.bytes >= limits.each || self.windows_bytes >= limits.all {
                 window.overflow = true;
                 window.seen = KeyMap::default();
+                self.windows_bytes -= std::mem::take(&mut window.bytes);
             } else if let Some(known) = window.seen.get_mut(&subject.key) {
                 *known |= shown;
             } else {
                 window.seen.insert(subject.key.clone(), shown);
-                window.bytes += subject.key.size() + BESIDE_SEEN;
+                let size = subject.key.size() + BESIDE_SEEN;
+                window.bytes += size;
+                self.windows_bytes += size;
             }
         }
     }
 
-    fn note(&mut self, event: Noted, shown: bool, window_bytes: usize) {
+    fn note(&mut self, event: Noted, shown: bool, limits: Remembered) {
         let Noted { subject, time, since, deleted, claim } = event;
         self.newest = self.newest.max(time);
-        self.mark(&subject, shown, window_bytes);
+        self.mark(&subject, shown, limits);
         if let Some(waiting) = self.pending.get_mut(&subject) {
             waiting.shown |= shown;
             if time >= waiting.time {

@@ -1,8 +1,9 @@
 //! The end of a lane: takes changes in order, shapes them, gathers them into batches, and has one
 //! batch under way at a time.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, iter::repeat_n, sync::Arc, time::Duration};
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::{
     task::{JoinError, JoinSet},
     time::Instant,
@@ -35,6 +36,8 @@ use super::{
 
 /// Changes that are shaped between two looks at what else there is to do.
 const SLICE: usize = 256;
+/// Namespaces whose types of `_id` a lane asks for at a time.
+const NAMESPACES: usize = 8;
 /// Changes that one batch may settle without sending anything.
 const QUIET: usize = 50_000;
 
@@ -340,10 +343,7 @@ impl Writer {
                 forgotten.insert(subject.clone(), found);
             }
         }
-        let mut types = Vec::with_capacity(changes.len());
-        for change in &changes {
-            types.push(self.types_of(change).await?);
-        }
+        let types = self.types_of(&changes).await?;
         let slice = Slice { changes, types, places };
         let mut changes = slice.shape(&context).await?;
         for moved in changes.iter_mut().filter_map(|it| it.moved.as_mut()) {
@@ -387,16 +387,26 @@ impl Writer {
         Ok(())
     }
 
-    async fn types_of(&mut self, change: &Change) -> Result<IdTypes, Halt> {
-        if let Some((namespace, types)) = &self.types
-            && *namespace == change.namespace
-        {
-            return Ok(*types);
+    /// Of each change, the types of its namespace. Several that are not known yet are asked for together:
+    /// small collections come many at a time.
+    async fn types_of(&mut self, changes: &[Change]) -> Result<Vec<IdTypes>, Halt> {
+        let Context { ids, stop, .. } = &*self.context;
+        let last = &self.types;
+        let groups = changes.chunk_by(|one, next| one.namespace == next.namespace);
+        let asked = groups.map(|own| async move {
+            let Change { namespace, key, .. } = &own[0];
+            let types = match last {
+                Some((known, types)) if known == namespace => *types,
+                _ => ids.of(namespace, key.id(), stop).await?,
+            };
+            Ok::<_, Halt>((namespace, types, own.len()))
+        });
+        let asked: Vec<_> = asked.collect();
+        let found: Vec<_> = stream::iter(asked).buffered(NAMESPACES).try_collect().await?;
+        if let Some(&(namespace, types, _)) = found.last() {
+            self.types = Some((namespace.clone(), types));
         }
-        let context = &self.context;
-        let types = context.ids.of(&change.namespace, change.key.id(), &context.stop).await?;
-        self.types = Some((change.namespace.clone(), types));
-        Ok(types)
+        Ok(found.into_iter().flat_map(|(_, types, count)| repeat_n(types, count)).collect())
     }
 }
 

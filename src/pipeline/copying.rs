@@ -10,7 +10,7 @@ use std::sync::{
 
 use smallvec::smallvec;
 use tokio::{
-    sync::{Notify, Semaphore, mpsc},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
 };
 
@@ -42,6 +42,10 @@ use copy::{OpenChunk, OpenPage};
 
 /// Chunks of one target that are read at once, whatever its rules say each.
 pub const CHUNKS_AT_ONCE: usize = 8;
+/// Chunks of one target that are open at once: those that are read, and those that were and wait for
+/// the stream to pass them. A small collection is read in less time than the stream takes to show that
+/// nothing has happened, and is not to hold up the next one meanwhile.
+pub const CHUNKS_OPEN: usize = 32;
 /// Replies of one chunk that wait for the stream to pass them.
 const REPLIES_AHEAD: usize = 8;
 
@@ -59,8 +63,10 @@ pub struct Copying {
     pub rule_status: Vec<Arc<RuleStatus>>,
     /// Numbers the windows.
     pub windows: AtomicU64,
-    /// Chunks at once.
+    /// Chunks that are read at once.
     pub slots: Arc<Semaphore>,
+    /// Chunks that are open at once.
+    pub open: Arc<Semaphore>,
     /// Tells that all of a copy is settled, or swept.
     pub ends: Arc<Notify>,
 }
@@ -92,20 +98,22 @@ impl Copying {
                 if settled.contains(chunk) {
                     continue;
                 }
-                let own = tokio::select! {
-                    slot = rule_slots.clone().acquire_owned() => slot,
-                    () = self.reading.stop.cancelled() => break,
+                let mut slots = Slots::new(rule_slots.clone(), self.slots.clone());
+                let taken = async {
+                    let open = self.open.clone().acquire_owned().await;
+                    slots.take().await;
+                    open
                 };
-                let shared = tokio::select! {
-                    slot = self.slots.clone().acquire_owned() => slot,
+                let one_open = tokio::select! {
+                    taken = taken => taken,
                     () = self.reading.stop.cancelled() => break,
                 };
                 let (this, copy, unread) = (self.clone(), copy.clone(), unread.clone());
                 unread.fetch_add(1, Ordering::AcqRel);
                 chunks.spawn(async move {
                     let open = copy.open(chunk);
-                    let result = this.chunk(&copy, chunk, range, &open).await;
-                    drop((own, shared));
+                    let result = this.chunk(&copy, chunk, range, &open, slots).await;
+                    drop(one_open);
                     this.handed_over(&unread);
                     let settled = this.reading.stop.run_until_cancelled(open.settled());
                     if result.is_ok() && settled.await.is_some() && copy.is_settled() {
@@ -138,13 +146,17 @@ impl Copying {
         chunk: u32,
         mut range: Range,
         open: &OpenChunk,
+        mut slots: Slots,
     ) -> Result<(), Error> {
         let mut backoff = SourceBackoff::default();
         let mut by_keys = false;
         loop {
             let from = range.from.clone();
             let tried = tokio::select! {
-                tried = self.read(copy, &mut range, open, by_keys, backoff.patience) => tried,
+                tried = async {
+                    slots.take().await;
+                    self.read(copy, &mut range, open, by_keys, backoff.patience, &mut slots).await
+                } => tried,
                 () = self.reading.stop.cancelled() => return Ok(()),
             };
             if range.from != from {
@@ -192,6 +204,7 @@ impl Copying {
         open: &OpenChunk,
         by_keys: bool,
         patience: Patience,
+        slots: &mut Slots,
     ) -> Result<(), Trouble> {
         let rule = self.rules.get(copy.rule);
         let window = rule.follows().then(|| self.open_window(&copy.namespace));
@@ -217,6 +230,9 @@ impl Copying {
         let (pages, arrived) = mpsc::channel(REPLIES_AHEAD);
         let read = async {
             let read = forward(&mut scan, pages).await;
+            if !looks_up {
+                slots.give_back();
+            }
             read.map_err(Trouble::Source)
         };
         let hand_over =
@@ -392,6 +408,33 @@ impl Copying {
             .max()
             .unwrap_or(ClusterTime::ZERO);
         Window { id, low, lanes: &self.lanes }
+    }
+}
+
+/// The right to read a chunk, among a rule's chunks and among the target's.
+struct Slots {
+    rule: Arc<Semaphore>,
+    target: Arc<Semaphore>,
+    held: Option<(OwnedSemaphorePermit, OwnedSemaphorePermit)>,
+}
+
+impl Slots {
+    fn new(rule: Arc<Semaphore>, target: Arc<Semaphore>) -> Self {
+        Self { rule, target, held: None }
+    }
+
+    /// Waits for both where they are not held. May be dropped.
+    async fn take(&mut self) {
+        if self.held.is_none() {
+            let rule = self.rule.clone().acquire_owned().await;
+            let target = self.target.clone().acquire_owned().await;
+            self.held = rule.ok().zip(target.ok());
+        }
+    }
+
+    /// All has come from the source.
+    fn give_back(&mut self) {
+        self.held = None;
     }
 }
 

@@ -96,13 +96,18 @@ impl<F: Deref<Target = RuleFile> + Send + Sync> Origins for FileOrigins<F> {
         }
     }
 
-    async fn keep_name(&self, container: &str, namespace: &Namespace) -> Result<(), Retry> {
+    async fn keep_names(&self, names: &[(&str, Namespace)]) -> Result<(), Retry> {
         let Some((store, target)) = &self.names else { return Ok(()) };
-        let record = DefaultNameRecord { namespace: namespace.to_string() };
-        let write = put(keys::default_name(target, container), &record);
-        store.write(vec![write]).await.map_err(|error| Retry {
+        let keep = |(container, namespace): &(&str, Namespace)| {
+            let record = DefaultNameRecord { namespace: namespace.to_string() };
+            put(keys::default_name(target, container), &record)
+        };
+        store.write(names.iter().map(keep).collect()).await.map_err(|error| Retry {
             reason: "store",
-            message: format!("whose the name {container} is can't be remembered: {error}"),
+            message: format!(
+                "whose the names {} are can't be remembered: {error}",
+                names.iter().map(|(container, _)| *container).collect::<Vec<_>>().join(", ")
+            ),
             after: None,
             pressure: Pressure::Same,
         })

@@ -47,7 +47,7 @@ use super::{
     Error, Options, Summary,
     aligning::Aligning,
     containers,
-    copying::{CHUNKS_AT_ONCE, Copying},
+    copying::{CHUNKS_AT_ONCE, CHUNKS_OPEN, Copying},
     demand::Demand,
     events::EventLetters,
     following::{Answering, Asked, Following, Lanes},
@@ -935,8 +935,10 @@ impl TargetPipeline {
             rule_status: self.rule_status(),
             windows: AtomicU64::new(0),
             slots: Arc::new(Semaphore::new(CHUNKS_AT_ONCE)),
+            open: Arc::new(Semaphore::new(CHUNKS_OPEN)),
             ends,
         });
+        let prepared = Arc::default();
         for (index, list, complete) in plan.copies {
             if complete {
                 continue;
@@ -945,6 +947,7 @@ impl TargetPipeline {
             let work = CopyOfRule {
                 copying: work.clone(),
                 target: context.target.clone(),
+                prepared: Arc::clone(&prepared),
                 name: rule.name.clone(),
                 parallel: rule.copy.map_or(1, |copy| copy.parallel),
                 settings: self.target().delivery.clone(),
@@ -1129,6 +1132,8 @@ fn answered(
 pub(super) struct CopyOfRule {
     pub copying: Arc<Copying>,
     pub target: Arc<dyn Target>,
+    /// The target is prepared once for the copies of all its rules: it looks for what all of them write.
+    pub prepared: Arc<OnceCell<()>>,
     pub name: String,
     pub parallel: usize,
     pub settings: crate::rules::model::DeliverySettings,
@@ -1147,7 +1152,7 @@ impl CopyOfRule {
     }
 
     async fn tell(&self) -> Result<(), crate::target::Retry> {
-        self.target.prepare().await?;
+        self.prepared.get_or_try_init(|| self.target.prepare()).await?;
         self.target.copy_begins(&self.name).await
     }
 }

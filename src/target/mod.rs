@@ -395,9 +395,9 @@ pub trait Origins: Send + Sync {
     /// The database that positions are kept in, where they are kept in a MongoDB.
     fn positions(&self) -> Option<&str>;
 
-    /// Remembers, durably, that documents of a namespace lie in a container that has its name of that alone:
-    /// the next run tells the target by [`Target::holds`].
-    async fn keep_name(&self, container: &str, namespace: &Namespace) -> Result<(), Retry>;
+    /// Remembers, durably, that documents of a namespace lie in a container that has its name of that alone,
+    /// for each of these: the next run tells the target by [`Target::holds`].
+    async fn keep_names(&self, names: &[(&str, Namespace)]) -> Result<(), Retry>;
 }
 
 /// What [`Target::align`] is asked.
@@ -583,7 +583,7 @@ pub trait Target: Send + Sync + 'static {
         Ok(())
     }
 
-    /// What was settled in an earlier run, as [`Origins::keep_name`] was told. To be called before
+    /// What was settled in an earlier run, as [`Origins::keep_names`] was told. To be called before
     /// [`Target::settle`].
     fn holds(&self, _container: &str, _namespace: &Namespace) {}
 

@@ -203,7 +203,7 @@ fn another_namespace_does_not_touch_a_window() {
 #[test]
 fn a_window_that_overflows_takes_nothing_and_settles_what_it_was_given() {
     let mut lane = Lane::new(1 << 20);
-    lane.window_bytes = 1;
+    lane.remembered.each = 1;
     let tracker = Tracker::new();
     lane.open_window(WindowId(0), &namespace());
     lane.changed([noted(&tracker, 1, 5), noted(&tracker, 2, 6)]);
@@ -215,6 +215,29 @@ fn a_window_that_overflows_takes_nothing_and_settles_what_it_was_given() {
     lane.close_window(WindowId(0));
     lane.open_window(WindowId(1), &namespace());
     assert_eq!(lane.offer(WindowId(1), Vec::new()), Ok(0));
+}
+
+#[test]
+fn windows_together_remember_no_more_than_they_may_and_a_closed_one_nothing() {
+    let mut lane = Lane::new(1 << 20);
+    lane.remembered.all = 1;
+    let tracker = Tracker::new();
+    let chunk = Completion::new();
+    let offer = |id, time| lane.offer(WindowId(id), vec![change(3, time, chunk.claim())]);
+    lane.open_window(WindowId(0), &namespace());
+    lane.changed([noted(&tracker, 1, 5)]);
+    lane.open_window(WindowId(1), &namespace());
+    lane.changed([noted(&tracker, 2, 6)]);
+    assert_eq!(offer(0, 1), Err(Overflow));
+    assert_eq!(offer(1, 1), Ok(0), "what the first one remembered was given back");
+    lane.changed([noted(&tracker, 4, 7)]);
+    lane.open_window(WindowId(2), &namespace());
+    lane.changed([noted(&tracker, 5, 8)]);
+    assert_eq!((offer(1, 1), offer(2, 1)), (Err(Overflow), Ok(0)));
+    lane.close_window(WindowId(2));
+    lane.open_window(WindowId(3), &namespace());
+    lane.changed([noted(&tracker, 6, 9)]);
+    assert_eq!(offer(3, 1), Ok(0));
 }
 
 #[test]

@@ -30,7 +30,7 @@ use crate::{
 
 use super::{
     Error,
-    copying::{CHUNKS_AT_ONCE, Copying},
+    copying::{CHUNKS_AT_ONCE, CHUNKS_OPEN, Copying},
     following::Lanes,
     settling::{Place, RuleCopies, Settling},
     target_pipeline::{Begun, CopyOfRule, PENDING, Running, Start, TargetPipeline},
@@ -144,9 +144,11 @@ impl TargetPipeline {
                     rule_status: self.rule_status(),
                     windows: AtomicU64::new(0),
                     slots: Arc::new(Semaphore::new(CHUNKS_AT_ONCE)),
+                    open: Arc::new(Semaphore::new(CHUNKS_OPEN)),
                     ends,
                 }),
                 target: target.clone(),
+                prepared: Arc::default(),
                 name: rule.name.clone(),
                 parallel: rule.copy.map_or(1, |copy| copy.parallel),
                 settings: settings.clone(),

@@ -107,15 +107,14 @@ impl Filling {
 
     /// Arranges the indices that were made for rules whose copy is under way.
     pub async fn arrange(&self, nodes: &Nodes) -> Result<(), Retry> {
-        let made: Vec<_> = {
-            let state = self.state();
-            let filled =
-                |(_, plan): &(&String, &Arc<IndexPlan>)| state.copying.contains(&plan.rule);
-            state.made.iter().filter(filled).map(|(i, plan)| (i.clone(), plan.clone())).collect()
-        };
-        for (index, plan) in made {
-            let arranged = arrange_one(nodes, &index, &plan).await?;
-            self.state().made.remove(&index);
+        while let Some((index, plan)) = self.next_made() {
+            let arranged = match arrange_one(nodes, &index, &plan).await {
+                Ok(arranged) => arranged,
+                Err(retry) => {
+                    self.state().made.insert(index, plan);
+                    return Err(retry);
+                }
+            };
             // The copy may have ended meanwhile, and its end have missed the mark.
             if let Some(mark) = arranged
                 && !self.is_copying(&plan.rule)
@@ -124,6 +123,13 @@ impl Filling {
             }
         }
         Ok(())
+    }
+
+    /// Takes one that is to be arranged: of several that ask at once, each arranges others.
+    fn next_made(&self) -> Option<(String, Arc<IndexPlan>)> {
+        let mut state = self.state();
+        let State { copying, made } = &mut *state;
+        made.extract_if(.., |_, plan| copying.contains(&plan.rule)).next()
     }
 
     fn is_copying(&self, rule: &str) -> bool {

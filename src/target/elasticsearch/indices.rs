@@ -7,7 +7,7 @@
 
 use std::{
     cell::{RefCell, RefMut},
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, RwLock, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -17,6 +17,7 @@ use std::{
 use bson::Uuid;
 
 use elasticsearch::indices::{IndicesCreateParts, IndicesGetParts, IndicesRefreshParts};
+use futures_util::{StreamExt, stream};
 use serde_json::{Map, Value, json};
 use thread_local::ThreadLocal;
 use tokio::sync::{OnceCell, OwnedRwLockReadGuard};
@@ -34,7 +35,7 @@ use super::{
 use crate::{
     change::{KeyMap, Namespace},
     rules::model::EngineIndex,
-    target::{Outcome, Pressure, Request, Retry},
+    target::{Item, Outcome, Pressure, Request, Retry},
 };
 
 /// So many names are remembered. Names that are known to exist are then forgotten and looked for
@@ -42,6 +43,8 @@ use crate::{
 const MAX_KNOWN: usize = 10_000;
 /// So many of them each thread has at hand.
 const MAX_SEEN: usize = 256;
+/// So many indices are looked for, and made, at a time.
+const AT_ONCE: usize = 8;
 /// Engines take a request line of 4096 bytes, and a name may be three times as long once encoded.
 const MAX_NAMES_BYTES: usize = 1_200;
 
@@ -485,30 +488,30 @@ impl Indices {
         nodes: &Nodes,
         request: &Request,
     ) -> Result<Vec<(usize, Outcome)>, Retry> {
-        let mut held = Vec::new();
-        let mut troubled: HashMap<&[u8], Outcome> = HashMap::new();
-        let mut last: &[u8] = &[];
-        for (position, item) in request.items.iter().enumerate() {
-            let index = EnginePlaceKey::index_bytes(&item.place).unwrap_or_default();
-            if index == last {
-                continue;
-            }
-            if !troubled.contains_key(index) {
-                let Ok(name) = str::from_utf8(index) else { continue };
-                match self.ensure(nodes, name).await {
-                    Ok(()) => {
-                        last = index;
-                        continue;
-                    }
-                    Err(Trouble::Request(retry)) => return Err(retry),
-                    Err(Trouble::Index(outcome)) => {
-                        troubled.insert(index, outcome);
-                    }
+        let names: BTreeSet<&str> = EnginePlaceKey::indices(&request.items).collect();
+        let looked = names.into_iter().map(async |name| (name, self.ensure(nodes, name).await));
+        // None is broken off for another's sake: its index may have been made by then.
+        let looked: Vec<_> =
+            stream::iter(looked.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
+        let mut troubled: HashMap<&str, Outcome> = HashMap::new();
+        for (name, looked) in looked {
+            match looked {
+                Ok(()) => {}
+                Err(Trouble::Request(retry)) => return Err(retry),
+                Err(Trouble::Index(outcome)) => {
+                    troubled.insert(name, outcome);
                 }
             }
-            held.extend(troubled.get(index).map(|outcome| (position, outcome.clone())));
         }
-        Ok(held)
+        if troubled.is_empty() {
+            return Ok(Vec::new());
+        }
+        let outcome = |item: &Item| {
+            let name = str::from_utf8(EnginePlaceKey::index_bytes(&item.place).ok()?).ok()?;
+            troubled.get(name).cloned()
+        };
+        let items = request.items.iter().enumerate();
+        Ok(items.filter_map(|(position, item)| Some((position, outcome(item)?))).collect())
     }
 
     /// Looks again for everything, at the next write; and for what was declared and never looked
@@ -524,13 +527,10 @@ impl Indices {
             known.values_mut().for_each(|known| known.there = Arc::default());
             names
         };
-        for name in names {
-            match self.ensure(nodes, &name).await {
-                Ok(()) => {}
-                Err(trouble) => return Err(trouble.into_retry()),
-            }
-        }
-        Ok(())
+        let made = names.iter().map(|name| self.ensure(nodes, name));
+        let made: Vec<_> =
+            stream::iter(made.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
+        made.into_iter().try_for_each(|made| made.map_err(Trouble::into_retry))
     }
 
     /// The engine says that the index is not there (any more): it is looked for again before the

@@ -111,11 +111,16 @@ impl EngineTarget {
         let Some(origins) = self.origins.as_deref().filter(|_| self.indices.forgets()) else {
             return Ok(());
         };
-        for name in EnginePlaceKey::indices(&request.items) {
-            if let Some(namespace) = self.indices.unkept(name) {
-                origins.keep_name(name, &namespace).await?;
-                self.indices.hold(name, &namespace);
-            }
+        let unkept = |name| Some((name, self.indices.unkept(name)?));
+        let mut names: Vec<_> =
+            EnginePlaceKey::indices(&request.items).filter_map(unkept).collect();
+        names.sort_unstable_by_key(|(name, _)| *name);
+        names.dedup_by_key(|(name, _)| *name);
+        if !names.is_empty() {
+            origins.keep_names(&names).await?;
+        }
+        for (name, namespace) in names {
+            self.indices.hold(name, &namespace);
         }
         Ok(())
     }
