@@ -156,23 +156,24 @@ impl Planning<'_> {
         let known = position.as_ref().and_then(|position| position.source);
         let same = known.is_none() || known == source;
         let newest = all.values().flat_map(BTreeMap::values).map(|own| own.plan.started).max();
-        let mut fresh = BTreeSet::new();
+        let records: Vec<_> =
+            self.rules.iter().map(|(_, rule)| self.rule_record(rule.rule())).collect();
+        let records: Vec<_> = stream::iter(records).buffered(AT_ONCE).try_collect().await?;
+        let known_rules: Vec<_> = self.rules.iter().map(|(index, _)| index).zip(records).collect();
+        let fresh = known_rules.iter().filter(|(_, record)| record.is_none());
+        let fresh: BTreeSet<RuleIndex> = fresh.map(|(index, _)| *index).collect();
+        // Says what can't be copied at all before anything is stored.
+        self.namespaces_of(|index| fresh.contains(&index)).await?;
         let mut copies = Copies::new();
-        for (index, rule) in self.rules.iter() {
-            let own = all.remove(&rule.rule().name).unwrap_or_default();
-            let own = self.forget_ended(rule.rule(), own, position.as_ref()).await?;
+        for (index, record) in known_rules {
+            let rule = self.rules.get(index).rule();
+            let own = all.remove(&rule.name).unwrap_or_default();
+            let own = self.forget_ended(rule, own, position.as_ref()).await?;
             copies.insert(index, own);
-            match self.rule_record(rule.rule()).await? {
-                None => {
-                    fresh.insert(index);
-                    // Says what can't be copied at all before anything is stored.
-                    self.namespaces(rule.rule()).await?;
-                }
-                Some(record) => {
-                    self.keep_elsewhere(rule.rule(), &record).await?;
-                    self.compare(index, rule.rule(), &record);
-                    self.begin_anew(rule.rule(), &copies[&index]);
-                }
+            if let Some(record) = record {
+                self.keep_elsewhere(rule, &record).await?;
+                self.compare(index, rule, &record);
+                self.begin_anew(rule, &copies[&index]);
             }
         }
         self.try_reads().await?;
@@ -535,8 +536,16 @@ impl Planning<'_> {
     }
 
     /// The namespaces that a rule reads, as they are now.
-    async fn namespaces(&self, rule: &Rule) -> Result<Vec<Found>, Error> {
-        namespaces(self.reading, self.rules, rule).await
+    /// What each of these rules reads now.
+    async fn namespaces_of(
+        &self,
+        which: impl Fn(RuleIndex) -> bool,
+    ) -> Result<BTreeMap<RuleIndex, Vec<Found>>, Error> {
+        let rules = self.rules.iter().filter(|(index, _)| which(*index));
+        let asked = rules.map(|(index, rule)| async move {
+            Ok((index, namespaces(self.reading, self.rules, rule.rule()).await?))
+        });
+        stream::iter(asked.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await
     }
 
     async fn asked<T, F>(&self, what: &'static str, call: impl FnMut() -> F) -> Result<T, Error>
@@ -703,10 +712,9 @@ pub async fn copy(
     let view = !idle
         && !target_rule.follows()
         && target_rule.rule().namespaces.names(&namespace)
-        && asked(reading, "listing collections", || source.collections(namespace.database()))
+        && asked(reading, "listing collections", || source.named(&namespace))
             .await?
-            .iter()
-            .any(|found| found.namespace == namespace && found.kind == Kind::View);
+            .is_some_and(|found| found.kind == Kind::View);
     let (size, shape) = if idle {
         Default::default()
     } else {

@@ -82,8 +82,23 @@ impl Source {
     /// # Errors
     /// Whatever the driver returns.
     pub async fn collections(&self, database: &str) -> Result<Vec<Found>, Error> {
+        self.listed(database, rawdoc! {}).await
+    }
+
+    /// The one of this name, if the user may see it. Rules by the hundred name one each, and the whole list
+    /// is as long.
+    ///
+    /// # Errors
+    /// Whatever the driver returns.
+    pub async fn named(&self, namespace: &Namespace) -> Result<Option<Found>, Error> {
+        let only = rawdoc! { "name": namespace.collection() };
+        Ok(self.listed(namespace.database(), only).await?.pop())
+    }
+
+    async fn listed(&self, database: &str, filter: RawDocumentBuf) -> Result<Vec<Found>, Error> {
         let command = rawdoc! {
-            "listCollections": 1, "nameOnly": true, "authorizedCollections": true, "cursor": {},
+            "listCollections": 1, "filter": filter, "nameOnly": true, "authorizedCollections": true,
+            "cursor": {},
         };
         let named = self.client.database(database);
         let listed = self.of_primary().all(&named, command).await?;

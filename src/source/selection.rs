@@ -61,11 +61,15 @@ impl Source {
         selector: &Selector,
         hidden: Option<&str>,
     ) -> Result<Selection, Error> {
+        let mut found = Vec::new();
+        if let Some(namespace) = selector.exact() {
+            found.extend(self.named(namespace).await?);
+            return Ok(Selection::of(selector, hidden, found));
+        }
         let (mut databases, all) = databases(selector);
         if all {
             databases.extend(self.databases().await?);
         }
-        let mut found = Vec::new();
         for database in databases {
             found.extend(self.collections(&database).await?);
         }

@@ -233,9 +233,10 @@ impl Planning<'_> {
             .collect();
         let mut parts = Vec::new();
         let mut found = HashMap::new();
+        let mut listed = self.namespaces_of(|_| true).await?;
         for (index, rule) in self.rules.iter() {
             let mut namespaces = BTreeSet::new();
-            for there in self.namespaces(rule.rule()).await? {
+            for there in listed.remove(&index).unwrap_or_default() {
                 namespaces.insert(there.namespace.clone());
                 found.insert(there.namespace, there.kind);
             }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
     rules::model::{OnDrop, Place, Rule},
 };
 
-use super::{Planning, asked};
+use super::{AT_ONCE, Planning, asked};
 
 /// A name that is stored, and whose it is.
 struct StoredName {
@@ -73,12 +74,14 @@ impl Planning<'_> {
             })
             .map(|(rule, _)| rule)
             .collect();
-        let mut there = BTreeSet::new();
-        for rule in &rules {
+        let selected = rules.iter().map(|rule| async {
             let select = || self.reading.source.select(&rule.namespaces, hidden);
-            let selected = asked(self.reading, "listing collections", select).await?;
-            there.extend(selected.read.into_iter().map(|found| found.namespace));
-        }
+            asked(self.reading, "listing collections", select).await
+        });
+        let selected = stream::iter(selected.collect::<Vec<_>>()).buffered(AT_ONCE);
+        let selected: Vec<_> = selected.try_collect().await?;
+        let read = selected.into_iter().flat_map(|selected| selected.read);
+        let there: BTreeSet<_> = read.map(|found| found.namespace).collect();
         let mut gone = Vec::new();
         for StoredName { key, container, namespace } in names {
             let mut reads = rules.iter().filter(|rule| rule.namespaces.takes(&namespace, hidden));
