@@ -1,6 +1,11 @@
 //! What a person asks of a running process: `resync`, `pause`, `resume`, `seek`, and dead letters that
 //! are shown, tried again, or forgotten.
 
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
 use anyhow::{Result, ensure};
 use mongodb::bson::doc;
 
@@ -65,6 +70,46 @@ async fn a_rule_is_copied_again_on_request() -> Result<()> {
     run.caught_up(&world.client).await?;
     assert_eq!(compare(&items, &world.engine, "asked-items").await?.none()?, 1_000);
     assert!(run.terminate().await?.success());
+    Ok(())
+}
+
+/// However many rules begin to copy, what one of them writes is not looked for again for the others.
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_that_copy_look_for_their_indices_once() -> Result<()> {
+    let world = World::new().await?;
+    let (endpoint, settings) = world.endpoint().await?;
+    let names = ["one", "two", "three", "four", "five"];
+    for name in names {
+        fill(&world.collection(&format!("together.{name}")), 1, 10).await?;
+    }
+    let rule = |name| format!("  - {{ namespace: together.{name}, to: search }}\n");
+    let rules: String = names.into_iter().map(rule).collect();
+    let file = world.rule_file_with(&settings, &rules)?;
+    let looks = Arc::new(Mutex::new(HashMap::<String, u32>::new()));
+    let seen = looks.clone();
+    endpoint.play(move |asked| {
+        *seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(asked.path.to_owned())
+            .or_default() += 1;
+        None::<(u16, String)>
+    });
+    let mut run = file.run(&[])?;
+    run.copied().await?;
+    assert!(run.terminate().await?.success());
+    let looks = looks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    for name in names {
+        let index = format!("together-{name}");
+        assert_eq!(
+            compare(&world.collection(&format!("together.{name}")), &world.engine, &index)
+                .await?
+                .none()?,
+            10
+        );
+        // It is looked for, made, and arranged.
+        assert_eq!(looks.get(&format!("/{index}")), Some(&3), "{looks:?}");
+    }
     Ok(())
 }
 

@@ -19,7 +19,7 @@ use mongodb::{
 };
 use mongosync::{
     change::{Namespace, id::IdType},
-    source::Source,
+    source::{Source, namespaces::Size},
 };
 use mongosync_servers::MongoDb;
 
@@ -523,6 +523,39 @@ async fn the_types_of_ids_are_found_without_a_walk_through_them() -> Result<()> 
         ensure!(look.get_i32("keysExamined")? <= 2, "{look:?}");
     }
     assert!(source.id_types(&Namespace::new("typed", "none")).await?.is_empty());
+    Ok(())
+}
+
+/// What it is cut up by is counted along by the server, also where that has to be asked for in another way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collection_is_as_large_as_the_server_counts() -> Result<()> {
+    let mongo = MongoDb::start().await?;
+    let database = mongo.client().database("sized");
+    let items = database.collection::<Document>("items");
+    let all: Vec<Document> =
+        (0..100).map(|id| doc! { "_id": id, "text": "x".repeat(100) }).collect();
+    let bytes =
+        all.iter().map(|it| it.to_vec().map(|it| it.len() as u64)).sum::<Result<u64, _>>()?;
+    items.insert_many(all).await?;
+    let view = doc! { "create": "view", "viewOn": "items", "pipeline": [] };
+    database.run_command(view).await?;
+    let source = source(mongo.uri()).await?;
+    let size = async |name| source.size(&Namespace::new("sized", name)).await;
+    assert_eq!(size("items").await?, Size { documents: 100, bytes });
+    assert_eq!(size("view").await?, Size::default());
+    assert_eq!(size("none").await?, Size::default());
+    let refused = |code: i32| {
+        doc! {
+            "configureFailPoint": "failCommand", "mode": "alwaysOn",
+            "data": { "failCommands": ["dataSize"], "errorCode": code },
+        }
+    };
+    let admin = mongo.client().database("admin");
+    admin.run_command(refused(59)).await?;
+    assert_eq!(size("items").await?, Size { documents: 100, bytes });
+    assert_eq!(size("none").await?, Size::default());
+    admin.run_command(refused(13)).await?;
+    assert!(size("items").await.is_err());
     Ok(())
 }
 

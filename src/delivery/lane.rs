@@ -552,12 +552,12 @@ impl Front {
             if window.namespace != subject.namespace || window.overflow {
                 continue;
             }
-            if window.bytes >= limits.each || self.windows_bytes >= limits.all {
+            if let Some(known) = window.seen.get_mut(&subject.key) {
+                *known |= shown;
+            } else if window.bytes >= limits.each || self.windows_bytes >= limits.all {
                 window.overflow = true;
                 window.seen = KeyMap::default();
                 self.windows_bytes -= std::mem::take(&mut window.bytes);
-            } else if let Some(known) = window.seen.get_mut(&subject.key) {
-                *known |= shown;
             } else {
                 window.seen.insert(subject.key.clone(), shown);
                 let size = subject.key.size() + BESIDE_SEEN;

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, iter::repeat_n, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt, stream};
 use tokio::{
     task::{JoinError, JoinSet},
     time::Instant,
@@ -402,7 +402,9 @@ impl Writer {
             Ok::<_, Halt>((namespace, types, own.len()))
         });
         let asked: Vec<_> = asked.collect();
-        let found: Vec<_> = stream::iter(asked).buffered(NAMESPACES).try_collect().await?;
+        // None is broken off for another's sake: it may be writing what it has decided.
+        let found: Vec<_> = stream::iter(asked).buffered(NAMESPACES).collect().await;
+        let found: Vec<_> = found.into_iter().collect::<Result<_, _>>()?;
         if let Some(&(namespace, types, _)) = found.last() {
             self.types = Some((namespace.clone(), types));
         }

@@ -42,8 +42,8 @@ use copy::{OpenChunk, OpenPage};
 
 /// Chunks of one target that are read at once, whatever its rules say each.
 pub const CHUNKS_AT_ONCE: usize = 8;
-/// Chunks of one target that are open at once: those that are read, and those that were and wait for
-/// the stream to pass them. A small collection is read in less time than the stream takes to show that
+/// Chunks of one target that are open at once: those that are read, and small collections that were and
+/// wait for the stream to pass them. Such a one is read in less time than the stream takes to show that
 /// nothing has happened, and is not to hold up the next one meanwhile.
 pub const CHUNKS_OPEN: usize = 32;
 /// Replies of one chunk that wait for the stream to pass them.
@@ -230,7 +230,8 @@ impl Copying {
         let (pages, arrived) = mpsc::channel(REPLIES_AHEAD);
         let read = async {
             let read = forward(&mut scan, pages).await;
-            if !looks_up {
+            // Of a large collection no more windows are open than it may have chunks read.
+            if !looks_up && copy.plan.bounds.is_empty() {
                 slots.give_back();
             }
             read.map_err(Trouble::Source)

@@ -105,8 +105,8 @@ impl<F: Deref<Target = RuleFile> + Send + Sync> Origins for FileOrigins<F> {
         store.write(names.iter().map(keep).collect()).await.map_err(|error| Retry {
             reason: "store",
             message: format!(
-                "whose the names {} are can't be remembered: {error}",
-                names.iter().map(|(container, _)| *container).collect::<Vec<_>>().join(", ")
+                "whose the name {} is can't be remembered: {error}",
+                names.first().map_or("", |(container, _)| container)
             ),
             after: None,
             pressure: Pressure::Same,

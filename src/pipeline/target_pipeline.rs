@@ -1132,7 +1132,8 @@ fn answered(
 pub(super) struct CopyOfRule {
     pub copying: Arc<Copying>,
     pub target: Arc<dyn Target>,
-    /// The target is prepared once for the copies of all its rules: it looks for what all of them write.
+    /// A pipeline prepares its target once for the copies of all its rules: what all of them write is looked
+    /// for then.
     pub prepared: Arc<OnceCell<()>>,
     pub name: String,
     pub parallel: usize,

@@ -205,7 +205,7 @@ impl Source {
             action = action.selection_criteria(criteria.clone());
         }
         let answer = async { Ok(action.await?) };
-        Patience::FIRST.wait("a question about itself", answer).await
+        self.patience.wait("a question about itself", answer).await
     }
 
     /// The driver's client, for a checkpoint store that lives in the source.

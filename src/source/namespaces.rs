@@ -229,10 +229,11 @@ impl Source {
                 documents: number(&counted, "numObjects"),
                 bytes: number(&counted, "size"),
             }),
-            // CommandNotSupportedOnView
-            Err(Error::Driver(error)) if code(&error) == Some(166) => Ok(Size::default()),
-            // What is sold as a MongoDB need not know every command.
-            Err(Error::Driver(error)) if code(&error).is_some() => {
+            // NamespaceNotFound, CommandNotSupportedOnView
+            Err(Error::Driver(error)) if matches!(code(&error), Some(26 | 166)) => {
+                Ok(Size::default())
+            }
+            Err(Error::Driver(error)) if code(&error).is_some_and(|it| UNKNOWN.contains(&it)) => {
                 self.stored_size(namespace).await
             }
             Err(error) => Err(error),
@@ -316,6 +317,10 @@ impl Source {
         Ok(try_join_all(probes).await?.concat().into())
     }
 }
+
+/// CommandNotFound, CommandNotSupported, APIStrictError, AtlasError: what is sold as a MongoDB need not know
+/// every command.
+const UNKNOWN: [i32; 4] = [59, 115, 323, 8000];
 
 /// What a server calls these.
 fn kind(name: &str) -> Kind {

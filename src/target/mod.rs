@@ -527,7 +527,7 @@ pub trait Target: Send + Sync + 'static {
     async fn send(&self, request: &Request) -> Result<Vec<Outcome>, Retry>;
 
     /// Reaches the target and makes what has to be there before the first write. Called before the
-    /// copy, again after a failure, and harmless to repeat.
+    /// copies, again where it has failed, and harmless to repeat.
     async fn prepare(&self) -> Result<(), Retry> {
         Ok(())
     }

@@ -66,7 +66,7 @@ impl Filling {
     /// The copy of a rule is under way from now on.
     pub async fn begin(&self, nodes: &Nodes, rule: &str) -> Result<(), Retry> {
         self.state().copying.insert(rule.to_owned());
-        self.arrange(nodes).await
+        self.arrange(nodes, |_, plan| plan.rule == rule).await
     }
 
     /// The copy of a rule is over: puts back what was arranged. Marks of rules that are no longer
@@ -105,16 +105,23 @@ impl Filling {
         Ok(())
     }
 
-    /// Arranges the indices that were made for rules whose copy is under way.
-    pub async fn arrange(&self, nodes: &Nodes) -> Result<(), Retry> {
-        while let Some((index, plan)) = self.next_made() {
-            let arranged = match arrange_one(nodes, &index, &plan).await {
-                Ok(arranged) => arranged,
-                Err(retry) => {
-                    self.state().made.insert(index, plan);
-                    return Err(retry);
-                }
+    /// Arranges those of the indices that were made for rules whose copy is under way. Two that arrange one
+    /// at once do no harm.
+    pub async fn arrange(
+        &self,
+        nodes: &Nodes,
+        which: impl Fn(&str, &IndexPlan) -> bool,
+    ) -> Result<(), Retry> {
+        let made: Vec<_> = {
+            let state = self.state();
+            let wanted = |(index, plan): &(&String, &Arc<IndexPlan>)| {
+                state.copying.contains(&plan.rule) && which(index, plan)
             };
+            state.made.iter().filter(wanted).map(|(i, plan)| (i.clone(), plan.clone())).collect()
+        };
+        for (index, plan) in made {
+            let arranged = arrange_one(nodes, &index, &plan).await?;
+            self.state().made.remove(&index);
             // The copy may have ended meanwhile, and its end have missed the mark.
             if let Some(mark) = arranged
                 && !self.is_copying(&plan.rule)
@@ -123,13 +130,6 @@ impl Filling {
             }
         }
         Ok(())
-    }
-
-    /// Takes one that is to be arranged: of several that ask at once, each arranges others.
-    fn next_made(&self) -> Option<(String, Arc<IndexPlan>)> {
-        let mut state = self.state();
-        let State { copying, made } = &mut *state;
-        made.extract_if(.., |_, plan| copying.contains(&plan.rule)).next()
     }
 
     fn is_copying(&self, rule: &str) -> bool {

@@ -17,7 +17,7 @@ use std::{
 use bson::Uuid;
 
 use elasticsearch::indices::{IndicesCreateParts, IndicesGetParts, IndicesRefreshParts};
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future, stream};
 use serde_json::{Map, Value, json};
 use thread_local::ThreadLocal;
 use tokio::sync::{OnceCell, OwnedRwLockReadGuard};
@@ -489,16 +489,11 @@ impl Indices {
         request: &Request,
     ) -> Result<Vec<(usize, Outcome)>, Retry> {
         let names: BTreeSet<&str> = EnginePlaceKey::indices(&request.items).collect();
-        let looked = names.into_iter().map(async |name| (name, self.ensure(nodes, name).await));
-        // None is broken off for another's sake: its index may have been made by then.
-        let looked: Vec<_> =
-            stream::iter(looked.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
         let mut troubled: HashMap<&str, Outcome> = HashMap::new();
-        for (name, looked) in looked {
-            match looked {
-                Ok(()) => {}
-                Err(Trouble::Request(retry)) => return Err(retry),
-                Err(Trouble::Index(outcome)) => {
+        for (name, trouble) in self.ensure_all(nodes, names).await {
+            match trouble {
+                Trouble::Request(retry) => return Err(retry),
+                Trouble::Index(outcome) => {
                     troubled.insert(name, outcome);
                 }
             }
@@ -527,10 +522,11 @@ impl Indices {
             known.values_mut().for_each(|known| known.there = Arc::default());
             names
         };
-        let made = names.iter().map(|name| self.ensure(nodes, name));
-        let made: Vec<_> =
-            stream::iter(made.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
-        made.into_iter().try_for_each(|made| made.map_err(Trouble::into_retry))
+        let troubles = self.ensure_all(nodes, names.iter().map(|name| &**name)).await;
+        match troubles.into_iter().next() {
+            Some((_, trouble)) => Err(trouble.into_retry()),
+            None => Ok(()),
+        }
     }
 
     /// The engine says that the index is not there (any more): it is looked for again before the
@@ -566,6 +562,26 @@ impl Indices {
         Ok(())
     }
 
+    /// Several at a time; those that have trouble. Where the engine does not answer, no more are asked for.
+    async fn ensure_all<'n>(
+        &self,
+        nodes: &Nodes,
+        names: impl IntoIterator<Item = &'n str>,
+    ) -> Vec<(&'n str, Trouble)> {
+        let given_up = &AtomicBool::new(false);
+        let looked = names.into_iter().map(|name| async move {
+            if given_up.load(Ordering::Relaxed) {
+                return None;
+            }
+            let trouble = self.ensure(nodes, name).await.err()?;
+            given_up.fetch_or(matches!(trouble, Trouble::Request(_)), Ordering::Relaxed);
+            Some((name, trouble))
+        });
+        // None is broken off for another's sake: its index may have been made by then.
+        let looked = stream::iter(looked.collect::<Vec<_>>()).buffer_unordered(AT_ONCE);
+        looked.filter_map(future::ready).collect().await
+    }
+
     async fn ensure(&self, nodes: &Nodes, name: &str) -> Result<(), Trouble> {
         let known = self.read().get(name).cloned();
         let known = known.unwrap_or_else(|| self.write(name, |known| known.clone()));
@@ -587,8 +603,8 @@ impl Indices {
             false => owners::mark(&self.owner, name),
         };
         let mut found = find(nodes, name, alias).await?;
+        let concrete = if alias { format!("{name}-000001") } else { name.to_owned() };
         if found.is_none() {
-            let concrete = if alias { format!("{name}-000001") } else { name.to_owned() };
             let settings = plan.and_then(|plan| plan.settings.clone());
             let mappings = plan.and_then(|plan| plan.mappings.clone());
             let mark = owners::alias(&mark);
@@ -639,7 +655,8 @@ impl Indices {
                 replacement::tidy(nodes, name, &found).await.map_err(Trouble::Request)?;
             }
         }
-        self.filling.arrange(nodes).await.map_err(Trouble::Request)
+        let own = |index: &str, _: &IndexPlan| index == concrete;
+        self.filling.arrange(nodes, own).await.map_err(Trouble::Request)
     }
 
     async fn find_or_make_replacement(
@@ -656,7 +673,8 @@ impl Indices {
             self.filling.made(&index, plan);
         }
         new.begun.store(true, Ordering::Relaxed);
-        self.filling.arrange(nodes).await.map_err(Trouble::Request)
+        let own = |_: &str, own: &IndexPlan| plan.is_some_and(|plan| plan.rule == own.rule);
+        self.filling.arrange(nodes, own).await.map_err(Trouble::Request)
     }
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, KeyMap<Arc<str>, Known>> {

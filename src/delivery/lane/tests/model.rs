@@ -179,7 +179,7 @@ impl World {
     pub fn new(window_keys: usize) -> Self {
         let lane = || {
             let mut lane = Lane::new(1 << 20);
-            lane.remembered.each = window_keys * 80;
+            lane.remembered = Remembered { each: window_keys * 80, all: window_keys * 120 };
             lane
         };
         let history = (0..KEYS).map(|id| (id, vec![At { version: id + 1, deleted: id % 3 == 2 }]));
