@@ -535,8 +535,7 @@ impl Planning<'_> {
         self.rules.iter().map(|(_, rule)| rule.rule().name.as_str()).collect()
     }
 
-    /// The namespaces that a rule reads, as they are now.
-    /// What each of these rules reads now.
+    /// The namespaces that each of these rules reads, as they are now; several rules are asked for at a time.
     async fn namespaces_of(
         &self,
         which: impl Fn(RuleIndex) -> bool,
