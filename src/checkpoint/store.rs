@@ -137,9 +137,10 @@ impl StoreError {
 ///
 /// # Contract
 /// - `write` returns once everything is durable (majority and journal, or synced to disk). Where it
-///   fails, any part may have been written; all writes are idempotent, so it is called again with
-///   the same or newer values. Order among the writes of one call does not matter, so a key occurs
-///   at most once in it. A value has at most [`MAX_VALUE`] bytes.
+///   fails, a part may have been written; all writes are idempotent, so it is called again with
+///   the same or newer values. What one call removes from a table and what it puts there is done each
+///   in order, first that which comes first, so that of a process that is killed a first part is done;
+///   a key occurs at most once in it. A value has at most [`MAX_VALUE`] bytes.
 /// - A handle writes under the epoch that it was given with `fence`, to `Leases` without one. Once
 ///   another handle has been given a newer epoch, this one's writes answer `LostLease` and are
 ///   never seen by the other, not even by way of a record that was not there before; so do those

@@ -129,7 +129,7 @@ pub struct Places {
 impl Move {
     /// One of which nobody has looked yet whose the spots are.
     pub fn new(subject: Subject, old: Vec<RulePlace>, new: Vec<RulePlace>) -> Self {
-        Self { subject, old, new, spots: Vec::new(), awaits_no_more: Vec::new() }
+        Self { subject, old, new, spots: Vec::new(), awaits_no_more: Vec::new(), anew: false }
     }
 }
 
@@ -179,11 +179,13 @@ impl Places {
     ) -> Result<Vec<Trim>, Halt> {
         let mut writes = HashMap::new();
         let mut trims = Vec::with_capacity(moves.len());
-        for Move { subject, old, new, spots, awaits_no_more } in moves {
+        for Move { subject, old, new, spots, awaits_no_more, anew } in moves {
             let union = union(&old, &new);
             // Also where it says nothing new, and only some of it is to be trimmed: a process that was shut
-            // out since may still trim what it has left. One that goes from everywhere costs no such write.
-            if union != old || (union.len() != new.len() && !new.is_empty()) {
+            // out since may still trim what it has left. One that goes from everywhere costs no such write,
+            // once that process can have had nothing of it in hand.
+            let leaves = union.len() != new.len() && !new.is_empty();
+            if union != old || leaves || anew && !union.is_empty() {
                 // A later change of the same document knows the earlier one's places.
                 writes.insert(subject.clone(), self.write(&subject, &union));
             }
@@ -216,31 +218,37 @@ impl Places {
         spots: &Spots,
         stop: &CancellationToken,
     ) -> Result<(), Halt> {
-        let mut writes = Vec::with_capacity(trims.len());
+        let (mut removals, mut writes) = (Vec::new(), Vec::with_capacity(trims.len()));
         let mut leaving = Vec::new();
         {
             let mut widened = self.widened.lock().unwrap_or_else(PoisonError::into_inner);
             for trim in trims {
                 if widened.get(&trim.subject) == Some(&trim.generation) {
                     widened.remove(&trim.subject);
-                    writes.push(self.write(&trim.subject, &trim.places));
                     let over = trim.awaits_no_more.iter();
                     let over = over.map(|spot| spots.awaiting_key(*spot, &trim.subject));
-                    writes.extend(over.map(removal::<SpotRecord>));
+                    let write = self.write(&trim.subject, &trim.places);
+                    let goes = write.value.is_none();
+                    if goes { &mut removals } else { &mut writes }.push(write);
+                    removals.extend(over.map(removal::<SpotRecord>));
                     let given_up = trim.given_up();
                     if !given_up.is_empty() {
-                        let given_up = spots.leave(&trim.subject, given_up);
+                        spots.leave(&trim.subject, &given_up);
                         leaving.push((trim.subject, given_up));
                     }
                 }
             }
         }
-        let mut left = Vec::new();
+        let (mut all, mut left) = (Vec::new(), Vec::new());
         for (subject, mut given_up) in leaving {
-            writes.extend(spots.leaving(&subject, &mut given_up, stop).await?);
+            all.extend(spots.leaving(&subject, &mut given_up, stop).await?);
             left.extend(given_up);
         }
-        insist_on_writing(&*self.store, writes, stop).await?;
+        // What a spot was given up by still knows it then: whoever is killed in between gives it up again.
+        // The other way round nobody would.
+        all.extend(removals);
+        all.extend(writes);
+        insist_on_writing(&*self.store, all, stop).await?;
         spots.left(&left);
         Ok(())
     }
@@ -278,6 +286,8 @@ pub struct Move {
     pub spots: Vec<(Spot, PlaceKey)>,
     /// Which others it has waited for until now.
     pub awaits_no_more: Vec<Spot>,
+    /// Whether what is stored of it is to be written once more, whatever it says.
+    pub anew: bool,
 }
 
 #[cfg(test)]

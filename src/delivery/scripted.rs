@@ -341,6 +341,7 @@ impl Bench {
         }
         let names: Vec<Arc<str>> = rules.iter().map(|rule| rule.name.clone()).collect();
         let status = Status::new(&fixture::rules()).target("search");
+        status.position(ClusterTime(9));
         let dead_letters =
             DeadLetters::load(store.clone(), "search", names.clone(), settings.on_rejected, &stop)
                 .await

@@ -16,7 +16,8 @@
 //! its document's places, after a crash: it counts only where the document's own places say so too.
 //!
 //! A document whose shard key changes has a new key. It does not meet itself: the place passes to the new
-//! key, and the old one, whose removal comes in either order, no more gives it up.
+//! key, whoever else wants it, and the old one, whose removal comes in either order, neither takes anything
+//! away from there any more nor gives it up.
 
 mod awaiting;
 mod inherited;
@@ -32,6 +33,7 @@ use std::{
 
 pub use awaiting::Recalled;
 use sha2::{Digest, Sha256};
+use smallvec::{SmallVec, smallvec};
 use tokio::{
     sync::{Notify, mpsc},
     time::Instant,
@@ -56,7 +58,7 @@ use super::{
     dead_letters::{Letter, Stage},
     insist,
     lane::Subject,
-    places::{Places, RulePlace},
+    places::{Move, Places, RulePlace},
     shape::Shaper,
     slice::Settling,
 };
@@ -266,12 +268,13 @@ impl Spots {
 
     /// Takes the free spots of a slice's documents for them, and withholds them from those that others
     /// have: what is put there is taken out of the changes, and what they hold there no more is not
-    /// removed.
+    /// removed. Everything up to the `position` is settled.
     pub(super) async fn look(
         &self,
         changes: &mut [Settling],
         shaper: &Shaper,
         places: &Places,
+        position: Option<ClusterTime>,
         stop: &CancellationToken,
     ) -> Result<Looked, Halt> {
         if self.rules.is_empty() || changes.iter().all(|change| change.moved.is_none()) {
@@ -292,6 +295,8 @@ impl Spots {
             all.push(own);
         }
         let mut owners = self.decide(changes, &all, places, stop).await?;
+        // Until all that an earlier run may have had in hand is settled by this one.
+        let anew = position.is_none_or(|position| self.is_earlier(position));
         let mut looked = Looked { taken: owners.reserved.drain().collect(), ..Looked::default() };
         for (spot, subject) in &owners.taken {
             looked.writes.push(put(self.key(*spot), &record(subject)));
@@ -300,14 +305,15 @@ impl Spots {
             let Some(moved) = &mut change.moved else { continue };
             let mut withheld = Vec::new();
             for (spot, place) in own {
+                let puts = moved.new.iter().any(|new| new.place == place);
                 match owners.of.get(&spot) {
-                    Some(holder) if owners.keep_out(spot, &moved.subject) => {
+                    Some(holder) if owners.keep_out(spot, &moved.subject, puts) => {
                         moved.new.retain(|new| new.place != place);
                         let here = |(operation, _): &mut (crate::target::Operation, _)| {
                             operation.place == place
                         };
                         for (operation, origin) in change.shaped.operations.extract_if(.., here) {
-                            // Who holds it no more has nothing to remove there.
+                            // Who does not hold it has nothing to remove there.
                             if matches!(operation.action, Action::Put(_)) {
                                 let (holder, place) = (holder.clone(), place.clone());
                                 withheld.push(Withheld { at, spot, holder, origin, place });
@@ -315,9 +321,11 @@ impl Spots {
                         }
                     }
                     holder => {
-                        // An earlier run may have meant to put it there, and not done so.
+                        // An earlier run may have meant to put it there, and not done so. Nor does its own
+                        // record say what has been put there while the place was nobody's.
                         let earlier = self.is_earlier(change.time);
-                        if earlier || !moved.old.iter().any(|old| old.place == place) {
+                        let has = moved.old.iter().any(|old| old.place == place);
+                        if earlier || !has || owners.taken.contains_key(&spot) {
                             change.fresh.push(place.clone());
                         }
                         // Not what is that of the same document under its other key.
@@ -328,13 +336,14 @@ impl Spots {
                 }
             }
             moved.awaits_no_more = self.meet(&moved.subject, withheld, shaper, &mut looked);
-            // A process that was shut out since may still take away whose they are, with what it found
-            // there: a place that the document has left in the meantime and comes back to, too.
+            // A process that was shut out since may still take away whose they are, and that the document
+            // lies there.
+            moved.anew = anew;
             let leaves = moved.old.len() > moved.new.len();
             let has = |places: &[RulePlace], at: &PlaceKey| places.iter().any(|it| it.place == *at);
             let kept = moved.spots.iter().filter(|(spot, at)| {
-                let again = leaves || !has(&moved.old, at);
-                again && has(&moved.new, at) && !owners.taken.contains_key(spot)
+                let again = anew || (leaves || !has(&moved.old, at)) && has(&moved.new, at);
+                again && !owners.taken.contains_key(spot)
             });
             let write = |(spot, _): &(Spot, _)| put(self.key(*spot), &record(&moved.subject));
             looked.writes.extend(kept.map(write));
@@ -357,85 +366,66 @@ impl Spots {
         places: &Places,
         stop: &CancellationToken,
     ) -> Result<Owners, Halt> {
+        let wanted = Wanted::of(changes, all);
         let mut owners = Owners::default();
         let mut blocked: HashMap<Spot, Subject> = HashMap::new();
-        let mut returning: HashSet<(Spot, &Subject)> = HashSet::new();
-        // Each with whether it is to be put there.
-        let mut wanted: Vec<(Spot, &Subject, bool)> = Vec::new();
         {
             let mut state = self.state();
-            for (change, own) in changes.iter().zip(all) {
-                let Some(moved) = &change.moved else { continue };
-                for (spot, place) in own {
-                    let puts = moved.new.iter().any(|new| new.place == *place);
-                    wanted.push((*spot, &moved.subject, puts));
-                    if moved.old.iter().any(|old| old.place == *place) {
-                        continue;
-                    }
+            for (spot, own) in &wanted {
+                for it in own.iter().filter(|it| !it.has) {
                     match state.taking.get(spot) {
-                        // Both keys of a document are of one lane, so of this slice.
-                        Some(other) if other.is_same_document(&moved.subject) => {
-                            state.taking.insert(*spot, moved.subject.clone());
-                        }
-                        Some(other) => {
-                            blocked.insert(*spot, other.clone());
-                            returning.insert((*spot, &moved.subject));
-                        }
                         None => {
-                            state.taking.insert(*spot, moved.subject.clone());
+                            state.taking.insert(*spot, it.subject.clone());
                             owners.reserved.insert(*spot);
                         }
+                        Some(other) if !owners.reserved.contains(spot) => {
+                            blocked.insert(*spot, other.clone());
+                        }
+                        // Of the keys of one document the last one.
+                        Some(other) if it.puts && other.is_same_document(it.subject) => {
+                            state.taking.insert(*spot, it.subject.clone());
+                        }
+                        Some(_) => {}
                     }
                 }
             }
         }
-        let mut spots: Vec<Spot> = Vec::with_capacity(wanted.len());
-        let mut seen = HashSet::with_capacity(wanted.len());
-        spots.extend(wanted.iter().map(|(spot, ..)| *spot).filter(|spot| seen.insert(*spot)));
+        let spots: Vec<Spot> = wanted.iter().map(|(spot, _)| *spot).collect();
         let found = self.owners(&spots, stop).await?;
-        let found: HashMap<Spot, Option<Subject>> = spots.into_iter().zip(found).collect();
-        let mut again: Vec<(Spot, &Subject)> = Vec::new();
+        let mut again: Vec<(Spot, &[Wanted])> = Vec::new();
         {
             let mut state = self.state();
-            for (spot, subject, puts) in wanted {
-                match found.get(&spot).and_then(Option::as_ref) {
-                    // It had left the spot, which another is taking, and that was not stored.
-                    Some(owner) if owner == subject && returning.contains(&(spot, subject)) => {
-                        if let Some(other) = blocked.get(&spot) {
-                            owners.of.insert(spot, other.clone());
-                        }
+            for ((spot, own), owner) in wanted.iter().zip(found) {
+                let spot = *spot;
+                match (blocked.get(&spot), owner) {
+                    // It had left the spot, which another is taking, and that was not stored; unless its own
+                    // record says that it has it.
+                    (Some(other), owner) => {
+                        let has =
+                            |owner: &Subject| own.iter().any(|it| it.has && it.subject == owner);
+                        owners.of.insert(spot, owner.filter(has).unwrap_or_else(|| other.clone()));
                     }
-                    Some(owner) => {
-                        owners.of.insert(spot, owner.clone());
-                        if owner != subject && (puts || !owner.is_same_document(subject)) {
-                            again.push((spot, subject));
-                        }
+                    (None, Some(owner)) if own.iter().all(|it| *it.subject == owner) => {
+                        owners.of.insert(spot, owner);
                     }
-                    None if owners.reserved.contains(&spot) => {
+                    (None, None) if owners.reserved.contains(&spot) => {
                         owners.take_reserved(&state, spot);
                     }
-                    None => match blocked.get(&spot) {
-                        Some(other) => {
-                            owners.of.insert(spot, other.clone());
+                    // Whoever is looked at a second time has the spot to himself meanwhile.
+                    (None, owner) => match state.taking.get(&spot) {
+                        Some(other) if !owners.reserved.contains(&spot) => {
+                            owners.of.insert(spot, owner.unwrap_or_else(|| other.clone()));
                         }
-                        None => again.push((spot, subject)),
+                        Some(_) => again.push((spot, own)),
+                        None => {
+                            let Some(taker) = Wanted::taker(own) else { continue };
+                            state.taking.insert(spot, taker.clone());
+                            owners.reserved.insert(spot);
+                            again.push((spot, own));
+                        }
                     },
                 }
             }
-            // Whoever is looked at a second time has the spot to himself meanwhile.
-            again.retain(|(spot, subject)| match state.taking.get(spot) {
-                Some(other) if owners.reserved.contains(spot) || other == *subject => true,
-                Some(other) => {
-                    owners.of.entry(*spot).or_insert_with(|| other.clone());
-                    owners.busy.insert(*spot);
-                    false
-                }
-                None => {
-                    state.taking.insert(*spot, (*subject).clone());
-                    owners.reserved.insert(*spot);
-                    true
-                }
-            });
         }
         if !again.is_empty() {
             self.decide_again(&mut owners, again, places, stop).await?;
@@ -444,31 +434,32 @@ impl Spots {
     }
 
     /// What was found free, or another's, though it should not be: looked at once more, now that nobody
-    /// else can take it. It is another's only where that one's own places say so.
+    /// else can take it. It is another's only where that one's own places say so. From one key of a document
+    /// it passes to the one that puts something there, whoever else wants it.
     async fn decide_again(
         &self,
         owners: &mut Owners,
-        again: Vec<(Spot, &Subject)>,
+        again: Vec<(Spot, &[Wanted<'_>])>,
         places: &Places,
         stop: &CancellationToken,
     ) -> Result<(), Halt> {
-        let mut spots: Vec<Spot> = Vec::with_capacity(again.len());
-        for (spot, _) in again {
-            if !spots.contains(&spot) {
-                spots.push(spot);
-            }
-        }
+        let spots: Vec<Spot> = again.iter().map(|(spot, _)| *spot).collect();
         let found = self.holders(&spots, places, stop).await?;
-        let state = self.state();
-        for (spot, owner) in spots.into_iter().zip(found) {
-            let taker = state.taking.get(&spot);
-            let owner = owner.map(|holding| holding.subject);
-            match owner.filter(|owner| !taker.is_some_and(|it| it.is_same_document(owner))) {
-                Some(owner) => {
-                    owners.of.insert(spot, owner);
+        let mut state = self.state();
+        for ((spot, own), holding) in again.into_iter().zip(found) {
+            if let Some(Holding { subject: owner, .. }) = holding {
+                let mut keys = own.iter().rev().filter(|it| it.subject.is_same_document(&owner));
+                match keys.find(|it| it.puts) {
+                    Some(heir) if *heir.subject != owner => {
+                        state.taking.insert(spot, heir.subject.clone());
+                    }
+                    _ => {
+                        owners.of.insert(spot, owner);
+                        continue;
+                    }
                 }
-                None => owners.take_reserved(&state, spot),
             }
+            owners.take_reserved(&state, spot);
         }
         Ok(())
     }
@@ -614,15 +605,10 @@ impl Spots {
         Ok((letters, waits))
     }
 
-    /// A document is about to give spots up. Says which: not those that its new key is taking.
-    pub(super) fn leave(&self, subject: &Subject, mut spots: Vec<Spot>) -> Vec<Spot> {
+    /// A document is about to give spots up.
+    pub(super) fn leave(&self, subject: &Subject, spots: &[Spot]) {
         let mut state = self.state();
-        spots.retain(|spot| match state.taking.get(spot) {
-            Some(taker) => taker == subject || !taker.is_same_document(subject),
-            None => true,
-        });
         spots.iter().for_each(|spot| drop(state.leaving.insert(*spot, subject.clone())));
-        spots
     }
 
     /// What is to be written for the spots that a document is about to give up. Those that its new key
@@ -665,6 +651,51 @@ impl Spots {
     }
 }
 
+/// What a document of a slice has to do with a spot.
+struct Wanted<'a> {
+    subject: &'a Subject,
+    /// Whether it is to be put there.
+    puts: bool,
+    /// Whether its record says that it may lie there.
+    has: bool,
+}
+
+impl<'a> Wanted<'a> {
+    /// Those of a slice by their spots, in order.
+    fn of(
+        changes: &'a [Settling],
+        all: &[Vec<(Spot, PlaceKey)>],
+    ) -> Vec<(Spot, SmallVec<[Self; 2]>)> {
+        // The first change of a document knows its record, and a later one what the first one adds, too.
+        let mut stored: HashMap<&Subject, &[RulePlace]> = HashMap::new();
+        let mut known: HashMap<Spot, usize> = HashMap::new();
+        let mut wanted: Vec<(Spot, SmallVec<[Self; 2]>)> = Vec::new();
+        for (change, own) in changes.iter().zip(all) {
+            let Some(Move { subject, old, new, .. }) = change.moved.as_deref() else { continue };
+            let old = *stored.entry(subject).or_insert(old);
+            for (spot, place) in own {
+                let is_among = |places: &[RulePlace]| places.iter().any(|it| it.place == *place);
+                let it = Self { subject, puts: is_among(new), has: is_among(old) };
+                match known.entry(*spot) {
+                    hash_map::Entry::Occupied(at) => wanted[*at.get()].1.push(it),
+                    hash_map::Entry::Vacant(at) => {
+                        at.insert(wanted.len());
+                        wanted.push((*spot, smallvec![it]));
+                    }
+                }
+            }
+        }
+        wanted
+    }
+
+    /// Who gets a spot that is nobody's: the first one that is to be put there, under its last key.
+    fn taker(own: &[Self]) -> Option<&'a Subject> {
+        let first = own.iter().find(|it| it.puts).or(own.first())?;
+        let mut keys = own.iter().rev().filter(|it| it.subject.is_same_document(first.subject));
+        Some(keys.find(|it| it.puts).unwrap_or(first).subject)
+    }
+}
+
 /// Whose spots are, as far as that was looked at.
 #[derive(Default)]
 struct Owners {
@@ -672,16 +703,15 @@ struct Owners {
     taken: HashMap<Spot, Subject>,
     /// Nobody else takes them before it is durable whose they are.
     reserved: HashSet<Spot>,
-    /// Being given up, or looked at by others: they do not pass to another key of their document now.
-    busy: HashSet<Spot>,
 }
 
 impl Owners {
-    /// Whether a document may not be put there, nor taken away from there.
-    fn keep_out(&self, spot: Spot, subject: &Subject) -> bool {
-        self.of.get(&spot).is_some_and(|holder| {
-            holder != subject && (self.busy.contains(&spot) || !holder.is_same_document(subject))
-        })
+    /// Whether a document may not be put there, nor taken away from there. Whoever holds it under another key
+    /// does that, and gives it up behind that: it may be another's then. But what passes on in this very
+    /// slice may be put there under both keys.
+    fn keep_out(&self, spot: Spot, subject: &Subject, puts: bool) -> bool {
+        let passes = || self.taken.get(&spot).is_some_and(|it| it.is_same_document(subject));
+        self.of.get(&spot).is_some_and(|holder| holder != subject && !(puts && passes()))
     }
 
     /// Of the document that it is reserved for, unless one that gives it up has not done so yet.
@@ -689,7 +719,6 @@ impl Owners {
         match (state.leaving.get(&spot), state.taking.get(&spot)) {
             (Some(other), taker) if taker != Some(other) => {
                 self.of.insert(spot, other.clone());
-                self.busy.insert(spot);
             }
             (_, Some(taker)) => {
                 self.of.insert(spot, taker.clone());

@@ -351,7 +351,8 @@ impl Writer {
             old.extend(forgotten.get(subject).into_iter().flatten().cloned());
         }
         let Context { shaper, spots, places, stop, .. } = &*context;
-        let mut looked = spots.look(&mut changes, shaper, places, stop).await?;
+        let position = context.status.position_now();
+        let mut looked = spots.look(&mut changes, shaper, places, position, stop).await?;
         let moves =
             changes.iter_mut().filter_map(|change| change.moved.take()).map(|it| *it).collect();
         let trims = places.widen(moves, std::mem::take(&mut looked.writes), stop).await?;

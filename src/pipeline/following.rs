@@ -578,13 +578,18 @@ impl Answering {
                 }
             }
         }
-        let moved = self.moved(&namespace, &keys, &states, &rules, after).await?;
+        let (moved, read) = self.moved(&namespace, &keys, &states, &rules, after).await?;
+        as_of = as_of.max(read);
         let mut answered = Vec::with_capacity(group.len() + moved.len());
-        let mut moved: HashMap<usize, (DocumentKey, States)> = moved.into_iter().collect();
+        let mut moved: HashMap<usize, Moved> = moved.into_iter().collect();
         for (at, ((index, pending), states)) in group.into_iter().zip(states).enumerate() {
-            let Some(states) = states else {
-                answered.push((index, Answered::Unread(pending)));
-                continue;
+            let (states, behind) = match (states, moved.remove(&at)) {
+                (Some(states), None) => (states, None),
+                (Some(states), Some(Moved::To(key, found))) => (states, Some((key, found))),
+                (None, _) | (_, Some(Moved::NotRead)) => {
+                    answered.push((index, Answered::Unread(pending)));
+                    continue;
+                }
             };
             let change = |key, states, claims| {
                 Answered::Change(Change {
@@ -602,7 +607,7 @@ impl Answering {
                 })
             };
             // Behind the removal, which may be of the same place. The event is not done before it is.
-            let behind = moved.remove(&at).map(|(key, states)| {
+            let behind = behind.map(|(key, states)| {
                 let claims = pending.claims.iter().map(Claim::share).collect();
                 change(key, states, claims)
             });
@@ -615,6 +620,8 @@ impl Answering {
     /// On a sharded collection a document whose shard key changed is deleted under its old document
     /// key and inserted under its new one, in either order. A key that is gone is therefore looked
     /// for under its `_id` alone, and what is there is delivered behind the removal, under its new key.
+    ///
+    /// No state in it is newer than the time.
     async fn moved(
         &self,
         namespace: &Namespace,
@@ -622,55 +629,61 @@ impl Answering {
         states: &[Option<States>],
         rules: &[RuleIndex],
         after: ClusterTime,
-    ) -> Result<Vec<(usize, (DocumentKey, States))>, Halt> {
+    ) -> Result<(Vec<(usize, Moved)>, ClusterTime), Halt> {
         let gone = |states: &States| {
             let gone =
                 |state: &State| matches!(state, State::Gone | State::Dropped | State::Unmatched);
             states.iter().all(|(_, state)| gone(state))
         };
-        let mut moved = Vec::new();
+        let (mut moved, mut as_of) = (Vec::new(), after);
         for (at, key) in keys.iter().enumerate() {
             if !key.is_compound() || !states[at].as_ref().is_some_and(gone) {
                 continue;
             }
             let Ok(id) = DocumentKey::from_id(key.id()) else { continue };
-            let mut found = States::new();
+            let (mut found, mut is_read) = (States::new(), true);
             for &rule in rules {
                 let one = std::slice::from_ref(&id);
-                let (answer, _) = self.states(rule, namespace, one, after).await?;
-                let state = answer.into_iter().next().flatten();
-                found.extend(
-                    state
-                        .filter(|state| matches!(state, State::Present(_)))
-                        .map(|state| (rule, state)),
-                );
+                let (answer, read) = self.states(rule, namespace, one, after).await?;
+                as_of = as_of.max(read);
+                match answer.into_iter().next().flatten() {
+                    None => is_read = false,
+                    Some(state @ (State::Present(_) | State::Failed(_))) => {
+                        found.push((rule, state));
+                    }
+                    Some(_) => {}
+                }
             }
-            if !found.is_empty() {
-                let key = self.key_now(namespace, key, &id, after).await?.unwrap_or(id);
-                moved.push((at, (key, found)));
+            if !is_read {
+                moved.push((at, Moved::NotRead));
+            } else if !found.is_empty() {
+                match self.key_now(namespace, key, &id, after).await? {
+                    Fetched::Present(document) => {
+                        let now = shape_of(key).key_of(&document).unwrap_or(id);
+                        moved.push((at, Moved::To(now, found)));
+                    }
+                    // It has been deleted since, and that will be told of the key that it had.
+                    Fetched::Absent => {}
+                    Fetched::Failed(_) | Fetched::Unread => moved.push((at, Moved::NotRead)),
+                }
             }
         }
-        Ok(moved)
+        Ok((moved, as_of))
     }
 
-    /// The document key of a document whose shard key has changed: `id` is its `_id`, and `before` the
-    /// document key that it had.
+    /// What the document key of a document is made of: `id` is its `_id`, and `before` a document key that
+    /// it had.
     async fn key_now(
         &self,
         namespace: &Namespace,
         before: &DocumentKey,
         id: &DocumentKey,
         after: ClusterTime,
-    ) -> Result<Option<DocumentKey>, Halt> {
-        let names = before.raw().iter_elements().flatten();
-        let shape = KeyShape::sharded(names.map(|field| field.key().as_str().to_owned()));
-        let read = Read::keys(shape.paths());
+    ) -> Result<Fetched, Halt> {
+        let read = Read::keys(shape_of(before).paths());
         let one = std::slice::from_ref(id);
         let answer = self.reading.fetch(namespace, &read, one, after, &self.budget).await?;
-        Ok(match answer.fetched.into_iter().next() {
-            Some(Fetched::Present(document)) => shape.key_of(&document).ok(),
-            _ => None,
-        })
+        Ok(answer.fetched.into_iter().next().unwrap_or(Fetched::Unread))
     }
 
     async fn states(
@@ -726,6 +739,20 @@ impl Answering {
         }
         Ok(answer.operation_time)
     }
+}
+
+/// What a document key is made of that looks like this one.
+fn shape_of(key: &DocumentKey) -> KeyShape {
+    let names = key.raw().iter_elements().flatten();
+    KeyShape::sharded(names.map(|field| field.key().as_str().to_owned()))
+}
+
+/// What a document has become whose key is gone.
+enum Moved {
+    /// It is there under another key.
+    To(DocumentKey, States),
+    /// It could not be read: to be asked again.
+    NotRead,
 }
 
 /// What became of a key that was taken.

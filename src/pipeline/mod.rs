@@ -8,6 +8,7 @@ mod copying;
 mod demand;
 mod events;
 mod following;
+mod holders;
 mod letters;
 mod lookups;
 mod mending;

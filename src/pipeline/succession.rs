@@ -164,3 +164,6 @@ impl Succession {
         stop.run_until_cancelled(done).await.ok_or(Halt::Stopped)
     }
 }
+
+#[cfg(test)]
+mod tests;

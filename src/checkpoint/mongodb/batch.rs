@@ -67,7 +67,8 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Adds an entry to the last batch of its table and kind that has room, or to a new one.
+    /// Adds an entry to the last batch of its table and kind that has room, or to a new one: of each kind
+    /// they are sent in order, and first what was added first.
     pub(super) fn add(
         batches: &mut Vec<Self>,
         table: Table,
@@ -103,7 +104,7 @@ impl Batch {
         self.table
     }
 
-    /// The command. Unordered: one entry that collides does not hold up the others.
+    /// The command. Ordered: where it is cut off, a first part is done.
     pub(super) fn command(&self, durable_within: Duration) -> RawDocumentBuf {
         let mut command = RawDocumentBuf::new();
         let (verb, list) = if self.removes {
@@ -114,7 +115,7 @@ impl Batch {
         let within = i64::try_from(durable_within.as_millis()).unwrap_or(i64::MAX);
         command.append(verb, self.table.as_str());
         command.append(list, self.entries.clone());
-        command.append(cstr!("ordered"), false);
+        command.append(cstr!("ordered"), true);
         command.append(
             cstr!("writeConcern"),
             rawdoc! { "w": "majority", "j": true, "wtimeout": within },

@@ -28,7 +28,8 @@
 //!
 //! `places` and `dead_letters` may have a record a document and are not stamped. The look at
 //! `fences` sees to it that a process never *acts* on a write that came late. What such a write
-//! leaves behind is a place that is cleaned although nothing was put there, or a dead letter of a
+//! leaves behind is a place that is cleaned although nothing was put there, or whose a place is that
+//! its document has left, which counts for nothing, or a dead letter of a
 //! document that has since gone through and is settled by its next success; a late removal is of
 //! something that the same process had seen settled in the target. Records that the new holder has
 //! written are guarded by their epoch there too: whose places are that a document keeps, and that the

@@ -28,6 +28,10 @@ fn subject_of(id: i64) -> Subject {
     Subject { namespace: namespace(), key: key(id) }
 }
 
+fn under(key: &DocumentKey) -> Subject {
+    Subject { namespace: namespace(), key: key.clone() }
+}
+
 fn lies(at: &str) -> RulePlace {
     RulePlace { rule: "products".into(), place: PlaceKey(at.as_bytes().into()), owed: false }
 }
@@ -51,6 +55,18 @@ impl Shelf {
     fn put(&self, changes: &[(i64, Option<(&str, i64)>)]) -> Completion {
         let state = |lies: Option<(&str, i64)>| lies.map_or(State::Gone, |(at, v)| lying(at, v));
         self.bench.put(changes.iter().map(|(id, lies)| (*id, state(*lies))))
+    }
+
+    /// The same of documents under any keys.
+    fn put_under(&self, changes: &[(&DocumentKey, Option<(&str, i64)>)]) -> Completion {
+        let done = Completion::new();
+        let change = |(key, lies): &(&DocumentKey, Option<(&str, i64)>)| {
+            let state = lies.map_or(State::Gone, |(at, v)| lying(at, v));
+            Change { key: (*key).clone(), ..change(1, state, [done.claim()]) }
+        };
+        self.bench.lane.append(changes.iter().map(change).collect());
+        done.close();
+        done
     }
 
     /// A document that has come back, to be looked up.
@@ -471,17 +487,8 @@ fn in_region(region: &str, id: i64) -> DocumentKey {
 async fn a_document_whose_shard_key_changes_does_not_meet_itself() {
     let shelf = Shelf::new().await;
     let (eu, us) = (in_region("eu", 1), in_region("us", 1));
-    let put = |changes: &[(&DocumentKey, Option<(&str, i64)>)]| {
-        let done = Completion::new();
-        let change = |(key, lies): &(&DocumentKey, Option<(&str, i64)>)| {
-            let state = lies.map_or(State::Gone, |(at, v)| lying(at, v));
-            Change { key: (*key).clone(), ..change(1, state, [done.claim()]) }
-        };
-        shelf.bench.lane.append(changes.iter().map(change).collect());
-        done.close();
-        done
-    };
-    let of = |key: &DocumentKey| Some(Subject { namespace: namespace(), key: key.clone() });
+    let put = |changes: &[(&DocumentKey, Option<(&str, i64)>)]| shelf.put_under(changes);
+    let of = |key: &DocumentKey| Some(under(key));
     soon(put(&[(&eu, Some(("a", 1)))]).done()).await;
     assert_eq!(shelf.owner("a").await, of(&eu));
     // The new one comes first.
@@ -514,7 +521,44 @@ async fn a_document_whose_shard_key_changes_does_not_meet_itself() {
     assert!(shelf.held().is_empty());
     // It is not another document that it takes the place of.
     let other = Subject { namespace: namespace(), key: in_region("us", 2) };
-    assert!(!other.is_same_document(&of(&us).expect("one")));
+    assert!(!other.is_same_document(&under(&us)));
+    shelf.nothing_is_left();
+}
+
+/// Its place passes on, though another one asks for it first.
+#[tokio::test(start_paused = true)]
+async fn who_asks_for_a_place_does_not_keep_it_from_passing_on() {
+    let shelf = Shelf::new().await;
+    let (eu, us, other) = (in_region("eu", 1), in_region("us", 1), in_region("us", 2));
+    soon(shelf.put_under(&[(&eu, Some(("a", 1)))]).done()).await;
+    let all = [(&other, Some(("a", 2))), (&eu, None), (&us, Some(("a", 3)))];
+    let done = shelf.put_under(&all);
+    let pending = shelf.next().await;
+    assert_eq!(pending.subject, under(&other));
+    assert_eq!((shelf.owner("a").await, shelf.held()), (Some(under(&us)), vec![("a".into(), 3)]));
+    let found = Change { key: other, ..change(2, State::Gone, pending.claims) };
+    shelf.bench.lane.complete(vec![found], Vec::new(), ClusterTime(9));
+    soon(done.done()).await;
+    // What the old key gave up is not given up for the new one.
+    assert_eq!((shelf.owner("a").await, shelf.held()), (Some(under(&us)), vec![("a".into(), 3)]));
+    shelf.nothing_is_left();
+}
+
+/// The process was killed when both its keys were known to lie there. Only the one whose place it is takes it
+/// away: behind that it may be another's.
+#[tokio::test(start_paused = true)]
+async fn a_place_is_left_under_the_key_that_has_it() {
+    let shelf = Shelf::new().await;
+    let (eu, us) = (in_region("eu", 1), in_region("us", 1));
+    soon(shelf.put_under(&[(&us, Some(("a", 1)))]).done()).await;
+    let moves = vec![Move::new(under(&eu), Vec::new(), vec![lies("a")])];
+    let Context { places, .. } = &*shelf.bench.context;
+    places.widen(moves, Vec::new(), &shelf.stop).await.expect("in memory");
+    soon(shelf.put_under(&[(&eu, Some(("b", 2)))]).done()).await;
+    let sent = shelf.bench.target.sent();
+    assert_eq!((shelf.owner("a").await, &sent[1..]), (Some(under(&us)), &[vec!["b=2".into()]][..]));
+    soon(shelf.put_under(&[(&us, None)]).done()).await;
+    assert_eq!((shelf.owner("a").await, shelf.held()), (None, vec![("b".to_owned(), 2)]));
     shelf.nothing_is_left();
 }
 
