@@ -403,6 +403,27 @@ async fn a_place_is_that_of_a_document_whose_shard_key_changes() -> Result<()> {
     Ok(())
 }
 
+/// A change of its shard key is told under the key that it had.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_not_be_read_under_its_new_shard_key_is_told() -> Result<()> {
+    let keys = "    pipeline: [{ $set: { share: { $divide: [1, $n] } } }]\n";
+    let sharing = Sharing::with(Kind::Sharded, "sharing-unread", keys).await?;
+    sharing.set(1, "a", 1).await?;
+    let mut run = sharing.file.run(&[])?;
+    sharing.right(&mut run).await?;
+    sharing.set(1, "b", 0).await?;
+    sharing.is(&mut run, &[], &[1]).await?;
+    let letters = sharing.file.dead_letters().await?;
+    assert_eq!(
+        (&letters[0]["reason"], &letters[0]["key"]["region"]),
+        (&"source".into(), &0.into())
+    );
+    sharing.set(1, "b", 2).await?;
+    sharing.is(&mut run, &[("b", 1, 2)], &[]).await?;
+    assert!(run.terminate().await?.success());
+    Ok(())
+}
+
 /// What is told of documents under one `_id` would be of one document to whoever listens.
 #[tokio::test(flavor = "multi_thread")]
 async fn under_one_id_is_told_of_one_document() -> Result<()> {

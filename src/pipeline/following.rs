@@ -664,7 +664,12 @@ impl Answering {
                     }
                     // It has been deleted since, and that will be told of the key that it had.
                     Fetched::Absent => {}
-                    Fetched::Failed(_) | Fetched::Unread => moved.push((at, Moved::NotRead)),
+                    Fetched::Unread => moved.push((at, Moved::NotRead)),
+                    Fetched::Failed(words) => {
+                        let failed = |(rule, _)| (rule, State::Failed(words.clone()));
+                        let found = found.into_iter().map(failed).collect();
+                        moved.push((at, Moved::To(id, found)));
+                    }
                 }
             }
         }

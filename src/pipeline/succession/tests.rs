@@ -221,7 +221,9 @@ struct UnderWay {
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        let left: Vec<Write> = self.left.drain(..).collect();
+        // A letter that comes late is settled by the next success of its document.
+        let left: Vec<Write> =
+            self.left.drain(..).filter(|write| write.table == Table::Places).collect();
         let store = self.store.again();
         if left.is_empty() || !store.course.late {
             return;
