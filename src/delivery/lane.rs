@@ -440,7 +440,8 @@ impl Lane {
     }
 
     /// Takes up to `most` changes from the output, in order, whose documents have no more than so many
-    /// `bytes` together, or one that has more; none where there are none.
+    /// `bytes` together, or one that has more; none where there are none. What a document has become under
+    /// another key comes with what it was.
     pub fn try_output(&self, most: usize, bytes: usize) -> Vec<Change> {
         let mut front = self.front();
         let mut sum = 0;
@@ -450,7 +451,10 @@ impl Lane {
             sum += change.size().max(1);
             first || sum <= bytes
         };
-        let count = front.output.iter().take(most).take_while(fits).count();
+        let mut count = front.output.iter().take(most).take_while(fits).count();
+        while count > 0 && front.is_parted(count) {
+            count += 1;
+        }
         let taken: Vec<Change> = front.output.drain(..count).collect();
         let changes = taken.iter().filter(|change| change.phase == Phase::Changes).count();
         front.output_changes -= changes;
@@ -583,6 +587,20 @@ impl Front {
         self.order.push_back(subject.clone());
         let claims = smallvec![claim];
         self.pending.insert(subject, Waiting { time, since, deleted, shown, claims });
+    }
+
+    /// Whether a document stands on both sides under different keys.
+    fn is_parted(&self, count: usize) -> bool {
+        let both =
+            count.checked_sub(1).and_then(|at| self.output.get(at)).zip(self.output.get(count));
+        both.is_some_and(|(one, other)| {
+            let of = |change: &Change| Subject {
+                namespace: change.namespace.clone(),
+                key: change.key.clone(),
+            };
+            let shards = one.key.is_compound() || other.key.is_compound();
+            shards && one.key != other.key && of(one).is_same_document(&of(other))
+        })
     }
 
     fn put_out(&mut self, change: Change) {

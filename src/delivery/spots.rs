@@ -12,12 +12,13 @@
 //! run looks at all of those again.
 //!
 //! Only one process writes, and one task a document: what is found free is noted in memory until it is
-//! durable whose it is, and so is what is being given up. What says whose a spot is may have outlived
-//! its document's places, after a crash: it counts only where the document's own places say so too.
+//! durable whose it is, and so is what is being given up. After a crash a document's places may say that it
+//! lies where nobody does, and what says whose a spot is may come late: it counts only where the document's
+//! own places say so too.
 //!
 //! A document whose shard key changes has a new key. It does not meet itself: the place passes to the new
-//! key, whoever else wants it, and the old one, whose removal comes in either order, neither takes anything
-//! away from there any more nor gives it up.
+//! key, whoever else wants it, and the old one, whose removal comes in either order, no more gives it up.
+//! Documents of several shards with one `_id` are taken for one.
 
 mod awaiting;
 mod inherited;
@@ -301,22 +302,32 @@ impl Spots {
         for (spot, subject) in &owners.taken {
             looked.writes.push(put(self.key(*spot), &record(subject)));
         }
+        let mut written: HashSet<Spot> = HashSet::new();
         for (at, (change, own)) in changes.iter_mut().zip(all).enumerate() {
             let Some(moved) = &mut change.moved else { continue };
             let mut withheld = Vec::new();
             for (spot, place) in own {
+                let here =
+                    |(operation, _): &mut (crate::target::Operation, _)| operation.place == place;
                 let puts = moved.new.iter().any(|new| new.place == place);
                 match owners.of.get(&spot) {
-                    Some(holder) if owners.keep_out(spot, &moved.subject, puts) => {
+                    Some(holder) if !owners.lets_in(spot, holder, &moved.subject, puts) => {
                         moved.new.retain(|new| new.place != place);
-                        let here = |(operation, _): &mut (crate::target::Operation, _)| {
-                            operation.place == place
-                        };
                         for (operation, origin) in change.shaped.operations.extract_if(.., here) {
-                            // Who does not hold it has nothing to remove there.
-                            if matches!(operation.action, Action::Put(_)) {
-                                let (holder, place) = (holder.clone(), place.clone());
-                                withheld.push(Withheld { at, spot, holder, origin, place });
+                            let is_own = holder.is_same_document(&moved.subject);
+                            match operation.action {
+                                // Its other key has it now, or does not yet know that it has not.
+                                Action::Remove if is_own => {
+                                    let known = moved.old.iter().filter(|old| old.place == place);
+                                    moved.new.extend(known.cloned());
+                                    looked.waits.push((at, origin));
+                                }
+                                // Who does not hold it has nothing to remove there.
+                                Action::Remove | Action::Append(_) => {}
+                                Action::Put(_) => {
+                                    let (holder, place) = (holder.clone(), place.clone());
+                                    withheld.push(Withheld { at, spot, holder, origin, place });
+                                }
                             }
                         }
                     }
@@ -343,7 +354,7 @@ impl Spots {
             let has = |places: &[RulePlace], at: &PlaceKey| places.iter().any(|it| it.place == *at);
             let kept = moved.spots.iter().filter(|(spot, at)| {
                 let again = anew || (leaves || !has(&moved.old, at)) && has(&moved.new, at);
-                again && !owners.taken.contains_key(spot)
+                again && !owners.taken.contains_key(spot) && written.insert(*spot)
             });
             let write = |(spot, _): &(Spot, _)| put(self.key(*spot), &record(&moved.subject));
             looked.writes.extend(kept.map(write));
@@ -400,22 +411,25 @@ impl Spots {
                 match (blocked.get(&spot), owner) {
                     // It had left the spot, which another is taking, and that was not stored; unless its own
                     // record says that it has it.
-                    (Some(other), owner) => {
-                        let has =
-                            |owner: &Subject| own.iter().any(|it| it.has && it.subject == owner);
-                        owners.of.insert(spot, owner.filter(has).unwrap_or_else(|| other.clone()));
-                    }
+                    (Some(other), owner) => match owner.filter(|it| Wanted::has(own, it)) {
+                        Some(owner) => owners.stays(spot, owner),
+                        None => drop(owners.of.insert(spot, other.clone())),
+                    },
                     (None, Some(owner)) if own.iter().all(|it| *it.subject == owner) => {
-                        owners.of.insert(spot, owner);
+                        owners.stays(spot, owner);
                     }
                     (None, None) if owners.reserved.contains(&spot) => {
                         owners.take_reserved(&state, spot);
                     }
                     // Whoever is looked at a second time has the spot to himself meanwhile.
                     (None, owner) => match state.taking.get(&spot) {
-                        Some(other) if !owners.reserved.contains(&spot) => {
-                            owners.of.insert(spot, owner.unwrap_or_else(|| other.clone()));
-                        }
+                        Some(other) if !owners.reserved.contains(&spot) => match owner {
+                            Some(owner) if Wanted::has(own, &owner) => owners.stays(spot, owner),
+                            owner => {
+                                let holder = owner.unwrap_or_else(|| other.clone());
+                                owners.of.insert(spot, holder);
+                            }
+                        },
                         Some(_) => again.push((spot, own)),
                         None => {
                             let Some(taker) = Wanted::taker(own) else { continue };
@@ -435,7 +449,8 @@ impl Spots {
 
     /// What was found free, or another's, though it should not be: looked at once more, now that nobody
     /// else can take it. It is another's only where that one's own places say so. From one key of a document
-    /// it passes to the one that puts something there, whoever else wants it.
+    /// it passes to the one that puts something there, or else takes something away, whoever else wants it:
+    /// what the first one gives up behind that is not given up.
     async fn decide_again(
         &self,
         owners: &mut Owners,
@@ -448,12 +463,15 @@ impl Spots {
         let mut state = self.state();
         for ((spot, own), holding) in again.into_iter().zip(found) {
             if let Some(Holding { subject: owner, .. }) = holding {
-                let mut keys = own.iter().rev().filter(|it| it.subject.is_same_document(&owner));
-                match keys.find(|it| it.puts) {
-                    Some(heir) if *heir.subject != owner => {
-                        state.taking.insert(spot, heir.subject.clone());
+                match Wanted::heir(own, &owner) {
+                    Some(heir) if *heir != owner => {
+                        state.taking.insert(spot, heir.clone());
                     }
-                    _ => {
+                    Some(_) => {
+                        owners.stays(spot, owner);
+                        continue;
+                    }
+                    None => {
                         owners.of.insert(spot, owner);
                         continue;
                     }
@@ -688,6 +706,21 @@ impl<'a> Wanted<'a> {
         wanted
     }
 
+    /// Whether it is a document of the slice whose record says that it may lie there.
+    fn has(own: &[Self], subject: &Subject) -> bool {
+        own.iter().any(|it| it.has && it.subject == subject)
+    }
+
+    /// Under which key a document of the slice has a spot that its record says it has: the last one that puts
+    /// something there, or the one that has it, or the last one that takes something away.
+    fn heir(own: &[Self], owner: &Subject) -> Option<&'a Subject> {
+        let keys = || own.iter().rev().filter(|it| it.subject.is_same_document(owner));
+        let puts = keys().find(|it| it.puts);
+        puts.or_else(|| keys().find(|it| it.subject == owner))
+            .or(keys().next())
+            .map(|it| it.subject)
+    }
+
     /// Who gets a spot that is nobody's: the first one that is to be put there, under its last key.
     fn taker(own: &[Self]) -> Option<&'a Subject> {
         let first = own.iter().find(|it| it.puts).or(own.first())?;
@@ -703,15 +736,26 @@ struct Owners {
     taken: HashMap<Spot, Subject>,
     /// Nobody else takes them before it is durable whose they are.
     reserved: HashSet<Spot>,
+    /// Those of the slice's documents.
+    own: HashSet<Spot>,
 }
 
 impl Owners {
-    /// Whether a document may not be put there, nor taken away from there. Whoever holds it under another key
-    /// does that, and gives it up behind that: it may be another's then. But what passes on in this very
-    /// slice may be put there under both keys.
-    fn keep_out(&self, spot: Spot, subject: &Subject, puts: bool) -> bool {
-        let passes = || self.taken.get(&spot).is_some_and(|it| it.is_same_document(subject));
-        self.of.get(&spot).is_some_and(|holder| holder != subject && !(puts && passes()))
+    /// It is and stays that of a document of the slice.
+    fn stays(&mut self, spot: Spot, owner: Subject) {
+        self.own.insert(spot);
+        self.of.insert(spot, owner);
+    }
+
+    /// Whether a document may be put there, or taken away from there. What is one document's under any key of
+    /// the slice is given up behind all that the slice does there; what it has under another key may be
+    /// another's by then. It is put there under other keys only where the spot passes on to the last one.
+    fn lets_in(&self, spot: Spot, holder: &Subject, subject: &Subject, puts: bool) -> bool {
+        let is_own = || match puts {
+            true => self.taken.contains_key(&spot),
+            false => self.own.contains(&spot),
+        };
+        holder == subject || is_own() && holder.is_same_document(subject)
     }
 
     /// Of the document that it is reserved for, unless one that gives it up has not done so yet.
@@ -721,8 +765,8 @@ impl Owners {
                 self.of.insert(spot, other.clone());
             }
             (_, Some(taker)) => {
-                self.of.insert(spot, taker.clone());
                 self.taken.insert(spot, taker.clone());
+                self.stays(spot, taker.clone());
             }
             (_, None) => {}
         }

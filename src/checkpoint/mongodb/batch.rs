@@ -104,7 +104,8 @@ impl Batch {
         self.table
     }
 
-    /// The command. Ordered: where it is cut off, a first part is done.
+    /// The command. The server goes through it in order, and one entry that collides does not hold up the
+    /// others.
     pub(super) fn command(&self, durable_within: Duration) -> RawDocumentBuf {
         let mut command = RawDocumentBuf::new();
         let (verb, list) = if self.removes {
@@ -115,7 +116,7 @@ impl Batch {
         let within = i64::try_from(durable_within.as_millis()).unwrap_or(i64::MAX);
         command.append(verb, self.table.as_str());
         command.append(list, self.entries.clone());
-        command.append(cstr!("ordered"), true);
+        command.append(cstr!("ordered"), false);
         command.append(
             cstr!("writeConcern"),
             rawdoc! { "w": "majority", "j": true, "wtimeout": within },
