@@ -317,7 +317,7 @@ impl Spots {
                             let is_own = holder.is_same_document(&moved.subject);
                             match operation.action {
                                 // Its other key has it now, or does not yet know that it has not.
-                                Action::Remove if is_own => {
+                                Action::Remove if is_own && shaper.follows(origin.rule) => {
                                     let known = moved.old.iter().filter(|old| old.place == place);
                                     moved.new.extend(known.cloned());
                                     looked.waits.push((at, origin));
