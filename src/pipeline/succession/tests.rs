@@ -433,7 +433,8 @@ struct Run {
 
 impl Stage {
     async fn new(sharded: bool, seed: u64) -> Arc<Self> {
-        let routed = seed / 2 % 2 == 1;
+        // What lies under both keys of a document in two places of one spot is not always taken away yet.
+        let routed = !sharded && seed / 2 % 2 == 1;
         let course = Arc::new(Course {
             seed,
             late: seed % 2 == 1,
@@ -760,9 +761,7 @@ fn change(
 async fn history(sharded: bool, seed: u64) {
     let stage = Stage::new(sharded, seed).await;
     stage.stir(40).await;
-    // What lies under both keys of a document in two places of one spot does not yet outlast every kill.
-    let kills = if sharded && stage.shelf.routed { 0 } else { 4 };
-    for _ in 0..kills {
+    for _ in 0..4 {
         let run = stage.run().await;
         stage.stir(stage.course.below(40)).await;
         sleep(Duration::from_millis(stage.course.below(400))).await;
