@@ -35,7 +35,7 @@ use smallvec::smallvec;
 use tokio::sync::Notify;
 
 use crate::{
-    change::{Change, ClusterTime, DocumentKey, KeyMap, KeySet, Namespace, Phase},
+    change::{Change, ClusterTime, DocumentKey, KeyMap, KeySet, Namespace, Phase, State},
     checkpoint::tracker::{Claim, Claims},
 };
 
@@ -589,7 +589,8 @@ impl Front {
         self.pending.insert(subject, Waiting { time, since, deleted, shown, claims });
     }
 
-    /// Whether a document stands on both sides under different keys.
+    /// Whether the states of a document stand on both sides, under different keys. Events have an order of
+    /// their own, and may be taken one by one.
     fn is_parted(&self, count: usize) -> bool {
         let both =
             count.checked_sub(1).and_then(|at| self.output.get(at)).zip(self.output.get(count));
@@ -598,8 +599,15 @@ impl Front {
                 namespace: change.namespace.clone(),
                 key: change.key.clone(),
             };
+            let tells = |change: &Change| {
+                change.states.iter().any(|(_, state)| matches!(state, State::Happened(_)))
+            };
             let shards = one.key.is_compound() || other.key.is_compound();
-            shards && one.key != other.key && of(one).is_same_document(&of(other))
+            shards
+                && !tells(one)
+                && !tells(other)
+                && one.key != other.key
+                && of(one).is_same_document(&of(other))
         })
     }
 

@@ -5,7 +5,7 @@ use bson::rawdoc;
 use super::*;
 use crate::{
     change::{
-        Change,
+        Change, DocumentKey,
         event::{Lack, Op},
     },
     checkpoint::tracker::{Claim, Completion},
@@ -125,6 +125,23 @@ async fn a_batch_holds_one_event_of_each_document() {
         bench.drain.cancel();
         writer.await.expect("no panic").expect("nothing fails");
         assert_eq!(bench.target.sent(), expected, "{grouping:?}");
+    }
+}
+
+/// What a document has become under another key comes with what it was: of its events each is told alone.
+#[test]
+fn only_states_of_a_document_under_two_keys_come_together() {
+    use crate::delivery::lane::Lane;
+    let of = |region: i64, state| {
+        let key = rawdoc! { "region": region, "_id": 1_i64 };
+        let key = DocumentKey::from_document_key(&key).expect("a key");
+        Change { key, ..change(1, state, Vec::new()) }
+    };
+    let happened = || State::Happened(Arc::new(event("e", None)));
+    for (state, expected) in [((|| State::Gone) as fn() -> State, 2), (happened, 1)] {
+        let lane = Lane::new(1 << 20);
+        lane.append(vec![of(1, state()), of(2, state()), change(2, state(), Vec::new())]);
+        assert_eq!(lane.try_output(1, usize::MAX).len(), expected);
     }
 }
 
